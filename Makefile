@@ -18,7 +18,7 @@ help:
 	@echo "make demo    serve real models of several frameworks and show their answers (ARGS=--once: and stop)"
 	@echo "make test    all tests and doctests (ARGS='-k batcher')"
 	@echo "make soak    the loops among the tests, at full size"
-	@echo "make lint    ruff, mypy, import contracts, smoke alarms, prose, spelling, work of a request"
+	@echo "make lint    ruff, mypy, import contracts, smoke alarms, prose, clauses, spelling, work of a request"
 	@echo "make bench   throughput and latency beside other servers (ARGS=--help)"
 	@echo "make bench-judge  the judge of releases beside other tools', on simulated traffic, to its page of the documentation"
 	@echo "make docs    the documentation, to build/docs/index.html"
@@ -87,6 +87,7 @@ lint: .venv/dev.stamp
 	.venv/bin/lint-imports
 	$(PY) scripts/smoke_alarms.py
 	$(PY) scripts/prose.py
+	$(PY) scripts/parity.py --check
 	.venv/bin/codespell
 	$(PY) benchmarks/budget.py
 

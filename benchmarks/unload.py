@@ -1,4 +1,4 @@
-"""Claim: what a model took is given back when it is unloaded (users-ask U-1).
+"""Claim: what a model took is given back when it is unloaded.
 
 An ONNX model and one of Triton's Python backend, 20 MB each, are loaded, asked and unloaded, again and again.
 After each round, resident memory of the process tree comes back to within 5 % of what it was after round 5.

@@ -1,10 +1,10 @@
-"""Writes docs/reference/parity-*.md: what of another server is done, and which tests hold Salver to it.
+"""Generator of docs/reference/parity-*.md: what of another server is done, and which tests prove it.
 
     python scripts/parity.py            # write them
-    python scripts/parity.py --check    # fail where one is out of date
+    python scripts/parity.py --check    # fail where one is out of date, or a clause is defined nowhere
 
-The rows stand in docs/reference/parity/*.toml. A test belongs to a row whose id its name begins with, as
-``test_tr_r12_a_load_brings_files`` does; ``test_tr_s6_tr_c10_…`` belongs to two. Recorded cases name theirs.
+The rows stand in docs/reference/parity/*.toml. Code, tests and pages refer to them by their ids, the clauses.
+A test names its own by a marker, ``@pytest.mark.clause("TR-S6", "TR-C10")``, and a recorded case in its file.
 """
 
 import ast
@@ -14,7 +14,7 @@ import re
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,8 +55,9 @@ TORCHSERVE_TITLES = {
     "authoring": "Archives, handlers, workflows",
     "runtime": "Behaviour of the server",
 }
-_ID = r"(?:t[rfs]_[a-z]\d+|oip_\d+)"
-_NAMED = re.compile(rf"test_((?:{_ID}(?:_|$))+)")
+#: What looks like the id of a row.
+_CLAUSE = re.compile(r"(?<![\w-])(?!(?:SHA|SSH|UTF)-)[A-Z]{1,3}-[A-Z]?\d+(?![\w-])")
+_WITH_CLAUSES = ("src/**/*.py", "tests/**/*.py", "benchmarks/**/*.py", "docs/**/*.md", "*.md")
 
 LEGEND = """\
 - **supported**: clients, flags and models written for {server} work unchanged.
@@ -158,14 +159,14 @@ TORCHSERVE = Parity(
 SERVERS = (TRITON, TENSORFLOW, TORCHSERVE)
 
 
-def ids_of(name: str) -> list[str]:
-    """The rows that a test's name begins with.
-
-    >>> ids_of("test_tr_s6_tr_c10_members"), ids_of("test_oip_3"), ids_of("test_try")
-    (['TR-S6', 'TR-C10'], ['OIP-3'], [])
-    """
-    named = _NAMED.match(name)
-    return [id.upper().replace("_", "-") for id in re.findall(_ID, named[1])] if named else []
+def clauses_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Return the rows that a test is marked with."""
+    return [
+        ast.literal_eval(argument)
+        for decorator in function.decorator_list
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.clause"
+        for argument in decorator.args
+    ]
 
 
 @functools.cache
@@ -173,16 +174,25 @@ def tests() -> dict[str, dict[str, list[str]]]:
     """Test functions by row, then by file."""
     found: dict[str, dict[str, list[str]]] = {}
     for path in sorted(TESTS.rglob("test_*.py")):
-        for name in _functions(path):
-            for id in ids_of(name):
-                found.setdefault(id, {}).setdefault(path.relative_to(ROOT).as_posix(), []).append(name)
+        file = path.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for id in clauses_of(node):
+                    found.setdefault(id, {}).setdefault(file, []).append(node.name)
     return found
 
 
-def _functions(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node.name
+def undefined(text: str, defined: Set[str]) -> Iterator[tuple[int, str]]:
+    """Yield the line and the id of each clause that is not in ``defined``."""
+    for number, line in enumerate(text.splitlines(), 1):
+        yield from ((number, id) for id in _CLAUSE.findall(line) if id not in defined)
+
+
+def _undefined() -> Iterator[str]:
+    defined = {row.id for of in SERVERS for row in of.rows()}
+    for path in sorted(path for pattern in _WITH_CLAUSES for path in ROOT.glob(pattern)):
+        for number, id in undefined(path.read_text(), defined):
+            yield f"{path.relative_to(ROOT)}:{number} {id} is in no table of docs/reference/parity"
 
 
 def page(of: Parity) -> str:
@@ -234,9 +244,13 @@ def _named(every: list[Row], named: dict[str, dict[str, list[str]]]) -> str:
 
 
 def main() -> int:
+    """Write the pages, or print what is wrong with them and with clauses anywhere."""
     pages = {of.path: page(of) for of in SERVERS}
     if "--check" in sys.argv:
-        return 0 if all(path.read_text() == text for path, text in pages.items()) else 1
+        stale = (path for path, text in pages.items() if path.read_text() != text)
+        wrong = [f"{path.relative_to(ROOT)} is out of date: run python scripts/parity.py" for path in stale]
+        print(*(wrong := [*wrong, *_undefined()]), f"{len(wrong)} faults", sep="\n")
+        return int(bool(wrong))
     for path, text in pages.items():
         path.write_text(text)
     return 0

@@ -55,7 +55,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_tr_a7_models_of_several_frameworks(server: Server) -> None:
+@pytest.mark.clause("TR-A7")
+def test_models_of_several_frameworks(server: Server) -> None:
     """ONNX and scikit-learn here, Python in a host process."""
     assert {"mlp", "line", "moody", "repeat"} <= set(server.models)
     answer = server.model("mlp").infer({"x": ROWS}, id="mine")
@@ -68,7 +69,8 @@ def test_tr_a7_models_of_several_frameworks(server: Server) -> None:
     assert pid != os.getpid()
 
 
-async def test_tr_a7_lists_get_the_datatypes_of_the_model(server: Server) -> None:
+@pytest.mark.clause("TR-A7")
+async def test_lists_get_the_datatypes_of_the_model(server: Server) -> None:
     model = server.model("mlp")
     whole = [[1] * 16]
     expected = mlp_answer(np.ones((1, 16), np.float32))
@@ -91,7 +93,8 @@ def test_the_values_alone_of_a_model_with_one_input(server: Server) -> None:
         np.testing.assert_allclose(model.infer(values)["y"].numpy(), expected, rtol=1e-5)
 
 
-def test_tr_a7_arrays_go_in_and_come_out_as_they_are(server: Server) -> None:
+@pytest.mark.clause("TR-A7")
+def test_arrays_go_in_and_come_out_as_they_are(server: Server) -> None:
     model = server.model("identity_fp32")
     given = np.arange(6, dtype=np.float32).reshape(2, 3)
     output = next(iter(model.infer({"x": given}).outputs.values()))
@@ -102,8 +105,9 @@ def test_tr_a7_arrays_go_in_and_come_out_as_they_are(server: Server) -> None:
     assert np.shares_memory(again.numpy(), given)
 
 
+@pytest.mark.clause("TR-A7")
 @pytest.mark.parametrize("name", ["FP32", "BOOL"])
-def test_tr_a7_torch_tensors_by_dlpack_both_ways(name: str, server: Server) -> None:
+def test_torch_tensors_by_dlpack_both_ways(name: str, server: Server) -> None:
     given = torch.tensor([[0.5, 2.0]]) if name == "FP32" else torch.tensor([[True, False]])
     output = next(iter(server.model(f"identity_{name.lower()}").infer({"x": given}).outputs.values()))
     back = torch.from_dlpack(output)
@@ -174,7 +178,8 @@ def test_errors_are_salvers_own(server: Server) -> None:
     assert server.model("mlp").is_ready() and server.is_ready()
 
 
-def test_tr_a7_decoupled_models_answer_in_pieces(server: Server) -> None:
+@pytest.mark.clause("TR-A7")
+def test_decoupled_models_answer_in_pieces(server: Server) -> None:
     model = server.model("repeat")
     pieces = list(model.stream({"IN": np.array([4, -1, 6], np.int32)}))
     assert [None if p.error else int(p["OUT"].numpy()[0]) for p in pieces][:3] == [4, None, 6]
@@ -188,7 +193,8 @@ def test_tr_a7_decoupled_models_answer_in_pieces(server: Server) -> None:
         next(model.stream({"OTHER": ROWS}))
 
 
-async def test_tr_a7_in_an_event_loop_that_runs_already(server: Server) -> None:
+@pytest.mark.clause("TR-A7")
+async def test_in_an_event_loop_that_runs_already(server: Server) -> None:
     model = server.model("mlp")
     answers = await asyncio.gather(*(model.async_infer({"x": ROWS * n}, id=str(n)) for n in range(8)))
     for n, answer in enumerate(answers):
@@ -234,7 +240,8 @@ def test_what_is_known_of_a_model(server: Server) -> None:
     assert 'nv_inference_count{model="mlp",version="2"}' in server.metrics()
 
 
-def test_tr_a7_models_are_loaded_with_another_configuration_or_with_files(server: Server) -> None:
+@pytest.mark.clause("TR-A7")
+def test_models_are_loaded_with_another_configuration_or_with_files(server: Server) -> None:
     server.load("mlp", config={"backend": "onnxruntime", "version_policy": {"all": {}}})
     assert server.model("mlp", 1).infer({"x": ROWS}).version == "1"
     content = (Path(server.config.paths[0]) / "mlp" / "1" / "model.onnx").read_bytes()
@@ -351,7 +358,8 @@ print(server.model("moody").infer({"do": [["pid"]]}).model, flush=True)
 """
 
 
-def test_tr_a7_a_program_ends_cleanly_without_stopping_it(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A7")
+def test_a_program_ends_cleanly_without_stopping_it(tmp_path: Path) -> None:
     write_moody(tmp_path / "models")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, tmp_path / "models"], capture_output=True, text=True, timeout=60

@@ -35,7 +35,8 @@ def test_nothing_is_loaded_until_asked_for() -> None:
     assert done.stdout.strip() == "['salver']"
 
 
-async def test_tr_a7_a_server_inside_a_program(tmp_path) -> None:
+@pytest.mark.clause("TR-A7")
+async def test_a_server_inside_a_program(tmp_path) -> None:
     (tmp_path / "double.py").write_text(
         "class Model:\n"
         "    inputs = {'x': ('FP32', [-1])}\n"

@@ -91,7 +91,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         repository: How the paths become models; ``name`` and ``trust_pickle`` override its own.
         lifecycle: How versions are loaded.
         named_defaults: Defaults for models that are configured by name.
-        waits_for_models: Open the ports when each model has loaded or failed (X-27).
+        waits_for_models: Open the ports when each model has loaded or failed.
         tables: Configuration of features and dialects, by name; :meth:`table` reads one.
     """
 

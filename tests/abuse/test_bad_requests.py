@@ -226,14 +226,16 @@ def test_integers_that_do_not_fit_are_refused_not_wrapped(strict: ServerProcess,
     assert "INT8" in error or "range" in error
 
 
-def test_tr_r29_a_body_over_the_limit_is_refused_before_it_is_read(strict: ServerProcess) -> None:
+@pytest.mark.clause("TR-R29")
+def test_a_body_over_the_limit_is_refused_before_it_is_read(strict: ServerProcess) -> None:
     status, error = refused(strict, b" " * (5 << 20))
     assert status == 400
     assert f"exceeds the maximum allowed input size of {4 << 20} bytes" in error
     assert "--max-body-mb" in error
 
 
-def test_tr_r29_a_body_that_inflates_beyond_the_limit_is_refused(strict: ServerProcess) -> None:
+@pytest.mark.clause("TR-R29")
+def test_a_body_that_inflates_beyond_the_limit_is_refused(strict: ServerProcess) -> None:
     bomb = gzip.compress(b" " * (64 << 20))
     assert len(bomb) < 100_000
     status, error = refused(strict, bomb, Content_Encoding="gzip")

@@ -92,8 +92,9 @@ def ask(model: Any, kind: str, name: str = "input__0") -> Array:
 FRAMEWORKS = pytest.mark.parametrize("make", [xgboosted, lightgbmed, sklearned])
 
 
+@pytest.mark.clause("TR-C12")
 @FRAMEWORKS
-def test_tr_c12_two_classes(make: Callable[[Path, str], Made], tmp_path: Path) -> None:
+def test_two_classes(make: Callable[[Path, str], Made], tmp_path: Path) -> None:
     made = make(tmp_path, "two")
     second = np.asarray(made[3])[:, None]
     np.testing.assert_allclose(ask(served(made), "two"), second, rtol=1e-5, atol=1e-6)
@@ -104,8 +105,9 @@ def test_tr_c12_two_classes(make: Callable[[Path, str], Made], tmp_path: Path) -
     np.testing.assert_allclose(both, np.hstack([1 - second, second]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.clause("TR-C12")
 @FRAMEWORKS
-def test_tr_c12_three_classes(make: Callable[[Path, str], Made], tmp_path: Path) -> None:
+def test_three_classes(make: Callable[[Path, str], Made], tmp_path: Path) -> None:
     made = make(tmp_path, "three")
     scores = np.asarray(made[3])
     np.testing.assert_allclose(ask(served(made), "three"), scores, rtol=1e-5)
@@ -116,20 +118,23 @@ def test_tr_c12_three_classes(make: Callable[[Path, str], Made], tmp_path: Path)
     np.testing.assert_array_equal(classes[:, 0], scores.argmax(axis=1))
 
 
+@pytest.mark.clause("TR-C12")
 @FRAMEWORKS
-def test_tr_c12_a_regressor(make: Callable[[Path, str], Made], tmp_path: Path) -> None:
+def test_a_regressor(make: Callable[[Path, str], Made], tmp_path: Path) -> None:
     made = make(tmp_path, "value")
     np.testing.assert_allclose(ask(served(made), "value")[:, 0], made[3], rtol=1e-5)
 
 
-def test_tr_c12_softmax_which_gives_only_the_likeliest_class_has_probabilities(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C12")
+def test_softmax_which_gives_only_the_likeliest_class_has_probabilities(tmp_path: Path) -> None:
     made = xgboosted(tmp_path, "three", "multi:softmax")
     np.testing.assert_allclose(
         ask(served(made, options={"predict_proba": "true"}), "three"), made[3], rtol=1e-5
     )
 
 
-def test_tr_c12_names_and_dims_are_the_configurations(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C12")
+def test_names_and_dims_are_the_configurations(tmp_path: Path) -> None:
     inputs = (TensorSpec("x", DataType.FP32, (-1, 4)),)
     outputs = (TensorSpec("y", DataType.FP32, (-1, 3)),)
     model = served(xgboosted(tmp_path, "three"), inputs=inputs, outputs=outputs)
@@ -139,6 +144,7 @@ def test_tr_c12_names_and_dims_are_the_configurations(tmp_path: Path) -> None:
         served(xgboosted(tmp_path, "three"), outputs=outputs, options={"output_class": "true"})
 
 
+@pytest.mark.clause("TR-C12")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -149,7 +155,7 @@ def test_tr_c12_names_and_dims_are_the_configurations(tmp_path: Path) -> None:
         ({"shape": "1"}, "knows no option 'shape'"),
     ],
 )
-def test_tr_c12_an_option_that_makes_no_sense_is_told_at_load(
+def test_an_option_that_makes_no_sense_is_told_at_load(
     options: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(LoadFailed, match=message):
@@ -167,7 +173,8 @@ def mlp(tmp_path: Path, **options: str) -> Array:
     return model.run({"x": np.ones((2, 16), "f4")})["y"]
 
 
-def test_tr_c12_onnx_sessions_are_set_as_triton_sets_them(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C12")
+def test_onnx_sessions_are_set_as_triton_sets_them(tmp_path: Path) -> None:
     plain = mlp(tmp_path)
     options = {
         "execution_mode": "1",
@@ -184,13 +191,12 @@ def test_tr_c12_onnx_sessions_are_set_as_triton_sets_them(tmp_path: Path) -> Non
             mlp(tmp_path, **{key: value})
 
 
+@pytest.mark.clause("TR-C12")
 @pytest.mark.parametrize(
     "options",
     [{}, {"inference_mode": "false"}, {"disable_optimized_execution": "true", "num_interop_threads": "1"}],
 )
-def test_tr_c12_torch_programs_run_in_the_mode_that_is_asked_for(
-    options: dict[str, str], tmp_path: Path
-) -> None:
+def test_torch_programs_run_in_the_mode_that_is_asked_for(options: dict[str, str], tmp_path: Path) -> None:
     import torch
 
     class Mode(torch.nn.Module):

@@ -85,7 +85,8 @@ def load(path: Path) -> LiteRtModel:
     return LiteRtBackend().load(manifest, LoadOptions())
 
 
-def test_tf_f18_a_model_of_one_row_takes_more(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F18")
+def test_a_model_of_one_row_takes_more(tmp_path: Path) -> None:
     model = load(convert(tmp_path / "m.tflite", [1, 3], lambda x: {"y": x / 2.0 + 2.0}))
     (source,), (sink,) = model.signature.inputs, model.signature.outputs
     assert (source.shape, sink.shape, model.signature.batched) == ((-1, 3), (-1, 3), False)
@@ -96,6 +97,7 @@ def test_tf_f18_a_model_of_one_row_takes_more(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.run({source.name: flat})[sink.name], flat / 2 + 2)
 
 
+@pytest.mark.clause("TF-F18")
 @pytest.mark.parametrize(
     ("shape", "function"),
     [
@@ -105,7 +107,7 @@ def test_tf_f18_a_model_of_one_row_takes_more(tmp_path: Path) -> None:
         ([3, 4], lambda tf, x: {"y": x + 1.0}),
     ],
 )
-def test_tf_f18_a_model_that_cannot_take_more_keeps_its_shape(
+def test_a_model_that_cannot_take_more_keeps_its_shape(
     tf: Any, tmp_path: Path, shape: list[int | None], function: Callable[..., object]
 ) -> None:
     model = load(convert(tmp_path / "m.tflite", shape, functools.partial(function, tf)))
@@ -115,7 +117,8 @@ def test_tf_f18_a_model_that_cannot_take_more_keeps_its_shape(
     assert model.run({source.name: sent})[sink.name].shape == sink.shape
 
 
-def test_tf_f18_names_are_those_of_the_metadata(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F18")
+def test_names_are_those_of_the_metadata(tmp_path: Path) -> None:
     path = convert(tmp_path / "m.tflite", [1, 1], lambda x: {"y": x / 2.0 + 2.0})
     source, sink = tensors_of(path)
     other = ({"other": source}, {"another": sink})
@@ -129,7 +132,8 @@ def test_tf_f18_names_are_those_of_the_metadata(tmp_path: Path) -> None:
     assert load(path).signature.inputs[0].name == "in"
 
 
-def test_tf_f18_metadata_without_the_default_counts_too(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F18")
+def test_metadata_without_the_default_counts_too(tmp_path: Path) -> None:
     path = convert(tmp_path / "m.tflite", [None, 1], lambda x: {"y": x + 1.0})
     source, sink = tensors_of(path)
     signature = load(described(path, {"also": ({"in": source}, {"out": sink})})).signature
@@ -137,7 +141,8 @@ def test_tf_f18_metadata_without_the_default_counts_too(tmp_path: Path) -> None:
     assert signature.batched  # it was made for any number of rows
 
 
-def test_tf_f18_a_signature_of_unknown_tensors_is_refused(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F18")
+def test_a_signature_of_unknown_tensors_is_refused(tmp_path: Path) -> None:
     path = convert(tmp_path / "m.tflite", [1, 1], lambda x: {"y": x + 1.0})
     _, sink = tensors_of(path)
     described(path, {"serving_default": ({"in": "nowhere:0"}, {"out": sink})})
@@ -145,8 +150,9 @@ def test_tf_f18_a_signature_of_unknown_tensors_is_refused(tmp_path: Path) -> Non
         load(path)
 
 
+@pytest.mark.clause("TF-F18")
 @pytest.mark.parametrize("content", [b"junk", b"\0", b"\xff" * 40, bytes(2 << 20)])
-def test_tf_f18_broken_metadata_is_told(tmp_path: Path, content: bytes) -> None:
+def test_broken_metadata_is_told(tmp_path: Path, content: bytes) -> None:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 

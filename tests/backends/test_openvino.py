@@ -42,10 +42,11 @@ def load(path: Path, threads: int = 1, **config: object) -> OpenVinoModel:
     return BACKEND.load(manifest, LoadOptions(threads))
 
 
+@pytest.mark.clause("TR-A1")
 @pytest.mark.parametrize(
     "datatype", ["f32", "f64", "f16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64"]
 )
-def test_tr_a1_every_number_goes_through(tmp_path: Path, datatype: str) -> None:
+def test_every_number_goes_through(tmp_path: Path, datatype: str) -> None:
     model = load(write(tmp_path, [-1, 3], datatype))
     (spec,) = model.signature.inputs
     assert spec == TensorSpec("x", spec.datatype, (-1, 3))
@@ -54,7 +55,8 @@ def test_tr_a1_every_number_goes_through(tmp_path: Path, datatype: str) -> None:
     model.close()
 
 
-def test_tr_c16_what_the_file_says_of_its_batch(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C16")
+def test_what_the_file_says_of_its_batch(tmp_path: Path) -> None:
     assert load(write(tmp_path, [-1, 3])).signature.batched
     assert not load(write(tmp_path, [2, 3])).signature.batched
     assert not load(write(tmp_path, [-1, 3]), batching=Batching(has_rows=False)).signature.batched
@@ -94,7 +96,8 @@ def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
         load(path)
 
 
-def test_tr_a1_it_is_found_beside_its_weights_and_runs_onnx_where_asked(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A1")
+def test_it_is_found_beside_its_weights_and_runs_onnx_where_asked(tmp_path: Path) -> None:
     from onnx import TensorProto, helper
 
     for name in ("ir", "graph"):

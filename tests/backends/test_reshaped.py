@@ -35,7 +35,8 @@ class Doubling:
         self.closed = True
 
 
-def test_tr_c4_tr_c5_callers_see_their_shapes_and_the_model_its_own() -> None:
+@pytest.mark.clause("TR-C4", "TR-C5")
+def test_callers_see_their_shapes_and_the_model_its_own() -> None:
     """TR-C4, TR-C5: free extents stand for the same numbers, and what has no reshape is left alone."""
     own = Doubling()
     seen = Signature((spec("x", -1, 2, -1, 2),), (spec("y", -1, 1, -1, 4), spec("n", -1)))
@@ -65,8 +66,9 @@ class ByRequestBackend(OnnxBackend):
         return ByRequest()
 
 
+@pytest.mark.clause("TR-C4", "TR-C5", "TR-A2")
 @pytest.mark.parametrize("sign", [1, -1])
-def test_tr_c4_tr_c5_tr_a2_requests_one_by_one(tmp_path: Path, sign: int) -> None:
+def test_requests_one_by_one(tmp_path: Path, sign: int) -> None:
     """TR-C4, TR-C5, TR-A2: and each has its own error."""
     config = ModelConfig(
         inputs=(spec("x", -1, 2, -1, 2),),
@@ -127,7 +129,8 @@ def test_a_file_is_loaded_with_its_own_shapes(
     model.close()
 
 
-def test_tr_c5_outputs_that_the_configuration_leaves_out_are_not_given(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C5")
+def test_outputs_that_the_configuration_leaves_out_are_not_given(tmp_path: Path) -> None:
     """TR-C5."""
     given, *outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "xyz")
     nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["z"])]

@@ -140,7 +140,8 @@ def model(name: str) -> Iterator[TensorFlowModel]:
     loaded.close()
 
 
-def test_tf_o5_every_signature_answers_as_tensorflow_does(name: str, model: TensorFlowModel) -> None:
+@pytest.mark.clause("TF-O5")
+def test_every_signature_answers_as_tensorflow_does(name: str, model: TensorFlowModel) -> None:
     for key, inputs in QUESTIONS[name].items():
         expected = reference(name, key, inputs)
         got = ask(model, key, inputs)
@@ -285,7 +286,8 @@ class TestOptions:
     def load(self, name: str, **options: str) -> Any:
         return load(TensorFlowBackend(), path_of(name), ModelConfig(options=options))
 
-    def test_tf_f16_tags_choose_the_graph(self) -> None:
+    @pytest.mark.clause("TF-F16")
+    def test_tags_choose_the_graph(self) -> None:
         for tags, expected in (("serve", 2.0), ("serve,gpu", 3.0), ("gpu, serve", 3.0)):
             model = self.load("tagged", tags=tags)
             assert model.run({"x": np.array([1], "f4")})["y"].tolist() == [expected]
@@ -295,7 +297,8 @@ class TestOptions:
         with pytest.raises(LoadFailed, match=r"could not be loaded as savedmodel.*tag"):
             self.load("tagged", tags="train")
 
-    def test_tf_f14_threads_inside_and_beside_operations(self) -> None:
+    @pytest.mark.clause("TF-F14")
+    def test_threads_inside_and_beside_operations(self) -> None:
         model = self.load("keras", intra_op_threads="2", inter_op_threads="3")
         config = model.session._config
         assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (2, 3)

@@ -49,15 +49,17 @@ def ask(path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], **values:
     return {name: float(array[0, 0]) for name, array in answer.items()}
 
 
+@pytest.mark.clause("TR-A1")
 @pytest.mark.parametrize("inputs", [("INPUT__0", "INPUT__1"), ("INPUT__1", "INPUT__0")])
 @pytest.mark.parametrize("outputs", [("OUTPUT__0", "OUTPUT__1"), ("OUTPUT__1", "OUTPUT__0")])
-def test_tr_a1_by_number(path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+def test_by_number(path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
     answer = ask(path, inputs, outputs, INPUT__0=5, INPUT__1=3)
     assert answer == {"OUTPUT__0": 2, "OUTPUT__1": 15}
 
 
+@pytest.mark.clause("TR-A1")
 @pytest.mark.parametrize("inputs", [("left", "right"), ("right", "left")])
-def test_tr_a1_by_the_names_of_the_arguments(path: Path, inputs: tuple[str, ...]) -> None:
+def test_by_the_names_of_the_arguments(path: Path, inputs: tuple[str, ...]) -> None:
     answer = ask(path, inputs, ("OUTPUT__1", "OUTPUT__0"), left=5, right=3)
     assert answer == {"OUTPUT__0": 2, "OUTPUT__1": 15}
 
@@ -66,7 +68,8 @@ def test_without_outputs_of_its_owner_it_gives_all(path: Path) -> None:
     assert list(ask(path, ("INPUT__1", "INPUT__0"), (), INPUT__0=5, INPUT__1=3).values()) == [2, 15]
 
 
-def test_tr_a1_other_names_stand_in_order(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A1")
+def test_other_names_stand_in_order(tmp_path: Path) -> None:
     torch.jit.script(Module()).save(str(tmp_path / "m.pt"))
     assert ask(tmp_path / "m.pt", ("b", "a"), ("y", "x"), b=5, a=3) == {"y": 2, "x": 15}
     assert ask(tmp_path / "m.pt", ("b", "a"), ("OUTPUT__1",), b=5, a=3) == {"OUTPUT__1": 15}
@@ -93,7 +96,8 @@ def a_package(folder: Path) -> Path:
     return path
 
 
-def test_tr_a1_a_compiled_program_runs_where_machine_code_is_trusted(
+@pytest.mark.clause("TR-A1")
+def test_a_compiled_program_runs_where_machine_code_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = a_package(tmp_path)
@@ -124,6 +128,7 @@ NET += "        self.scale = torch.nn.Parameter(torch.ones(1))\n\n"
 NET += "    def forward(self, left, right):\n        return self.scale * (left - right)\n"
 
 
+@pytest.mark.clause("TR-A1")
 @pytest.mark.parametrize(
     ("code", "weights", "reason"),
     [
@@ -135,7 +140,7 @@ NET += "    def forward(self, left, right):\n        return self.scale * (left -
         (None, {}, "is missing"),
     ],
 )
-def test_tr_a1_a_class_beside_its_weights(
+def test_a_class_beside_its_weights(
     tmp_path: Path, code: str | None, weights: dict[str, torch.Tensor], reason: str
 ) -> None:
     torch.save(weights, tmp_path / "model.pt")

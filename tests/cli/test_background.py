@@ -46,7 +46,8 @@ def real() -> Iterator[subprocess.Popen[bytes]]:
     yield from process("org.pytorch.serve.ModelServer")
 
 
-def test_ts_k1_a_server_of_ours_is_found_and_stopped(ours: subprocess.Popen[bytes]) -> None:
+@pytest.mark.clause("TS-K1")
+def test_a_server_of_ours_is_found_and_stopped(ours: subprocess.Popen[bytes]) -> None:
     background.note(ours.pid)
     assert background.running() == ours.pid
     assert background.stop(ours.pid)
@@ -55,20 +56,23 @@ def test_ts_k1_a_server_of_ours_is_found_and_stopped(ours: subprocess.Popen[byte
     assert background.running() is None
 
 
+@pytest.mark.clause("TS-K1")
 @pytest.mark.parametrize("text", ["", "x", "-5", "99999999999", "this process"])
-def test_ts_k1_a_file_of_something_else_is_of_no_account(text: str) -> None:
+def test_a_file_of_something_else_is_of_no_account(text: str) -> None:
     background.pid_file().write_text(text.replace("this process", str(os.getpid())))
     assert background.running() is None
 
 
-def test_ts_k1_other_processes_are_never_signalled(others: subprocess.Popen[bytes]) -> None:
+@pytest.mark.clause("TS-K1")
+def test_other_processes_are_never_signalled(others: subprocess.Popen[bytes]) -> None:
     background.note(others.pid)
     assert background.running() is None
     assert not background.stop(others.pid)
     assert others.poll() is None
 
 
-def test_ts_k1_torchserve_itself_is_left_alone(real: subprocess.Popen[bytes]) -> None:
+@pytest.mark.clause("TS-K1")
+def test_torchserve_itself_is_left_alone(real: subprocess.Popen[bytes]) -> None:
     background.note(real.pid)
     with pytest.raises(Conflict, match="is TorchServe itself"):
         background.running()
@@ -76,13 +80,15 @@ def test_ts_k1_torchserve_itself_is_left_alone(real: subprocess.Popen[bytes]) ->
     assert real.poll() is None
 
 
-def test_ts_k1_a_server_that_does_not_end_is_told_of(
+@pytest.mark.clause("TS-K1")
+def test_a_server_that_does_not_end_is_told_of(
     ours: subprocess.Popen[bytes],
 ) -> None:
     assert not background.stop(ours.pid, patience=0)
 
 
-def test_ts_k1_a_server_in_the_foreground_has_a_file_as_long_as_it_lasts() -> None:
+@pytest.mark.clause("TS-K1")
+def test_a_server_in_the_foreground_has_a_file_as_long_as_it_lasts() -> None:
     with background.noted():
         assert background.pid_file().read_text() == str(os.getpid())
     assert not background.pid_file().exists()
@@ -91,7 +97,8 @@ def test_ts_k1_a_server_in_the_foreground_has_a_file_as_long_as_it_lasts() -> No
     assert background.pid_file().read_text() == "1"
 
 
-def test_ts_k1_no_room_for_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TS-K1")
+def test_no_room_for_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     with pytest.raises(Conflict, match="cannot be written") as caught:
         background.note(1)

@@ -82,7 +82,8 @@ def said(answer: Case) -> list[bytes]:
     return [base64.b64decode(message["prediction"]) for message in answer["messages"]]
 
 
-def test_ts_b4_who_waits_too_long_is_told(targets: Callable[[str], Target]) -> None:
+@pytest.mark.clause("TS-B4")
+def test_who_waits_too_long_is_told(targets: Callable[[str], Target]) -> None:
     """TorchServe says nothing, ever."""
     target = targets("plain")
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
@@ -93,7 +94,8 @@ def test_ts_b4_who_waits_too_long_is_told(targets: Callable[[str], Target]) -> N
             assert json.loads(late["body"])["type"] == "ServiceUnavailableException"
 
 
-def test_ts_r18_ts_r20_a_full_queue(targets: Callable[[str], Target]) -> None:
+@pytest.mark.clause("TS-R18", "TS-R20")
+def test_a_full_queue(targets: Callable[[str], Target]) -> None:
     """One runs, one waits, and there is no room for a third; over gRPC it is worth another try, too."""
     target = targets("plain")
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
@@ -111,14 +113,16 @@ def test_ts_r18_ts_r20_a_full_queue(targets: Callable[[str], Target]) -> None:
     assert told["message"].startswith('Model "narrow" has no worker to serve inference request.')
 
 
-def test_ts_b5_a_first_piece_that_is_the_last(targets: Callable[[str], Target]) -> None:
+@pytest.mark.clause("TS-B5")
+def test_a_first_piece_that_is_the_last(targets: Callable[[str], Target]) -> None:
     """TorchServe never answers over HTTP, and stops after one piece over gRPC."""
     target = targets("plain")
     assert ask(target, asked("countdown", b"1"))["body"] == "0 "
     assert said(ask(target, called("StreamPredictions", "countdown", b"3"))) == [b"2 ", b"1 ", b"0 "]
 
 
-def test_ts_g1_pieces_over_grpc(targets: Callable[[str], Target]) -> None:
+@pytest.mark.clause("TS-G1")
+def test_pieces_over_grpc(targets: Callable[[str], Target]) -> None:
     """TorchServe never ends the first call, and loses a worker with each of the others."""
     target = targets("plain")
     assert said(ask(target, called("StreamPredictions", "noop", b"x"))) == [b"OK"]
@@ -133,7 +137,8 @@ def test_as_recorded(name: str, targets: Callable[[str], Target]) -> None:
     assert not run_block(targets(block[0]["config"]), block)
 
 
-def test_ts_m10_ts_r8_one_port_is_what_sagemaker_wants(targets: Callable[[str], Target]) -> None:
+@pytest.mark.clause("TS-M10", "TS-R8")
+def test_one_port_is_what_sagemaker_wants(targets: Callable[[str], Target]) -> None:
     target = targets("small")
 
     def told(method: str, path: str) -> Any:
@@ -147,7 +152,8 @@ def test_ts_m10_ts_r8_one_port_is_what_sagemaker_wants(targets: Callable[[str], 
     assert told("GET", "/models/nobody")["status"] == 404
 
 
-def test_ts_k2_ts_k3_ts_a1_what_the_archivers_make_is_read() -> None:
+@pytest.mark.clause("TS-K2", "TS-K3", "TS-A1")
+def test_what_the_archivers_make_is_read() -> None:
     store = made() / "models"
     for file, what in ARCHIVES.items():
         (path,) = (path for path in store.iterdir() if path.name.split(".")[0] == file)

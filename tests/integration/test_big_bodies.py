@@ -49,8 +49,9 @@ def total(size: int) -> int:
     return sum(range(250)) * (size // 250)
 
 
+@pytest.mark.clause("TR-R29")
 @pytest.mark.parametrize("way", ["of known size", "in chunks", "over HTTP/2"])
-def test_tr_r29_a_body_of_300_megabytes(big: ServerProcess, way: str, tmp_path: Path) -> None:
+def test_a_body_of_300_megabytes(big: ServerProcess, way: str, tmp_path: Path) -> None:
     head = json.dumps(
         {
             "inputs": [
@@ -85,7 +86,8 @@ def test_tr_r29_a_body_of_300_megabytes(big: ServerProcess, way: str, tmp_path: 
     assert high_water(big) - before < 2.4 * BODY
 
 
-def test_tr_r37_a_body_over_the_limit_is_refused_before_it_is_sent(big: ServerProcess) -> None:
+@pytest.mark.clause("TR-R37")
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(big: ServerProcess) -> None:
     connection = http.client.HTTPConnection(big.host, big.port, timeout=PATIENCE_S)
     connection.putrequest("POST", "/v2/models/total/infer")
     connection.putheader("Content-Length", str(400 << 20))
@@ -100,7 +102,8 @@ def test_tr_r37_a_body_over_the_limit_is_refused_before_it_is_sent(big: ServerPr
     connection.close()
 
 
-def test_tr_g12_a_message_of_200_megabytes(big: ServerProcess) -> None:
+@pytest.mark.clause("TR-G12")
+def test_a_message_of_200_megabytes(big: ServerProcess) -> None:
     given = triton_grpc.InferInput("x", [MESSAGE], "UINT8")
     given.set_data_from_numpy(np.tile(np.arange(250, dtype=np.uint8), MESSAGE // 250))
     before = high_water(big)
@@ -109,7 +112,8 @@ def test_tr_g12_a_message_of_200_megabytes(big: ServerProcess) -> None:
     assert high_water(big) - before < 5 * MESSAGE
 
 
-def test_tr_g12_a_message_over_the_limit(big: ServerProcess) -> None:
+@pytest.mark.clause("TR-G12")
+def test_a_message_over_the_limit(big: ServerProcess) -> None:
     given = triton_grpc.InferInput("x", [220 << 20], "UINT8")
     given.set_data_from_numpy(np.zeros(220 << 20, np.uint8))
     with triton_grpc.InferenceServerClient(big.address) as client:
@@ -119,7 +123,8 @@ def test_tr_g12_a_message_over_the_limit(big: ServerProcess) -> None:
         assert client.is_server_live()
 
 
-def test_tr_r29_the_default_limit_is_64_mib(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R29")
+def test_the_default_limit_is_64_mib(tmp_path: Path) -> None:
     (tmp_path / "total.py").write_text(MODEL)
     with ServerProcess([tmp_path / "total.py"], tmp_path / "log", ["--state-dir="]) as server:
         server.wait_ready()

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 from curling import HTTP, REQUEST, ROW, curl
 from programs import program
 from zoo import mlp_answer
@@ -25,16 +26,18 @@ def test_a_request_and_its_answer(server: ServerProcess, flag: str) -> None:
     )
 
 
+@pytest.mark.clause("OIP-3")
 @HTTP
-def test_oip_3_health_and_heads(server: ServerProcess, flag: str) -> None:
+def test_health_and_heads(server: ServerProcess, flag: str) -> None:
     assert curl(flag, f"{server.url}/v2/health/live")[0] == 200
     assert curl(flag, f"{server.url}/v2/health/ready")[2] == b'{"ready":true}'
     status, _, body = curl(flag, "-I", f"{server.url}/v2/health/ready")
     assert (status, body) == (200, b"")
 
 
+@pytest.mark.clause("TR-R18")
 @HTTP
-def test_tr_r18_unknown_routes_and_verbs(server: ServerProcess, flag: str) -> None:
+def test_unknown_routes_and_verbs(server: ServerProcess, flag: str) -> None:
     status, _, body = curl(flag, f"{server.url}/v3/nothing")
     assert (status, json.loads(body)) == (404, {"error": "Not Found"})
     status, _, body = curl(flag, "-X", "DELETE", f"{server.url}/v2/models/mlp/infer")

@@ -56,7 +56,8 @@ def caller(authority: trustme.CA, folder: Path) -> tuple[Path, Path, Path]:
     return files
 
 
-def test_tr_r36_https_with_a_certificate(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R36")
+def test_https_with_a_certificate(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
     root, key, chain = caller(authority, tmp_path)
     context = ssl.create_default_context(cafile=str(root))
     context.load_cert_chain(chain, key)
@@ -67,7 +68,8 @@ def test_tr_r36_https_with_a_certificate(tls: ServerProcess, authority: trustme.
     np.testing.assert_allclose(reply["outputs"][0]["data"], mlp_answer(ROW).ravel(), rtol=1e-5)
 
 
-def test_tr_r36_https_without_is_refused(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R36")
+def test_https_without_is_refused(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
     root, _, _ = caller(authority, tmp_path)
     context = ssl.create_default_context(cafile=str(root))
     connection = http.client.HTTPSConnection(tls.host, tls.port, context=context, timeout=PATIENCE_S)
@@ -77,7 +79,8 @@ def test_tr_r36_https_without_is_refused(tls: ServerProcess, authority: trustme.
     connection.close()
 
 
-def test_tr_g13_grpc_with_a_certificate(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-G13")
+def test_grpc_with_a_certificate(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
     root, key, chain = caller(authority, tmp_path)
     credentials = grpc.ssl_channel_credentials(root.read_bytes(), key.read_bytes(), chain.read_bytes())
     with triton.InferenceServerClient(tls.address, ssl=True, creds=credentials) as client:
@@ -94,10 +97,9 @@ def curl(*flags: str) -> str:
     return done.stdout
 
 
+@pytest.mark.clause("TR-R36")
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
-def test_tr_r36_https_by_curl(
-    tls: ServerProcess, authority: trustme.CA, tmp_path: Path, version: str
-) -> None:
+def test_https_by_curl(tls: ServerProcess, authority: trustme.CA, tmp_path: Path, version: str) -> None:
     root, key, chain = map(str, caller(authority, tmp_path))
     url = f"https://{tls.host}:{tls.port}/v2/models/mlp/infer"
     flags = ["--cacert", root, "--key", key, "--cert", chain, "-w", "%{http_version}", "-d", json.dumps(ASK)]
@@ -108,8 +110,9 @@ def test_tr_r36_https_by_curl(
     assert used == version.removeprefix("--http")
 
 
+@pytest.mark.clause("TR-G13")
 @pytest.mark.parametrize("is_mutual", [False, True])
-def test_tr_g13_tritonservers_flags(authority: trustme.CA, tmp_path: Path, is_mutual: bool) -> None:
+def test_tritonservers_flags(authority: trustme.CA, tmp_path: Path, is_mutual: bool) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     cert, key = files_of(authority, tmp_path)
     options = [
@@ -138,7 +141,8 @@ def test_tr_g13_tritonservers_flags(authority: trustme.CA, tmp_path: Path, is_mu
                 channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=5)
 
 
-def test_tr_r36_the_http_port_of_compat_triton(authority: trustme.CA, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R36")
+def test_the_http_port_of_compat_triton(authority: trustme.CA, tmp_path: Path) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     cert, key = files_of(authority, tmp_path)
     options = [f"--tls-cert={cert}", f"--tls-key={key}", "--state-dir="]
@@ -172,9 +176,10 @@ def infer_request(rows: int) -> bytes:
     return bytes(request.SerializeToString())
 
 
+@pytest.mark.clause("TR-G12")
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
 @pytest.mark.parametrize("accepted", ["identity,deflate,gzip", "deflate", "identity"])
-def test_tr_g12_answers_compressed_as_the_flag_says(
+def test_answers_compressed_as_the_flag_says(
     open_server: TritonProcess, tmp_path: Path, method: str, accepted: str
 ) -> None:
     message = infer_request(64)
@@ -195,7 +200,8 @@ def test_tr_g12_answers_compressed_as_the_flag_says(
     assert not expected or len(answer) < len(reply)
 
 
-def test_tr_g12_clients_read_compressed_answers(open_server: TritonProcess) -> None:
+@pytest.mark.clause("TR-G12")
+def test_clients_read_compressed_answers(open_server: TritonProcess) -> None:
     given = triton.InferInput("x", [64, 16], "FP32")
     given.set_data_from_numpy(np.tile(ROW, (64, 1)))
     with triton.InferenceServerClient(f"127.0.0.1:{open_server.ports['grpc']}") as client:
@@ -204,7 +210,8 @@ def test_tr_g12_clients_read_compressed_answers(open_server: TritonProcess) -> N
             np.testing.assert_allclose(answer, np.tile(mlp_answer(ROW), (64, 1)), rtol=1e-5)
 
 
-def test_tr_r36_a_page_of_another_origin(open_server: TritonProcess) -> None:
+@pytest.mark.clause("TR-R36")
+def test_a_page_of_another_origin(open_server: TritonProcess) -> None:
     url = f"{open_server.url}/v2/models/mlp/infer"
     origin = "Origin: https://app.example.org"
     asked = ["-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST"]

@@ -20,10 +20,9 @@ def count(server: ServerProcess) -> int:
     return int(reply["outputs"][0]["data"][0])
 
 
+@pytest.mark.clause("TR-R35")
 @pytest.mark.parametrize("leaving", ["curl is killed", "curl gives up"])
-def test_tr_r35_what_an_http2_caller_left_is_never_run(
-    server: ServerProcess, leaving: str, tmp_path: Path
-) -> None:
+def test_what_an_http2_caller_left_is_never_run(server: ServerProcess, leaving: str, tmp_path: Path) -> None:
     command = [program("curl"), "-sS", "--http2-prior-knowledge", f"{server.url}/v2/models/moody/infer"]
     command += ["-d", json.dumps(moody_body("ok"))]
     before = count(server)
@@ -48,7 +47,8 @@ def leave(server: ServerProcess, path: str, body: object, after: float) -> subpr
     return subprocess.run([*command, "--max-time", str(after)], capture_output=True, check=False)
 
 
-def test_tr_r35_what_an_http1_caller_left_is_never_run(server: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R35")
+def test_what_an_http1_caller_left_is_never_run(server: ServerProcess, tmp_path: Path) -> None:
     before = count(server)
     with at_work(server, tmp_path / "gate"):
         callers = [
@@ -63,7 +63,8 @@ def test_tr_r35_what_an_http1_caller_left_is_never_run(server: ServerProcess, tm
     assert count(server) - before == 2  # what was at work and this question
 
 
-def test_tr_r35_who_waits_is_not_taken_for_gone(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-R35")
+def test_who_waits_is_not_taken_for_gone(server: ServerProcess) -> None:
     with ThreadPoolExecutor(8) as pool:
         statuses = pool.map(lambda _: ask_moody(server, "sleep 0.3")[0], range(6))
         assert set(statuses) == {200}

@@ -65,7 +65,8 @@ def instances(server: ServerProcess) -> int:
     return int(found[1])
 
 
-async def test_tr_l4_the_model_goes_on_with_what_it_knows(server: ServerProcess, config: Path) -> None:
+@pytest.mark.clause("TR-L4")
+async def test_the_model_goes_on_with_what_it_knows(server: ServerProcess, config: Path) -> None:
     runs: dict[int, int] = {}
     failed: list[Exception] = []
     is_over = False

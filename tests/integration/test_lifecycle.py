@@ -81,7 +81,8 @@ async def under_load(server: ServerProcess) -> AsyncIterator[list[int]]:
     await http.close()
 
 
-async def test_tr_l4_new_versions_take_over_without_one_failed_request(
+@pytest.mark.clause("TR-L4")
+async def test_new_versions_take_over_without_one_failed_request(
     polling: ServerProcess, repository: Path, tmp_path: Path
 ) -> None:
     async with under_load(polling) as seen:
@@ -96,7 +97,8 @@ async def test_tr_l4_new_versions_take_over_without_one_failed_request(
     until(lambda: polling.get("/v2/models/constant/versions/1/ready")[0] == 400)
 
 
-async def test_tr_l4_a_version_that_fails_leaves_the_old_one_in_place(
+@pytest.mark.clause("TR-L4")
+async def test_a_version_that_fails_leaves_the_old_one_in_place(
     polling: ServerProcess, repository: Path
 ) -> None:
     def failed() -> bool:
@@ -140,8 +142,9 @@ def explicit(tmp_path: Path) -> Iterator[ServerProcess]:
         yield server.wait_ready()
 
 
+@pytest.mark.clause("TR-R12", "TR-R13")
 @pytest.mark.parametrize("client", [http_aio, grpc_aio], ids=["http", "grpc"])
-async def test_tr_r12_tr_r13_load_and_unload_on_request(explicit: ServerProcess, client: ModuleType) -> None:
+async def test_load_and_unload_on_request(explicit: ServerProcess, client: ModuleType) -> None:
     async with client.InferenceServerClient(explicit.address) as triton:
         assert await triton.is_model_ready("mlp")
         assert not await triton.is_model_ready("moody")
@@ -157,7 +160,8 @@ async def test_tr_r12_tr_r13_load_and_unload_on_request(explicit: ServerProcess,
         assert await triton.is_model_ready("mlp")
 
 
-def test_tr_r13_unloading_answers_what_is_in_flight(explicit: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R13")
+def test_unloading_answers_what_is_in_flight(explicit: ServerProcess, tmp_path: Path) -> None:
     family = len(explicit.family())
     assert explicit.post("/v2/repository/models/moody/load", {})[0] == 200
     with at_work(explicit, tmp_path / "gate") as answer:
@@ -167,7 +171,8 @@ def test_tr_r13_unloading_answers_what_is_in_flight(explicit: ServerProcess, tmp
     until(lambda: len(explicit.family()) <= family)
 
 
-async def test_tr_l6_sigterm_under_load_loses_nothing_and_exits_0(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L6")
+async def test_sigterm_under_load_loses_nothing_and_exits_0(repository: Path, tmp_path: Path) -> None:
     """What was sent before the signal is answered; what comes later may be refused at the door."""
     server = ServerProcess([repository], tmp_path / "log")
     server.start()
@@ -207,7 +212,8 @@ async def test_tr_l6_sigterm_under_load_loses_nothing_and_exits_0(repository: Pa
     assert set(statuses) <= {b"200", b"503"}
 
 
-def test_tr_l6_sigterm_waits_for_a_slow_answer(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L6")
+def test_sigterm_waits_for_a_slow_answer(tmp_path: Path) -> None:
     write_moody(tmp_path / "repository")
     server = ServerProcess([tmp_path / "repository"], tmp_path / "log")
     server.start()

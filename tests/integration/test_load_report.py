@@ -47,8 +47,9 @@ def told(server: ServerProcess, operation: str, form: str | None, model: str = "
     return reply.getheader("endpoint-load-metrics")
 
 
+@pytest.mark.clause("TR-R33")
 @pytest.mark.parametrize("operation", ["generate", "generate_stream"])
-def test_tr_r33_both_forms(server: ServerProcess, operation: str) -> None:
+def test_both_forms(server: ServerProcess, operation: str) -> None:
     text = told(server, operation, "text")
     assert text is not None
     assert text.startswith("TEXT named_metrics.kv_cache_utilization=0.")
@@ -58,7 +59,8 @@ def test_tr_r33_both_forms(server: ServerProcess, operation: str) -> None:
     assert json.loads(named.removeprefix("JSON "))["named_metrics"]["max_token_capacity"] == 4000
 
 
-def test_tr_r33_it_tells_of_others(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-R33")
+def test_it_tells_of_others(server: ServerProcess) -> None:
     connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_S)
     connection.request("POST", "/v2/models/slow/generate_stream", LONG)
     with connection.getresponse() as reply:
@@ -69,8 +71,9 @@ def test_tr_r33_it_tells_of_others(server: ServerProcess) -> None:
     connection.close()
 
 
+@pytest.mark.clause("TR-R33")
 @pytest.mark.parametrize(
     ("form", "model"), [(None, "slow"), ("xml", "slow"), ("text", "mlp"), ("text", "none")]
 )
-def test_tr_r33_nothing_to_tell(server: ServerProcess, form: str | None, model: str) -> None:
+def test_nothing_to_tell(server: ServerProcess, form: str | None, model: str) -> None:
     assert told(server, "generate", form, model) is None

@@ -100,7 +100,8 @@ def test_what_the_server_does_not_do(path: str, body: Any, status: int, plain: S
     assert not TRITONS.search(json.dumps(reply))
 
 
-def test_tr_r30_under_compat_triton_they_are_tritons(tmp_path: Any) -> None:
+@pytest.mark.clause("TR-R30")
+def test_under_compat_triton_they_are_tritons(tmp_path: Any) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     with TritonProcess([tmp_path / "models"], tmp_path / "log", ["--http-max-input-size=2000"]) as server:
         server.wait_ready()

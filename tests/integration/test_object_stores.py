@@ -36,7 +36,8 @@ def copies(mount: Path) -> list[str]:
     return sorted(path for _, below, path in copied if below)
 
 
-def test_tr_l2_a_bucket_is_followed_and_outlived(s3: S3, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L2")
+def test_a_bucket_is_followed_and_outlived(s3: S3, tmp_path: Path) -> None:
     """Polled together with a folder: new versions come, old copies go, and an absent server stops nothing."""
     put_constant(s3, tmp_path / "made", 1)
     s3.put(
@@ -66,7 +67,8 @@ def test_tr_l2_a_bucket_is_followed_and_outlived(s3: S3, tmp_path: Path) -> None
     assert list(mount.iterdir()) == []
 
 
-def test_tr_f2_models_are_loaded_by_name_with_the_credentials_of_a_file(s3: S3, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-F2")
+def test_models_are_loaded_by_name_with_the_credentials_of_a_file(s3: S3, tmp_path: Path) -> None:
     """Nothing but what was asked for is copied; an absent server is the reason that a client reads."""
     put_constant(s3, tmp_path / "made", 1)
     write_mlp(tmp_path / "made" / "mlp", 1)
@@ -128,7 +130,8 @@ ensemble_scheduling {
 """
 
 
-def test_tr_l2_whatever_lies_in_a_model_folder_comes_along(s3: S3, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L2")
+def test_whatever_lies_in_a_model_folder_comes_along(s3: S3, tmp_path: Path) -> None:
     """Modules and files beside a Python model, data of its warm-up; an ensemble's empty version folder."""
     files = {
         "py/1/model.py": PYTHON,
@@ -149,7 +152,8 @@ def test_tr_l2_whatever_lies_in_a_model_folder_comes_along(s3: S3, tmp_path: Pat
     assert "skipped" not in server.output()
 
 
-def test_tr_l2_a_store_that_does_not_answer_at_the_start_is_told(s3: S3, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L2")
+def test_a_store_that_does_not_answer_at_the_start_is_told(s3: S3, tmp_path: Path) -> None:
     s3.stop()
     with TritonProcess([s3.url("bucket/models")], tmp_path / "log", env=KEYS) as server:
         assert server.wait() != 0

@@ -82,7 +82,8 @@ def ask(client: Any, id: int, value: int, flags: str = "", version: str = "") ->
     return int(answer.as_numpy("SUM").item())
 
 
-def test_tr_s4_sequences_outlive_reloads_of_their_model(server: ServerProcess, root: Path) -> None:
+@pytest.mark.clause("TR-S4")
+def test_sequences_outlive_reloads_of_their_model(server: ServerProcess, root: Path) -> None:
     """Of three generations at once, each sequence is answered by its own, over either protocol."""
     address = server.address
     with (
@@ -114,7 +115,8 @@ def test_tr_s4_sequences_outlive_reloads_of_their_model(server: ServerProcess, r
             ask(http, 10, 6)
 
 
-def test_tr_l6_a_server_that_stops_does_not_wait_for_sequences(server: ServerProcess, root: Path) -> None:
+@pytest.mark.clause("TR-L6")
+def test_a_server_that_stops_does_not_wait_for_sequences(server: ServerProcess, root: Path) -> None:
     with triton_http.InferenceServerClient(server.address) as http:
         ask(http, 1, 1, "s")
         write(root, 1)

@@ -20,7 +20,7 @@ def test_mixed_load_with_versions_changing_and_hosts_killed() -> None:
 
 
 @pytest.mark.soak
-def test_u1_memory_comes_back_when_models_are_unloaded() -> None:
+def test_memory_comes_back_when_models_are_unloaded() -> None:
     command = [sys.executable, str(BENCHMARKS / "unload.py"), "--rounds", size("12", "7")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -56,11 +56,12 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
         yield server.wait_ready()
 
 
+@pytest.mark.clause("TR-R35")
 @pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
 @pytest.mark.parametrize(
     ("pause_ms", "first"), [(20, b"data: "), (60_000, b"")], ids=["streaming", "waiting"]
 )
-def test_tr_r35_who_leaves_a_stream_ends_it(
+def test_who_leaves_a_stream_ends_it(
     counting: ServerProcess, tmp_path: Path, version: str, pause_ms: int, first: bytes
 ) -> None:
     notes = tmp_path / "notes"

@@ -29,8 +29,9 @@ def number(reply: Any) -> int:
     return int(np.frombuffer(reply.infer_response.raw_output_contents[0], "<i4")[0])
 
 
+@pytest.mark.clause("TR-S8")
 @pytest.mark.parametrize("count", [0, 1, MANY])
-def test_tr_s8_every_response_in_order_and_the_last_is_marked(triton: TritonProcess, count: int) -> None:
+def test_every_response_in_order_and_the_last_is_marked(triton: TritonProcess, count: int) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{triton.grpc_port}") as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
         replies = list(stub.ModelStreamInfer(iter([question(count, "d")]), timeout=PATIENCE_S))
@@ -40,7 +41,8 @@ def test_tr_s8_every_response_in_order_and_the_last_is_marked(triton: TritonProc
     assert len(replies[-1].infer_response.outputs) == 0
 
 
-def test_tr_s8_ten_thousand_events(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-S8")
+def test_ten_thousand_events(triton: TritonProcess) -> None:
     body = json.dumps({"IN": list(range(MANY))}).encode()
     status, reply = triton.ask("POST", "/v2/models/repeat/generate_stream", body)
     events = [json.loads(event.removeprefix(b"data: ")) for event in reply.split(b"\n\n") if event]
@@ -48,7 +50,8 @@ def test_tr_s8_ten_thousand_events(triton: TritonProcess) -> None:
     assert [event["OUT"] for event in events] == list(range(MANY))
 
 
-def test_tr_s8_a_slow_reader_gets_all_and_holds_nobody_up(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-S8")
+def test_a_slow_reader_gets_all_and_holds_nobody_up(triton: TritonProcess) -> None:
     options = [("grpc.http2.lookahead_bytes", 65_536), ("grpc.http2.bdp_probe", 0)]
     with grpc.insecure_channel(f"127.0.0.1:{triton.grpc_port}", options) as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
@@ -65,8 +68,9 @@ def test_tr_s8_a_slow_reader_gets_all_and_holds_nobody_up(triton: TritonProcess)
     assert first + rest == list(range(MANY))
 
 
+@pytest.mark.clause("TR-S8", "TR-G14")
 @pytest.mark.parametrize("after", [0, 1, 500])
-def test_tr_s8_tr_g14_a_reader_who_cancels_frees_the_model(triton: TritonProcess, after: int) -> None:
+def test_a_reader_who_cancels_frees_the_model(triton: TritonProcess, after: int) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{triton.grpc_port}") as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
         call = stub.ModelStreamInfer(iter([question(MANY)]), timeout=PATIENCE_S)
@@ -77,7 +81,8 @@ def test_tr_s8_tr_g14_a_reader_who_cancels_frees_the_model(triton: TritonProcess
         assert (number(reply), last.infer_response.id) == (0, "next")
 
 
-def test_tr_s8_many_requests_on_one_stream_each_get_their_own(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-S8")
+def test_many_requests_on_one_stream_each_get_their_own(triton: TritonProcess) -> None:
     came: queue.Queue[Any] = queue.Queue()
     counts = [0, 1, 7, 0, 200, 3]
     with triton_grpc.InferenceServerClient(f"127.0.0.1:{triton.grpc_port}") as client:

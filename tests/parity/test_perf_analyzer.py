@@ -73,21 +73,22 @@ def analyze(triton: TritonProcess, tmp_path: Path) -> Analyzer:
     return Analyzer(triton, tmp_path)
 
 
+@pytest.mark.clause("TR-A8")
 @pytest.mark.parametrize("wire", ["http", "grpc"])
 @pytest.mark.parametrize("mode", [(), ("--async", "--concurrency-range", "4"), ("--sync", "-b", "3")])
-def test_tr_a8_one_after_the_other_and_side_by_side(
-    analyze: Analyzer, wire: str, mode: tuple[str, ...]
-) -> None:
+def test_one_after_the_other_and_side_by_side(analyze: Analyzer, wire: str, mode: tuple[str, ...]) -> None:
     report = analyze("addsub", "-i", wire, *mode)
     assert "Successful request count" in report.text
 
 
+@pytest.mark.clause("TR-A8")
 @pytest.mark.parametrize("wire", ["http", "grpc"])
-def test_tr_a8_at_a_rate(analyze: Analyzer, wire: str) -> None:
+def test_at_a_rate(analyze: Analyzer, wire: str) -> None:
     rate = ("--request-rate-range", "60", "--request-distribution", "poisson")
     assert analyze("addsub", "-i", wire, *rate).row["Request Rate"] == "60"
 
 
+@pytest.mark.clause("TR-A8")
 @pytest.mark.parametrize(
     ("model", "flags"),
     [
@@ -97,18 +98,20 @@ def test_tr_a8_at_a_rate(analyze: Analyzer, wire: str) -> None:
         ("ver_all", ("-x", "1")),
     ],
 )
-def test_tr_a8_made_up_inputs(analyze: Analyzer, model: str, flags: tuple[str, ...]) -> None:
+def test_made_up_inputs(analyze: Analyzer, model: str, flags: tuple[str, ...]) -> None:
     analyze(model, *flags)
 
 
-def test_tr_a8_inputs_from_a_file_and_answers_checked(analyze: Analyzer) -> None:
+@pytest.mark.clause("TR-A8")
+def test_inputs_from_a_file_and_answers_checked(analyze: Analyzer) -> None:
     ones = [1, 1, 1, 1]
     data = [{"INPUT0": [1, 2, 3, 4], "INPUT1": {"content": ones, "shape": [4]}}]
     expected = [{"OUTPUT0": [2, 3, 4, 5], "OUTPUT1": [0, 1, 2, 3]}]
     analyze("addsub", "--input-data", analyze.given({"data": data, "validation_data": expected}))
 
 
-def test_tr_a8_tr_s8_a_decoupled_model_on_a_stream(analyze: Analyzer) -> None:
+@pytest.mark.clause("TR-A8", "TR-S8")
+def test_a_decoupled_model_on_a_stream(analyze: Analyzer) -> None:
     data = [{"IN": {"content": [1, 2, 3], "shape": [3]}}, {"IN": {"content": [4], "shape": [1]}}]
     flags = ("-i", "grpc", "--streaming", "--async", "--concurrency-range", "2")
     report = analyze("repeat", *flags, "--input-data", analyze.given({"data": data}))
@@ -116,8 +119,9 @@ def test_tr_a8_tr_s8_a_decoupled_model_on_a_stream(analyze: Analyzer) -> None:
     assert "Response Throughput" in report.text
 
 
+@pytest.mark.clause("TR-A8", "TR-S4")
 @pytest.mark.parametrize("flags", [("-i", "grpc", "--streaming", "--async"), ("-i", "http", "--sync")])
-def test_tr_a8_tr_s4_sequences(analyze: Analyzer, flags: tuple[str, ...]) -> None:
+def test_sequences(analyze: Analyzer, flags: tuple[str, ...]) -> None:
     # Over HTTP without --sync, it has several requests of a sequence under way, each on a connection of its
     # own: one may overtake the first one, where answers are late.
     shape = ("--sequence-length", "5", "--num-of-sequences", "2", "--input-data", "zero")
@@ -126,11 +130,12 @@ def test_tr_a8_tr_s4_sequences(analyze: Analyzer, flags: tuple[str, ...]) -> Non
     assert "Successful request count" in report.text
 
 
+@pytest.mark.clause("TR-A8", "TR-R14")
 @pytest.mark.skipif(
     find_library("cudart") is None, reason="perf_analyzer's shared memory needs CUDA's library libcudart.so"
 )
 @pytest.mark.parametrize("wire", ["http", "grpc"])
-def test_tr_a8_tr_r14_through_shared_memory(analyze: Analyzer, wire: str) -> None:
+def test_through_shared_memory(analyze: Analyzer, wire: str) -> None:
     flags = ("--shared-memory", "system", "--output-shared-memory-size", "64", "-b", "2")
     flags += ("--concurrency-range", "2")
     segments = os.open("/dev/shm", os.O_RDONLY)
@@ -142,7 +147,8 @@ def test_tr_a8_tr_r14_through_shared_memory(analyze: Analyzer, wire: str) -> Non
         os.close(segments)
 
 
-def test_tr_a8_tr_r16_metrics_while_it_asks(analyze: Analyzer, triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-A8", "TR-R16")
+def test_metrics_while_it_asks(analyze: Analyzer, triton: TritonProcess) -> None:
     url = f"http://127.0.0.1:{triton.metrics_port}/metrics"
     flags = ("--collect-metrics", "--metrics-url", url, "--metrics-interval", "200", "--verbose-csv")
     report = analyze("addsub", *flags)

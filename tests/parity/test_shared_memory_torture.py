@@ -101,8 +101,9 @@ def ask(client: Any, module: Any, chance: random.Random) -> str:
     return "answered"
 
 
+@pytest.mark.clause("TR-R14", "TR-G4")
 @pytest.mark.parametrize("seed", [1, 2])
-def test_tr_r14_tr_g4_whatever_happens_to_segments_the_server_lives(
+def test_whatever_happens_to_segments_the_server_lives(
     triton: TritonProcess, segments: list[Segment], seed: int
 ) -> None:
     descriptors = triton.descriptors()

@@ -51,7 +51,8 @@ def sums(**more: Any) -> pb.ModelInferRequest:
     return message
 
 
-def test_tr_g1_health_and_metadata_of_versions(rpc: Any) -> None:
+@pytest.mark.clause("TR-G1")
+def test_health_and_metadata_of_versions(rpc: Any) -> None:
     assert rpc.is_server_live() and rpc.is_server_ready()
     assert rpc.is_model_ready("ver_all", "2")
     assert not rpc.is_model_ready("ver_all", "9") and not rpc.is_model_ready("nosuch")
@@ -64,7 +65,8 @@ def test_tr_g1_health_and_metadata_of_versions(rpc: Any) -> None:
     ]
 
 
-def test_tr_g2_on_a_stream_each_request_has_its_reply(stub: Any) -> None:
+@pytest.mark.clause("TR-G2")
+def test_on_a_stream_each_request_has_its_reply(stub: Any) -> None:
     raw = [ONE.tobytes(), TWO.tobytes()]
     replies = list(
         stub.ModelStreamInfer(sums(id=str(n), raw_input_contents=raw) for n in range(20)),
@@ -73,7 +75,8 @@ def test_tr_g2_on_a_stream_each_request_has_its_reply(stub: Any) -> None:
     assert all(reply.infer_response.parameters["triton_final_response"].bool_param for reply in replies)
 
 
-def test_tr_g3_configuration_settings_and_index(rpc: Any) -> None:
+@pytest.mark.clause("TR-G3")
+def test_configuration_settings_and_index(rpc: Any) -> None:
     config = rpc.get_model_config("addsub").config
     assert (config.max_batch_size, config.platform) == (8, "onnxruntime_onnx")
     assert rpc.get_inference_statistics("addsub").model_stats[0].name == "addsub"
@@ -86,7 +89,8 @@ def test_tr_g3_configuration_settings_and_index(rpc: Any) -> None:
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_tr_g5_the_standard_health_service(channel: grpc.Channel) -> None:
+@pytest.mark.clause("TR-G5")
+def test_the_standard_health_service(channel: grpc.Channel) -> None:
     ask = channel.unary_unary("/grpc.health.v1.Health/Check")
     for service in ("", "inference.GRPCInferenceService"):
         name = service.encode()
@@ -96,6 +100,7 @@ def test_tr_g5_the_standard_health_service(channel: grpc.Channel) -> None:
     watch.cancel()
 
 
+@pytest.mark.clause("TR-G6")
 @pytest.mark.parametrize(
     ("raw", "is_typed", "text"),
     [
@@ -104,7 +109,7 @@ def test_tr_g5_the_standard_health_service(channel: grpc.Channel) -> None:
         ([ONE.tobytes()[:15], TWO.tobytes()], False, "INPUT0"),
     ],
 )
-def test_tr_g6_raw_contents_are_for_all_inputs_or_none(
+def test_raw_contents_are_for_all_inputs_or_none(
     stub: Any, raw: list[bytes], is_typed: bool, text: str
 ) -> None:
     message = sums(raw_input_contents=raw)
@@ -131,10 +136,9 @@ TYPED = [
 ]
 
 
+@pytest.mark.clause("TR-G7", "TR-G8", "OIP-17")
 @pytest.mark.parametrize(("kind", "field", "values"), TYPED)
-def test_tr_g7_tr_g8_oip_17_typed_contents_in_and_raw_out(
-    stub: Any, kind: str, field: str, values: list[Any]
-) -> None:
+def test_typed_contents_in_and_raw_out(stub: Any, kind: str, field: str, values: list[Any]) -> None:
     model = f"ident_{'string' if kind == 'BYTES' else kind.lower()}"
     message = pb.ModelInferRequest(model_name=model, id="7")
     tensor = message.inputs.add(name="X", datatype=kind, shape=[len(values)])
@@ -146,8 +150,9 @@ def test_tr_g7_tr_g8_oip_17_typed_contents_in_and_raw_out(
     assert (reply.id, reply.model_version, len(reply.raw_output_contents)) == ("7", "1", 1)
 
 
+@pytest.mark.clause("TR-G7", "OIP-6")
 @pytest.mark.parametrize("kind", ["FP16", "BF16"])
-def test_tr_g7_oip_6_half_floats_are_raw_only(stub: Any, kind: str) -> None:
+def test_half_floats_are_raw_only(stub: Any, kind: str) -> None:
     message = pb.ModelInferRequest(model_name=f"ident_{kind.lower()}")
     tensor = message.inputs.add(name="INPUT0" if kind == "BF16" else "X", datatype=kind, shape=[1])
     tensor.contents.fp32_contents.extend([1.0])
@@ -156,7 +161,8 @@ def test_tr_g7_oip_6_half_floats_are_raw_only(stub: Any, kind: str) -> None:
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_tr_g9_an_error_is_a_reply_and_the_stream_goes_on(stub: Any) -> None:
+@pytest.mark.clause("TR-G9")
+def test_an_error_is_a_reply_and_the_stream_goes_on(stub: Any) -> None:
     raw = [ONE.tobytes(), TWO.tobytes()]
     wrong = pb.ModelInferRequest(model_name="nosuch", id="w")
     replies = list(stub.ModelStreamInfer(iter([wrong, sums(id="r", raw_input_contents=raw)])))
@@ -165,7 +171,8 @@ def test_tr_g9_an_error_is_a_reply_and_the_stream_goes_on(stub: Any) -> None:
     assert not replies[1].error_message
 
 
-def test_tr_g10_types_of_parameters(rpc: Any, stub: Any) -> None:
+@pytest.mark.clause("TR-G10")
+def test_types_of_parameters(rpc: Any, stub: Any) -> None:
     own = {"b": True, "n": -3, "s": "red", "f": 0.5}
     result = rpc.infer("echo_facts", [given("IN", np.array([1], np.int32))], parameters=own)
     assert json.loads(result.as_numpy("FACTS")[0])["parameters"] == own
@@ -175,8 +182,9 @@ def test_tr_g10_types_of_parameters(rpc: Any, stub: Any) -> None:
     assert stub.ModelInfer(message).outputs
 
 
+@pytest.mark.clause("TR-G11", "TR-S8")
 @pytest.mark.parametrize("elements", [[], [5], [5, -1, 7]])
-def test_tr_g11_tr_s8_none_one_and_more_replies_and_the_empty_last(rpc: Any, elements: list[int]) -> None:
+def test_none_one_and_more_replies_and_the_empty_last(rpc: Any, elements: list[int]) -> None:
     came: queue.Queue[Any] = queue.Queue()
     rpc.start_stream(lambda result, error: came.put((result, error)))
     try:
@@ -196,14 +204,16 @@ def test_tr_g11_tr_s8_none_one_and_more_replies_and_the_empty_last(rpc: Any, ele
         rpc.stop_stream()
 
 
+@pytest.mark.clause("TR-G12")
 @pytest.mark.parametrize("way", ["gzip", "deflate"])
-def test_tr_g12_requests_may_be_compressed(rpc: Any, way: str) -> None:
+def test_requests_may_be_compressed(rpc: Any, way: str) -> None:
     result = rpc.infer("addsub_nobatch", pair(), compression_algorithm=way)
     assert result.as_numpy("OUTPUT0").tolist() == [11, 22, 33, 44]
 
 
+@pytest.mark.clause("TR-A8")
 @pytest.mark.parametrize("module", [triton_aio, triton_http_aio])
-async def test_tr_a8_the_asyncio_clients(triton: TritonProcess, module: Any) -> None:
+async def test_the_asyncio_clients(triton: TritonProcess, module: Any) -> None:
     port = triton.grpc_port if module is triton_aio else triton.port
     async with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
         calls = [client.infer("addsub_nobatch", pair(module), request_id=str(n)) for n in range(30)]
@@ -250,7 +260,8 @@ def number_at(message: bytes) -> tuple[int, bytes]:
             return value, message
 
 
-def test_oip_16_numbers_of_the_fields(channel: grpc.Channel) -> None:
+@pytest.mark.clause("OIP-16")
+def test_numbers_of_the_fields(channel: grpc.Channel) -> None:
     call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     question = field(1, b"ver_all") + field(2, b"1") + field(3, b"me")
     question += field(4, field(1, b"k") + field(2, field(3, b"text")))
@@ -264,7 +275,8 @@ def test_oip_16_numbers_of_the_fields(channel: grpc.Channel) -> None:
     assert struct.unpack("<4i", reply[6][0]) == (-9, -18, -27, -36)
 
 
-def test_oip_16_oip_4_numbers_of_metadata(channel: grpc.Channel) -> None:
+@pytest.mark.clause("OIP-16", "OIP-4")
+def test_numbers_of_metadata(channel: grpc.Channel) -> None:
     ask = channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
     reply = fields(ask(field(1, b"ver_all") + field(2, b"2")))
     assert (reply[1], reply[2], reply[3]) == ([b"ver_all"], [b"2"], [b"onnxruntime_onnx"])
@@ -278,13 +290,15 @@ def test_oip_16_oip_4_numbers_of_metadata(channel: grpc.Channel) -> None:
     assert b"binary_tensor_data" in reply[3]
 
 
-def test_oip_16_oip_2_numbers_of_health(channel: grpc.Channel) -> None:
+@pytest.mark.clause("OIP-16", "OIP-2")
+def test_numbers_of_health(channel: grpc.Channel) -> None:
     for method, question in (("ServerLive", b""), ("ServerReady", b""), ("ModelReady", field(1, b"addsub"))):
         ask = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
         assert fields(ask(question)) == {1: [1]}
 
 
-def test_oip_17_typed_contents_by_number(channel: grpc.Channel) -> None:
+@pytest.mark.clause("OIP-17")
+def test_typed_contents_by_number(channel: grpc.Channel) -> None:
     call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     packed = struct.pack("<2f", 1.5, -2.0)
     tensor = field(1, b"X") + field(2, b"FP32") + field(3, 2) + field(5, field(6, packed))

@@ -52,27 +52,31 @@ def given(name: str, values: np.ndarray, *, binary: bool = True) -> triton_http.
     return found
 
 
-def test_tr_r1_server_metadata(http: Any) -> None:
+@pytest.mark.clause("TR-R1")
+def test_server_metadata(http: Any) -> None:
     found = http.get_server_metadata()
     assert found["name"] == "triton"
     assert found["version"]
     assert set(found["extensions"]) >= EXTENSIONS
 
 
-def test_tr_r2_health(ask: Any) -> None:
+@pytest.mark.clause("TR-R2")
+def test_health(ask: Any) -> None:
     for name in ("live", "ready"):
         assert ask("GET", f"/v2/health/{name}") == (200, {name: True})
         assert ask("POST", f"/v2/health/{name}")[0] == 405
 
 
-def test_tr_r3_ready_of_models_and_versions(ask: Any) -> None:
+@pytest.mark.clause("TR-R3")
+def test_ready_of_models_and_versions(ask: Any) -> None:
     assert ask("GET", "/v2/models/ver_all/versions/2/ready")[0] == 200
     for path in ("nosuch/ready", "ver_all/versions/9/ready"):
         status, reply = ask("GET", f"/v2/models/{path}")
         assert (status, reply["error"]) == (400, "Model version not ready")
 
 
-def test_tr_r4_metadata_of_a_version(http: Any) -> None:
+@pytest.mark.clause("TR-R4")
+def test_metadata_of_a_version(http: Any) -> None:
     found = http.get_model_metadata("ver_all", "2")
     assert (found["versions"], found["platform"]) == (["2"], "onnxruntime_onnx")
     assert found["inputs"] == [{"name": f"INPUT{n}", "datatype": "INT32", "shape": [4]} for n in (0, 1)]
@@ -80,7 +84,8 @@ def test_tr_r4_metadata_of_a_version(http: Any) -> None:
     assert http.get_model_metadata("addsub")["inputs"][0]["shape"] == [-1, 4]
 
 
-def test_tr_r5_infer_of_a_version_and_of_the_newest(ask: Any) -> None:
+@pytest.mark.clause("TR-R5")
+def test_infer_of_a_version_and_of_the_newest(ask: Any) -> None:
     for path, version in (("ver_all/versions/1", "1"), ("ver_all", "3")):
         status, reply = ask("POST", f"/v2/models/{path}/infer", sums())
         assert (status, reply["model_name"], reply["model_version"]) == (200, "ver_all", version)
@@ -88,7 +93,8 @@ def test_tr_r5_infer_of_a_version_and_of_the_newest(ask: Any) -> None:
         assert outputs(reply)["OUTPUT0"] == wanted
 
 
-def test_tr_r6_generate_and_its_stream(triton: TritonProcess, ask: Any) -> None:
+@pytest.mark.clause("TR-R6")
+def test_generate_and_its_stream(triton: TritonProcess, ask: Any) -> None:
     question = {"id": "g", "text_input": "to be or not", "parameters": {"max_tokens": 2}}
     answer = {"model_name": "words", "model_version": "1"}
     assert ask("POST", "/v2/models/words/generate", question) == (
@@ -102,6 +108,7 @@ def test_tr_r6_generate_and_its_stream(triton: TritonProcess, ask: Any) -> None:
     assert events == [{**answer, "text_output": word} for word in ("to", "be", "or", "not")]
 
 
+@pytest.mark.clause("TR-R6")
 @pytest.mark.parametrize(
     ("question", "status", "text"),
     [
@@ -113,13 +120,14 @@ def test_tr_r6_generate_and_its_stream(triton: TritonProcess, ask: Any) -> None:
         ({"text_input": "a", "triton_x": 1}, 400, "reserved"),
     ],
 )
-def test_tr_r6_what_generate_refuses(ask: Any, question: dict[str, Any], status: int, text: str) -> None:
+def test_what_generate_refuses(ask: Any, question: dict[str, Any], status: int, text: str) -> None:
     found, reply = ask("POST", "/v2/models/words/generate", question)
     assert found == status
     assert text in reply["error"]
 
 
-def test_tr_r7_the_configuration_is_whole(ask: Any, http: Any) -> None:
+@pytest.mark.clause("TR-R7")
+def test_the_configuration_is_whole(ask: Any, http: Any) -> None:
     found = http.get_model_config("addsub")
     keys = (
         "name platform backend runtime version_policy max_batch_size input output batch_input batch_output "
@@ -133,7 +141,8 @@ def test_tr_r7_the_configuration_is_whole(ask: Any, http: Any) -> None:
     assert ask("GET", "/v2/models/nosuch/config")[0] == 404
 
 
-def test_tr_r8_statistics_have_tritons_shape(ask: Any, http: Any) -> None:
+@pytest.mark.clause("TR-R8")
+def test_statistics_have_tritons_shape(ask: Any, http: Any) -> None:
     before = http.get_inference_statistics("labels")["model_stats"][0]
     for rows in (1, 3):
         http.infer("labels", [given("X", np.zeros((rows, 4), np.float32))])
@@ -153,10 +162,12 @@ def test_tr_r8_statistics_have_tritons_shape(ask: Any, http: Any) -> None:
         assert ask("GET", f"/v2/models/{path}/stats") == (400, {"error": text})
 
 
-def test_tr_r17_there_is_no_list_by_get(ask: Any) -> None:
+@pytest.mark.clause("TR-R17")
+def test_there_is_no_list_by_get(ask: Any) -> None:
     assert ask("GET", "/v2/models") == (404, {"error": "Not Found"})
 
 
+@pytest.mark.clause("TR-R18")
 @pytest.mark.parametrize(
     ("verb", "path", "status", "text"),
     [
@@ -168,33 +179,37 @@ def test_tr_r17_there_is_no_list_by_get(ask: Any) -> None:
         ("PUT", "/v2/logging", 405, "Method Not Allowed"),
     ],
 )
-def test_tr_r18_unknown_paths_and_wrong_verbs(ask: Any, verb: str, path: str, status: int, text: str) -> None:
+def test_unknown_paths_and_wrong_verbs(ask: Any, verb: str, path: str, status: int, text: str) -> None:
     assert ask(verb, path) == (status, {"error": text})
 
 
+@pytest.mark.clause("TR-R19")
 @pytest.mark.parametrize(
     ("code", "status"), [(0, 400), (1, 500), (2, 404), (3, 400), (4, 503), (5, 501), (6, 400), (7, 400)]
 )
-def test_tr_r19_the_status_of_a_models_error(ask: Any, code: int, status: int) -> None:
+def test_the_status_of_a_models_error(ask: Any, code: int, status: int) -> None:
     question = {"inputs": [tensor("CODE", [code], [1])]}
     found, reply = ask("POST", "/v2/models/raiser/infer", question)
     assert found == status
     assert "asked for" in reply["error"]
 
 
+@pytest.mark.clause("TR-R20")
 @pytest.mark.parametrize("data", [ONE + TWO, [ONE, TWO], [[ONE[:2], ONE[2:]], [TWO[:2], TWO[2:]]]])
-def test_tr_r20_data_is_flat_or_nested(ask: Any, data: Any) -> None:
+def test_data_is_flat_or_nested(ask: Any, data: Any) -> None:
     status, reply = ask("POST", "/v2/models/addsub/infer", sums(data, [0] * 8, (2, 4), id="x"))
     assert (status, reply["id"]) == (200, "x")
     assert outputs(reply) == {"OUTPUT0": ONE + TWO, "OUTPUT1": ONE + TWO}
 
 
-def test_tr_r20_outputs_are_all_or_those_named(ask: Any) -> None:
+@pytest.mark.clause("TR-R20")
+def test_outputs_are_all_or_those_named(ask: Any) -> None:
     assert list(outputs(ask("POST", INFER, sums())[1])) == ["OUTPUT0", "OUTPUT1"]
     assert list(outputs(ask("POST", INFER, sums(outputs=[{"name": "OUTPUT1"}]))[1])) == ["OUTPUT1"]
 
 
-def test_tr_r21_tr_r24_one_input_in_binary_and_one_in_json(http: Any) -> None:
+@pytest.mark.clause("TR-R21", "TR-R24")
+def test_one_input_in_binary_and_one_in_json(http: Any) -> None:
     one, two = np.array(ONE, np.int32), np.array(TWO, np.int32)
     for binary in ((True, False), (False, True)):
         inputs = [given("INPUT0", one, binary=binary[0]), given("INPUT1", two, binary=binary[1])]
@@ -208,7 +223,8 @@ def test_tr_r21_tr_r24_one_input_in_binary_and_one_in_json(http: Any) -> None:
         assert "data" in result.get_output("OUTPUT0") and "data" not in result.get_output("OUTPUT1")
 
 
-def test_tr_r22_binary_for_all_outputs_at_once(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-R22")
+def test_binary_for_all_outputs_at_once(triton: TritonProcess) -> None:
     question = json.dumps(sums(parameters={"binary_data_output": True})).encode()
     status, body = triton.ask("POST", INFER, question)
     head, _, tail = body.partition(b"}]}")
@@ -217,7 +233,8 @@ def test_tr_r22_binary_for_all_outputs_at_once(triton: TritonProcess) -> None:
     assert np.frombuffer(tail, "<i4").tolist() == [11, 22, 33, 44, -9, -18, -27, -36]
 
 
-def test_tr_r23_parameters_of_ones_own_reach_the_model(ask: Any) -> None:
+@pytest.mark.clause("TR-R23")
+def test_parameters_of_ones_own_reach_the_model(ask: Any) -> None:
     own = {"colour": "red", "n": 3, "f": 1.5, "b": True}
     question = {"id": "q", "inputs": [tensor("IN", [1], [1])], "parameters": own}
     facts = json.loads(outputs(ask("POST", "/v2/models/echo_facts/infer", question)[1])["FACTS"][0])
@@ -228,8 +245,9 @@ def test_tr_r23_parameters_of_ones_own_reach_the_model(ask: Any) -> None:
     assert "parameter keys starting with 'triton_' are reserved" in reply["error"]
 
 
+@pytest.mark.clause("TR-R25")
 @pytest.mark.parametrize("headers", [{"Inference-Header-Content-Length": "0"}, {}])
-def test_tr_r25_a_body_that_is_the_one_input(triton: TritonProcess, headers: dict[str, str]) -> None:
+def test_a_body_that_is_the_one_input(triton: TritonProcess, headers: dict[str, str]) -> None:
     values = np.array([1.5, -2.0, 4.0], "<f4")
     status, body = triton.ask("POST", "/v2/models/ident_fp32/infer", values.tobytes(), headers)
     if not headers:  # without the header, a body is JSON
@@ -259,9 +277,10 @@ def extremes(kind: str) -> np.ndarray:
     return np.array([True, False] if kind is bool else [np.finfo(kind).min, 0.5, np.finfo(kind).tiny], kind)
 
 
+@pytest.mark.clause("TR-R26")
 @pytest.mark.parametrize("kind", [*KINDS, *FLOATS, "STRING"])
 @pytest.mark.parametrize("is_empty", [False, True])
-def test_tr_r26_extremes_and_empty_tensors_of_each_datatype(either: Any, kind: str, is_empty: bool) -> None:
+def test_extremes_and_empty_tensors_of_each_datatype(either: Any, kind: str, is_empty: bool) -> None:
     client, module = either
     values = extremes(kind)[: 0 if is_empty else None]
     names = ("INPUT0", "OUTPUT0") if kind == "BF16" else ("X", "Y")
@@ -272,8 +291,9 @@ def test_tr_r26_extremes_and_empty_tensors_of_each_datatype(either: Any, kind: s
     assert found.tolist() == values.tolist()
 
 
+@pytest.mark.clause("TR-R26", "TR-R37")
 @pytest.mark.parametrize("kind", ["FP16", "BF16"])
-def test_tr_r26_tr_r37_half_floats_are_binary_only(ask: Any, kind: str) -> None:
+def test_half_floats_are_binary_only(ask: Any, kind: str) -> None:
     names = ("INPUT0", "OUTPUT0") if kind == "BF16" else ("X", "Y")
     question = {"inputs": [tensor(names[0], [1.0], [1], kind)]}
     status, reply = ask("POST", f"/v2/models/ident_{kind.lower()}/infer", question)
@@ -282,7 +302,8 @@ def test_tr_r26_tr_r37_half_floats_are_binary_only(ask: Any, kind: str) -> None:
     assert text in reply["error"]
 
 
-def test_tr_r27_classes_with_labels_ties_and_more_than_there_are(either: Any) -> None:
+@pytest.mark.clause("TR-R27")
+def test_classes_with_labels_ties_and_more_than_there_are(either: Any) -> None:
     client, module = either
     values = np.array([[1, 3, 3, -2], [0, 0, 0, 0]], np.float32)
     one = module.InferInput("X", [2, 4], "FP32")
@@ -298,8 +319,9 @@ def test_tr_r27_classes_with_labels_ties_and_more_than_there_are(either: Any) ->
     assert float(result.as_numpy("Z")[0][0].decode().split(":")[0]) == 2.0
 
 
+@pytest.mark.clause("TR-R28")
 @pytest.mark.parametrize(("name", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-def test_tr_r28_compressed_both_ways(triton: TritonProcess, http: Any, name: str, pack: Any) -> None:
+def test_compressed_both_ways(triton: TritonProcess, http: Any, name: str, pack: Any) -> None:
     inputs = [given(n, np.array(v, np.int32)) for n, v in (("INPUT0", ONE), ("INPUT1", TWO))]
     result = http.infer(
         "addsub_nobatch",
@@ -316,14 +338,16 @@ def test_tr_r28_compressed_both_ways(triton: TritonProcess, http: Any, name: str
         assert (status, json.loads(reply)) == (400, {"error": text})
 
 
-def test_tr_r29_nesting_has_an_end(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-R29")
+def test_nesting_has_an_end(triton: TritonProcess) -> None:
     body = b'{"inputs":[{"name":"INPUT0","shape":[4],"datatype":"INT32","data":'
     status, reply = triton.ask("POST", INFER, body + b"[" * 150 + b"]" * 150 + b"}]}")
     assert status == 400
     assert "JSON nesting depth exceeds maximum allowed limit (100)" in json.loads(reply)["error"]
 
 
-def test_tr_r29_a_body_in_very_many_chunks(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-R29")
+def test_a_body_in_very_many_chunks(triton: TritonProcess) -> None:
     body = json.dumps(sums()).encode()
     with socket.create_connection((triton.host, triton.port), 20) as link:
         head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n"
@@ -336,6 +360,7 @@ def test_tr_r29_a_body_in_very_many_chunks(triton: TritonProcess) -> None:
     assert b"Chunked request body exceeds maximum of 65536 non-empty chunks" in answer
 
 
+@pytest.mark.clause("TR-R30")
 @pytest.mark.parametrize(
     ("model", "inputs", "text"),
     [
@@ -362,7 +387,7 @@ def test_tr_r29_a_body_in_very_many_chunks(triton: TritonProcess) -> None:
         ),
     ],
 )
-def test_tr_r30_what_does_not_fit_is_told_in_tritons_words(
+def test_what_does_not_fit_is_told_in_tritons_words(
     ask: Any, model: str, inputs: list[Any], text: str
 ) -> None:
     status, reply = ask("POST", f"/v2/models/{model}/infer", {"id": "r9", "inputs": inputs})
@@ -370,7 +395,8 @@ def test_tr_r30_what_does_not_fit_is_told_in_tritons_words(
     assert reply["error"].removeprefix("[request id: r9] ").startswith(text)
 
 
-def test_tr_r30_unknown_models_and_versions(ask: Any) -> None:
+@pytest.mark.clause("TR-R30")
+def test_unknown_models_and_versions(ask: Any) -> None:
     status, reply = ask("POST", "/v2/models/nosuch/infer", sums())
     assert (status, reply["error"]) == (404, "Request for unknown model: 'nosuch' is not found")
     status, reply = ask("POST", "/v2/models/ver_specific/versions/2/infer", sums())
@@ -378,13 +404,15 @@ def test_tr_r30_unknown_models_and_versions(ask: Any) -> None:
     assert (status, reply["error"]) == (404, text)
 
 
-def test_tr_r31_a_decoupled_model_is_not_for_infer(ask: Any) -> None:
+@pytest.mark.clause("TR-R31")
+def test_a_decoupled_model_is_not_for_infer(ask: Any) -> None:
     status, reply = ask("POST", "/v2/models/repeat/infer", {"inputs": [tensor("IN", [1, 2], [2])]})
     assert status == 501
     assert "doesn't support models with decoupled transaction policy" in reply["error"]
 
 
-def test_tr_r36_http2_and_no_cors(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-R36")
+def test_http2_and_no_cors(triton: TritonProcess) -> None:
     curl = program("curl")
     command = [curl, "-sS", "-i", "--max-time", "20", "--http2-prior-knowledge", "-H", "Origin: http://x"]
     done = subprocess.run([*command, f"{triton.url}/v2/health/live"], capture_output=True, check=True)
@@ -392,13 +420,15 @@ def test_tr_r36_http2_and_no_cors(triton: TritonProcess) -> None:
     assert b"access-control" not in done.stdout.lower()
 
 
-def test_tr_r37_a_named_repository_is_not_there(ask: Any) -> None:
+@pytest.mark.clause("TR-R37")
+def test_a_named_repository_is_not_there(ask: Any) -> None:
     status, reply = ask("POST", "/v2/repository/elsewhere/models/addsub/load", {})
     assert status == 501
     assert "'repository_name' specification is not supported" in reply["error"]
 
 
-def test_tr_r12_tr_c1_tr_c3_a_load_brings_a_configuration(http: Any) -> None:
+@pytest.mark.clause("TR-R12", "TR-C1", "TR-C3")
+def test_a_load_brings_a_configuration(http: Any) -> None:
     config = {
         "name": "tagged",
         "backend": "onnxruntime",
@@ -420,7 +450,8 @@ def test_tr_r12_tr_c1_tr_c3_a_load_brings_a_configuration(http: Any) -> None:
         http.unload_model("tagged")
 
 
-def test_tr_c3_more_rows_than_the_largest_batch_are_several_runs(http: Any) -> None:
+@pytest.mark.clause("TR-C3")
+def test_more_rows_than_the_largest_batch_are_several_runs(http: Any) -> None:
     rows = np.arange(36, dtype=np.int32).reshape(9, 4)
     result = http.infer("addsub", [given("INPUT0", rows), given("INPUT1", rows)])
     np.testing.assert_array_equal(result.as_numpy("OUTPUT0"), rows * 2)

@@ -56,7 +56,8 @@ def tagged(triton: TritonProcess, http: Any) -> Any:
     http.unload_model("tagged")
 
 
-def test_tr_r16_the_page_is_on_its_own_port(triton: TritonProcess, tagged: Any) -> None:
+@pytest.mark.clause("TR-R16")
+def test_the_page_is_on_its_own_port(triton: TritonProcess, tagged: Any) -> None:
     kind, text = tagged
     assert kind.startswith("text/plain")
     assert triton.get("/metrics")[0] == 404
@@ -64,7 +65,8 @@ def test_tr_r16_the_page_is_on_its_own_port(triton: TritonProcess, tagged: Any) 
         assert f"# TYPE {family.replace('_us_sum', '_us').replace('_us_count', '_us')} " in text
 
 
-def test_tr_m1_counts(tagged: Any) -> None:
+@pytest.mark.clause("TR-M1")
+def test_counts(tagged: Any) -> None:
     _, text = tagged
     assert value(text, "nv_inference_request_success", model="tagged", version="1") == 2
     assert value(text, "nv_inference_count", model="tagged") == 2
@@ -74,7 +76,8 @@ def test_tr_m1_counts(tagged: Any) -> None:
         assert value(text, "nv_inference_request_failure", model="tagged", reason=reason) >= 0
 
 
-def test_tr_m2_tr_m4_latencies(tagged: Any) -> None:
+@pytest.mark.clause("TR-M2", "TR-M4")
+def test_latencies(tagged: Any) -> None:
     _, text = tagged
     for part in ("request", "queue", "compute_input", "compute_infer", "compute_output"):
         assert value(text, f"nv_inference_{part}_duration_us", model="tagged") >= 0
@@ -82,17 +85,20 @@ def test_tr_m2_tr_m4_latencies(tagged: Any) -> None:
         assert value(text, f"nv_inference_{part}_summary_us", model="tagged", quantile="0.99") >= 0
 
 
-def test_tr_m6_the_host(tagged: Any) -> None:
+@pytest.mark.clause("TR-M6")
+def test_the_host(tagged: Any) -> None:
     _, text = tagged
     for name in ("nv_cpu_utilization", "nv_cpu_memory_total_bytes", "nv_cpu_memory_used_bytes"):
         assert re.search(rf"^{name}(\{{\}})? ", text, re.M), name
     assert value(text, "nv_model_load_duration_secs", model="tagged") >= 0
 
 
-def test_tr_m7_there_is_no_gpu(tagged: Any) -> None:
+@pytest.mark.clause("TR-M7")
+def test_there_is_no_gpu(tagged: Any) -> None:
     assert "nv_gpu_" not in tagged[1]
 
 
-def test_tr_m8_tr_c12_tags_are_labels(tagged: Any) -> None:
+@pytest.mark.clause("TR-M8", "TR-C12")
+def test_tags_are_labels(tagged: Any) -> None:
     _, text = tagged
     assert value(text, "nv_inference_count", model="tagged", _team="blue") == 2

@@ -34,15 +34,17 @@ WRONG = [
 ]
 
 
+@pytest.mark.clause("TR-L2")
 @pytest.mark.parametrize(("url", "root", "endpoint", "account"), FORMS)
-def test_tr_l2_what_a_url_names(url: str, root: str, endpoint: str, account: str) -> None:
+def test_what_a_url_names(url: str, root: str, endpoint: str, account: str) -> None:
     found = parse_address(url)
     assert (found.root, found.endpoint, found.account) == (root, endpoint, account)
     assert found.scheme == url[:2]
 
 
+@pytest.mark.clause("TR-F2")
 @pytest.mark.parametrize(("url", "reason"), WRONG)
-def test_tr_f2_what_names_nothing_is_refused_by_name(url: str, reason: str) -> None:
+def test_what_names_nothing_is_refused_by_name(url: str, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
         parse_address(url)
 
@@ -54,7 +56,8 @@ def s3_of(
     return filesystem_options(parse_address(url), environment or {}, content)
 
 
-def test_tr_l2_the_longest_prefix_has_the_credentials() -> None:
+@pytest.mark.clause("TR-L2")
+def test_the_longest_prefix_has_the_credentials() -> None:
     table = {
         "": {"key_id": "any", "secret_key": "s", "region": "r0", "session_token": "", "profile": ""},
         "s3://bucket": {"key_id": "bucket", "secret_key": "s"},
@@ -75,7 +78,8 @@ def test_tr_l2_the_longest_prefix_has_the_credentials() -> None:
     assert s3_of("s3://other", credentials={"s3": table})["client_kwargs"] == {"region_name": "r0"}
 
 
-def test_tr_l2_without_an_entry_the_environment_counts() -> None:
+@pytest.mark.clause("TR-L2")
+def test_without_an_entry_the_environment_counts() -> None:
     options = s3_of("s3://host:1/bucket", {"AWS_DEFAULT_REGION": "eu"}, {"gs": {}})
     assert "key" not in options
     assert options["client_kwargs"] == {"region_name": "eu", "endpoint_url": "http://host:1"}
@@ -99,7 +103,8 @@ def test_a_credential_file_of_another_shape_is_refused_and_not_repeated(content:
     assert "key_id': 1" not in str(caught.value)
 
 
-def test_tr_l2_where_copies_lie(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L2")
+def test_where_copies_lie(tmp_path: Path) -> None:
     address = parse_address("s3://bucket")
     assert mount_of(address, {}) is None
     assert mount_of(address, {"TRITON_AWS_MOUNT_DIRECTORY": str(tmp_path)}) == tmp_path

@@ -207,7 +207,8 @@ def hold(bucket: Bucket, copies: Copies, folder: Path, artefact: str, home: str)
     return copies.hold(store, store.local_path(artefact), store.local_path(home), threading.Event())
 
 
-def test_tr_l2_a_copy_is_whole_is_made_once_and_goes_with_its_last_holder(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L2")
+def test_a_copy_is_whole_is_made_once_and_goes_with_its_last_holder(tmp_path: Path) -> None:
     bucket, copies = Bucket(MODEL), Copies()
     held, path = hold(bucket, copies, tmp_path, "m/2/model.onnx", "m")
     root = path.parent.parent

@@ -49,8 +49,9 @@ def target(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.clause("TR-A4")
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-def test_tr_a4_files_folders_and_links(mode: str, tmp_path: Path, target: Path) -> None:
+def test_files_folders_and_links(mode: str, tmp_path: Path, target: Path) -> None:
     archive = packed(
         tmp_path,
         other("lib", tarfile.DIRTYPE),
@@ -76,6 +77,7 @@ def test_tr_a4_files_folders_and_links(mode: str, tmp_path: Path, target: Path) 
     assert (target / "lib" / "b" / "c.py").read_bytes() == b"third"
 
 
+@pytest.mark.clause("TR-A4")
 @pytest.mark.parametrize(
     ("members", "text"),
     [
@@ -100,7 +102,7 @@ def test_tr_a4_files_folders_and_links(mode: str, tmp_path: Path, target: Path) 
         ([other("pipe", tarfile.FIFOTYPE)], "'pipe' is not a file, folder or link"),
     ],
 )
-def test_tr_a4_what_would_do_harm_is_refused(
+def test_what_would_do_harm_is_refused(
     members: list[tuple[tarfile.TarInfo, bytes]], text: str, tmp_path: Path, target: Path
 ) -> None:
     (tmp_path / "outside").write_bytes(b"mine")
@@ -110,10 +112,11 @@ def test_tr_a4_what_would_do_harm_is_refused(
     assert [path.name for path in target.parent.iterdir()] == ["target"]
 
 
+@pytest.mark.clause("TR-A4")
 @pytest.mark.parametrize(
     ("limit", "value"), [("MOST_BYTES", 10), ("MOST_MEMBERS", 2), ("room_in", lambda folder: 10)]
 )
-def test_tr_a4_what_is_too_much_is_refused(
+def test_what_is_too_much_is_refused(
     limit: str, value: object, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = packed(tmp_path, *(file(f"f{number}", bytes(5)) for number in range(3)))
@@ -123,10 +126,9 @@ def test_tr_a4_what_is_too_much_is_refused(
         unpack(archive, target)
 
 
+@pytest.mark.clause("TR-A4")
 @pytest.mark.parametrize("spoil", [lambda data: b"", lambda data: b"no archive", lambda data: data[:-20]])
-def test_tr_a4_what_is_no_archive_is_refused(
-    spoil: Callable[[bytes], bytes], tmp_path: Path, target: Path
-) -> None:
+def test_what_is_no_archive_is_refused(spoil: Callable[[bytes], bytes], tmp_path: Path, target: Path) -> None:
     archive = packed(tmp_path, file("a", bytes(range(256)) * 100))
     archive.write_bytes(spoil(archive.read_bytes()))
     with pytest.raises(LoadFailed, match="cannot be unpacked"):

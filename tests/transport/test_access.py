@@ -49,22 +49,26 @@ async def asked(scope: dict[str, Any], *messages: dict[str, Any], fails: bool = 
 START = {"type": "http.response.start", "status": 404, "headers": []}
 
 
-async def test_ts_b12_an_answer_with_its_status_and_time() -> None:
+@pytest.mark.clause("TS-B12")
+async def test_an_answer_with_its_status_and_time() -> None:
     assert await asked(SCOPE, START, {"type": "http.response.body", "body": b""}) == [
         Answered("127.0.0.1:57540", "POST", "/predictions/m?q=1", "HTTP/1.1", 404, 12.5, 2.5)
     ]
 
 
-async def test_ts_b12_a_unix_socket_has_no_caller() -> None:
+@pytest.mark.clause("TS-B12")
+async def test_a_unix_socket_has_no_caller() -> None:
     (found,) = await asked({**SCOPE, "client": None, "query_string": b""}, START)
     assert (found.caller, found.target) == ("unix", "/predictions/m")
 
 
-async def test_ts_b12_who_hangs_up_gets_no_answer_and_no_line() -> None:
+@pytest.mark.clause("TS-B12")
+async def test_who_hangs_up_gets_no_answer_and_no_line() -> None:
     assert await asked(SCOPE) == []
     assert len(await asked(SCOPE, START, fails=True)) == 1
 
 
+@pytest.mark.clause("TS-B12")
 @pytest.mark.parametrize(
     "message, code",
     [
@@ -73,7 +77,7 @@ async def test_ts_b12_who_hangs_up_gets_no_answer_and_no_line() -> None:
         ({"type": "http.response.start", "status": 200, "headers": []}, 2),
     ],
 )
-async def test_ts_b12_grpc_has_codes_of_its_own(message: dict[str, Any], code: int) -> None:
+async def test_grpc_has_codes_of_its_own(message: dict[str, Any], code: int) -> None:
     (found,) = await asked(GRPC, message)
     assert (found.verb, found.target, found.protocol, found.status) == ("gRPC", "org.x.Y/Z", "HTTP/2.0", code)
 
@@ -96,7 +100,8 @@ class Prompt:
         raise AssertionError
 
 
-async def test_ts_b12_an_answer_without_a_task_is_announced_when_it_is_there() -> None:
+@pytest.mark.clause("TS-B12")
+async def test_an_answer_without_a_task_is_announced_when_it_is_there() -> None:
     found: list[Answered] = []
     times = iter([10.0, 12.5, 20.0, 21.0])
     app = Prompt()
@@ -118,7 +123,8 @@ async def test_ts_b12_an_answer_without_a_task_is_announced_when_it_is_there() -
         found.clear()
 
 
-async def test_ts_b12_what_a_task_answers_is_not_announced_twice() -> None:
+@pytest.mark.clause("TS-B12")
+async def test_what_a_task_answers_is_not_announced_twice() -> None:
     found: list[Answered] = []
     app = Prompt()
     app.takes = False
@@ -135,5 +141,6 @@ async def test_ts_b12_what_a_task_answers_is_not_announced_twice() -> None:
     assert AnnouncingApp(lambda *_: app(), found.append).find_prompt is None
 
 
-async def test_ts_b12_other_kinds_of_scopes_pass() -> None:
+@pytest.mark.clause("TS-B12")
+async def test_other_kinds_of_scopes_pass() -> None:
     assert await asked({"type": "lifespan"}, {"type": "lifespan.startup.complete"}) == []

@@ -41,7 +41,8 @@ def preflight(origin: str, *origins: str, **headers: str) -> tuple[int, dict[byt
     return ask("OPTIONS", *origins, Origin=origin, Access_Control_Request_Method="POST", **headers)
 
 
-def test_tr_r36_a_browser_asks_before() -> None:
+@pytest.mark.clause("TR-R36")
+def test_a_browser_asks_before() -> None:
     wanted = "content-type, inference-header-content-length"
     status, headers, body = preflight(APP, APP, Access_Control_Request_Headers=wanted)
     assert (status, body) == (204, b"")
@@ -52,7 +53,8 @@ def test_tr_r36_a_browser_asks_before() -> None:
     assert int(headers[b"access-control-max-age"]) > 0
 
 
-def test_tr_r36_pages_of_others_may_not() -> None:
+@pytest.mark.clause("TR-R36")
+def test_pages_of_others_may_not() -> None:
     status, headers, body = preflight("https://evil.example.org", APP)
     assert status == 403
     assert not any(name.startswith(b"access-control") for name in headers)
@@ -60,7 +62,8 @@ def test_tr_r36_pages_of_others_may_not() -> None:
     assert preflight("null", APP)[0] == 403
 
 
-def test_tr_r36_an_answer_names_the_pages_that_may_read_it() -> None:
+@pytest.mark.clause("TR-R36")
+def test_an_answer_names_the_pages_that_may_read_it() -> None:
     status, headers, body = ask("POST", APP, Origin=APP)
     assert (status, body) == (200, b"answer")
     assert headers[b"access-control-allow-origin"] == APP.encode()
@@ -70,7 +73,8 @@ def test_tr_r36_an_answer_names_the_pages_that_may_read_it() -> None:
         assert ask("POST", APP, **other)[1] == {b"x-request-id": b"r"}
 
 
-def test_tr_r36_every_origin() -> None:
+@pytest.mark.clause("TR-R36")
+def test_every_origin() -> None:
     assert preflight("https://any.example", "*")[1][b"access-control-allow-origin"] == b"*"
     headers = ask("GET", "*", Origin="null")[1]
     assert headers[b"access-control-allow-origin"] == b"*"

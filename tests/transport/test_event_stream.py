@@ -158,8 +158,9 @@ async def test_generate_of_no_piece_at_all_is_the_models_failure():
     assert json.loads(end["body"]) == {"error": "the model gave no answer"}
 
 
+@pytest.mark.clause("TR-R6")
 @pytest.mark.parametrize("script", [[], ["a", "b"], ["a", ModelFailed("no")], ["a", "wait"]])
-async def test_tr_r6_generate_of_none_or_several_responses(script):
+async def test_generate_of_none_or_several_responses(script):
     if "wait" in script:
         script[1:] = ["b", "wait"]  # nobody waits for what comes after the second
     rig = EventStreamRig(Speaker(script, gives_parts=False))
@@ -171,7 +172,8 @@ async def test_tr_r6_generate_of_none_or_several_responses(script):
     assert rig.world.servable.closed == 1
 
 
-async def test_tr_r6_an_error_that_comes_first_is_the_status_of_the_stream():
+@pytest.mark.clause("TR-R6")
+async def test_an_error_that_comes_first_is_the_status_of_the_stream():
     rig = EventStreamRig(Speaker([InferResponse("m", "1", (), error=ModelFailed("no")), "a"]))
     sent = await rig.post(PATH, {"text_input": "x"})
     assert sent[0]["status"] == 400

@@ -45,7 +45,8 @@ async def test_an_answer_over_grpc_names_its_span(given):
         assert "00f067aa0ba902b7" not in found
 
 
-async def test_tr_r37_a_server_that_stops_takes_no_more_over_grpc():
+@pytest.mark.clause("TR-R37")
+async def test_a_server_that_stops_takes_no_more_over_grpc():
     async with FrontRig() as rig:
         rig.front._grpc.stop()
         code, text, _ = await rig.grpc("ModelInfer", pb.ModelInferRequest(model_name="m").SerializeToString())

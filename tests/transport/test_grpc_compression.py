@@ -8,21 +8,24 @@ from salver.transport.compression import WORTHWHILE
 from salver.transport.grpc_frames import FrameReader, encoding_for, frame
 
 
+@pytest.mark.clause("TR-G12")
 @given(
     message=st.binary(max_size=400),
     encoding=st.sampled_from(["", "gzip", "deflate"]),
     level=st.integers(1, 9),
 )
-def test_tr_g12_what_is_compressed_is_read_again(message: bytes, encoding: str, level: int) -> None:
+def test_what_is_compressed_is_read_again(message: bytes, encoding: str, level: int) -> None:
     framed = frame(message, encoding, level)
     assert framed[0] == bool(encoding and len(message) >= WORTHWHILE)
     assert FrameReader(1000, encoding or "identity").feed(framed) == [message]
 
 
-def test_tr_g12_it_is_smaller() -> None:
+@pytest.mark.clause("TR-G12")
+def test_it_is_smaller() -> None:
     assert len(frame(bytes(10_000), "gzip", 1)) < 200
 
 
+@pytest.mark.clause("TR-G12")
 @pytest.mark.parametrize(
     ("accepted", "encoding"),
     [
@@ -34,5 +37,5 @@ def test_tr_g12_it_is_smaller() -> None:
         (b"zstd, xgzip", ""),
     ],
 )
-def test_tr_g12_what_a_caller_can_read(accepted: bytes, encoding: str) -> None:
+def test_what_a_caller_can_read(accepted: bytes, encoding: str) -> None:
     assert encoding_for(accepted) == encoding

@@ -35,6 +35,7 @@ SERVICE = "/inference.GRPCInferenceService/"
 SECRET = {b"admin-key": b"sesame"}
 
 
+@pytest.mark.clause("TR-R34")
 @pytest.mark.parametrize(
     ("path", "group"),
     [
@@ -55,7 +56,7 @@ SECRET = {b"admin-key": b"sesame"}
         ("/v2/repository/models/{model}/unload", "model-repository"),
     ],
 )
-def test_tr_r34_groups_of_http_operations(path: str, group: str) -> None:
+def test_groups_of_http_operations(path: str, group: str) -> None:
     (name,) = {operation.name for operation in OPERATIONS if operation.path == path}
     found = ROUTER.endpoints[name].group
     guard = Guard([Restriction((group,), "k", "v")])
@@ -65,7 +66,8 @@ def test_tr_r34_groups_of_http_operations(path: str, group: str) -> None:
     assert Guard([Restriction(others, "k", "v")]).lacks(found, {}) == ""
 
 
-def test_tr_r34_only_the_description_and_the_metrics_belong_to_no_group() -> None:
+@pytest.mark.clause("TR-R34")
+def test_only_the_description_and_the_metrics_belong_to_no_group() -> None:
     guard = Guard([Restriction(GROUPS, "k", "v")])
     assert {o.name for o in OPERATIONS if not guard.lacks(ROUTER.endpoints[o.name].group, {})} == {
         "openapi",
@@ -74,6 +76,7 @@ def test_tr_r34_only_the_description_and_the_metrics_belong_to_no_group() -> Non
     }
 
 
+@pytest.mark.clause("TR-G15")
 @pytest.mark.parametrize(
     ("method", "group"),
     [
@@ -92,7 +95,7 @@ def test_tr_r34_only_the_description_and_the_metrics_belong_to_no_group() -> Non
         ("LogSettings", "logging"),
     ],
 )
-def test_tr_g15_groups_of_grpc_methods(method: str, group: str) -> None:
+def test_groups_of_grpc_methods(method: str, group: str) -> None:
     assert group_of_method(SERVICE + method) == group
     assert group_of_method("/grpc.health.v1.Health/Check") == "health"
 
@@ -132,7 +135,8 @@ def test_what_is_no_restriction(text: str) -> None:
         parse(text, "--flag")
 
 
-def test_tr_r32_a_pattern_is_found_anywhere_and_in_either_case() -> None:
+@pytest.mark.clause("TR-R32")
+def test_a_pattern_is_found_anywhere_and_in_either_case() -> None:
     headers = {b"x-fwd-one": b"1", b"my-x-fwd-two": "é".encode(), b"host": b"h"}
     assert Forwarding("X-Fwd-.*").parameters(headers) == {"x-fwd-one": "1", "my-x-fwd-two": "é"}
     assert Forwarding("^x-fwd-.*$").parameters(headers) == {"x-fwd-one": "1"}
@@ -142,7 +146,8 @@ def test_tr_r32_a_pattern_is_found_anywhere_and_in_either_case() -> None:
         Forwarding("(")
 
 
-def test_tr_g16_grpc_keeps_its_own_metadata() -> None:
+@pytest.mark.clause("TR-G16")
+def test_grpc_keeps_its_own_metadata() -> None:
     own = {b"te": b"trailers", b"content-type": b"application/grpc", b"grpc-timeout": b"1S", b"x-bin": b"AA"}
     assert Forwarding(".*", is_grpc=True).parameters({**own, b"x": b"1"}) == {"x": "1"}
     assert len(Forwarding(".*").parameters(own)) == 4
@@ -205,7 +210,8 @@ async def ask(
     return start["status"], dict(start["headers"]) | dict(*(t["headers"] for t in trailers)), body["body"]
 
 
-async def test_tr_r37_http_without_the_secret_is_403_before_anything_else() -> None:
+@pytest.mark.clause("TR-R37")
+async def test_http_without_the_secret_is_403_before_anything_else() -> None:
     rules = HeaderRules(Guard([parse("inference:admin-key=sesame", "--flag")]))
     status, _, body = await ask(rules, "/v2/models/m/infer", {})
     assert status == 403
@@ -214,7 +220,8 @@ async def test_tr_r37_http_without_the_secret_is_403_before_anything_else() -> N
     assert (await ask(rules, "/v2", {}, verb="GET"))[0] == 200
 
 
-async def test_tr_g15_grpc_without_the_secret_is_unavailable() -> None:
+@pytest.mark.clause("TR-G15")
+async def test_grpc_without_the_secret_is_unavailable() -> None:
     rules = HeaderRules(Guard([parse("inference:admin-key=sesame", "--flag")], GRPC_PREFIX))
     for headers in ({}, SECRET, {b"triton-grpc-protocol-admin-key": b"open"}):
         _, trailers, _ = await ask(rules, SERVICE + "ModelInfer", headers)
@@ -282,11 +289,12 @@ async def test_a_model_sees_headers_beside_the_parameters_which_win(way: str) ->
     assert lessor.servable.parameters == {"x-a": "1", "k": "own", "timeout": 5_000_000}
 
 
+@pytest.mark.clause("TR-R23", "TR-R32")
 @pytest.mark.parametrize("way", ["infer", "stream"])
 @pytest.mark.parametrize(
     "name", ["triton_final_response", "triton_x", "sequence_id", "timeout", "priority", "binary_data_output"]
 )
-async def test_tr_r23_tr_r32_a_header_with_a_reserved_name_is_refused(way: str, name: str) -> None:
+async def test_a_header_with_a_reserved_name_is_refused(way: str, name: str) -> None:
     lessor: Any = Lessor()
     plane: DataPlane[Any, Any] = DataPlane(RequestPath(lessor, Bus(()).emit, lambda: 0.0, lambda: "id"))
     call = Call("oip-http", 0.0, forwarded={"x-a": "1", name: "1"})
@@ -294,6 +302,7 @@ async def test_tr_r23_tr_r32_a_header_with_a_reserved_name_is_refused(way: str, 
     assert f"header '{name}' cannot become a parameter: that name is reserved." in said
 
 
+@pytest.mark.clause("TR-R32")
 @pytest.mark.parametrize(
     ("pattern", "found"),
     [
@@ -310,13 +319,14 @@ async def test_tr_r23_tr_r32_a_header_with_a_reserved_name_is_refused(way: str, 
         ("(?i-s:X-)A", ["x-a"]),
     ],
 )
-def test_tr_r32_patterns_are_re2s(pattern: str, found: list[str]) -> None:
+def test_patterns_are_re2s(pattern: str, found: list[str]) -> None:
     headers = {b"host": b"", b"x-a": b"", b"x-b": b"", b"x_1": b""}
     assert list(Forwarding(pattern).parameters(headers)) == found
 
 
+@pytest.mark.clause("TR-R32")
 @pytest.mark.parametrize("pattern", [r"\pL", "[[:no:]]", "[a", "(?z)x", "(?", "a)", "*", "(?i", "\\"])
-def test_tr_r32_what_is_no_pattern(pattern: str) -> None:
+def test_what_is_no_pattern(pattern: str) -> None:
     with pytest.raises(InvalidInput, match="is not a valid regular expression"):
         Forwarding(pattern)
 
@@ -373,7 +383,8 @@ async def test_the_server_has_the_name_that_it_was_given() -> None:
     assert pb.ServerMetadataResponse.FromString(reply).name == "me"
 
 
-def test_tr_v7_operations_of_the_openai_front_end_have_groups_of_their_own() -> None:
+@pytest.mark.clause("TR-V7")
+def test_operations_of_the_openai_front_end_have_groups_of_their_own() -> None:
     rules = [parse_openai(group, "key", "secret", "--flag") for group in OPENAI_GROUPS]
     guard = Guard([*rules, Restriction(("inference",), "other", "value")])
     named = {operation for group in OPENAI_GROUPS.values() for operation in group}
@@ -391,7 +402,8 @@ def test_tr_v7_operations_of_the_openai_front_end_have_groups_of_their_own() -> 
     assert "chat" in repr(guard)
 
 
-async def test_tr_v7_a_caller_without_the_secret_gets_openais_error() -> None:
+@pytest.mark.clause("TR-V7")
+async def test_a_caller_without_the_secret_gets_openais_error() -> None:
     rules = HeaderRules(Guard([parse_openai("inference,model-management", "key", "s", "--flag")]))
     for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
         status, _, body = await ask(rules, path, {})
@@ -402,7 +414,8 @@ async def test_tr_v7_a_caller_without_the_secret_gets_openais_error() -> None:
     assert (status, json.loads(body)["error"][:22]) == (401, "This API is restricted")
 
 
-async def test_tr_v5_the_openai_port_has_openais_routes() -> None:
+@pytest.mark.clause("TR-V5")
+async def test_the_openai_port_has_openais_routes() -> None:
     for path, verb in (("/v2", "GET"), ("/v2/models/m/infer", "POST"), (f"{SERVICE}/ServerLive", "POST")):
         assert (await ask(HeaderRules(), path, {}, "openai", verb))[0] == 404
     for path, verb in (("/openapi.json", "GET"), ("/v1/nothing", "GET")):

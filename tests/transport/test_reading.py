@@ -45,20 +45,23 @@ async def test_a_caller_who_leaves_has_sent_nothing() -> None:
     assert await read([b"a", b"b"], leaves=True) is None
 
 
+@pytest.mark.clause("TR-R28")
 @pytest.mark.parametrize("size", [10, 3 * LARGE])
 @pytest.mark.parametrize(("encoding", "pack"), [(b"gzip", gzip.compress), (b"deflate", zlib.compress)])
-async def test_tr_r28_what_is_compressed_is_inflated(size: int, encoding: bytes, pack: Any) -> None:
+async def test_what_is_compressed_is_inflated(size: int, encoding: bytes, pack: Any) -> None:
     whole = bytes(range(256)) * (size // 256 + 1)
     body = pack(whole, 0)
     found = await read([body[:7], body[7:]], {b"content-encoding": encoding}, 4 * LARGE)
     assert found == whole
 
 
-async def test_tr_r28_an_unknown_compression() -> None:
+@pytest.mark.clause("TR-R28")
+async def test_an_unknown_compression() -> None:
     with pytest.raises(Unsupported):
         await read([b"x"], {b"content-encoding": b"br"})
 
 
+@pytest.mark.clause("TR-R37")
 @pytest.mark.parametrize(
     ("headers", "text"),
     [
@@ -79,7 +82,7 @@ async def test_tr_r28_an_unknown_compression() -> None:
         ),
     ],
 )
-async def test_tr_r37_a_body_that_is_too_large(headers: dict[bytes, bytes], text: str) -> None:
+async def test_a_body_that_is_too_large(headers: dict[bytes, bytes], text: str) -> None:
     for pieces, said, size in (
         ([b"x" * 600, b"x" * 600, b"x" * 600], {}, 1200),  # known when it is there
         ([b"x"], {b"content-length": b"5000"}, 5000),  # before it is read
@@ -90,12 +93,14 @@ async def test_tr_r37_a_body_that_is_too_large(headers: dict[bytes, bytes], text
         assert str(raised.value) == text.format(size).replace("--http-max-input-size", "--max-body-mb")
 
 
+@pytest.mark.clause("TR-R29")
 @pytest.mark.parametrize("pieces", [[b"x" * 1000], [b"x" * 500, b"x" * 500]])
-async def test_tr_r29_a_body_may_be_as_large_as_the_limit(pieces: list[bytes]) -> None:
+async def test_a_body_may_be_as_large_as_the_limit(pieces: list[bytes]) -> None:
     assert await read(pieces, {b"content-length": b"1000"}) == b"x" * 1000
 
 
-async def test_tr_r37_too_many_chunks() -> None:
+@pytest.mark.clause("TR-R37")
+async def test_too_many_chunks() -> None:
     many = [b"x"] * MOST_CHUNKS
     assert len(await read([*many, b"", b""], CHUNKED, 1 << 20) or b"") == MOST_CHUNKS
     text = "Chunked request body exceeds maximum of 65536 non-empty chunks. Send fewer or larger HTTP chunks."

@@ -10,7 +10,7 @@ COUNTER: Final = "unknown"
 
 
 def chosen(page: bytes, names: Collection[str]) -> bytes:
-    """Return the page with the samples of these names only; no names means all samples (TS-M11, X-8).
+    """Return the page with the samples of these names only; no names means all samples (TS-M11).
 
     >>> chosen(b"# TYPE a counter\\na_total 1\\n# TYPE b gauge\\nb{c=\\"d\\"} 2\\n", ["b"])
     b'# TYPE b gauge\\nb{c="d"} 2\\n'

@@ -60,7 +60,7 @@ _MAX_PAUSE_S: Final = 86_400.0
 
 
 def json_headers(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers of an error in JSON, with ``retry-after`` where a retry helps (X-15)."""
+    """Return the headers of an error in JSON, with ``retry-after`` where a retry helps."""
     if not isinstance(error, Overloaded):
         return (JSON,)
     # RFC 9110, section 10.2.3, allows whole seconds only.

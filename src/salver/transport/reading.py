@@ -15,7 +15,7 @@ from salver.words.errors import InvalidInput, TooLarge
 
 #: Most non-empty pieces of a chunked body.
 MOST_CHUNKS: Final = 65_536
-#: Default limit of a body, in bytes (X-25).
+#: Default limit of a body, in bytes.
 USUAL: Final = 64 << 20
 #: Bytes of an answer from which compressing it would block the event loop for too long.
 LARGE: Final = 1 << 18

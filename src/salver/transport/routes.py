@@ -1,6 +1,6 @@
 """HTTP router over the tables of operations of all dialects.
 
-Paths are matched undecoded and names are decoded afterwards, so that a name may contain ``%2F`` (X-26).
+Paths are matched undecoded and names are decoded afterwards, so that a name may contain ``%2F``.
 
 Pure.
 """
@@ -40,7 +40,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     """Operation and parameters of a path.
 
     Attributes:
-        path: The whole path, if a model's name may span several segments (X-26) or an error names the path.
+        path: The whole path, if a model's name may span several segments or an error names the path.
     """
 
     operation: str
@@ -146,7 +146,7 @@ class HttpRouter:
         return f"<HttpRouter {len(self.operations)} operations>"
 
     def fault_at(self, raw_path: bytes) -> Callable[[SalverError], HttpReply]:
-        """Return the function that formats errors at a path (X-24)."""
+        """Return the function that formats errors at a path."""
         for owns, fault in self._owners:
             if owns(raw_path):
                 return fault

@@ -89,6 +89,7 @@ def sagemaker(control: Control | None = None, guard: Guard | None = None, **conf
     )
 
 
+@pytest.mark.clause("TR-V1")
 @pytest.mark.parametrize(
     ("config", "verb", "path", "expected"),
     [
@@ -100,18 +101,20 @@ def sagemaker(control: Control | None = None, guard: Guard | None = None, **conf
         ({"inference": "generate_stream"}, "POST", "/invocations", "POST /v2/models/m/generate_stream"),
     ],
 )
-def test_tr_v1_routes(config: dict[str, Any], verb: str, path: str, expected: str) -> None:
+def test_routes_of_sagemaker(config: dict[str, Any], verb: str, path: str, expected: str) -> None:
     assert ask(sagemaker(**config), verb, path)[2].decode() == expected
 
 
+@pytest.mark.clause("TR-V1")
 @pytest.mark.parametrize(
     ("verb", "path"), [("GET", "/"), ("GET", "/v2"), ("POST", "/ping/x"), ("PUT", "/models"), ("GET", "/m")]
 )
-def test_tr_v1_nothing_else_is_there(verb: str, path: str) -> None:
+def test_nothing_else_is_there(verb: str, path: str) -> None:
     assert ask(sagemaker(), verb, path)[::2] == (400, b"")
 
 
-def test_tr_v1_the_content_type_tells_the_length_of_the_json_part_both_ways() -> None:
+@pytest.mark.clause("TR-V1")
+def test_the_content_type_tells_the_length_of_the_json_part_both_ways() -> None:
     status, headers, _ = ask(sagemaker(), "POST", "/invocations", headers={"Content-Type": f"{BINARY}17"})
     assert status == 200
     assert headers[b"content-type"].decode() == f"{BINARY}17"
@@ -123,7 +126,8 @@ def test_tr_v1_the_content_type_tells_the_length_of_the_json_part_both_ways() ->
     assert b"expect MIME type for binary data starts with 'application/vnd.sagemaker" in body
 
 
-def test_tr_v1_no_model_is_named_and_there_is_not_one() -> None:
+@pytest.mark.clause("TR-V1")
+def test_no_model_is_named_and_there_is_not_one() -> None:
     for names in ((), ("a", "b")):
         status, _, body = ask(sagemaker(Control(*names)), "POST", "/invocations")
         assert status == 404
@@ -134,7 +138,8 @@ def load(door: SageMakerDoor, name: str, url: str = "/opt/ml/models/x/model") ->
     return ask(door, "POST", "/models", json.dumps({"model_name": name, "url": url}).encode())
 
 
-def test_tr_v2_a_models_life() -> None:
+@pytest.mark.clause("TR-V2")
+def test_a_models_life() -> None:
     control = Control()
     door = sagemaker(control, brings_models=True)
     assert ask(door, "GET", "/models")[::2] == (200, b'{"models":[]}')
@@ -155,10 +160,12 @@ def test_tr_v2_a_models_life() -> None:
     assert load(door, "h1")[0] == 200
 
 
-def test_tr_v2_a_name_that_the_repository_has_is_taken() -> None:
+@pytest.mark.clause("TR-V2")
+def test_a_name_that_the_repository_has_is_taken() -> None:
     assert load(sagemaker(Control("m"), brings_models=True), "m")[0] == 409
 
 
+@pytest.mark.clause("TR-V2")
 @pytest.mark.parametrize(
     ("fault", "status"),
     [
@@ -168,7 +175,7 @@ def test_tr_v2_a_name_that_the_repository_has_is_taken() -> None:
         ("No space left on device", 507),
     ],
 )
-def test_tr_v2_a_load_that_fails_leaves_nothing(fault: str, status: int) -> None:
+def test_a_load_that_fails_leaves_nothing(fault: str, status: int) -> None:
     control = Control()
     door = sagemaker(control, brings_models=True)
     control.fault = fault
@@ -178,7 +185,8 @@ def test_tr_v2_a_load_that_fails_leaves_nothing(fault: str, status: int) -> None
     assert load(door, "h")[0] == 200
 
 
-async def test_tr_v2_a_load_goes_on_without_its_caller() -> None:
+@pytest.mark.clause("TR-V2")
+async def test_a_load_goes_on_without_its_caller() -> None:
     control = Control()
     models = ManyModels(control, None, http_fault, is_allowed=True)
     body = b'{"model_name": "h", "url": "/opt/ml/models/h/model"}'
@@ -191,6 +199,7 @@ async def test_tr_v2_a_load_goes_on_without_its_caller() -> None:
     assert (await models.ask("GET", "h", {}, b"")).status == 200
 
 
+@pytest.mark.clause("TR-V2")
 @pytest.mark.parametrize(
     ("body", "text"),
     [
@@ -202,20 +211,22 @@ async def test_tr_v2_a_load_goes_on_without_its_caller() -> None:
         (b"{", "JSON"),
     ],
 )
-def test_tr_v2_a_wrong_request(body: bytes, text: str) -> None:
+def test_a_wrong_request(body: bytes, text: str) -> None:
     status, _, reply = ask(sagemaker(brings_models=True), "POST", "/models", body)
     assert status == 400
     assert text in json.loads(reply)["error"]
 
 
-def test_tr_v2_only_where_the_environment_says_so() -> None:
+@pytest.mark.clause("TR-V2")
+def test_only_where_the_environment_says_so() -> None:
     status, _, body = load(sagemaker(Control()), "h")
     assert status == 400
     assert b"SAGEMAKER_MULTI_MODEL=true" in body
     assert ask(sagemaker(Control()), "GET", "/models")[2] == b'{"models":[]}'
 
 
-def test_tr_v2_models_are_restricted_as_the_repository_is() -> None:
+@pytest.mark.clause("TR-V2")
+def test_models_are_restricted_as_the_repository_is() -> None:
     guard = Guard([Restriction(("model-repository",), "admin-key", "sesame")])
     door = sagemaker(guard=guard, brings_models=True)
     status, _, body = ask(door, "GET", "/models")
@@ -228,6 +239,7 @@ def vertex(*ready: str, **config: str) -> VertexDoor:
     return VertexDoor(application, Vertex(**config), Control(*ready), http_fault)
 
 
+@pytest.mark.clause("TR-V4")
 @pytest.mark.parametrize(
     ("verb", "path", "expected"),
     [
@@ -236,19 +248,21 @@ def vertex(*ready: str, **config: str) -> VertexDoor:
         ("POST", "/predict", "POST /v2/models/m/infer"),
     ],
 )
-def test_tr_v4_routes(verb: str, path: str, expected: str) -> None:
+def test_routes_of_vertex(verb: str, path: str, expected: str) -> None:
     assert ask(vertex("m"), verb, path)[2].decode() == expected
     moved = vertex("m", predict="/p", health="/h")
     assert ask(moved, verb, {"/health": "/h", "/predict": "/p"}[path])[2].decode() == expected
     assert ask(moved, verb, path)[::2] == (400, b"")
 
 
-def test_tr_v4_a_binary_body() -> None:
+@pytest.mark.clause("TR-V4")
+def test_a_binary_body() -> None:
     kind = {"Content-Type": "application/vnd.vertex-ai-triton.binary+json;json-header-size=9"}
     _, headers, _ = ask(vertex("m"), "POST", "/predict", headers=kind)
     assert headers == {b"content-type": b"application/octet-stream", LENGTH: b"9"}
 
 
+@pytest.mark.clause("TR-V4")
 @pytest.mark.parametrize(
     ("redirect", "expected"),
     [
@@ -265,12 +279,13 @@ def test_tr_v4_a_binary_body() -> None:
         ("v2/cudasharedmemory/region/r/status", "GET /v2/cudasharedmemory/region/r/status"),
     ],
 )
-def test_tr_v4_redirects(redirect: str, expected: str) -> None:
+def test_redirects(redirect: str, expected: str) -> None:
     header = {"X-Vertex-Ai-Triton-Redirect": redirect}
     assert ask(vertex("m"), "POST", "/predict", headers=header)[2].decode() == expected
     assert ask(vertex("m"), "GET", "/predict", headers=header)[0] == 405
 
 
+@pytest.mark.clause("TR-V4")
 @pytest.mark.parametrize(
     "redirect",
     [
@@ -282,13 +297,14 @@ def test_tr_v4_redirects(redirect: str, expected: str) -> None:
         "v2/cudasharedmemory/region/r/unregister",
     ],
 )
-def test_tr_v4_no_redirect_changes_anything(redirect: str) -> None:
+def test_no_redirect_changes_anything(redirect: str) -> None:
     assert ask(vertex("m"), "POST", "/predict", headers={"X-Vertex-Ai-Triton-Redirect": redirect})[0] == 403
 
 
+@pytest.mark.clause("TR-V4")
 @pytest.mark.parametrize(
     "redirect", ["", "/v2", "v2/", "v2/logging", "v2/trace/setting", "openapi.json", "v2/x"]
 )
-def test_tr_v4_no_redirect_elsewhere(redirect: str) -> None:
+def test_no_redirect_elsewhere(redirect: str) -> None:
     header = {"X-Vertex-Ai-Triton-Redirect": redirect}
     assert ask(vertex("m"), "POST", "/predict", headers=header)[::2] == (400, b"")

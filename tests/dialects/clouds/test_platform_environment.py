@@ -27,7 +27,8 @@ def test_without_the_flag_the_environment_does_not_count() -> None:
     assert set(fronts(start)) == {"http", "grpc", "metrics"}
 
 
-def test_tr_f6_the_port_of_sagemaker() -> None:
+@pytest.mark.clause("TR-F6")
+def test_the_port_of_sagemaker() -> None:
     front = fronts(on_sagemaker())["sagemaker"]
     assert (front.host, front.port) == ("0.0.0.0", 8080)
     assert msgspec.convert(front.platform, SageMaker) == SageMaker()
@@ -38,6 +39,7 @@ def test_tr_f6_the_port_of_sagemaker() -> None:
     assert fronts(on_sagemaker(SAGEMAKER_BIND_TO_PORT="7"))["sagemaker"].port == 7
 
 
+@pytest.mark.clause("TR-F6")
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
@@ -47,15 +49,17 @@ def test_tr_f6_the_port_of_sagemaker() -> None:
         (["--sagemaker-safe-port-range=9-8"], "not a range"),
     ],
 )
-def test_tr_f6_ports_outside_of_the_safe_range(flags: list[str], text: str) -> None:
+def test_ports_outside_of_the_safe_range(flags: list[str], text: str) -> None:
     with pytest.raises(InvalidInput, match=text):
         on_sagemaker(*flags)
 
 
-def test_tr_f6_the_safe_range_is_about_the_other_ports() -> None:
+@pytest.mark.clause("TR-F6")
+def test_the_safe_range_is_about_the_other_ports() -> None:
     assert "sagemaker" in fronts(on_sagemaker(SAGEMAKER_SAFE_PORT_RANGE="8000-8002"))
 
 
+@pytest.mark.clause("TR-V3")
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
@@ -72,12 +76,13 @@ def test_tr_f6_the_safe_range_is_about_the_other_ports() -> None:
         ({"MULTI_MODEL": "false"}, SageMaker()),
     ],
 )
-def test_tr_v3_what_is_behind_the_port(variables: dict[str, str], expected: SageMaker) -> None:
+def test_what_is_behind_the_port(variables: dict[str, str], expected: SageMaker) -> None:
     start = on_sagemaker(**{f"SAGEMAKER_{name}": value for name, value in variables.items()})
     assert msgspec.convert(fronts(start)["sagemaker"].platform, SageMaker) == expected
 
 
-def test_tr_v3_flags_by_the_environment() -> None:
+@pytest.mark.clause("TR-V3")
+def test_flags_by_the_environment() -> None:
     start = on_sagemaker(
         SAGEMAKER_TRITON_LOG_VERBOSE="true",
         SAGEMAKER_TRITON_LOG_INFO="false",
@@ -99,6 +104,7 @@ def test_tr_v3_flags_by_the_environment() -> None:
     assert not on_sagemaker(SAGEMAKER_TRITON_LOG_ERROR="0", SAGEMAKER_TRITON_LOG_WARNING="0").notices
 
 
+@pytest.mark.clause("TR-V3")
 @pytest.mark.parametrize(
     "name",
     [
@@ -110,24 +116,27 @@ def test_tr_v3_flags_by_the_environment() -> None:
         "THREAD_COUNT",
     ],
 )
-def test_tr_v3_variables_without_an_effect_get_a_line_each(name: str) -> None:
+def test_variables_without_an_effect_get_a_line_each(name: str) -> None:
     (notice,) = on_sagemaker(**{f"SAGEMAKER_TRITON_{name}": "1"}).notices
     assert notice.startswith(f"SAGEMAKER_TRITON_{name} is accepted and has no effect here: ")
 
 
+@pytest.mark.clause("TR-V3")
 @pytest.mark.parametrize(("value", "expected"), [("true", False), ("false", True), ("", False)])
-def test_tr_v3_names_of_several_repositories(value: str, expected: bool) -> None:
+def test_names_of_several_repositories(value: str, expected: bool) -> None:
     start = on_sagemaker(SAGEMAKER_TRITON_DISABLE_MODEL_NAMESPACING=value)
     assert start.config.repository.has_namespaces is expected
 
 
-def test_tr_v3_where_models_are_by_default() -> None:
+@pytest.mark.clause("TR-V3")
+def test_where_models_are_by_default() -> None:
     words = ["--allow-sagemaker=true"]
     assert triton.configure(words, {}).config.paths == ("/opt/ml/model",)
     many = triton.configure(words, {"SAGEMAKER_MULTI_MODEL": "true"}).config
     assert (many.paths, many.control) == ((), "explicit")
 
 
+@pytest.mark.clause("TR-V3")
 @pytest.mark.parametrize(
     ("variable", "value", "text"),
     [
@@ -137,12 +146,13 @@ def test_tr_v3_where_models_are_by_default() -> None:
         ("ADDITIONAL_ARGS", "--nonsense", "no flag --nonsense"),
     ],
 )
-def test_tr_v3_wrong_values(variable: str, value: str, text: str) -> None:
+def test_wrong_values(variable: str, value: str, text: str) -> None:
     with pytest.raises(InvalidInput, match=text):
         on_sagemaker(**{f"SAGEMAKER_TRITON_{variable}": value})
 
 
-def test_tr_v4_the_environment_opens_the_port_of_vertex_alone() -> None:
+@pytest.mark.clause("TR-V4")
+def test_the_environment_opens_the_port_of_vertex_alone() -> None:
     start = triton.configure([], AIP | {"AIP_HTTP_PORT": "8085", "AIP_STORAGE_URI": "/models"})
     assert start.config.paths == ("/models",)
     assert set(fronts(start)) == {"vertex-ai", "metrics"}
@@ -152,7 +162,8 @@ def test_tr_v4_the_environment_opens_the_port_of_vertex_alone() -> None:
     assert fronts(triton.configure([REPOSITORY], AIP))["vertex-ai"].port == 8080
 
 
-def test_tr_v4_flags_come_before_the_environment() -> None:
+@pytest.mark.clause("TR-V4")
+def test_flags_come_before_the_environment() -> None:
     words = ["--vertex-ai-port=9", "--allow-http=true", "--vertex-ai-default-model=m", "--allow-grpc=true"]
     start = triton.configure([REPOSITORY, *words], AIP | {"AIP_HTTP_PORT": "8", "AIP_STORAGE_URI": "/models"})
     assert start.config.paths == ("models",)
@@ -162,7 +173,8 @@ def test_tr_v4_flags_come_before_the_environment() -> None:
     assert "vertex-ai" not in fronts(triton.configure([REPOSITORY, "--allow-vertex-ai=false"], AIP))
 
 
+@pytest.mark.clause("TR-V4")
 @pytest.mark.parametrize("missing", ["AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"])
-def test_tr_v4_both_routes_are_needed(missing: str) -> None:
+def test_both_routes_are_needed(missing: str) -> None:
     with pytest.raises(InvalidInput, match=f"{missing} is not defined for Vertex AI endpoint"):
         triton.configure([REPOSITORY], AIP | {missing: ""})

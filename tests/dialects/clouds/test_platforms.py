@@ -64,7 +64,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
         yield server.wait_for("/v2/health/live")
 
 
-def test_tr_v2_models_come_and_go(many: TritonProcess, archives: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_models_come_and_go(many: TritonProcess, archives: Path) -> None:
     port = many.ports["sagemaker"]
     assert at(port, "GET", "/ping")[0] == 200
 
@@ -105,7 +106,8 @@ ensemble_scheduling {
 """
 
 
-def test_tr_v2_an_ensemble_comes_with_its_members(many: TritonProcess, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_an_ensemble_comes_with_its_members(many: TritonProcess, tmp_path: Path) -> None:
     port = many.ports["sagemaker"]
     write_mlp(tmp_path / "model" / "mlp", 1)
     (tmp_path / "model" / "both" / "1").mkdir(parents=True)
@@ -123,7 +125,8 @@ def test_tr_v2_an_ensemble_comes_with_its_members(many: TritonProcess, tmp_path:
     assert at(port, "DELETE", "/models/e1")[0] == 200
 
 
-def test_tr_v2_a_model_that_does_not_load(many: TritonProcess, archives: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_a_model_that_does_not_load(many: TritonProcess, archives: Path) -> None:
     port = many.ports["sagemaker"]
     order = {"model_name": "bad", "url": str(archives / "broken" / "model")}
     status, _, body = at(port, "POST", "/models", json.dumps(order).encode())
@@ -133,7 +136,8 @@ def test_tr_v2_a_model_that_does_not_load(many: TritonProcess, archives: Path) -
     assert at(port, "GET", "/ping")[0] == 200
 
 
-def test_tr_v1_one_model_that_generates(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V1")
+def test_one_model_that_generates(tmp_path: Path) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     options = ["--allow-sagemaker=true", "--http-address=127.0.0.1", "--state-dir="]
     environment = {"SAGEMAKER_TRITON_INFERENCE_TYPE": "generate"}
@@ -147,7 +151,8 @@ def test_tr_v1_one_model_that_generates(tmp_path: Path) -> None:
         assert at(port, "GET", "/invocations")[0] == 405
 
 
-def test_tr_v4_by_its_environment_alone(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V4")
+def test_by_its_environment_alone(tmp_path: Path) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     port = free_port()
     environment = {

@@ -195,7 +195,8 @@ def test_the_last_of_two_keys_counts(space: bytes) -> None:
     assert (request.id, request.inputs[0].array.tolist()) == ("b", [2])
 
 
-def test_tr_r23_parameters_beyond_64_bits_are_read_as_triton_reads_them() -> None:
+@pytest.mark.clause("TR-R23")
+def test_parameters_beyond_64_bits_are_read_as_triton_reads_them() -> None:
     """TR-R23: but for the id of a sequence, which is unsigned."""
     request = decode(x() | {"parameters": {"k": 2**64 - 1, "n": -(2**63), "sequence_id": 2**64 - 1}})
     assert request.parameters == {"k": 2.0**64, "n": -(2**63), "sequence_id": 2**64 - 1}

@@ -37,6 +37,7 @@ BRAIN = np.ones(2, ml_dtypes.bfloat16)
 DEEP = "[" * 120 + "]" * 120
 
 
+@pytest.mark.clause("TR-R37")
 @pytest.mark.parametrize(
     ("case", "text"),
     [
@@ -88,18 +89,20 @@ DEEP = "[" * 120 + "]" * 120
         ),
     ],
 )
-def test_tr_r37_texts(case: Any, text: str) -> None:
+def test_texts(case: Any, text: str) -> None:
     with pytest.raises(SalverError) as raised:
         case()
     assert (raised.value.triton or str(raised.value)).startswith(text)
 
 
-def test_tr_r37_a_tensor_as_large_as_it_may_be() -> None:
+@pytest.mark.clause("TR-R37")
+def test_a_tensor_as_large_as_it_may_be() -> None:
     assert decode({"datatype": "FP64", "shape": [20], "data": [1] * 20}, most=160).inputs[0].name == "x"
     assert decode({"datatype": "BYTES", "data": ["a" * 60, "b" * 40]}, most=108).inputs[0].name == "x"
 
 
-def test_tr_r29_nesting_of_a_hundred_is_fine() -> None:
+@pytest.mark.clause("TR-R29")
+def test_nesting_of_a_hundred_is_fine() -> None:
     data: Any = [1.0, 2.0]
     for _ in range(60):
         data = [data]

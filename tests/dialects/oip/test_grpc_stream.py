@@ -205,7 +205,8 @@ def brief(reply):
     return inner.id, text, final
 
 
-async def test_tr_g2_tr_g11_each_message_is_a_request_and_each_reply_says_that_it_is_the_last():
+@pytest.mark.clause("TR-G2", "TR-G11")
+async def test_each_message_is_a_request_and_each_reply_says_that_it_is_the_last():
     rig = Rig()
     raw = pb.ModelInferRequest(model_name="m", id="b", raw_input_contents=[b"\3\0\0\0raw"])
     raw.inputs.add(name="do", datatype="BYTES", shape=[1])
@@ -230,9 +231,10 @@ async def test_headers_leave_before_the_first_request():
     assert (rig.replies(), rig.status()) == ([], (0, ""))
 
 
+@pytest.mark.clause("TR-G12")
 @pytest.mark.parametrize("size", [1, 7, 64])
 @pytest.mark.parametrize("encoding", [b"identity", b"gzip"])
-async def test_tr_g12_messages_come_in_pieces_and_together(size, encoding):
+async def test_messages_come_in_pieces_and_together(size, encoding):
     rig = Rig()
     messages = [ask("ok", str(n)).SerializeToString() for n in range(3)]
     if encoding == b"gzip":
@@ -247,7 +249,8 @@ async def test_tr_g12_messages_come_in_pieces_and_together(size, encoding):
     assert [brief(r)[0] for r in rig.replies()] == ["0", "1", "2"]
 
 
-async def test_tr_g2_requests_run_side_by_side_and_replies_keep_their_order():
+@pytest.mark.clause("TR-G2")
+async def test_requests_run_side_by_side_and_replies_keep_their_order():
     rig = Rig().open()
     rig.say(ask("hold", "slow"), ask("ok", "quick"), ask("ok", "unknown", model="nobody"))
     await rig.settle()
@@ -259,7 +262,8 @@ async def test_tr_g2_requests_run_side_by_side_and_replies_keep_their_order():
     assert [brief(r)[0] for r in rig.replies()] == ["slow", "quick", "unknown"]
 
 
-async def test_tr_s8_pieces_wait_for_nobody_and_nobody_for_them():
+@pytest.mark.clause("TR-S8")
+async def test_pieces_wait_for_nobody_and_nobody_for_them():
     rig = Rig().open()
     rig.say(ask("hold", "plain"), ask("a hold b", "pieces", "d"))
     await rig.settle()
@@ -276,6 +280,7 @@ async def test_tr_s8_pieces_wait_for_nobody_and_nobody_for_them():
 UNKNOWN = "Request for unknown model: 'nobody' is not found"
 
 
+@pytest.mark.clause("TR-G9")
 @pytest.mark.parametrize(
     ("bad", "text", "model", "final"),
     [
@@ -291,7 +296,7 @@ UNKNOWN = "Request for unknown model: 'nobody' is not found"
     ],
     ids=["unknown", "datatype", "full", "fail", "own kind", "late", "defect", "pieces fail", "pieces full"],
 )
-async def test_tr_g9_an_error_is_a_reply_and_the_call_goes_on(bad, text, model, final):
+async def test_an_error_is_a_reply_and_the_call_goes_on(bad, text, model, final):
     rig = Rig().open()
     rig.say(bad)
     await rig.settle()
@@ -306,8 +311,9 @@ async def test_tr_g9_an_error_is_a_reply_and_the_call_goes_on(bad, text, model, 
     assert rig.status() == (0, "")
 
 
+@pytest.mark.clause("TR-G9")
 @pytest.mark.parametrize("asked", ["true", "false", "1"])
-async def test_tr_g9_a_status_ends_the_call_if_it_was_asked_for_and_the_model_failed(asked):
+async def test_a_status_ends_the_call_if_it_was_asked_for_and_the_model_failed(asked):
     rig = Rig().open([(b"triton_grpc_error", asked.encode())])
     rig.say(ask("ok", "a", "nobody"), ask("hold", "b"), ask("hold", "c", "d"), ask("fail", "e", "d"))
     await rig.settle()
@@ -323,8 +329,9 @@ async def test_tr_g9_a_status_ends_the_call_if_it_was_asked_for_and_the_model_fa
     assert (rig.plain.running, rig.decoupled.closed) == (0, 2)
 
 
+@pytest.mark.clause("TR-G9")
 @pytest.mark.parametrize("wants_status", [b"true", b"false"])
-async def test_tr_g9_an_error_of_the_models_own_kind_is_no_refusal(wants_status):
+async def test_an_error_of_the_models_own_kind_is_no_refusal(wants_status):
     class Model:
         signature = Signature(
             (TensorSpec("do", DataType.BYTES, (1,)),), (TensorSpec("did", DataType.BYTES, (1,)),)
@@ -359,13 +366,15 @@ async def test_tr_g9_an_error_of_the_models_own_kind_is_no_refusal(wants_status)
     await engine.close()
 
 
-async def test_tr_g9_an_error_among_pieces_becomes_the_status_too():
+@pytest.mark.clause("TR-G9")
+async def test_an_error_among_pieces_becomes_the_status_too():
     rig = Rig()
     replies = await rig.ask(ask("a oops b", "r", "d"), headers=[(b"triton_grpc_error", b"true")])
     assert [brief(r) for r in replies] == [("r", "a", False)]
     assert rig.status() == (13, "negative element")
 
 
+@pytest.mark.clause("TR-G11", "TR-S8")
 @pytest.mark.parametrize(
     ("words", "enable", "wanted"),
     [
@@ -381,7 +390,7 @@ async def test_tr_g9_an_error_among_pieces_becomes_the_status_too():
         ("a full b", True, [("a", False), ("Exceeds maximum queue size", True)]),
     ],
 )
-async def test_tr_g11_tr_s8_any_number_of_replies_and_which_is_the_last(words, enable, wanted):
+async def test_any_number_of_replies_and_which_is_the_last(words, enable, wanted):
     rig = Rig()
     replies = await rig.ask(ask(words, "r", "d", enable))
     assert [brief(r) for r in replies] == [("r", *w) for w in wanted]
@@ -394,14 +403,16 @@ async def test_tr_g11_tr_s8_any_number_of_replies_and_which_is_the_last(words, e
     assert all(ENABLE not in request.parameters for request in rig.decoupled.seen)
 
 
-async def test_tr_s8_ten_thousand_pieces():
+@pytest.mark.clause("TR-S8")
+async def test_ten_thousand_pieces():
     rig = Rig(max_message=200_000)
     replies = await rig.ask(ask("w " * 10_000, "r", "d", True))
     assert len(replies) == 10_001
     assert brief(replies[-1]) == ("r", "", True)
 
 
-async def test_tr_g11_the_wish_for_a_last_reply_is_a_boolean():
+@pytest.mark.clause("TR-G11")
+async def test_the_wish_for_a_last_reply_is_a_boolean():
     rig = Rig()
     bad = ask("a", "r", "d")
     bad.parameters[ENABLE].int64_param = 1
@@ -467,8 +478,9 @@ async def test_a_slow_reader_holds_the_model_back_and_no_more():
     assert len(rig.replies()) == 1009
 
 
+@pytest.mark.clause("TR-G14")
 @pytest.mark.parametrize("how", ["disconnect", "cancel", "write", "no room", "after the last request"])
-async def test_tr_g14_a_caller_who_leaves_leaves_nothing_under_way(how):
+async def test_a_caller_who_leaves_leaves_nothing_under_way(how):
     rig = Rig(patience=0.05).open()
     await rig.settle()
     rig.say(ask("hold", "a"), ask("hold", "b"), ask("a hold", "c", "d"), more=how != "after the last request")
@@ -493,7 +505,8 @@ async def test_tr_g14_a_caller_who_leaves_leaves_nothing_under_way(how):
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_tr_g14_a_caller_who_leaves_while_nothing_is_read_leaves_nothing_either():
+@pytest.mark.clause("TR-G14")
+async def test_a_caller_who_leaves_while_nothing_is_read_leaves_nothing_either():
     rig = Rig(most=1).open()
     rig.say(ask("hold", "a"), ask("hold", "b"))
     await rig.settle()
@@ -503,7 +516,8 @@ async def test_tr_g14_a_caller_who_leaves_while_nothing_is_read_leaves_nothing_e
     assert (rig.plain.running, len(rig.plain.seen)) == (0, 1)
 
 
-async def test_tr_g14_the_deadline_ends_the_call():
+@pytest.mark.clause("TR-G14")
+async def test_the_deadline_ends_the_call():
     rig = Rig().open([(b"grpc-timeout", b"50m")])
     rig.say(ask("ok", "a"), ask("hold", "b"))
     await asyncio.wait_for(rig.call, PATIENCE_S)
@@ -573,7 +587,8 @@ async def test_each_request_has_an_id_and_a_span_of_its_own():
     assert all(span[:35] == trace[:35].decode() for span in spans)
 
 
-async def test_tr_r27_outputs_of_any_datatype_and_their_classes():
+@pytest.mark.clause("TR-R27")
+async def test_outputs_of_any_datatype_and_their_classes():
     class Numbers(Servable):
         async def infer(self, request, deadline=None, sender=None, standing=None):
             return InferResponse("m", "1", (tensor("y", np.arange(6, dtype="f4").reshape(2, 3)),), request.id)

@@ -67,16 +67,18 @@ def _fill(parameters: Any, values: dict[str, Any]) -> None:
 BOTH = pytest.mark.parametrize("decode", [over_http, over_grpc])
 
 
+@pytest.mark.clause("TR-R21")
 @BOTH
-def test_tr_r21_an_input_is_read_from_its_place(decode: Any, memory: SharedMemory) -> None:
+def test_an_input_is_read_from_its_place(decode: Any, memory: SharedMemory) -> None:
     request = decode(memory, place(offset=8))
     assert (request.id, request.inputs[0].name) == ("i", "x")
     assert request.inputs[0].array.tolist() == [1, -2]
     assert decode(memory, place(size=0), shape=[0]).inputs[0].array.shape == (0,)
 
 
+@pytest.mark.clause("TR-R37")
 @BOTH
-def test_tr_r37_without_the_flag(decode: Any) -> None:
+def test_without_the_flag(decode: Any) -> None:
     data = {"data": [1, 2]} if decode is over_http else {"contents": {"int_contents": [1, 2]}}
     for ask in (
         lambda: decode(NO_REGIONS, place()),
@@ -89,6 +91,7 @@ def test_tr_r37_without_the_flag(decode: Any) -> None:
         )
 
 
+@pytest.mark.clause("TR-R21")
 @BOTH
 @pytest.mark.parametrize(
     ("parameters", "error", "text"),
@@ -105,7 +108,7 @@ def test_tr_r37_without_the_flag(decode: Any) -> None:
         (place("r", 8.0), InvalidInput, _WRONG.format("byte_size")),
     ],
 )
-def test_tr_r21_a_place_that_is_wrong(
+def test_a_place_that_is_wrong(
     decode: Any, memory: SharedMemory, parameters: dict[str, Any], error: type[SalverError], text: str
 ) -> None:
     with pytest.raises(error) as caught:
@@ -164,8 +167,9 @@ def test_one_request_has_only_so_much_read(
         decode(memory, place())
 
 
+@pytest.mark.clause("TR-R22")
 @BOTH
-def test_tr_r22_outputs_are_checked_before_the_model_runs(decode: Any, memory: SharedMemory) -> None:
+def test_outputs_are_checked_before_the_model_runs(decode: Any, memory: SharedMemory) -> None:
     def ask(*places: dict[str, Any]) -> InferRequest:
         outputs = [{"name": f"y{i}", "parameters": parameters} for i, parameters in enumerate(places)]
         return decode(memory, place(offset=8), outputs)
@@ -185,7 +189,8 @@ def _response(*names: str) -> InferResponse:
     return InferResponse("m", "1", tuple(Tensor(name, DataType.INT32, _X) for name in names), "i")
 
 
-def test_tr_r22_an_output_over_http_is_at_its_place_and_not_in_the_reply(memory: SharedMemory) -> None:
+@pytest.mark.clause("TR-R22")
+def test_an_output_over_http_is_at_its_place_and_not_in_the_reply(memory: SharedMemory) -> None:
     outputs = [{"name": "y", "parameters": place("s", 16, 4)}, {"name": "z"}]
     request = over_http(memory, place(), outputs)
     reply = orjson.loads(OpenInferenceHttp(memory).encode(request, _response("y", "z")).body)
@@ -196,7 +201,8 @@ def test_tr_r22_an_output_over_http_is_at_its_place_and_not_in_the_reply(memory:
     assert memory.read(module.Place("s", 0, 16)) == bytes(4) + _X.tobytes() + bytes(4)
 
 
-def test_tr_r22_an_output_over_grpc_is_at_its_place_and_not_in_the_reply(memory: SharedMemory) -> None:
+@pytest.mark.clause("TR-R22")
+def test_an_output_over_grpc_is_at_its_place_and_not_in_the_reply(memory: SharedMemory) -> None:
     outputs = [{"name": "y", "parameters": place("s", 16, 4)}, {"name": "z"}]
     request = over_grpc(memory, place(), outputs)
     reply = pb.ModelInferResponse.FromString(encode_infer(request, _response("y", "z"), memory))
@@ -220,7 +226,8 @@ def test_an_output_that_does_not_fit_its_place_is_not_written(memory: SharedMemo
     assert memory.read(module.Place("s", 0, 8)) == bytes(8)
 
 
-def test_tr_r14_a_region_that_was_let_go_while_the_model_ran(memory: SharedMemory) -> None:
+@pytest.mark.clause("TR-R14")
+def test_a_region_that_was_let_go_while_the_model_ran(memory: SharedMemory) -> None:
     """It stays, for others too, until the request is over."""
     regions = memory.listed()
     for over, encode in (
@@ -244,13 +251,15 @@ def test_tr_r14_a_region_that_was_let_go_while_the_model_ran(memory: SharedMemor
             memory.register(region)
 
 
-def test_tr_r21_a_region_that_only_inputs_lie_in_is_not_kept(memory: SharedMemory) -> None:
+@pytest.mark.clause("TR-R21")
+def test_a_region_that_only_inputs_lie_in_is_not_kept(memory: SharedMemory) -> None:
     """They have been copied when the request is read."""
     request = over_http(memory, place())
     memory.unregister()
     assert request.inputs and memory.listed() == ()
 
 
+@pytest.mark.clause("TR-R14")
 @pytest.mark.parametrize(
     ("body", "text"),
     [
@@ -265,11 +274,12 @@ def test_tr_r21_a_region_that_only_inputs_lie_in_is_not_kept(memory: SharedMemor
         (b'{"key":"/k","byte_size":true}', "byte_size must be an integer, not a boolean"),
     ],
 )
-def test_tr_r14_a_register_request_that_is_not_whole(body: bytes, text: str) -> None:
+def test_a_register_request_that_is_not_whole(body: bytes, text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_register("r", body)
     assert str(caught.value).startswith(text)
 
 
-def test_tr_r14_the_offset_may_be_left_out() -> None:
+@pytest.mark.clause("TR-R14")
+def test_the_offset_may_be_left_out() -> None:
     assert parse_register("r", b'{"key":"/k","byte_size":8}') == Region("r", "/k", 0, 8)

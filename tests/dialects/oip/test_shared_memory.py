@@ -1,4 +1,4 @@
-"""Regions of shared memory: what callers do wrong with them, and that nothing is left open (TR-R14, U-33)."""
+"""Regions of shared memory: what callers do wrong with them, and that nothing is left open (TR-R14)."""
 
 import errno
 import mmap
@@ -64,7 +64,7 @@ def test_bytes_are_those_of_the_region(memory: SharedMemory, segments: Path) -> 
     assert (segments / "k").stat().st_size == 2 * PAGE
 
 
-def test_u33_a_missing_segment_names_region_key_size_and_cause(memory: SharedMemory, segments: Path) -> None:
+def test_a_missing_segment_names_region_key_size_and_cause(memory: SharedMemory, segments: Path) -> None:
     with pytest.raises(SegmentFailed) as caught:
         memory.register(Region("r", "/nosuch", 0, 8))
     text = str(caught.value)
@@ -73,7 +73,7 @@ def test_u33_a_missing_segment_names_region_key_size_and_cause(memory: SharedMem
         assert part in text
 
 
-def test_u33_a_segment_that_may_not_be_opened_says_why(
+def test_a_segment_that_may_not_be_opened_says_why(
     memory: SharedMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbidden(*_: object) -> int:
@@ -104,6 +104,7 @@ def test_what_is_no_segment_is_not_opened(memory: SharedMemory, segments: Path, 
         memory.register(Region("r", "/other", 0, 8))
 
 
+@pytest.mark.clause("TR-R14")
 @pytest.mark.parametrize(
     ("offset", "size", "cause"),
     [
@@ -117,7 +118,7 @@ def test_what_is_no_segment_is_not_opened(memory: SharedMemory, segments: Path, 
         (1 << 63, 8, "byte_size must be"),
     ],
 )
-def test_tr_r14_a_region_that_is_not_inside_its_segment(
+def test_a_region_that_is_not_inside_its_segment(
     memory: SharedMemory, offset: int, size: int, cause: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -139,8 +140,9 @@ def test_names_are_given_once_and_are_bounded(memory: SharedMemory) -> None:
         memory.register(Region("r" * 256, "/k", 0, 8))
 
 
+@pytest.mark.clause("TR-R14")
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_tr_r14_keys_of_tritons_python_backend_are_reserved(memory: SharedMemory, slash: str) -> None:
+def test_keys_of_tritons_python_backend_are_reserved(memory: SharedMemory, slash: str) -> None:
     key = f"{slash}triton_python_backend_shm_region_1"
     with pytest.raises(InvalidInput) as caught:
         memory.register(Region("r", key, 0, 8))
@@ -159,6 +161,7 @@ def test_regions_are_bounded_in_number(memory: SharedMemory) -> None:
     memory.register(Region("more", "/k", 0, 8))
 
 
+@pytest.mark.clause("TR-R21")
 @pytest.mark.parametrize(
     ("place", "text"),
     [
@@ -170,7 +173,7 @@ def test_regions_are_bounded_in_number(memory: SharedMemory) -> None:
         (Place("r", 0, 1 << 64), "Invalid offset + byte size for shared memory region: 'r'. "),
     ],
 )
-def test_tr_r21_a_place_outside_its_region(memory: SharedMemory, place: Place, text: str) -> None:
+def test_a_place_outside_its_region(memory: SharedMemory, place: Place, text: str) -> None:
     memory.register(Region("r", "/k", 0, 64))
     for use in (lambda: memory.read(place), lambda: memory.write(place, b""), lambda: memory.check((place,))):
         with pytest.raises(InvalidInput) as caught:

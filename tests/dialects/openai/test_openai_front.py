@@ -179,7 +179,8 @@ def at(port: int, server: ServerProcess) -> ServerProcess:
     return other
 
 
-def test_tr_v5_an_ensemble_of_tensorrt_llm_is_asked_as_it_wants(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V5")
+def test_an_ensemble_of_tensorrt_llm_is_asked_as_it_wants(client: openai.OpenAI) -> None:
     got = client.completions.create(
         model="ensemble", prompt="Hello", stop=["x", "yz"], temperature=0.25, seed=5, presence_penalty=0.5
     )
@@ -198,7 +199,8 @@ def test_tr_v5_an_ensemble_of_tensorrt_llm_is_asked_as_it_wants(client: openai.O
     assert (got.usage.prompt_tokens, got.usage.completion_tokens) == (3, 3)
 
 
-def test_tr_v7_the_tokenizers_template_makes_the_prompt(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V7")
+def test_the_tokenizers_template_makes_the_prompt(client: openai.OpenAI) -> None:
     got = client.chat.completions.create(model="ensemble", messages=HELLO)
     assert json.loads(got.choices[0].message.content or "")["text_input"] == ["<s>[user] Hello"]
     stream = client.chat.completions.create(model="ensemble", messages=HELLO, stream=True)
@@ -206,7 +208,8 @@ def test_tr_v7_the_tokenizers_template_makes_the_prompt(client: openai.OpenAI) -
     assert (told["stream"], told["max_tokens"]) == ([True], [24])
 
 
-def test_tr_v7_a_tokenizer_counts_what_the_model_does_not(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V7")
+def test_a_tokenizer_counts_what_the_model_does_not(client: openai.OpenAI) -> None:
     got = client.completions.create(model="plain", prompt="The capital of France is Paris.")
     assert got.choices[0].text == "The capital of France is Paris."
     assert got.usage is not None
@@ -220,14 +223,16 @@ def test_tr_v7_a_tokenizer_counts_what_the_model_does_not(client: openai.OpenAI)
     assert embedded.usage.prompt_tokens == 3
 
 
-def test_tr_v5_more_texts_than_a_run_takes_are_several_runs(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V5")
+def test_more_texts_than_a_run_takes_are_several_runs(client: openai.OpenAI) -> None:
     texts = ["x" * (1 + n % 7) for n in range(50)]
     got = client.embeddings.create(model="vectors", input=texts)
     assert [each.embedding[0] for each in got.data] == [len(text) for text in texts]
     assert max(each.embedding[1] for each in got.data) <= 4
 
 
-def test_tr_v5_a_large_conversation_keeps_nobody_waiting(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V5")
+def test_a_large_conversation_keeps_nobody_waiting(client: openai.OpenAI) -> None:
     text = "word " * 100_000
     messages: Any = [{"role": "user", "content": text}]
     got = client.chat.completions.create(model="plain", messages=messages)
@@ -238,7 +243,8 @@ def test_tr_v5_a_large_conversation_keeps_nobody_waiting(client: openai.OpenAI) 
         client.completions.create(model="plain", prompt=text, stop="x")
 
 
-def test_tr_v6_a_named_tool_guides_an_ensemble(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V6")
+def test_a_named_tool_guides_an_ensemble(client: openai.OpenAI) -> None:
     named: Any = {"type": "function", "function": {"name": "add"}}
     got = client.chat.completions.create(model="ensemble", messages=HELLO, tools=[ADD], tool_choice=named)
     (call,) = got.choices[0].message.tool_calls or ()
@@ -250,7 +256,8 @@ def test_tr_v6_a_named_tool_guides_an_ensemble(client: openai.OpenAI) -> None:
     )
 
 
-def test_tr_v5_embeddings_as_the_vllm_backend_gives_them(client: openai.OpenAI) -> None:
+@pytest.mark.clause("TR-V5")
+def test_embeddings_as_the_vllm_backend_gives_them(client: openai.OpenAI) -> None:
     texts = [f"text {'x' * n}" for n in range(20)]
     got = client.embeddings.create(model="embedder", input=texts)
     assert [each.embedding for each in got.data] == [[float(len(text)), 1.0, 0.5, -1.0] for text in texts]
@@ -261,7 +268,8 @@ def test_tr_v5_embeddings_as_the_vllm_backend_gives_them(client: openai.OpenAI) 
         client.embeddings.create(model="embedder", input=["a", "fail", "b"])
 
 
-def test_tr_v5_the_openai_port(front: TritonProcess) -> None:
+@pytest.mark.clause("TR-V5")
+def test_the_openai_port(front: TritonProcess) -> None:
     port = at(front.ports["openai"], front)
     assert port.get("/health/ready")[0] == 200
     assert b"nv_inference_count" in port.get("/metrics")[1]
@@ -272,9 +280,8 @@ def test_tr_v5_the_openai_port(front: TritonProcess) -> None:
     assert front.get("/metrics")[0] == 404
 
 
-def test_tr_v5_models_are_loaded_and_unloaded_in_explicit_mode(
-    front: TritonProcess, client: openai.OpenAI
-) -> None:
+@pytest.mark.clause("TR-V5")
+def test_models_are_loaded_and_unloaded_in_explicit_mode(front: TritonProcess, client: openai.OpenAI) -> None:
     port, key = at(front.ports["openai"], front), {"admin-key": "sesame"}
     status, body = port.ask("POST", "/v1/models/embedder/unload", b"")
     assert (status, json.loads(body)["error"]) == (
@@ -294,7 +301,8 @@ def test_tr_v5_models_are_loaded_and_unloaded_in_explicit_mode(
     assert of_repository[0] >= 400
 
 
-def test_tr_v7_the_command_line_of_triton_s_front_end(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V7")
+def test_the_command_line_of_triton_s_front_end(tmp_path: Path) -> None:
     """Its flags and no other: one port, which serves all of its routes and nothing else."""
     write_repository(tmp_path / "models")
 
@@ -342,7 +350,8 @@ def test_tr_v7_the_command_line_of_triton_s_front_end(tmp_path: Path) -> None:
         assert "gRPC  " not in said
 
 
-def test_tr_v7_a_tokenizer_that_is_no_folder_is_told_at_the_start(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V7")
+def test_a_tokenizer_that_is_no_folder_is_told_at_the_start(tmp_path: Path) -> None:
     write_repository(tmp_path / "models")
     options = ["--tokenizer=meta-llama/Meta-Llama-3.1-8B-Instruct"]
     server = TritonProcess([tmp_path / "models"], tmp_path / "log", options)
@@ -350,7 +359,8 @@ def test_tr_v7_a_tokenizer_that_is_no_folder_is_told_at_the_start(tmp_path: Path
         server.wait_ready()
 
 
-def test_tr_v5_pages_of_other_origins_may_ask_where_the_owner_says_so(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V5")
+def test_pages_of_other_origins_may_ask_where_the_owner_says_so(tmp_path: Path) -> None:
     write_repository(tmp_path / "models")
     port = free_port()
     options = [f"--openai-port={port}", "--allow-openai=true", "--cors-origin=http://localhost"]

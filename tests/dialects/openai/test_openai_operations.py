@@ -92,7 +92,8 @@ def deltas(sent):
     return [chunk["choices"][0] for chunk in chunks if chunk["choices"]], chunks
 
 
-async def test_tr_v5_a_stream_is_written_piece_by_piece():
+@pytest.mark.clause("TR-V5")
+async def test_a_stream_is_written_piece_by_piece():
     rig = Talk(Speaker(["a ", "b"]))
     sent = await rig.chat(stream_options={"include_usage": True})
     assert sent[0]["status"] == 200
@@ -107,7 +108,8 @@ async def test_tr_v5_a_stream_is_written_piece_by_piece():
     assert served.first > 0
 
 
-async def test_tr_v5_without_a_stream_there_is_one_object():
+@pytest.mark.clause("TR-V5")
+async def test_without_a_stream_there_is_one_object():
     rig = Talk(Speaker(["a ", "b"]))
     start, end = await rig.chat(stream=False)
     assert start["status"] == 200
@@ -117,6 +119,7 @@ async def test_tr_v5_without_a_stream_there_is_one_object():
     assert rig.outcome() == "ok"
 
 
+@pytest.mark.clause("TR-V6")
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     ("error", "status", "kind"),
@@ -127,7 +130,7 @@ async def test_tr_v5_without_a_stream_there_is_one_object():
         (ZeroDivisionError("secret"), 500, "server_error"),
     ],
 )
-async def test_tr_v6_an_error_before_the_first_piece_has_its_status(stream, error, status, kind):
+async def test_an_error_before_the_first_piece_has_its_status(stream, error, status, kind):
     rig = Talk(Speaker([error]))
     start, end = await rig.chat(stream)
     assert start["status"] == status
@@ -138,10 +141,11 @@ async def test_tr_v6_an_error_before_the_first_piece_has_its_status(stream, erro
     assert rig.outcome() != "ok"
 
 
+@pytest.mark.clause("TR-V6")
 @pytest.mark.parametrize(
     "wrong", [ModelFailed("broke"), InferResponse("m", "1", (), error=ModelFailed("broke"))]
 )
-async def test_tr_v6_an_error_after_it_is_the_last_event(wrong):
+async def test_an_error_after_it_is_the_last_event(wrong):
     rig = Talk(Speaker(["a", wrong, "b"]))
     sent = await rig.chat()
     events = body(sent).decode().split("\n\n")
@@ -154,8 +158,9 @@ async def test_tr_v6_an_error_after_it_is_the_last_event(wrong):
     assert (start["status"], json.loads(end["body"])["error"]["message"]) == (500, "broke")
 
 
+@pytest.mark.clause("TR-V5")
 @pytest.mark.parametrize("sent", range(7))
-async def test_tr_v5_a_connection_that_takes_no_more_ends_the_stream_wherever(sent):
+async def test_a_connection_that_takes_no_more_ends_the_stream_wherever(sent):
     rig = Talk(Speaker(["a", "b", "c"]))
     await rig.chat(fail_after=sent)
     assert len(rig.sent) == min(sent, 6)
@@ -163,8 +168,9 @@ async def test_tr_v5_a_connection_that_takes_no_more_ends_the_stream_wherever(se
     assert rig.outcome() == ("ok" if sent >= 4 else "cancelled")
 
 
+@pytest.mark.clause("TR-V5")
 @pytest.mark.parametrize("stream", [True, False])
-async def test_tr_v5_who_hangs_up_ends_the_work(stream):
+async def test_who_hangs_up_ends_the_work(stream):
     rig = Talk(Speaker(["a", "wait"]))
     call = asyncio.ensure_future(rig.chat(stream))
     for _ in range(50):
@@ -203,7 +209,8 @@ async def test_a_body_over_the_limit_and_a_large_one_below_it():
     assert rig.outcome() == "ok"
 
 
-async def test_tr_v5_what_the_model_routes_tell():
+@pytest.mark.clause("TR-V5")
+async def test_what_the_model_routes_tell():
     rig = Talk(Speaker([]))
     status, listed = await rig.get("/v1/models")
     assert status == 200
@@ -224,7 +231,8 @@ async def test_tr_v5_what_the_model_routes_tell():
     assert (status, told["error"]) == (404, "Could not find any versions of model nobody")
 
 
-async def test_tr_v5_load_and_unload_answer_as_tritons_front_end():
+@pytest.mark.clause("TR-V5")
+async def test_load_and_unload_answer_as_tritons_front_end():
     rig = Talk(Speaker([]))
     _, end = await rig.post("/v1/models/m/load", {})
     assert json.loads(end["body"])["object"] == "model"

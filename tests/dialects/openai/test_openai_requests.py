@@ -27,7 +27,8 @@ def embedding(**more: Any) -> requests.EmbeddingRequest:
     return parse_embedding(json.dumps({"model": "m", "input": "Hello"} | more).encode())
 
 
-def test_tr_v6_defaults_are_those_of_tritons_front_end() -> None:
+@pytest.mark.clause("TR-V6")
+def test_defaults_are_those_of_tritons_front_end() -> None:
     asked = chat()
     assert (asked.temperature, asked.top_p, asked.n, asked.stream, asked.most_tokens) == (
         0.7,
@@ -45,6 +46,7 @@ def test_tr_v6_defaults_are_those_of_tritons_front_end() -> None:
     assert completion(stop=["a", "b"]).stops == ["a", "b"]
 
 
+@pytest.mark.clause("TR-V6")
 @pytest.mark.parametrize(
     ("make", "more", "field", "says"),
     [
@@ -119,17 +121,18 @@ def test_tr_v6_defaults_are_those_of_tritons_front_end() -> None:
         (embedding, {"encoding_format": "hex"}, "encoding_format", "hex"),
     ],
 )
-def test_tr_v6_what_is_refused_is_named(make: Any, more: dict[str, Any], field: str, says: str) -> None:
+def test_what_is_refused_is_named(make: Any, more: dict[str, Any], field: str, says: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         make(**more)
     assert caught.value.field == field
     assert says in str(caught.value)
 
 
+@pytest.mark.clause("TR-V6")
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"3", b"{", b'{"model": "m", "prompt": "x", "temperature": NaN}']
 )
-def test_tr_v6_what_is_no_request_is_refused(body: bytes) -> None:
+def test_what_is_no_request_is_refused(body: bytes) -> None:
     for parse in (parse_chat, parse_completion, parse_embedding):
         with pytest.raises(InvalidInput):
             parse(body)
@@ -203,12 +206,13 @@ FIELDS = sorted(
 )
 
 
+@pytest.mark.clause("TR-V6")
 @settings(max_examples=300)
 @given(
     st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4),
     st.sampled_from([chat, completion, embedding]),
 )
-def test_tr_v6_any_json_is_a_request_or_an_error_of_ours(more: dict[str, Any], make: Any) -> None:
+def test_any_json_is_a_request_or_an_error_of_ours(more: dict[str, Any], make: Any) -> None:
     try:
         asked = make(**more)
     except InvalidInput as error:

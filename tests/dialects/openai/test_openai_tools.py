@@ -15,6 +15,7 @@ LLAMA = f"<|python_tag|>{json.dumps(ADD)}; {json.dumps(NOW)}"
 MISTRAL = f"[TOOL_CALLS] {json.dumps([ADD, NOW])}"
 
 
+@pytest.mark.clause("TR-V6")
 @pytest.mark.parametrize(
     ("parser", "text"),
     [
@@ -26,10 +27,11 @@ MISTRAL = f"[TOOL_CALLS] {json.dumps([ADD, NOW])}"
         ("mistral", MISTRAL.replace(" [", "[")),
     ],
 )
-def test_tr_v6_calls_are_found(parser, text):
+def test_calls_are_found(parser, text):
     assert read_whole(text, parser, 1000) == ("", CALLS)
 
 
+@pytest.mark.clause("TR-V6")
 @pytest.mark.parametrize(
     ("parser", "text"),
     [
@@ -52,12 +54,13 @@ def test_tr_v6_calls_are_found(parser, text):
         ("mistral", '[{"name": "add", "arguments": {"a": 1}'),
     ],
 )
-def test_tr_v6_what_is_no_call_is_text_as_a_whole(parser, text):
+def test_what_is_no_call_is_text_as_a_whole(parser, text):
     assert read_whole(text, parser, 1000) == (text, [])
 
 
+@pytest.mark.clause("TR-V6")
 @given(st.sampled_from([("llama3", LLAMA), ("mistral", MISTRAL)]), st.lists(st.integers(1, 9), min_size=1))
-def test_tr_v6_calls_are_found_in_pieces_of_any_size(case, sizes):
+def test_calls_are_found_in_pieces_of_any_size(case, sizes):
     parser, text = case
     reader, found, at, turn = ToolCalls(parser, 1000), [], 0, 0
     while at < len(text):
@@ -78,7 +81,8 @@ def test_no_text_is_lost_that_is_no_call(parser, pieces):
     assert "".join(plain for plain, _ in out) + reader.rest() == "".join(pieces)
 
 
-def test_tr_v7_what_is_too_long_for_a_call_is_text():
+@pytest.mark.clause("TR-V7")
+def test_what_is_too_long_for_a_call_is_text():
     text = json.dumps({"name": "add", "arguments": {"text": "x" * 200}})
     assert read_whole(text, "llama3", 100) == (text, [])
     assert read_whole(text, "llama3", 1000)[1][0].name == "add"

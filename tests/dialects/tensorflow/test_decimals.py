@@ -30,6 +30,7 @@ def written(array: np.ndarray) -> list[str]:
     return decimals(array).decode().split(BETWEEN.decode())
 
 
+@pytest.mark.clause("TF-R14")
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -52,12 +53,13 @@ def written(array: np.ndarray) -> list[str]:
         (math.nan, "NaN"),
     ],
 )
-def test_tf_r14_float32(value: float, text: str) -> None:
+def test_float32(value: float, text: str) -> None:
     single = np.float32(value)
     assert decimal(single) == text
     assert written(np.full(80, single)) == [text] * 80
 
 
+@pytest.mark.clause("TF-R14")
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -84,23 +86,25 @@ def test_tf_r14_float32(value: float, text: str) -> None:
         (1.7976931348623157e308, "1.7976931348623157e+308"),
     ],
 )
-def test_tf_r14_float64(value: float, text: str) -> None:
+def test_float64(value: float, text: str) -> None:
     assert decimal(value) == text
     assert written(np.full(4, value)) == [text] * 4
     assert written(np.append(np.full(80, value), np.ones(120))) == [text] * 80 + ["1.0"] * 120
 
 
+@pytest.mark.clause("TF-R14")
 @given(st.lists(_BITS, min_size=1, max_size=200))
 @example([0x4B000000 + n for n in range(100)])  # whole numbers just above 2^23
 @example([exponent << 23 for exponent in range(256)])  # powers of two
 @example([0x80000000, 0, 1, 0x7F800001, 0x7FC00000, 0x7F800000, 0xFF800000] * 5)
-def test_tf_r14_every_float32_is_written_by_the_rule(bits: list[int]) -> None:
+def test_every_float32_is_written_by_the_rule(bits: list[int]) -> None:
     array = np.array(bits, np.uint32).view(np.float32)
     wanted = [plain(float(value), is_single=True) for value in array]
     assert written(array) == wanted
     assert written(np.concatenate([array] * 25))[: len(wanted)] == wanted
 
 
+@pytest.mark.clause("TF-R14")
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=100))
 @example([exponent << 52 for exponent in range(2048)])  # powers of two
 @example([(exponent << 52) - 1 for exponent in range(1, 2048)])
@@ -112,7 +116,7 @@ def test_tf_r14_every_float32_is_written_by_the_rule(bits: list[int]) -> None:
     ]
 )
 @example([0x4320000000000000 + n for n in range(300)])  # just above 2^51: halves
-def test_tf_r14_every_float64_is_written_by_the_rule(bits: list[int]) -> None:
+def test_every_float64_is_written_by_the_rule(bits: list[int]) -> None:
     array = np.array(bits, np.uint64).view(np.float64)
     wanted = [plain(value, is_single=False) for value in array.tolist()]
     assert written(array) == wanted
@@ -120,6 +124,7 @@ def test_tf_r14_every_float64_is_written_by_the_rule(bits: list[int]) -> None:
     assert written(among)[: len(wanted)] == wanted
 
 
+@pytest.mark.clause("TF-R14")
 @given(
     st.lists(
         st.tuples(st.integers(-(10**9), 10**9), st.integers(-44, 30)).map(
@@ -129,14 +134,15 @@ def test_tf_r14_every_float64_is_written_by_the_rule(bits: list[int]) -> None:
         max_size=200,
     )
 )
-def test_tf_r14_short_decimals_are_written_by_the_rule(values: list[float]) -> None:
+def test_short_decimals_are_written_by_the_rule(values: list[float]) -> None:
     with np.errstate(over="ignore"):
         array = np.array(values).astype(np.float32)
     assert written(array) == [plain(float(value), is_single=True) for value in array]
     assert written(np.array(values)) == [plain(value, is_single=False) for value in values]
 
 
-def test_tf_r14_many_of_each_kind() -> None:
+@pytest.mark.clause("TF-R14")
+def test_many_of_each_kind() -> None:
     rng = np.random.default_rng(14)
     bits = rng.integers(0, 2**32, 20_000, dtype=np.uint64).astype(np.uint32).view(np.float32)
     near_ties = (
@@ -151,13 +157,15 @@ def test_tf_r14_many_of_each_kind() -> None:
         assert written(array) == [plain(float(value), is_single=True) for value in array]
 
 
+@pytest.mark.clause("TF-R14")
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=70, max_size=100))
-def test_tf_r14_what_is_written_reads_back(values: list[float]) -> None:
+def test_what_is_written_reads_back(values: list[float]) -> None:
     array = np.array(values, np.float32)
     assert np.array([float(text) for text in written(array)], np.float32).tolist() == array.tolist()
 
 
-def test_tf_r14_many_float64_of_each_kind() -> None:
+@pytest.mark.clause("TF-R14")
+def test_many_float64_of_each_kind() -> None:
     rng = np.random.default_rng(14)
     scale = 10.0 ** rng.integers(-98, 98, 20_000)
     for array in (
@@ -172,6 +180,7 @@ def test_tf_r14_many_float64_of_each_kind() -> None:
         assert written(array) == [plain(value, is_single=False) for value in array.tolist()]
 
 
+@pytest.mark.clause("TF-R14")
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=130, max_size=200))
-def test_tf_r14_what_is_written_of_float64_reads_back(values: list[float]) -> None:
+def test_what_is_written_of_float64_reads_back(values: list[float]) -> None:
     assert [float(text) for text in written(np.array(values))] == values

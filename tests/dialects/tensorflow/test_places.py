@@ -31,7 +31,8 @@ def listed(*configs: str) -> str:
 A = 'name: "a" base_path: "/m/a" model_platform: "tensorflow"'
 
 
-def test_tf_c1_tf_c2_every_key_of_a_model() -> None:
+@pytest.mark.clause("TF-C1", "TF-C2")
+def test_every_key_of_a_model() -> None:
     found = places(
         listed(
             A + " version_labels { key: 'stable' value: 1 } version_labels { key: 'canary' value: 2 }"
@@ -47,6 +48,7 @@ def test_tf_c1_tf_c2_every_key_of_a_model() -> None:
     )
 
 
+@pytest.mark.clause("TF-C4")
 @pytest.mark.parametrize(
     ("said", "logging"),
     [
@@ -59,11 +61,12 @@ def test_tf_c1_tf_c2_every_key_of_a_model() -> None:
         ("log_collector_config { filename_prefix: '/..' }", Logging()),
     ],
 )
-def test_tf_c4_which_requests_are_written_down(said: str, logging: Logging) -> None:
+def test_which_requests_are_written_down(said: str, logging: Logging) -> None:
     assert places(listed(f"{A} logging_config {{ {said} }}"))[0].logging == logging
 
 
-def test_tf_c4_another_share_is_another_manifest_of_the_same_body() -> None:
+@pytest.mark.clause("TF-C4")
+def test_another_share_is_another_manifest_of_the_same_body() -> None:
     manifest = Manifest(ModelId("a", "1"), Path("/m/a/1"), "onnx", "onnx", fingerprint="print", body="body")
 
     def seen(logging: Logging | None) -> Manifest:
@@ -77,12 +80,14 @@ def test_tf_c4_another_share_is_another_manifest_of_the_same_body() -> None:
     assert seen(Logging(rate=0.5)) == half
 
 
+@pytest.mark.clause("TF-C4")
 @pytest.mark.parametrize("rate", ["-0.1", "1.5", "nan"])
-def test_tf_c4_a_share_is_from_0_to_1(rate: str) -> None:
+def test_a_share_is_from_0_to_1(rate: str) -> None:
     with pytest.raises(InvalidInput, match="sampling_rate of model a must be from 0 to 1"):
         places(listed(f"{A} logging_config {{ sampling_config {{ sampling_rate: {rate} }} }}"))
 
 
+@pytest.mark.clause("TF-C3")
 @pytest.mark.parametrize(
     ("policy", "versions"),
     [
@@ -95,10 +100,11 @@ def test_tf_c4_a_share_is_from_0_to_1(rate: str) -> None:
         ("model_version_policy { specific { } }", Versions(latest=0)),
     ],
 )
-def test_tf_c3_version_policies(policy: str, versions: Versions | None) -> None:
+def test_version_policies(policy: str, versions: Versions | None) -> None:
     assert places(listed(f"{A} {policy}"))[0].versions == versions
 
 
+@pytest.mark.clause("TF-C2")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -113,20 +119,22 @@ def test_tf_c3_version_policies(policy: str, versions: Versions | None) -> None:
         (listed('base_path: "/a" model_platform: "tensorflow"'), "a model of model_config_list has no name"),
     ],
 )
-def test_tf_c2_what_cannot_be(text: str, said: str) -> None:
+def test_what_cannot_be(text: str, said: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         places(text)
     assert said in str(caught.value)
 
 
-def test_tf_c1_a_custom_configuration_is_refused() -> None:
+@pytest.mark.clause("TF-C1")
+def test_a_custom_configuration_is_refused() -> None:
     config = tf_text.parse(b"", "ModelServerConfig", "f")
     config.custom_model_config.value = b"x"
     with pytest.raises(Unsupported, match="Missing custom_model_config_loader"):
         named_models(config)
 
 
-def test_tf_l6_the_platform_of_a_model_does_not_change() -> None:
+@pytest.mark.clause("TF-L6")
+def test_the_platform_of_a_model_does_not_change() -> None:
     mine, other = (NamedModel("a", "/a", platform=platform) for platform in ("tensorflow", "other"))
     check_change([mine], [mine, NamedModel("b", "/b", platform="tensorflow")])
     with pytest.raises(
@@ -140,6 +148,7 @@ def test_tf_l6_the_platform_of_a_model_does_not_change() -> None:
 REFUSED = "Request to assign label to version {} of model a, which is not currently available for inference"
 
 
+@pytest.mark.clause("TF-L7", "TF-F8")
 @pytest.mark.parametrize(
     ("labels", "meant", "allows", "refused"),
     [
@@ -154,7 +163,7 @@ REFUSED = "Request to assign label to version {} of model a, which is not curren
         ({"stable": "1", "canary": "2"}, {"stable": "0001"}, True, ""),
     ],
 )
-def test_tf_l7_tf_f8_labels_mean_what_can_answer(
+def test_labels_mean_what_can_answer(
     labels: dict[str, str], meant: dict[str, str], allows: bool, refused: str
 ) -> None:
     def check() -> None:
@@ -184,7 +193,8 @@ def scan(made: Repository, now: float = 0.0) -> dict[str, Manifest]:
     return {str(m.id): m for m in made.scan(now)}
 
 
-def test_tf_l1_any_format_lies_under_a_base_path_and_other_folders_do_not_count(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-L1")
+def test_any_format_lies_under_a_base_path_and_other_folders_do_not_count(tmp_path: Path) -> None:
     files = {
         "hp/00000123/saved_model.pb": "x",
         "hp/notes/readme": "x",
@@ -201,7 +211,8 @@ def test_tf_l1_any_format_lies_under_a_base_path_and_other_folders_do_not_count(
     assert found["one:00000123"].backend == "tensorflow"
 
 
-def test_tf_c3_policies_and_labels_are_told_from_outside_and_compared_as_numbers(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-C3")
+def test_policies_and_labels_are_told_from_outside_and_compared_as_numbers(tmp_path: Path) -> None:
     write_files(tmp_path, {f"hp/{v}/saved_model.pb": "x" for v in ("007", "8", "9")})
     made = repository()
     made.place(
@@ -255,7 +266,8 @@ def test_batch_threads_are_no_processes(tmp_path: Path) -> None:
     assert (found["a:1"].config.instances.count, found["b:1"].config.instances.count) == (8, 0)
 
 
-def test_tf_l3_new_versions_rest_before_they_count_and_a_list_does_not(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-L3")
+def test_new_versions_rest_before_they_count_and_a_list_does_not(tmp_path: Path) -> None:
     write_files(tmp_path, {"a/1/a.onnx": "ONNX", "b/1/a.onnx": "ONNX"})
     made = repository()
     made.place([NamedModel("m", str(tmp_path / "a"))])
@@ -269,7 +281,8 @@ def test_tf_l3_new_versions_rest_before_they_count_and_a_list_does_not(tmp_path:
     assert scan(made, 2.3) == {}
 
 
-def test_tf_l3_a_base_path_that_is_not_there_is_told_once_and_harms_no_other(
+@pytest.mark.clause("TF-L3")
+def test_a_base_path_that_is_not_there_is_told_once_and_harms_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_files(tmp_path, {"a/1/a.onnx": "ONNX", "empty/notes": "x"})
@@ -311,7 +324,8 @@ def test_a_model_of_the_paths_with_the_same_name_is_a_clash(tmp_path: Path) -> N
     assert "is used more than once" in scan(made)["m:1"].problem
 
 
-def test_tf_f18_the_lite_model_goes_first_where_it_is_preferred(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F18")
+def test_the_lite_model_goes_first_where_it_is_preferred(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/saved_model.pb": "x", "m/1/model.tflite": "TFL", "n/1/saved_model.pb": "x"})
     for first, preferred in (("", "savedmodel"), ("model.tflite", "tfl")):
         made = repository(first_filename=first)
@@ -321,7 +335,8 @@ def test_tf_f18_the_lite_model_goes_first_where_it_is_preferred(tmp_path: Path) 
         assert found["n:1"].format == "savedmodel"
 
 
-def test_tf_f14_options_go_to_the_backend_that_they_are_for(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F14")
+def test_options_go_to_the_backend_that_they_are_for(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/saved_model.pb": "x", "n/1/a.onnx": "ONNX"})
     made = repository(NamedModelDefaults(options={"tensorflow": {"tags": "serve,tpu"}}))
     made.place([NamedModel("m", str(tmp_path / "m")), NamedModel("n", str(tmp_path / "n"))])
@@ -337,7 +352,8 @@ def parameters(text: str) -> Batching:
     return batching_of(tf_text.parse(text.encode(), "BatchingParameters", "f"))
 
 
-def test_tf_c5_all_keys_of_batching_parameters() -> None:
+@pytest.mark.clause("TF-C5")
+def test_all_keys_of_batching_parameters() -> None:
     text = """
     max_batch_size { value: 32 } batch_timeout_micros { value: 1500 } max_enqueued_batches { value: 5 }
     num_batch_threads { value: 4 } thread_pool_name { value: 'pool' }
@@ -355,13 +371,15 @@ def test_tf_c5_all_keys_of_batching_parameters() -> None:
     )
 
 
-def test_tf_c5_the_defaults_are_those_of_tensorflow_serving() -> None:
+@pytest.mark.clause("TF-C5")
+def test_the_defaults_are_those_of_tensorflow_serving() -> None:
     found = parameters("")
     assert (found.max_rows, found.max_request_rows, found.max_delay_ms) == (1000, 1000, 0)
     assert (found.max_queue_rows, found.sizes, found.pad) == (10_000, (), False)
     assert parameters("max_execution_batch_size { value: 8 }").max_rows == 1000, "it needs splitting"
 
 
+@pytest.mark.clause("TF-C5")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -394,13 +412,14 @@ def test_tf_c5_the_defaults_are_those_of_tensorflow_serving() -> None:
         ("max_batch_size { value: 99999999999 }", "max_batch_size is at most 1048576"),
     ],
 )
-def test_tf_c5_parameters_that_cannot_be(text: str, said: str) -> None:
+def test_parameters_that_cannot_be(text: str, said: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parameters(text)
     assert said in str(caught.value)
 
 
-def test_tf_f9_a_version_brings_its_own_parameters_or_has_no_batching(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F9")
+def test_a_version_brings_its_own_parameters_or_has_no_batching(tmp_path: Path) -> None:
     own = "batching_params.pbtxt"
     files = {
         "m/1/saved_model.pb": "x",

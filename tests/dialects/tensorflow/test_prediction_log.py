@@ -41,7 +41,8 @@ def _values(folder: Path, pattern: str = "*") -> list[float]:
     return found
 
 
-async def test_tf_g18_records_are_written_off_the_loop(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-G18")
+async def test_records_are_written_off_the_loop(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path / "new" / "folder", lambda: _NOW)
     log.observe([_event(1), StateChanged(ModelId("m", "1"), State.NEW, State.LOADING), _event(2)])
     log.observe([_event(3, "other")])
@@ -54,7 +55,8 @@ async def test_tf_g18_records_are_written_off_the_loop(tmp_path: Path) -> None:
     assert log.counts() == {("m", "OK"): 2, ("other", "OK"): 1}
 
 
-async def test_tf_g18_tensorflow_reads_the_files(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-G18")
+async def test_tensorflow_reads_the_files(tmp_path: Path) -> None:
     import tensorflow as tf
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog as Theirs
 

@@ -29,6 +29,7 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.clause("TF-R31")
 @pytest.mark.parametrize(
     ("text", "problem", "offset"),
     [
@@ -74,18 +75,20 @@ _JSON = st.recursive(
         (b'{"x": [NaN, 1e400]}', "Number too big to be stored in double.", 12),
     ],
 )
-def test_tf_r31_parse_errors(text: bytes, problem: str, offset: int) -> None:
+def test_parse_errors(text: bytes, problem: str, offset: int) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse(text)
     assert str(caught.value) == f"JSON Parse error: {problem} at offset: {offset}"
 
 
-def test_tf_r31_the_empty_document_has_a_text_of_its_own() -> None:
+@pytest.mark.clause("TF-R31")
+def test_the_empty_document_has_a_text_of_its_own() -> None:
     with pytest.raises(InvalidInput) as caught:
         parse(b"")
     assert str(caught.value) == "JSON Parse error: The document is empty"
 
 
+@pytest.mark.clause("TF-R16")
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -105,19 +108,21 @@ def test_tf_r31_the_empty_document_has_a_text_of_its_own() -> None:
         (b"[Infinity, -Infinity, Inf, -Inf]", [math.inf, -math.inf, math.inf, -math.inf]),
     ],
 )
-def test_tf_r16_what_it_lets_pass(text: bytes, value: object) -> None:
+def test_what_it_lets_pass(text: bytes, value: object) -> None:
     found = parse(text)
     assert value is None or found == value
 
 
-def test_tf_r14_nan_has_two_spellings() -> None:
+@pytest.mark.clause("TF-R14")
+def test_nan_has_two_spellings() -> None:
     assert all(map(math.isnan, parse(b"[NaN, -NaN]")))
     found = parse(b'{"a": [[1, NaN, 3], [-4.5, Infinity, 1e-7]]} ...')
     assert [str(value) for row in found["a"] for value in row] == ["1", "nan", "3", "-4.5", "inf", "1e-07"]
 
 
+@pytest.mark.clause("TF-R16")
 @given(_JSON, st.sampled_from([b"", b" ", b" x", b"]"]))
-def test_tf_r16_all_roads_read_the_same(value: object, tail: bytes) -> None:
+def test_all_roads_read_the_same(value: object, tail: bytes) -> None:
     text = orjson.dumps(value)
     wanted = json.loads(text)
     assert parse(text + tail) == wanted
@@ -125,8 +130,9 @@ def test_tf_r16_all_roads_read_the_same(value: object, tail: bytes) -> None:
     assert slow.read() == wanted
 
 
+@pytest.mark.clause("TF-R31")
 @given(_JSON, st.data())
-def test_tf_r31_a_broken_text_is_never_more_than_bad_input(value: object, data: st.DataObject) -> None:
+def test_a_broken_text_is_never_more_than_bad_input(value: object, data: st.DataObject) -> None:
     text = bytearray(orjson.dumps(value))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(text)))
@@ -153,6 +159,7 @@ def test_large_broken_texts_are_given_up(text: bytes) -> None:
         parse(text)
 
 
+@pytest.mark.clause("TF-R31")
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -176,12 +183,13 @@ def test_large_broken_texts_are_given_up(text: bytes) -> None:
         ),
     ],
 )
-def test_tf_r31_values_in_errors(value: object, text: str) -> None:
+def test_values_in_errors(value: object, text: str) -> None:
     assert shown(value) == text
 
 
+@pytest.mark.clause("TF-R31")
 @given(_JSON)
-def test_tf_r31_values_are_cut_after_256_bytes(value: object) -> None:
+def test_values_are_cut_after_256_bytes(value: object) -> None:
     text = shown(value).encode()
     assert len(text) <= 256
     if isinstance(value, dict | list):
@@ -190,7 +198,8 @@ def test_tf_r31_values_are_cut_after_256_bytes(value: object) -> None:
     assert shown(["é" * 200, value]).startswith('[\n    "é')
 
 
-def test_tf_r31_deep_and_long_values_are_shown_quickly() -> None:
+@pytest.mark.clause("TF-R31")
+def test_deep_and_long_values_are_shown_quickly() -> None:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]
@@ -198,9 +207,10 @@ def test_tf_r31_deep_and_long_values_are_shown_quickly() -> None:
     assert len(shown(["x" * 10_000_000])) == 256
 
 
+@pytest.mark.clause("TF-R8")
 @pytest.mark.parametrize("blanks", [0, 20_000])  # so that a reader of large bodies sees it first
 @pytest.mark.parametrize("rest", [b"", b', "rest": NaN', b', "rest": Inf'])  # each has a reader of its own
-def test_tf_r8_of_a_key_that_stands_twice_the_last_counts(blanks: int, rest: bytes) -> None:
+def test_of_a_key_that_stands_twice_the_last_counts(blanks: int, rest: bytes) -> None:
     signature = Signature((TensorSpec("x", DataType.FP32, (-1,)),), ())
     for rows in (b'"instances": [1], "instances": [2]', b'"instances": [{"x": 1, "x": 2}]'):
         http = HttpBody("m", "", b"{" + rows + rest + b"}" + b" " * blanks)

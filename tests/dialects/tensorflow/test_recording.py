@@ -85,7 +85,8 @@ _REQUEST = InferRequest("m", (tensor("x", np.zeros(1)),))
 _ALL = Sampling(Logging(rate=1.0), lambda: 0.5)
 
 
-async def test_tf_g18_what_is_taken_is_told_with_its_answer() -> None:
+@pytest.mark.clause("TF-G18")
+async def test_what_is_taken_is_told_with_its_answer() -> None:
     written, served = await _ask(_ALL, _REQUEST)
     assert isinstance(written, Predicted)
     assert isinstance(served, Served)

@@ -71,7 +71,8 @@ async def started(
     return made, plane
 
 
-async def test_tf_l6_a_new_list_replaces_the_old_and_waits_for_models_that_are_new() -> None:
+@pytest.mark.clause("TF-L6")
+async def test_a_new_list_replaces_the_old_and_waits_for_models_that_are_new() -> None:
     made, plane = await started()
     await made.reload(config(listed("a", "b")))
     await made.reload(config(listed("b")))
@@ -93,7 +94,8 @@ async def test_a_path_that_only_a_request_names_is_not_trusted(tmp_path: Path) -
     await made.stop()
 
 
-async def test_tf_l6_a_list_that_cannot_be_served_changes_nothing() -> None:
+@pytest.mark.clause("TF-L6")
+async def test_a_list_that_cannot_be_served_changes_nothing() -> None:
     made, plane = await started()
     with pytest.raises(
         FailedPrecondition, match="It is only legal to transition from one ModelConfigList to another"
@@ -112,7 +114,8 @@ async def test_tf_l6_a_list_that_cannot_be_served_changes_nothing() -> None:
     assert names(plane) == [["a"]]
 
 
-async def test_tf_l6_a_new_model_that_does_not_load_is_told_and_the_list_is_in_force() -> None:
+@pytest.mark.clause("TF-L6")
+async def test_a_new_model_that_does_not_load_is_told_and_the_list_is_in_force() -> None:
     made, plane = await started()
     with pytest.raises(UnknownError) as caught:
         await made.reload(config(listed("a", "bad", "none")))
@@ -130,7 +133,8 @@ async def test_a_server_of_paths_has_no_list() -> None:
     assert plane.lists == []
 
 
-async def test_tf_f8_a_label_at_the_start_needs_its_flag() -> None:
+@pytest.mark.clause("TF-F8")
+async def test_a_label_at_the_start_needs_its_flag() -> None:
     place = NamedModel("a", "/a", labels={"stable": "1"}, platform="tensorflow")
     with pytest.raises(FailedPrecondition, match="not currently available"):
         await started(NamedModels((place,)))
@@ -166,7 +170,8 @@ async def following(path: Path) -> tuple[Plane, Callable[[], object], ModelListR
     return plane, ticks, made
 
 
-async def test_tf_f5_the_file_is_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.clause("TF-F5")
+async def test_the_file_is_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "models.config"
     path.write_text(listed("a"))
     plane, tick, made = await following(path)
@@ -194,7 +199,8 @@ async def test_tf_f5_the_file_is_followed(tmp_path: Path, caplog: pytest.LogCapt
     await made.stop()
 
 
-async def test_tf_f5_what_could_not_be_taken_is_tried_again(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F5")
+async def test_what_could_not_be_taken_is_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "models.config"
     path.write_text(listed("a"))
     plane, tick, made = await following(path)

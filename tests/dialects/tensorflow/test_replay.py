@@ -95,15 +95,18 @@ def asked(log: Any) -> list[tuple[str, str, list[Any]]]:
 
 
 class TestWhatARecordAsks:
-    def test_tf_l9_predict(self) -> None:
+    @pytest.mark.clause("TF-L9")
+    def test_predict(self) -> None:
         assert asked(predict("x", [1, 2], [2, 1])) == [("", "x", [[1], [2]])]
 
+    @pytest.mark.clause("TF-L9")
     @pytest.mark.parametrize(("kind", "signature"), [("classify_log", "c"), ("regress_log", "r")])
-    def test_tf_l9_classify_and_regress(self, kind: str, signature: str) -> None:
+    def test_classify_and_regress(self, kind: str, signature: str) -> None:
         one = example(x=1)
         assert asked(of_examples(kind, signature, one)) == [(signature, "inputs", [one.SerializeToString()])]
 
-    def test_tf_l9_multi_inference(self) -> None:
+    @pytest.mark.clause("TF-L9")
+    def test_multi_inference(self) -> None:
         whole = [example(x=1).SerializeToString()]
         found = asked(several(("c", "classify"), ("r", "regress")))
         assert found == [("c", "inputs", whole), ("r", "inputs", whole)]
@@ -191,7 +194,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     yield Rig(tmp_path)
 
 
-async def test_tf_l9_records_are_run_before_there_is_traffic(rig: Rig) -> None:
+@pytest.mark.clause("TF-L9")
+async def test_records_are_run_before_there_is_traffic(rig: Rig) -> None:
     records = (
         predict("x", [1, 2], [2, 1]),
         predict("x", [1, 2], [2]),  # TensorFlow Serving compares no shapes
@@ -205,14 +209,16 @@ async def test_tf_l9_records_are_run_before_there_is_traffic(rig: Rig) -> None:
     assert (told.id, told.path, told.records, told.ok) == (ModelId("m", "1"), str(rig.path), 4, True)
 
 
+@pytest.mark.clause("TF-F10")
 @pytest.mark.parametrize("replays", [0, 1, 3])
-async def test_tf_f10_as_often_as_the_operator_says(rig: Rig, replays: int) -> None:
+async def test_as_often_as_the_operator_says(rig: Rig, replays: int) -> None:
     write(rig.path, predict("x", [1], [1, 1]))
     servable = await rig.load(replays=replays)
     await servable.close()
     assert [event.records for event in rig.events] == ([replays] if replays else [])
 
 
+@pytest.mark.clause("TF-L9")
 @pytest.mark.parametrize(
     ("log", "why"),
     [
@@ -220,7 +226,7 @@ async def test_tf_f10_as_often_as_the_operator_says(rig: Rig, replays: int) -> N
         (predict("x", [1], [1, 1], "nothing"), 'Serving signature key "nothing" not found'),
     ],
 )
-async def test_tf_l9_a_record_that_fails_fails_the_load(rig: Rig, log: Any, why: str) -> None:
+async def test_a_record_that_fails_fails_the_load(rig: Rig, log: Any, why: str) -> None:
     write(rig.path, predict("x", [1], [1, 1]), log)
     with pytest.raises(
         LoadFailed, match=rf"warm-up record 1 of .*tf_serving_warmup_requests failed: .*{why}"
@@ -230,7 +236,8 @@ async def test_tf_l9_a_record_that_fails_fails_the_load(rig: Rig, log: Any, why:
     assert (told.records, told.ok) == (1, False)
 
 
-async def test_tf_l10_its_id_in_ml_metadata_is_announced(rig: Rig) -> None:
+@pytest.mark.clause("TF-L10")
+async def test_its_id_in_ml_metadata_is_announced(rig: Rig) -> None:
     (rig.path / "assets.extra").mkdir()
     (rig.path / "assets.extra" / "mlmd_uuid").write_text("5a7b-uuid\n")
     servable = await rig.load()

@@ -38,7 +38,8 @@ def hosts(server: ServerProcess) -> list[psutil.Process]:
     return psutil.Process(server.pid).children(recursive=True)
 
 
-def test_tf_l1_versions_with_leading_zeros_are_versions(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-L1")
+def test_versions_with_leading_zeros_are_versions(server: ServerProcess) -> None:
     assert ask(server, "half_plus_three", "x", [2, 1], [1, -8]) == [3.5, -1]
     status, reply = server.get("/v2/models/half_plus_three/versions/00000123")
     assert status == 200

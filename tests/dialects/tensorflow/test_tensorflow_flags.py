@@ -61,7 +61,8 @@ def test_nothing_but_a_model_is_the_container_on_localhost() -> None:
     assert "--host=0.0.0.0" in start.remark
 
 
-def test_tf_f1_tf_f3_ports() -> None:
+@pytest.mark.clause("TF-F1", "TF-F3")
+def test_ports() -> None:
     found = fronts("--port=9000", "--rest_api_port", "9001", "--host=0.0.0.0")
     assert (found["grpc"].port, found["all"].port, found["all"].host) == (9000, 9001, "0.0.0.0")
     assert set(fronts("--port=0")) == {"all"}
@@ -74,25 +75,29 @@ def test_tf_f1_tf_f3_ports() -> None:
         config("--port=70000")
 
 
-def test_tf_f2_a_unix_socket() -> None:
+@pytest.mark.clause("TF-F2")
+def test_a_unix_socket() -> None:
     found = fronts("--port=0", "--rest_api_port=0", "--grpc_socket_path=/run/m.sock")
     assert found["/run/m.sock"].serves == "grpc"
 
 
-def test_tf_f19_tf_f21_what_calls_get() -> None:
+@pytest.mark.clause("TF-F19", "TF-F21")
+def test_what_calls_get() -> None:
     assert served_as(config()).rules == TfsRules(timeout_s=30.0, tells_no_more=True)
     flags = ("--enable_serialization_as_tensor_content", "--enable_signature_method_name_check=true")
     rules = served_as(config(*flags)).rules
     assert (rules.answers_as_content, rules.checks_method_names, rules.timeout_s) == (True, True, 30.0)
 
 
-def test_tf_f3_tf_r24_tf_r25_what_calls_over_rest_get() -> None:
+@pytest.mark.clause("TF-F3", "TF-R24", "TF-R25")
+def test_what_calls_over_rest_get() -> None:
     rules = served_as(config("--rest_api_timeout_in_ms=1500", "--rest_api_enable_cors_support")).rules
     assert rules == TfsRules(timeout_s=1.5, allows_cors=True, tells_no_more=True)
     assert served_as(config("--rest_api_timeout_in_ms=0")).rules.timeout_s == 0
 
 
-def test_tf_f4_a_model_by_name_and_base_path(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F4")
+def test_a_model_by_name_and_base_path(tmp_path: Path) -> None:
     assert served_as(tensorflow.configure(["--model_base_path=/m"], NOWHERE).config).served.places == (
         NamedModel("default", "/m", platform="tensorflow"),
     )
@@ -106,7 +111,8 @@ def test_tf_f4_a_model_by_name_and_base_path(tmp_path: Path) -> None:
     assert relative == (NamedModel("default", str(Path("here").absolute()), platform="tensorflow"),)
 
 
-def test_tf_f22_the_environment_of_the_container() -> None:
+@pytest.mark.clause("TF-F22")
+def test_the_environment_of_the_container() -> None:
     def place(**environment: str) -> tuple[NamedModel, ...] | None:
         return served_as(tensorflow.configure([], environment).config).served.places
 
@@ -121,7 +127,8 @@ def test_tf_f22_the_environment_of_the_container() -> None:
 LIST = 'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" %s } }'
 
 
-def test_tf_f5_a_list_of_models(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F5")
+def test_a_list_of_models(tmp_path: Path) -> None:
     file = written(tmp_path, LIST % "model_version_policy { all { } }")
     start = tensorflow.configure(
         [f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=7", "--model_name=x"], NOWHERE
@@ -146,7 +153,8 @@ def test_a_flag_for_a_file_that_names_none_says_nothing(tmp_path: Path) -> None:
     assert (served_as(start.config).served.places, start.notices) == ((), (f"{file} names no models",))
 
 
-def test_tf_c4_keys_of_logging_without_an_effect_are_told(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-C4")
+def test_keys_of_logging_without_an_effect_are_told(tmp_path: Path) -> None:
     sampling = "sampling_rate: 1 per_task_sampling_configs { dc: 'a' } attributes: 1"
     text = f"logging_config {{ sampling_config {{ {sampling} }} custom_logging_config {{ }} }}"
     file = written(tmp_path, LIST % text)
@@ -161,7 +169,8 @@ def test_tf_c4_keys_of_logging_without_an_effect_are_told(tmp_path: Path) -> Non
     )
 
 
-def test_tf_c1_tf_c5_what_cannot_be_is_told_with_the_name_of_its_file(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-C1", "TF-C5")
+def test_what_cannot_be_is_told_with_the_name_of_its_file(tmp_path: Path) -> None:
     file = written(tmp_path, LIST.replace('"/a"', '"a"') % "")
     with pytest.raises(InvalidInput) as caught:
         config(f"--model_config_file={file}")
@@ -173,14 +182,16 @@ def test_tf_c1_tf_c5_what_cannot_be_is_told_with_the_name_of_its_file(tmp_path: 
     assert str(caught.value) == f"{file}: max_batch_size must be positive; was 0"
 
 
-def test_tf_f6_how_often_base_paths_are_looked_at() -> None:
+@pytest.mark.clause("TF-F6")
+def test_how_often_base_paths_are_looked_at() -> None:
     found = config("--file_system_poll_wait_seconds=5")
     assert (found.control, found.poll_seconds) == ("poll", 5)
     assert config("--file_system_poll_wait_seconds=0.5").poll_seconds == 0.5
     assert config("--file_system_poll_wait_seconds=0").control == "none"
 
 
-def test_tf_f7_loads() -> None:
+@pytest.mark.clause("TF-F7")
+def test_loads() -> None:
     found = config().lifecycle
     assert (found.parallel_loads, found.retries, found.backoff_s, found.backoff_factor) == (4, 5, 60, 1)
     found = config(
@@ -189,14 +200,16 @@ def test_tf_f7_loads() -> None:
     assert (found.parallel_loads, found.retries, found.backoff_s) == (2, 0, 0.5)
 
 
-def test_tf_f8_labels_of_versions_that_are_not_up() -> None:
+@pytest.mark.clause("TF-F8")
+def test_labels_of_versions_that_are_not_up() -> None:
     assert not served_as(config()).served.allows_unready_labels
     assert served_as(
         config("--allow_version_labels_for_unavailable_models=true")
     ).served.allows_unready_labels
 
 
-def test_tf_f9_batching(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F9")
+def test_batching(tmp_path: Path) -> None:
     assert config("--enable_batching").named_defaults.batching == Batching(
         max_rows=1000, max_queue=10_000, max_queue_rows=10_000, max_request_rows=1000
     )
@@ -221,7 +234,8 @@ def test_tf_f9_batching(tmp_path: Path) -> None:
         )
 
 
-def test_tf_f10_warm_up() -> None:
+@pytest.mark.clause("TF-F10")
+def test_warm_up() -> None:
     assert config().named_defaults.replays == 1
     assert config("--num_request_iterations_for_warmup=3").named_defaults.replays == 3
     assert config("--num_request_iterations_for_warmup=0").named_defaults.replays == 1
@@ -231,6 +245,7 @@ def test_tf_f10_warm_up() -> None:
     )
 
 
+@pytest.mark.clause("TF-F11", "TF-C6")
 @pytest.mark.parametrize(
     ("text", "path"),
     [
@@ -240,19 +255,21 @@ def test_tf_f10_warm_up() -> None:
         ("", ""),
     ],
 )
-def test_tf_f11_tf_c6_the_metrics_page(text: str, path: str, tmp_path: Path) -> None:
+def test_the_metrics_page(text: str, path: str, tmp_path: Path) -> None:
     assert served_as(config(f"--monitoring_config_file={written(tmp_path, text)}")).metrics_path == path
     assert served_as(config()).metrics_path == ""
 
 
+@pytest.mark.clause("TF-C6")
 @pytest.mark.parametrize("path", ["mine", "/a b", "/a?b", "/a%2f"])
-def test_tf_c6_a_path_that_is_none(path: str, tmp_path: Path) -> None:
+def test_a_path_that_is_none(path: str, tmp_path: Path) -> None:
     text = f"prometheus_config {{ enable: true path: '{path}' }}"
     with pytest.raises(InvalidInput, match="is not a path"):
         config(f"--monitoring_config_file={written(tmp_path, text)}")
 
 
-def test_tf_f12_tf_c7_certificates_stand_in_the_file(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F12", "TF-C7")
+def test_certificates_stand_in_the_file(tmp_path: Path) -> None:
     file = written(tmp_path, "server_key: 'KEY' server_cert: 'CERT\\n' custom_ca: 'CA' client_verify: true")
     found = fronts(f"--ssl_config_file={file}", "--tls_cert=c", "--tls_key=k")
     grpc = found["grpc"]
@@ -276,7 +293,8 @@ PLATFORM = """platform_configs { key: "%s" value { source_adapter_config {
     [type.googleapis.com/tensorflow.serving.%s] { %s } } } }"""
 
 
-def test_tf_f13_tf_c8_tf_c9_a_platform_configuration(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F13", "TF-C8", "TF-C9")
+def test_a_platform_configuration(tmp_path: Path) -> None:
     bundle = """legacy_config { batching_parameters { max_batch_size { value: 6 } } saved_model_tags: "a"
         saved_model_tags: "b" enable_model_warmup: true prefer_tflite_model: true
         model_warmup_options { num_request_iterations { value: 4 } model_version: 3 } session_target: "x"
@@ -307,7 +325,8 @@ def test_tf_f13_tf_c8_tf_c9_a_platform_configuration(tmp_path: Path) -> None:
         config(f"--platform_config_file={written(tmp_path, wrong)}")
 
 
-def test_tf_c10_the_configuration_of_another_runtime(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-C10")
+def test_the_configuration_of_another_runtime(tmp_path: Path) -> None:
     text = PLATFORM % (
         "tensorflow",
         "TfrtSavedModelSourceAdapterConfig",
@@ -322,7 +341,8 @@ def test_tf_c10_the_configuration_of_another_runtime(tmp_path: Path) -> None:
     assert tensorflow.configure([*MODEL, f"--platform_config_file={file}"], NOWHERE).notices == ()
 
 
-def test_tf_f14_tf_f16_sessions() -> None:
+@pytest.mark.clause("TF-F14", "TF-F16")
+def test_sessions() -> None:
     assert config().named_defaults.options == {}
     both = config("--tensorflow_session_parallelism=4").named_defaults.options["tensorflow"]
     assert both == {"intra_op_threads": "4", "inter_op_threads": "4"}
@@ -333,25 +353,29 @@ def test_tf_f14_tf_f16_sessions() -> None:
     }
 
 
-def test_tf_f18_lite_models() -> None:
+@pytest.mark.clause("TF-F18")
+def test_lite_models() -> None:
     assert config("--prefer_tflite_model=true").repository.first_filename == "model.tflite"
     assert config().repository.first_filename == ""
 
 
+@pytest.mark.clause("TF-F15", "TF-F17", "TF-F20")
 @pytest.mark.parametrize("name", IGNORED)
-def test_tf_f15_tf_f17_tf_f20_flags_without_an_effect_are_told(name: str) -> None:
+def test_flags_without_an_effect_are_told(name: str) -> None:
     value = "1" if IGNORED[name][0] == "int" else "true"
     start = tensorflow.configure([*MODEL, f"--{name}={value}"], NOWHERE)
     assert start.notices == (f"--{name} is accepted and has no effect here: {IGNORED[name][1]}",)
     assert start.config == config()
 
 
-def test_tf_f21_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.clause("TF-F21")
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--compat=tensorflow-serving", "--version"]) == 0
     assert "TensorFlow ModelServer" in capsys.readouterr().out
 
 
-def test_tf_o1_the_level_of_the_log() -> None:
+@pytest.mark.clause("TF-O1")
+def test_the_level_of_the_log() -> None:
     def level(*flags: str, **environment: str) -> str:
         return tensorflow.configure([*MODEL, *flags], environment).config.table("log", LogConfig).level
 

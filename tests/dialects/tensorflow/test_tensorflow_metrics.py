@@ -47,7 +47,8 @@ def page(*events: object, **config: Any) -> dict[tuple[str, ...], float]:
     return found
 
 
-def test_tf_m1_tf_m5_requests_by_status_api_and_entry_point() -> None:
+@pytest.mark.clause("TF-M1", "TF-M5")
+def test_requests_by_status_api_and_entry_point() -> None:
     found = page(
         served(),
         served(),
@@ -66,7 +67,8 @@ def test_tf_m1_tf_m5_requests_by_status_api_and_entry_point() -> None:
     assert found[':tensorflow:serving:request_example_counts_bucket{le="4",model="m"}'] == 1
 
 
-def test_tf_m1_requests_by_other_interfaces_count_where_that_is_asked_for() -> None:
+@pytest.mark.clause("TF-M1")
+def test_requests_by_other_interfaces_count_where_that_is_asked_for() -> None:
     name = ':tensorflow:serving:request_count{model_name="m",status="OK"}'
     others = [served(protocol="oip-http", api=""), served(protocol="oip-grpc", api="")]
     assert page(served(), *others)[name] == 3
@@ -88,7 +90,8 @@ def test_openmetrics_calls_samples_as_their_families() -> None:
     assert families[":tensorflow:serving:batching_session:wrapped_run_count"].samples[0].value == 1
 
 
-def test_tf_m4_buckets() -> None:
+@pytest.mark.clause("TF-M4")
+def test_buckets() -> None:
     assert len(LATENCY_BOUNDS) == 33
     assert LATENCY_BOUNDS[:3] == (10, 18, pytest.approx(32.4))
     assert all(math.isclose(b / a, 1.8) for a, b in itertools.pairwise(LATENCY_BOUNDS))
@@ -104,7 +107,8 @@ def test_tf_m4_buckets() -> None:
     assert found[at.format("+Inf")] == 1
 
 
-def test_tf_m2_batches() -> None:
+@pytest.mark.clause("TF-M2")
+def test_batches() -> None:
     ran = BatchRan("m", "1", 3, 2, 0.005, 0, 0, "time", padding=1)
     found = page(served(), ran, has_batches=True, thread_pool_name="pool")
     prefix = ":tensorflow:serving:batching_session:"
@@ -116,7 +120,8 @@ def test_tf_m2_batches() -> None:
     assert not any("batching_session" in name for name in page(served(), ran))
 
 
-def test_tf_m1_every_outcome_has_a_status() -> None:
+@pytest.mark.clause("TF-M1")
+def test_every_outcome_has_a_status() -> None:
     assert set(STATUS) == {"ok", *map(str, Code)}
     for outcome, status in STATUS.items():
         assert (
@@ -142,7 +147,8 @@ def test_the_page_without_them_has_none() -> None:
     assert list(text_string_to_metric_families(text.decode()))
 
 
-def test_tf_m1_warm_up_records_by_path_and_status() -> None:
+@pytest.mark.clause("TF-M1")
+def test_warm_up_records_by_path_and_status() -> None:
     id = ModelId("m", "1")
     found = page(
         Replayed(id, "/m/1", 4, 0.5),
@@ -156,7 +162,8 @@ def test_tf_m1_warm_up_records_by_path_and_status() -> None:
     assert found[':tensorflow:serving:model_warmup_records_read{model_path="/m/1"}'] == 6
 
 
-def test_tf_l10_ids_in_ml_metadata() -> None:
+@pytest.mark.clause("TF-L10")
+def test_ids_in_ml_metadata() -> None:
     found = page(Lineage(ModelId("m", "00000123"), "5a7b"))
     labels = 'mlmd_uuid="5a7b",model_name="m",version="00000123"'
     assert found[f":tensorflow:serving:mlmd_map{{{labels}}}"] == 1

@@ -205,9 +205,10 @@ def canary(callers: Callers) -> int:
         return 0
 
 
+@pytest.mark.clause("TF-L6", "TF-F5", "TF-L7")
 @pytest.mark.timeout(300)
 @pytest.mark.soak
-def test_tf_l6_tf_f5_tf_l7_edits_under_load(models: Models, server: TensorFlowServingProcess) -> None:
+def test_edits_under_load(models: Models, server: TensorFlowServingProcess) -> None:
     with Callers(server) as callers:
         for _ in itertools.islice(edits(models, callers, server), EDITS):
             assert callers.failures == []
@@ -235,7 +236,8 @@ def reload_request(*models: tuple[str, str, list[int]], **labels: int) -> Any:
     return request
 
 
-def test_tf_g12_tf_l6_tf_g11_a_list_by_request(models: Models, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-G12", "TF-L6", "TF-G11")
+def test_a_list_by_request(models: Models, tmp_path: Path) -> None:
     from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
     from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 

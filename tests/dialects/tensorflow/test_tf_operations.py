@@ -84,7 +84,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., TensorFlowServingProcess]]:
 Start = Callable[..., TensorFlowServingProcess]
 
 
-def test_tf_f4_tf_l1_a_model_by_name_and_base_path(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F4", "TF-L1")
+def test_a_model_by_name_and_base_path(start: Start, tmp_path: Path) -> None:
     write_mlp(tmp_path / "any", 7)
     server = start("--model_name=mine", f"--model_base_path={tmp_path / 'any'}")
     status, reply = infer(server, "mine")
@@ -98,13 +99,15 @@ def test_tf_f4_tf_l1_a_model_by_name_and_base_path(start: Start, tmp_path: Path)
         )
 
 
-def test_tf_f22_the_environment_names_the_model(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F22")
+def test_the_environment_names_the_model(start: Start, tmp_path: Path) -> None:
     write_mlp(tmp_path / "mlp", 1)
     server = start(env={"MODEL_NAME": "mlp", "MODEL_BASE_PATH": str(tmp_path)})
     assert infer(server, "mlp")[0] == 200
 
 
-def test_tf_l5_doors_open_when_each_model_is_there_or_has_failed(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-L5")
+def test_doors_open_when_each_model_is_there_or_has_failed(tmp_path: Path) -> None:
     (tmp_path / "slow" / "1").mkdir(parents=True)
     (tmp_path / "slow" / "1" / "model.py").write_text(SLOW)
     (tmp_path / "slow" / "config.pbtxt").write_text(SLOW_CONFIG)
@@ -126,9 +129,8 @@ def test_tf_l5_doors_open_when_each_model_is_there_or_has_failed(tmp_path: Path)
         server.stop()
 
 
-def test_tf_l3_a_model_whose_base_path_is_not_there_keeps_the_server_unready(
-    start: Start, tmp_path: Path
-) -> None:
+@pytest.mark.clause("TF-L3")
+def test_a_model_whose_base_path_is_not_there_keeps_the_server_unready(start: Start, tmp_path: Path) -> None:
     write_constant(tmp_path, 1)
     (tmp_path / "late").mkdir()
     places = (("c", tmp_path / "constant"), ("late", tmp_path / "late" / "constant"))
@@ -163,7 +165,8 @@ def test_a_signal_while_models_load_ends_it(tmp_path: Path) -> None:
     assert server.stop() == 0
 
 
-def test_tf_l3_tf_l4_new_versions_are_found_and_take_over(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-L3", "TF-L4")
+def test_new_versions_are_found_and_take_over(start: Start, tmp_path: Path) -> None:
     write_constant(tmp_path, 1)
     server = start(
         "--model_name=c", f"--model_base_path={tmp_path / 'constant'}", "--file_system_poll_wait_seconds=0.2"
@@ -174,7 +177,8 @@ def test_tf_l3_tf_l4_new_versions_are_found_and_take_over(start: Start, tmp_path
     until(lambda: infer(server, "c", "1")[0] == 404, server.output)
 
 
-def test_tf_c3_tf_l7_tf_f8_policies_and_labels_of_a_file(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-C3", "TF-L7", "TF-F8")
+def test_policies_and_labels_of_a_file(start: Start, tmp_path: Path) -> None:
     for version in (1, 2, 3):
         write_constant(tmp_path, version)
     model = f"name: 'c' base_path: '{tmp_path / 'constant'}'"
@@ -197,7 +201,8 @@ def test_tf_c3_tf_l7_tf_f8_policies_and_labels_of_a_file(start: Start, tmp_path:
     assert infer(server, "c", "stable")[0] == 404
 
 
-def test_tf_r27_tf_f11_tf_m1_the_metrics_page(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-R27", "TF-F11", "TF-M1")
+def test_the_metrics_page(start: Start, tmp_path: Path) -> None:
     write_mlp(tmp_path / "mlp", 1)
     file = tmp_path / "monitoring"
     file.write_text("prometheus_config { enable: true path: '/own/page' }")
@@ -215,7 +220,8 @@ def test_tf_r27_tf_f11_tf_m1_the_metrics_page(start: Start, tmp_path: Path) -> N
     assert b"process_start_time_seconds" in pages[0][1]
 
 
-def test_tf_f12_tf_c7_an_ssl_file_encrypts_grpc(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F12", "TF-C7")
+def test_an_ssl_file_encrypts_grpc(start: Start, tmp_path: Path) -> None:
     authority = trustme.CA()
     cert, key = files_of(authority, tmp_path)
     root = (tmp_path / "ca.pem").read_text()
@@ -243,7 +249,8 @@ def test_tf_f12_tf_c7_an_ssl_file_encrypts_grpc(start: Start, tmp_path: Path) ->
     assert infer(server, "mlp")[0] == 200, "REST is as it was"
 
 
-def test_tf_f2_tf_g16_a_unix_socket_answers_grpc(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F2", "TF-G16")
+def test_a_unix_socket_answers_grpc(start: Start, tmp_path: Path) -> None:
     write_mlp(tmp_path / "mlp", 1)
     path = tmp_path / "grpc.sock"
     flags = ("--model_name=mlp", f"--model_base_path={tmp_path / 'mlp'}", f"--grpc_socket_path={path}")
@@ -262,7 +269,8 @@ def test_tf_f2_tf_g16_a_unix_socket_answers_grpc(start: Start, tmp_path: Path) -
     assert server.output().count("is taken from a server that listens there") == 1  # of one log
 
 
-def test_tf_b1_tf_c5_tf_m2_batches_have_the_sizes_of_the_file(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-B1", "TF-C5", "TF-M2")
+def test_batches_have_the_sizes_of_the_file(start: Start, tmp_path: Path) -> None:
     write_mlp(tmp_path / "mlp", 1)
     file = tmp_path / "batching"
     file.write_text(
@@ -299,7 +307,8 @@ def test_tf_b1_tf_c5_tf_m2_batches_have_the_sizes_of_the_file(start: Start, tmp_
     assert ':tensorflow:serving:batching_session:queuing_latency_count{thread_pool_name="p"}' in page
 
 
-def test_tf_f9_batching_parameters_that_cannot_be_end_the_start(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-F9")
+def test_batching_parameters_that_cannot_be_end_the_start(tmp_path: Path) -> None:
     file = tmp_path / "batching"
     file.write_text("allowed_batch_sizes: [4, 8]")
     server = TensorFlowServingProcess(
@@ -313,7 +322,8 @@ def test_tf_f9_batching_parameters_that_cannot_be_end_the_start(tmp_path: Path) 
     )
 
 
-def test_tf_l6_a_file_that_cannot_be_parsed_ends_the_start(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-L6")
+def test_a_file_that_cannot_be_parsed_ends_the_start(tmp_path: Path) -> None:
     file = tmp_path / "models.config"
     file.write_text("model_config_list { config { name 'x' } }")
     server = TensorFlowServingProcess(tmp_path / "log", [f"--model_config_file={file}"])
@@ -322,7 +332,8 @@ def test_tf_l6_a_file_that_cannot_be_parsed_ends_the_start(tmp_path: Path) -> No
     assert "Error parsing text-format tensorflow.serving.ModelServerConfig: 1:" in server.output()
 
 
-def test_tf_l2_a_base_path_in_a_bucket(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-L2")
+def test_a_base_path_in_a_bucket(start: Start, tmp_path: Path) -> None:
     with s3_server() as s3:
         write_constant(tmp_path / "made", 1)
         s3.put_folder("bucket", "models/c/1", tmp_path / "made" / "constant" / "1")
@@ -341,9 +352,8 @@ def test_tf_l2_a_base_path_in_a_bucket(start: Start, tmp_path: Path) -> None:
         assert answer(server, "c") == ("2", 2), "a bucket that is away takes nothing away"
 
 
-def test_tf_l8_tf_o3_nobody_loads_by_request_and_nobody_connects_from_elsewhere(
-    start: Start, tmp_path: Path
-) -> None:
+@pytest.mark.clause("TF-L8", "TF-O3")
+def test_nobody_loads_by_request_and_nobody_connects_from_elsewhere(start: Start, tmp_path: Path) -> None:
     write_mlp(tmp_path / "mlp", 1)
     server = start("--model_name=mlp", f"--model_base_path={tmp_path / 'mlp'}")
     status, reply = server.post("/v2/repository/models/mlp/load", {})
@@ -380,7 +390,8 @@ def write_gated(folder: Path) -> Path:
     return folder / "gated"
 
 
-def test_tf_l11_what_is_in_flight_ends_well_when_it_is_told_to_stop(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-L11")
+def test_what_is_in_flight_ends_well_when_it_is_told_to_stop(start: Start, tmp_path: Path) -> None:
     server = start("--model_name=gated", f"--model_base_path={write_gated(tmp_path)}")
     gate = tmp_path / "gate"
     gate.touch()
@@ -397,7 +408,8 @@ def test_tf_l11_what_is_in_flight_ends_well_when_it_is_told_to_stop(start: Start
     assert found == [200]
 
 
-def test_tf_b1_a_queue_that_is_full_is_unavailable(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-B1")
+def test_a_queue_that_is_full_is_unavailable(start: Start, tmp_path: Path) -> None:
     import tensorflow
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
@@ -443,7 +455,8 @@ def test_tf_b1_a_queue_that_is_full_is_unavailable(start: Start, tmp_path: Path)
     assert {reply["error"] for status, reply in found if status == 503} == set(refused)
 
 
-def test_tf_b2_tf_c9_tf_f16_savedmodels_under_the_flags(start: Start, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-B2", "TF-C9", "TF-F16")
+def test_savedmodels_under_the_flags(start: Start, tmp_path: Path) -> None:
     savedmodels.batching_inside(tmp_path / "inside" / "1")
     savedmodels.tagged(tmp_path / "tagged" / "00000005")
     file = tmp_path / "models.config"

@@ -70,22 +70,25 @@ _arrays = st.sampled_from(_TYPES).flatmap(
 )
 
 
+@pytest.mark.clause("TF-G7")
 @given(_arrays)
-def test_tf_g7_what_tensorflows_client_sends_is_read(values: np.ndarray) -> None:
+def test_what_tensorflows_client_sends_is_read(values: np.ndarray) -> None:
     tf = _tensorflow()
     sent = tf.make_tensor_proto(values, dtype=tf.string if values.dtype == object else None)
     _same(read(_proto(sent.SerializeToString()), "x", FillBudget()), values)
 
 
+@pytest.mark.clause("TF-G7")
 @given(_arrays)
-def test_tf_g7_what_tensorflow_serializes_is_read(values: np.ndarray) -> None:
+def test_what_tensorflow_serializes_is_read(values: np.ndarray) -> None:
     tf = _tensorflow()
     given = tf.constant(values, dtype=tf.string if values.dtype == object else None)
     _same(read(_proto(tf.io.serialize_tensor(given).numpy()), "x", FillBudget()), values)
 
 
+@pytest.mark.clause("TF-G7")
 @given(_arrays, st.booleans())
-def test_tf_g7_answers_are_read_by_tensorflow(values: np.ndarray, as_content: bool) -> None:
+def test_answers_are_read_by_tensorflow(values: np.ndarray, as_content: bool) -> None:
     ours = tensor("y", values)
     message = to_bytes(ours.datatype, ours.array, as_content=as_content)
     theirs = _theirs(message)
@@ -118,9 +121,10 @@ _FIELDS = {
 }
 
 
+@pytest.mark.clause("TF-G7")
 @given(st.data(), st.sampled_from(sorted(_FIELDS)), st.lists(st.integers(0, 3), max_size=3))
 @settings(max_examples=300)
-def test_tf_g7_typed_fields_are_filled_up_and_cut_as_tensorflow_does(
+def test_typed_fields_are_filled_up_and_cut_as_tensorflow_does(
     data: Any, dtype: str, dims: list[int]
 ) -> None:
     field, elements = _FIELDS[dtype]
@@ -135,15 +139,14 @@ def test_tf_g7_typed_fields_are_filled_up_and_cut_as_tensorflow_does(
     _same(read(_proto(message), "x", FillBudget()), theirs)
 
 
+@pytest.mark.clause("TF-G7")
 @given(
     st.sampled_from([n for n in _FIELDS if n != "DT_BOOL"]),
     st.lists(st.integers(-1, 3), max_size=3),
     st.binary(),
 )
 @settings(max_examples=300)
-def test_tf_g7_content_is_taken_and_refused_as_tensorflow_does(
-    dtype: str, dims: list[int], content: bytes
-) -> None:
+def test_content_is_taken_and_refused_as_tensorflow_does(dtype: str, dims: list[int], content: bytes) -> None:
     made = build()["TensorProto"](dtype=dtype, tensor_content=content)
     for size in dims:
         made.tensor_shape.dim.add(size=size)
@@ -156,15 +159,17 @@ def test_tf_g7_content_is_taken_and_refused_as_tensorflow_does(
         _same(read(_proto(message), "x", FillBudget()), theirs)
 
 
+@pytest.mark.clause("TF-G7")
 @pytest.mark.parametrize("name", _TYPES)
 @pytest.mark.parametrize("as_content", [False, True])
-def test_tf_g7_every_datatype_comes_back_unchanged(name: str, as_content: bool) -> None:
+def test_every_datatype_comes_back_unchanged(name: str, as_content: bool) -> None:
     ours = tensor("x", EXAMPLES[name])
     back = read(_proto(to_bytes(ours.datatype, ours.array, as_content=as_content)), "x", FillBudget())
     assert (back.name, back.datatype) == ("x", ours.datatype)
     _same(back, EXAMPLES[name] if name != "BF16" else ours.array)
 
 
+@pytest.mark.clause("TF-G7")
 @pytest.mark.parametrize(
     ("dtype", "error", "text"),
     [
@@ -178,7 +183,7 @@ def test_tf_g7_every_datatype_comes_back_unchanged(name: str, as_content: bool) 
         ("DT_INT4", Unsupported, "tensors of DT_INT4 are not supported"),
     ],
 )
-def test_tf_g7_what_cannot_be_carried_is_said(dtype: str, error: type[SalverError], text: str) -> None:
+def test_what_cannot_be_carried_is_said(dtype: str, error: type[SalverError], text: str) -> None:
     made = build()["TensorProto"](dtype=dtype, float_val=[1])
     with pytest.raises(error) as raised:
         read(_proto(made.SerializeToString()), "x", FillBudget())
@@ -186,6 +191,7 @@ def test_tf_g7_what_cannot_be_carried_is_said(dtype: str, error: type[SalverErro
     assert type(raised.value) is error
 
 
+@pytest.mark.clause("TF-G7")
 @pytest.mark.parametrize(
     ("dtype", "dims", "fields"),
     [
@@ -199,9 +205,7 @@ def test_tf_g7_what_cannot_be_carried_is_said(dtype: str, error: type[SalverErro
         ("DT_UINT8", [(64 << 20) + 1], {"int_val": [1]}),
     ],
 )
-def test_tf_g7_a_shape_that_lies_is_given_no_memory(
-    dtype: str, dims: list[int], fields: dict[str, Any]
-) -> None:
+def test_a_shape_that_lies_is_given_no_memory(dtype: str, dims: list[int], fields: dict[str, Any]) -> None:
     made = build()["TensorProto"](dtype=dtype, **fields)
     for size in dims:
         made.tensor_shape.dim.add(size=size)

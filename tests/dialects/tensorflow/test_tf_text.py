@@ -10,7 +10,8 @@ from salver.words.errors import InvalidInput
 BEGINS = "Error parsing text-format tensorflow.serving.ModelServerConfig: "
 
 
-def test_tf_c1_a_list_of_models() -> None:
+@pytest.mark.clause("TF-C1")
+def test_a_list_of_models() -> None:
     text = b"""
     # as in the guides
     model_config_list: {
@@ -23,6 +24,7 @@ def test_tf_c1_a_list_of_models() -> None:
     assert list(config.model_version_policy.specific.versions) == [1, 2]
 
 
+@pytest.mark.clause("TF-L6")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -36,7 +38,7 @@ def test_tf_c1_a_list_of_models() -> None:
         (b"custom_model_config { [type.googleapis.com/x.Y] { a: 1 } }", "Type x.Y not found"),
     ],
 )
-def test_tf_l6_what_is_wrong_is_told_in_the_words_that_operators_know(text: bytes, said: str) -> None:
+def test_what_is_wrong_is_told_in_the_words_that_operators_know(text: bytes, said: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse(text, "ModelServerConfig", "f")
     assert str(caught.value).startswith(BEGINS)
@@ -59,7 +61,8 @@ def test_any_file_is_read_or_refused(text: bytes) -> None:
             assert str(error).startswith("Error parsing text-format tensorflow.serving.")
 
 
-def test_tf_c8_a_platforms_configuration_is_packed_by_its_type() -> None:
+@pytest.mark.clause("TF-C8")
+def test_a_platforms_configuration_is_packed_by_its_type() -> None:
     text = b"""platform_configs { key: "tensorflow" value { source_adapter_config {
         [type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {
             legacy_config { saved_model_tags: "serve" enable_model_warmup: true } } } } }"""

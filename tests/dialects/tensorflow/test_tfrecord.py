@@ -46,7 +46,8 @@ def test_long_data_by_blocks_have_the_checksum_of_their_bits(data: bytes, length
     assert crc32c(whole) == bit_by_bit(whole)
 
 
-def test_tf_l9_the_framing_is_tensorflows_own() -> None:
+@pytest.mark.clause("TF-L9")
+def test_the_framing_is_tensorflows_own() -> None:
     told = [b"hello", b"", bytes(range(256)) * 5]
     assert list(records(WRITTEN)) == told
     assert b"".join(map(record, told)) == WRITTEN

@@ -121,7 +121,8 @@ def refused(call: Any, request: Any) -> tuple[str, str]:
     return raised.value.code().name, raised.value.details()
 
 
-def test_tf_g1_predict(tf: Any, predictions: Any) -> None:
+@pytest.mark.clause("TF-G1")
+def test_predict(tf: Any, predictions: Any) -> None:
     x = np.array([1.0, 2.0, 5.0], np.float32)
     answer = predictions.Predict(predict_request(tf, "half_plus_two", {"x": x}, version=123), timeout=_WAIT_S)
     np.testing.assert_array_equal(tf.make_ndarray(answer.outputs["y"]), x / 2 + 2)
@@ -129,7 +130,8 @@ def test_tf_g1_predict(tf: Any, predictions: Any) -> None:
     assert (spec.name, spec.version.value, spec.signature_name) == ("half_plus_two", 123, "serving_default")
 
 
-def test_tf_g1_predict_gives_what_tensorflow_gives(tf: Any, predictions: Any) -> None:
+@pytest.mark.clause("TF-G1")
+def test_predict_gives_what_tensorflow_gives(tf: Any, predictions: Any) -> None:
     random = np.random.default_rng(3)
     left, right = random.standard_normal((5, 2), np.float32), random.standard_normal((5, 3), np.float32)
     loaded = tf.saved_model.load(str(savedmodels.made() / "keras_pair")).signatures["serving_default"]
@@ -142,7 +144,8 @@ def test_tf_g1_predict_gives_what_tensorflow_gives(tf: Any, predictions: Any) ->
         assert tf.make_ndarray(value).tobytes() == wanted[name].numpy().tobytes()
 
 
-def test_tf_g1_a_real_model_gives_what_tensorflow_gives(tf: Any, predictions: Any) -> None:
+@pytest.mark.clause("TF-G1")
+def test_a_real_model_gives_what_tensorflow_gives(tf: Any, predictions: Any) -> None:
     audio = np.sin(np.linspace(0, 3000, 43844, dtype=np.float32)).reshape(1, -1, 1)
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(_pitch()))
@@ -157,7 +160,8 @@ def test_tf_g1_a_real_model_gives_what_tensorflow_gives(tf: Any, predictions: An
         np.testing.assert_array_equal(found, value, strict=True)
 
 
-def test_tf_g4_versions_and_labels(tf: Any, predictions: Any) -> None:
+@pytest.mark.clause("TF-G4")
+def test_versions_and_labels(tf: Any, predictions: Any) -> None:
     x = np.array([[1.0]], np.float32)
 
     def ask(**spec: Any) -> tuple[int, float]:
@@ -175,13 +179,14 @@ def test_tf_g4_versions_and_labels(tf: Any, predictions: Any) -> None:
     )
 
 
-def test_x_11_a_version_with_zeros_in_front_is_the_number(tf: Any, predictions: Any) -> None:
+def test_a_version_with_zeros_in_front_is_the_number(tf: Any, predictions: Any) -> None:
     x = np.array([1.0], np.float32)
     for spec in ({}, {"version": 123}):
         answer = predictions.Predict(predict_request(tf, "padded", {"x": x}, **spec), timeout=_WAIT_S)
         assert (answer.model_spec.version.value, answer.outputs["y"].float_val[0]) == (123, 2.5)
 
 
+@pytest.mark.clause("TF-R21")
 @pytest.mark.parametrize(
     ("model", "spec", "status"),
     [
@@ -205,12 +210,13 @@ def test_x_11_a_version_with_zeros_in_front_is_the_number(tf: Any, predictions: 
         ),
     ],
 )
-def test_tf_r21_texts(tf: Any, predictions: Any, model: str, spec: Any, status: tuple[str, str]) -> None:
+def test_texts(tf: Any, predictions: Any, model: str, spec: Any, status: tuple[str, str]) -> None:
     request = predict_request(tf, model, {"x": np.zeros(1, np.float32)}, **spec)
     assert refused(predictions.Predict, request) == status
 
 
-def test_tf_g5_only_wanted_outputs(tf: Any, predictions: Any) -> None:
+@pytest.mark.clause("TF-G5")
+def test_only_wanted_outputs(tf: Any, predictions: Any) -> None:
     words = np.array(["a b", "", "c"], dtype=object)
     request = predict_request(tf, "ragged", {"text": words})
     whole = predictions.Predict(request, timeout=_WAIT_S)
@@ -226,9 +232,8 @@ def test_tf_g5_only_wanted_outputs(tf: Any, predictions: Any) -> None:
     assert text.startswith("output tensor alias not found in signature: nothing")
 
 
-def test_tf_g5_inputs_with_defaults_may_be_left_out(
-    tf: Any, predictions: Any, serving: ServerProcess
-) -> None:
+@pytest.mark.clause("TF-G5")
+def test_inputs_with_defaults_may_be_left_out(tf: Any, predictions: Any, serving: ServerProcess) -> None:
     x = np.array([1.0, 3.0], np.float32)
     for more, wanted in (
         ({}, [2.5, 6.5]),
@@ -248,7 +253,8 @@ def test_tf_g5_inputs_with_defaults_may_be_left_out(
     )
 
 
-def test_tf_g6_other_signatures(tf: Any, predictions: Any) -> None:
+@pytest.mark.clause("TF-G6")
+def test_other_signatures(tf: Any, predictions: Any) -> None:
     inputs = {"a": np.array([1, 2], np.float32), "b": np.array([3, 5], np.float32)}
     for signature, wanted in (("add", [4, 7]), ("times", [3, 10])):
         request = predict_request(tf, "without_default", inputs, signature=signature)
@@ -258,8 +264,9 @@ def test_tf_g6_other_signatures(tf: Any, predictions: Any) -> None:
         assert answer.model_spec.signature_name == signature
 
 
+@pytest.mark.clause("TF-G7")
 @pytest.mark.parametrize("datatype", EXAMPLES)
-def test_tf_g7_every_datatype_comes_back_unchanged(tf: Any, predictions: Any, datatype: str) -> None:
+def test_every_datatype_comes_back_unchanged(tf: Any, predictions: Any, datatype: str) -> None:
     values = EXAMPLES[datatype]
     request = predict_request(tf, f"identity_{datatype.lower()}", {"x": values})
     (found,) = predictions.Predict(request, timeout=_WAIT_S).outputs.values()
@@ -272,7 +279,8 @@ def test_tf_g7_every_datatype_comes_back_unchanged(tf: Any, predictions: Any, da
         )
 
 
-def test_tf_g7_one_value_fills_a_shape(tf: Any, predictions: Any) -> None:
+@pytest.mark.clause("TF-G7")
+def test_one_value_fills_a_shape(tf: Any, predictions: Any) -> None:
     request = predict_request(tf, "squares", {})
     request.inputs["x"].CopyFrom(tf.make_tensor_proto(3.0, dtype=tf.float32, shape=[2, 2]))
     assert len(request.inputs["x"].float_val) == 1
@@ -297,7 +305,8 @@ def test_a_models_own_refusal_is_the_callers_fault(tf: Any, predictions: Any) ->
     assert "x must not be negative" in text
 
 
-def test_tf_g8_regress(predictions: Any) -> None:
+@pytest.mark.clause("TF-G8")
+def test_regress(predictions: Any) -> None:
     from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
     request = RegressionRequest(input=input_of([1.0, 2.0]))
@@ -319,7 +328,8 @@ def test_tf_g8_regress(predictions: Any) -> None:
     )
 
 
-def test_tf_g8_classify(predictions: Any) -> None:
+@pytest.mark.clause("TF-G8")
+def test_classify(predictions: Any) -> None:
     from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 
     request = ClassificationRequest(input=input_of([3.0, -2.0]))
@@ -344,7 +354,8 @@ def _multi(*tasks: tuple[str, str, str]) -> Any:
     return request
 
 
-def test_tf_g9_multi_inference(predictions: Any) -> None:
+@pytest.mark.clause("TF-G9")
+def test_multi_inference(predictions: Any) -> None:
     request = _multi(
         ("half_plus_two", "regress_x_to_y", REGRESS),
         ("half_plus_two", "regress_x_to_y2", REGRESS),
@@ -364,6 +375,7 @@ def test_tf_g9_multi_inference(predictions: Any) -> None:
     ]
 
 
+@pytest.mark.clause("TF-G9")
 @pytest.mark.parametrize(
     ("tasks", "status"),
     [
@@ -385,11 +397,14 @@ def test_tf_g9_multi_inference(predictions: Any) -> None:
         ),
     ],
 )
-def test_tf_g9_refusals(predictions: Any, tasks: list[tuple[str, str, str]], status: tuple[str, str]) -> None:
+def test_refusals_of_tasks(
+    predictions: Any, tasks: list[tuple[str, str, str]], status: tuple[str, str]
+) -> None:
     assert refused(predictions.MultiInference, _multi(*tasks)) == status
 
 
-def test_tf_g10_metadata_is_what_the_savedmodel_says(tf: Any, predictions: Any) -> None:
+@pytest.mark.clause("TF-G10")
+def test_metadata_is_what_the_savedmodel_says(tf: Any, predictions: Any) -> None:
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
     from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
 
@@ -404,7 +419,8 @@ def test_tf_g10_metadata_is_what_the_savedmodel_says(tf: Any, predictions: Any) 
     assert dict(told.signature_def) == dict(wanted)
 
 
-def test_tf_g10_refusals(predictions: Any) -> None:
+@pytest.mark.clause("TF-G10")
+def test_refusals_of_metadata(predictions: Any) -> None:
     from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
 
     request = GetModelMetadataRequest(metadata_field=["signature_def"])
@@ -416,7 +432,8 @@ def test_tf_g10_refusals(predictions: Any) -> None:
     )
 
 
-def test_tf_g2_tf_g11_status(models: Any) -> None:
+@pytest.mark.clause("TF-G2", "TF-G11")
+def test_status(models: Any) -> None:
     from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 
     request = GetModelStatusRequest()
@@ -433,7 +450,8 @@ def test_tf_g2_tf_g11_status(models: Any) -> None:
     )
 
 
-def test_tf_g3_tf_g14_services_that_there_are_not(channel: grpc.Channel) -> None:
+@pytest.mark.clause("TF-G3", "TF-G14")
+def test_services_that_there_are_not(channel: grpc.Channel) -> None:
     for path in (
         "/tensorflow.serving.SessionService/SessionRun",
         "/tensorflow.ProfilerService/Profile",
@@ -443,14 +461,16 @@ def test_tf_g3_tf_g14_services_that_there_are_not(channel: grpc.Channel) -> None
         assert refused(call, b"")[0] == "UNIMPLEMENTED"
 
 
+@pytest.mark.clause("TF-G13")
 @pytest.mark.parametrize("service", ["PredictionService", "ModelService", "tensorflow.serving.ModelService"])
-def test_tf_g13_health(channel: grpc.Channel, service: str) -> None:
+def test_health(channel: grpc.Channel, service: str) -> None:
     call = channel.unary_unary("/grpc.health.v1.Health/Check", lambda m: m, lambda m: m)
     asked = b"\x0a" + bytes([len(service)]) + service.encode()
     assert call(asked, timeout=_WAIT_S) == b"\x08\x01"
 
 
-def test_tf_g15_large_messages(tf: Any, serving: ServerProcess) -> None:
+@pytest.mark.clause("TF-G15")
+def test_large_messages(tf: Any, serving: ServerProcess) -> None:
     from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -469,7 +489,8 @@ def test_tf_g15_large_messages(tf: Any, serving: ServerProcess) -> None:
             np.testing.assert_array_equal(tf.make_ndarray(answer.outputs["y"]), sent * sent)
 
 
-def test_tf_g17_who_waits_too_long_is_told_so_and_not_run(
+@pytest.mark.clause("TF-G17")
+def test_who_waits_too_long_is_told_so_and_not_run(
     tf: Any, predictions: Any, serving: ServerProcess, tmp_path: Path
 ) -> None:
     def runs() -> int:
@@ -501,7 +522,8 @@ def test_compressed_calls(tf: Any, serving: ServerProcess) -> None:
     np.testing.assert_array_equal(tf.make_ndarray(answer.outputs["y"]), x)
 
 
-def test_tf_g1_asyncio(tf: Any, serving: ServerProcess) -> None:
+@pytest.mark.clause("TF-G1")
+def test_asyncio(tf: Any, serving: ServerProcess) -> None:
     from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
     async def ask() -> list[float]:

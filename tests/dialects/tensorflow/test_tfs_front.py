@@ -109,6 +109,7 @@ async def ask(
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
+@pytest.mark.clause("TF-R1", "TF-R2", "TF-R3")
 @pytest.mark.parametrize(
     ("path", "told"),
     [
@@ -123,7 +124,7 @@ async def ask(
         ("/v1/models/org/m/versions/1:predict", ["org/m", "1", "Predict"]),
     ],
 )
-async def test_tf_r1_tf_r2_tf_r3_who_is_asked(path: str, told: list[str]) -> None:
+async def test_who_is_asked(path: str, told: list[str]) -> None:
     status, headers, body = await ask("POST", path, b"{}")
     assert status == 200
     assert json.loads(body)[:4] == [*told, "tfs-http"]
@@ -131,18 +132,19 @@ async def test_tf_r1_tf_r2_tf_r3_who_is_asked(path: str, told: list[str]) -> Non
 
 
 @pytest.mark.parametrize("path", ["/v1/models/org/m:explain", "/v1/models/org%2Fm/versions/1:Explain"])
-async def test_x_2_a_savedmodel_has_no_such_path(path: str) -> None:
+async def test_a_savedmodel_has_no_such_path(path: str) -> None:
     status, _, body = await ask("POST", path, b"{}")
     assert (status, json.loads(body)) == (400, {"error": f"Malformed request: POST {path}"})
 
 
 @pytest.mark.parametrize("path", ["", "/versions/3", "/labels/stable"])
-async def test_x_2_other_models_have_no_explainer_yet(path: str) -> None:
+async def test_other_models_have_no_explainer_yet(path: str) -> None:
     status, _, body = await ask("POST", f"/v1/models/m{path}:explain", b"{}")
     assert status == 501
     assert json.loads(body)["error"].startswith("model 'm' has no explainer")
 
 
+@pytest.mark.clause("TF-R21")
 @pytest.mark.parametrize(
     ("path", "status", "error"),
     [
@@ -152,18 +154,20 @@ async def test_x_2_other_models_have_no_explainer_yet(path: str) -> None:
         ("/v1/models/org/q:explain", 400, "Malformed request: POST /v1/models/org/q:explain"),
     ],
 )
-async def test_x_2_tf_r21_who_is_not_there_explains_nothing(path: str, status: int, error: str) -> None:
+async def test_who_is_not_there_explains_nothing(path: str, status: int, error: str) -> None:
     told, _, body = await ask("POST", path, b"{}")
     assert (told, json.loads(body)) == (status, {"error": error})
 
 
-async def test_tf_r21_a_label_that_there_is_not() -> None:
+@pytest.mark.clause("TF-R21")
+async def test_a_label_that_there_is_not() -> None:
     status, _, body = await ask("POST", "/v1/models/m/labels/x:predict", b"{}")
     assert status == 400
     assert body == b'{\n    "error": "Unrecognized servable version label: x"\n}'
 
 
-async def test_tf_r4_status_of_a_model_is_an_answer_to_three_kinds_of_clients() -> None:
+@pytest.mark.clause("TF-R4")
+async def test_status_of_a_model_is_an_answer_to_three_kinds_of_clients() -> None:
     status, _, body = await ask("GET", "/v1/models/m")
     assert status == 200
     told = json.loads(body)
@@ -176,6 +180,7 @@ async def test_tf_r4_status_of_a_model_is_an_answer_to_three_kinds_of_clients() 
     assert len(json.loads(body)["model_version_status"]) == 1
 
 
+@pytest.mark.clause("TF-R21")
 @pytest.mark.parametrize(
     ("path", "error"),
     [
@@ -186,18 +191,20 @@ async def test_tf_r4_status_of_a_model_is_an_answer_to_three_kinds_of_clients() 
         ("/v1/models/m/versions/2/metadata", "Servable not found for request: Specific(m, 2): not now"),
     ],
 )
-async def test_tf_r21_what_there_is_not(path: str, error: str) -> None:
+async def test_what_there_is_not(path: str, error: str) -> None:
     status, _, body = await ask("GET", path)
     assert (status, json.loads(body)) == (404, {"error": error})
 
 
-async def test_tf_r4_a_model_that_there_is_not_has_all_keys() -> None:
+@pytest.mark.clause("TF-R4")
+async def test_a_model_that_there_is_not_has_all_keys() -> None:
     status, _, body = await ask("GET", "/v1/models/q")
     assert status == 404
     assert list(json.loads(body)) == ["error", "code", "type", "message"]
 
 
-async def test_tf_r4_under_tensorflow_servings_command_line_status_has_no_other_keys() -> None:
+@pytest.mark.clause("TF-R4")
+async def test_under_tensorflow_servings_command_line_status_has_no_other_keys() -> None:
     rules = TfsRules(tells_no_more=True)
     status, _, body = await ask("GET", "/v1/models/m", rules=rules)
     told = json.loads(body)
@@ -213,7 +220,8 @@ async def test_a_lora_is_told_of_as_its_model() -> None:
     assert (status, told["id"], told["ready"], len(told["model_version_status"])) == (200, "m-lora", True, 2)
 
 
-async def test_tf_r5_metadata() -> None:
+@pytest.mark.clause("TF-R5")
+async def test_metadata() -> None:
     for path in (
         "/v1/models/m/metadata",
         "/v1/models/m/versions/3/metadata",
@@ -224,7 +232,8 @@ async def test_tf_r5_metadata() -> None:
         assert json.loads(body)["model_spec"] == {"name": "m", "signature_name": "", "version": "3"}
 
 
-async def test_tf_r6_the_list_of_models_is_openais() -> None:
+@pytest.mark.clause("TF-R6")
+async def test_the_list_of_models_is_openais() -> None:
     status, _, body = await ask("GET", "/v1/models")
     told = json.loads(body)
     assert (status, told["object"]) == (200, "list")
@@ -242,6 +251,7 @@ async def test_names_with_slashes_come_encoded_or_raw(path: str, name: str) -> N
     assert (status, len(json.loads(body)["model_version_status"])) == (200, 1)
 
 
+@pytest.mark.clause("TF-R7")
 @pytest.mark.parametrize(
     ("verb", "path"),
     [
@@ -260,14 +270,15 @@ async def test_names_with_slashes_come_encoded_or_raw(path: str, name: str) -> N
         ("POST", "/v1/models/foo/versions/50/labels/some_label:regress"),
     ],
 )
-async def test_tf_r7_malformed(verb: str, path: str) -> None:
+async def test_malformed(verb: str, path: str) -> None:
     status, headers, body = await ask(verb, path)
     assert status == 400
     assert body == b'{\n    "error": "Malformed request: %b %b"\n}' % (verb.encode(), path.encode())
     assert headers[b"x-request-id"] == b"0" * 16
 
 
-async def test_tf_r23_gzip_bodies_may_inflate_to_100_mib() -> None:
+@pytest.mark.clause("TF-R23")
+async def test_gzip_bodies_may_inflate_to_100_mib() -> None:
     async def length(size: int, **more: Any) -> tuple[int, Any]:
         page = bytes(61_440) + random.Random(1).randbytes(4096)  # a file of nothing but zeros is refused
         packed = gzip.compress((page * (size // len(page) + 1))[:size], 1)
@@ -283,7 +294,8 @@ async def test_tf_r23_gzip_bodies_may_inflate_to_100_mib() -> None:
     assert (await length(1000, max_body=1000))[1][5] == 1000
 
 
-async def test_tf_r24_pages_of_any_origin_may_ask() -> None:
+@pytest.mark.clause("TF-R24")
+async def test_pages_of_any_origin_may_ask() -> None:
     wanted = {
         b"access-control-allow-origin": b"*",
         b"access-control-allow-methods": b"POST, GET",
@@ -309,18 +321,20 @@ async def test_tf_r24_pages_of_any_origin_may_ask() -> None:
     assert not wanted.keys() & headers.keys()
 
 
+@pytest.mark.clause("TF-R24")
 @pytest.mark.parametrize(
     ("origin", "status"),
     [(b"https://a.example", 200), (b"http://localhost:3000", 200), (b"null", 400), (b"", 400), (None, 400)],
 )
-async def test_tf_r24_options(origin: bytes | None, status: int) -> None:
+async def test_options(origin: bytes | None, status: int) -> None:
     headers = {} if origin is None else {b"origin": origin}
     for path in ("/v1/models/m:predict", "/v1/anything", "/V1/models"):
         got, _, body = await ask("OPTIONS", path, headers=headers)
         assert (got, body) == (status, b"")
 
 
-async def test_tf_r25_a_call_has_as_long_as_its_operator_says() -> None:
+@pytest.mark.clause("TF-R25")
+async def test_a_call_has_as_long_as_its_operator_says() -> None:
     async def deadline(path: str, rules: TfsRules) -> float | None:
         return json.loads((await ask("POST", path, rules=rules))[2])[4]  # type: ignore[no-any-return]
 

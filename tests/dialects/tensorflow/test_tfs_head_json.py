@@ -60,7 +60,8 @@ def refused(body: Any, codec: Classify | Regress | None = None, signature: Signa
     return str(caught.value)
 
 
-def test_tf_r17_the_token_decides_the_kind() -> None:
+@pytest.mark.clause("TF-R17")
+def test_the_token_decides_the_kind() -> None:
     (tensor,) = read(
         {
             "examples": [
@@ -82,13 +83,15 @@ def test_tf_r17_the_token_decides_the_kind() -> None:
     ]
 
 
-def test_tf_r17_context_is_merged_into_every_example() -> None:
+@pytest.mark.clause("TF-R17")
+def test_context_is_merged_into_every_example() -> None:
     body = {"context": {"query": "pizza", "x": 1}, "examples": [{"x": 2}, {"y": [1.5]}]}
     found = [features(example) for example in read(body).inputs[0].array]
     assert found == [{"query": [b"pizza"], "x": [2]}, {"query": [b"pizza"], "x": [1], "y": [1.5]}]
 
 
-def test_tf_r17_tf_r14_numbers_that_are_not_finite() -> None:
+@pytest.mark.clause("TF-R17", "TF-R14")
+def test_numbers_that_are_not_finite() -> None:
     text = b'{"examples": [{"r": [8.0, NaN, Infinity], "s": -Infinity}]}'
     (found,) = Classify().decode(HttpBody("m", "", text), CLASSES).inputs[0].array
     ratings = features(found)["r"]
@@ -104,20 +107,23 @@ _VALUES = (
 )
 
 
+@pytest.mark.clause("TF-R17")
 @given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), _VALUES, max_size=4))
-def test_tf_r17_examples_say_what_the_maps_say(maps: dict[str, list[Any]]) -> None:
+def test_examples_say_what_the_maps_say(maps: dict[str, list[Any]]) -> None:
     wanted = {n: [v.encode() if isinstance(v, str) else v for v in vs] for n, vs in maps.items()}
     assert features(example_of(json.loads(json.dumps(maps)))) == wanted
 
 
+@pytest.mark.clause("TF-R17")
 @pytest.mark.parametrize("count", [1000, 1001, 2500])
-def test_tf_r17_examples_of_many_features(count: int) -> None:
+def test_examples_of_many_features(count: int) -> None:
     maps = {f"f{index}": [index + 0.5] for index in range(count)}
     assert features(example_of(maps)) == maps
 
 
+@pytest.mark.clause("TF-R17")
 @pytest.mark.parametrize("count", [1, 2])
-def test_tf_r17_floats_are_rounded_to_float32(count: int) -> None:
+def test_floats_are_rounded_to_float32(count: int) -> None:
     most = float(np.finfo(np.float32).max)
     maps = {"tenth": [0.1] * count, "most": [most] * count, "least": [-most] * count}
     wanted = {"tenth": [float(np.float32(0.1))] * count, "most": maps["most"], "least": maps["least"]}
@@ -131,6 +137,7 @@ def test_tf_r17_floats_are_rounded_to_float32(count: int) -> None:
 _SHOWN = 'JSON Value: {\n    "examples": %s\n} '
 
 
+@pytest.mark.clause("TF-R32")
 @pytest.mark.parametrize(
     ("body", "text"),
     [
@@ -161,11 +168,12 @@ _SHOWN = 'JSON Value: {\n    "examples": %s\n} '
         ),
     ],
 )
-def test_tf_r32_texts(body: Any, text: str) -> None:
+def test_texts(body: Any, text: str) -> None:
     assert refused(body) == text
     assert refused(body, Regress(), VALUES) == text
 
 
+@pytest.mark.clause("TF-R32")
 @pytest.mark.parametrize(
     ("codec", "signature", "text"),
     [
@@ -195,13 +203,12 @@ def test_tf_r32_texts(body: Any, text: str) -> None:
         ),
     ],
 )
-def test_tf_r32_signatures_that_are_not_for_it(
-    codec: Classify | Regress, signature: Signature, text: str
-) -> None:
+def test_signatures_that_are_not_for_it(codec: Classify | Regress, signature: Signature, text: str) -> None:
     assert refused({"examples": [{}]}, codec, signature).startswith(text)
 
 
-def test_tf_r32_the_signature_is_chosen_by_name() -> None:
+@pytest.mark.clause("TF-R32")
+def test_the_signature_is_chosen_by_name() -> None:
     head = _head(("scores", DataType.FP32), name="head", method="tensorflow/serving/classify")
     model = Signature(PLAIN.inputs, PLAIN.outputs, others=(head,))
     request = read({"signature_name": "head", "examples": [{}]}, Classify(checks_method=True), model)
@@ -221,7 +228,8 @@ def texts(rows: list[list[bytes]]) -> Array:
     return np.array(rows, object)
 
 
-def test_tf_r18_classes_and_scores() -> None:
+@pytest.mark.clause("TF-R18")
+def test_classes_and_scores() -> None:
     labels = texts([[b"car", b'"b"'], [b"car", "é".encode()]])
     scores = np.array([[0.2, 0.7], [1, np.nan]], "f4")
     assert answered(Classify(), 2, classes=labels, scores=scores).decode() == (
@@ -229,7 +237,8 @@ def test_tf_r18_classes_and_scores() -> None:
     )
 
 
-def test_tf_r30_a_label_that_there_is_not_is_empty() -> None:
+@pytest.mark.clause("TF-R30")
+def test_a_label_that_there_is_not_is_empty() -> None:
     body = answered(Classify(), 1, scores=np.array([[0.5, 2]], "f4"))
     assert body == b'{\n    "results": [[["", 0.5], ["", 2.0]]\n    ]\n}'
     body = answered(Classify(), 1, classes=texts([[b"a"]]))
@@ -239,12 +248,14 @@ def test_tf_r30_a_label_that_there_is_not_is_empty() -> None:
         answered(Classify(), 1)
 
 
-def test_tf_r19_values() -> None:
+@pytest.mark.clause("TF-R19")
+def test_values() -> None:
     for shape in ((3,), (3, 1)):
         body = answered(Regress(), 3, outputs=np.array([0.2, 42, -np.inf], "f4").reshape(shape))
         assert body == b'{\n    "results": [0.2, 42.0, -Infinity]\n}'
 
 
+@pytest.mark.clause("TF-R32")
 @pytest.mark.parametrize(
     ("codec", "outputs", "text"),
     [
@@ -272,9 +283,7 @@ def test_tf_r19_values() -> None:
         ),
     ],
 )
-def test_tf_r32_outputs_that_are_not_for_it(
-    codec: Classify | Regress, outputs: dict[str, Array], text: str
-) -> None:
+def test_outputs_that_are_not_for_it(codec: Classify | Regress, outputs: dict[str, Array], text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         answered(codec, 2, **outputs)
     assert str(caught.value) == text
@@ -289,6 +298,7 @@ def _row(version: str, state: State, reason: str = "") -> VersionStatus:
     return VersionStatus(ModelId("m", version), state, reason)
 
 
+@pytest.mark.clause("TF-R4")
 @pytest.mark.parametrize(
     ("state", "shown"),
     [
@@ -302,7 +312,7 @@ def _row(version: str, state: State, reason: str = "") -> VersionStatus:
         (State.FAILED, "END"),
     ],
 )
-def test_tf_r4_states(state: State, shown: str) -> None:
+def test_states(state: State, shown: str) -> None:
     (told,) = tfs_status.status("m", "", [_row("1", state, "broken")])
     assert told["state"] == shown
     is_bad = state is State.FAILED
@@ -312,7 +322,8 @@ def test_tf_r4_states(state: State, shown: str) -> None:
     }
 
 
-def test_tf_r4_versions_are_compared_as_numbers() -> None:
+@pytest.mark.clause("TF-R4")
+def test_versions_are_compared_as_numbers() -> None:
     rows = [
         _row("10", State.READY),
         _row("00000123", State.READY),
@@ -330,7 +341,8 @@ def test_tf_r4_versions_are_compared_as_numbers() -> None:
         assert str(caught.value) == text
 
 
-def test_tf_r4_tf_r29_layout() -> None:
+@pytest.mark.clause("TF-R4", "TF-R29")
+def test_layout() -> None:
     body = tfs_status.printed(
         {"model_version_status": tfs_status.status("m", "", [_row("123", State.READY)])}
     )
@@ -340,7 +352,8 @@ def test_tf_r4_tf_r29_layout() -> None:
     )
 
 
-def test_tf_r5_metadata() -> None:
+@pytest.mark.clause("TF-R5")
+def test_metadata() -> None:
     signature = Signature(
         (TensorSpec("x", DataType.FP32, (-1, 2), tensor="serving_x:0"),),
         (TensorSpec("y", DataType.BYTES, ()),),
@@ -376,7 +389,8 @@ def _as_json(message: Any) -> Any:
     )
 
 
-def test_tf_r4_tf_r5_the_json_is_what_protobuf_makes_of_the_messages() -> None:
+@pytest.mark.clause("TF-R4", "TF-R5")
+def test_the_json_is_what_protobuf_makes_of_the_messages() -> None:
     signature = Signature(
         (
             TensorSpec("x", DataType.FP32, (-1, 2), tensor="serving_x:0"),

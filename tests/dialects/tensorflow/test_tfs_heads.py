@@ -19,7 +19,8 @@ def _head(*outputs: str, inputs: tuple[TensorSpec, ...] = (_EXAMPLES,), method: 
     return Signature(inputs, tuple(map(_spec, outputs)), name="head", method=method)
 
 
-def test_tf_r32_signatures_are_found_by_name() -> None:
+@pytest.mark.clause("TF-R32")
+def test_signatures_are_found_by_name() -> None:
     head = _head("scores")
     whole = Signature((), (), others=(head,))
     assert head_of(whole, "head") is head
@@ -29,6 +30,7 @@ def test_tf_r32_signatures_are_found_by_name() -> None:
     assert str(raised.value) == "No signature was found with the name: serving_default"
 
 
+@pytest.mark.clause("TF-G8")
 @pytest.mark.parametrize(
     ("head", "method", "wanted"),
     [
@@ -39,10 +41,11 @@ def test_tf_r32_signatures_are_found_by_name() -> None:
         (_head("outputs"), REGRESS, ("outputs",)),
     ],
 )
-def test_tf_g8_outputs(head: Signature, method: str, wanted: tuple[str, ...]) -> None:
+def test_outputs(head: Signature, method: str, wanted: tuple[str, ...]) -> None:
     assert outputs_of(head, method) == wanted
 
 
+@pytest.mark.clause("TF-R32")
 @pytest.mark.parametrize(
     ("head", "method", "kind", "text"),
     [
@@ -90,15 +93,14 @@ def test_tf_g8_outputs(head: Signature, method: str, wanted: tuple[str, ...]) ->
         ),
     ],
 )
-def test_tf_r32_signatures_that_do_not_fit(
-    head: Signature, method: str, kind: type[SalverError], text: str
-) -> None:
+def test_signatures_that_do_not_fit(head: Signature, method: str, kind: type[SalverError], text: str) -> None:
     with pytest.raises(kind) as raised:
         outputs_of(head, method)
     assert type(raised.value) is kind
     assert str(raised.value).startswith(text)
 
 
+@pytest.mark.clause("TF-F19")
 @pytest.mark.parametrize(
     ("method", "text"),
     [
@@ -109,7 +111,7 @@ def test_tf_r32_signatures_that_do_not_fit(
         (REGRESS, "Expected regression signature method_name to be tensorflow/serving/regress. Was: other"),
     ],
 )
-def test_tf_f19_the_signatures_method_is_checked_if_wished(method: str, text: str) -> None:
+def test_the_signatures_method_is_checked_if_wished(method: str, text: str) -> None:
     output = "scores" if method == CLASSIFY else "outputs"
     head = _head(output, method="other")
     assert outputs_of(head, method) == (output,)
@@ -123,7 +125,8 @@ _LABELS = tensor("classes", [["a", "b"], ["c", "d"]])
 _SCORES = tensor("scores", np.array([[1, 2], [3, 4]], np.float32))
 
 
-def test_tf_g8_classes_and_scores() -> None:
+@pytest.mark.clause("TF-G8")
+def test_classes_and_scores() -> None:
     found = classes_in((_SCORES, _LABELS), 2)
     assert found.labels is _LABELS.array
     assert found.scores is _SCORES.array
@@ -131,6 +134,7 @@ def test_tf_g8_classes_and_scores() -> None:
     assert classes_in((_LABELS,), 2).scores is None
 
 
+@pytest.mark.clause("TF-R32")
 @pytest.mark.parametrize(
     ("outputs", "text"),
     [
@@ -157,18 +161,20 @@ def test_tf_g8_classes_and_scores() -> None:
         ),
     ],
 )
-def test_tf_r32_answers_that_are_no_classes(outputs: list[Tensor], text: str) -> None:
+def test_answers_that_are_no_classes(outputs: list[Tensor], text: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         classes_in(outputs, 2)
     assert str(raised.value) == text
 
 
+@pytest.mark.clause("TF-G8")
 @pytest.mark.parametrize("shape", [(2,), (2, 1)])
-def test_tf_g8_values(shape: tuple[int, ...]) -> None:
+def test_values(shape: tuple[int, ...]) -> None:
     values = np.array([1.5, -2], np.float32)
     assert values_in([tensor("outputs", values.reshape(shape))], 2).tolist() == [1.5, -2]
 
 
+@pytest.mark.clause("TF-R32")
 @pytest.mark.parametrize(
     ("output", "text"),
     [
@@ -188,7 +194,7 @@ def test_tf_g8_values(shape: tuple[int, ...]) -> None:
         (tensor("outputs", np.zeros(2)), "Expected output Tensor of DT_FLOAT.  Got: DT_DOUBLE"),
     ],
 )
-def test_tf_r32_answers_that_are_no_values(output: Tensor, text: str) -> None:
+def test_answers_that_are_no_values(output: Tensor, text: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         values_in([output], 2)
     assert str(raised.value) == text

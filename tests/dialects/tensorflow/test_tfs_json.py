@@ -17,21 +17,10 @@ from salver.dialects.tensorflow.json_layout import quoted
 from salver.dialects.tensorflow.large_predict import read_large
 from salver.encoding.bodies import HttpBody
 from salver.words.errors import (
-    Cancelled,
-    Code,
-    Conflict,
-    DeadlineExceeded,
-    FailedPrecondition,
-    Forbidden,
-    Internal,
     InvalidInput,
-    ModelFailed,
     NotFound,
     NotReady,
-    Overloaded,
     SalverError,
-    TooLarge,
-    Unauthenticated,
     Unsupported,
 )
 from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
@@ -79,6 +68,7 @@ def texts(*items: bytes) -> Array:
     return array
 
 
+@pytest.mark.clause("TF-R8")
 @pytest.mark.parametrize(
     ("body", "signature", "wanted"),
     [
@@ -96,12 +86,13 @@ def texts(*items: bytes) -> Array:
         ({"signature_name": "serving_default", "instances": [1], "more": {}}, FLOAT, {"x": [1]}),
     ],
 )
-def test_tf_r8_rows(body: Any, signature: Signature, wanted: dict[str, Any]) -> None:
+def test_rows(body: Any, signature: Signature, wanted: dict[str, Any]) -> None:
     assert values(body, signature) == wanted
     assert read(body, signature).any_shape
 
 
-def test_tf_r8_signatures_are_chosen_by_name() -> None:
+@pytest.mark.clause("TF-R8")
+def test_signatures_are_chosen_by_name() -> None:
     other = of(("n", DataType.INT64), name="other")
     signature = of(("x", DataType.FP32), others=(other,))
     assert read({"instances": [1]}, signature).signature == ""
@@ -114,6 +105,7 @@ def test_tf_r8_signatures_are_chosen_by_name() -> None:
     assert read({"signature_name": "add", "instances": [1]}, only_named).signature == ""
 
 
+@pytest.mark.clause("TF-R9")
 @pytest.mark.parametrize(
     ("body", "signature", "wanted"),
     [
@@ -124,11 +116,12 @@ def test_tf_r8_signatures_are_chosen_by_name() -> None:
         ({"inputs": {"x": [[1], [2]], "s": "a"}}, PAIR, {"x": [[1], [2]], "s": b"a"}),
     ],
 )
-def test_tf_r9_columns(body: Any, signature: Signature, wanted: dict[str, Any]) -> None:
+def test_columns(body: Any, signature: Signature, wanted: dict[str, Any]) -> None:
     assert values(body, signature) == wanted
 
 
-def test_tf_r9_the_answer_comes_in_the_form_of_the_question() -> None:
+@pytest.mark.clause("TF-R9")
+def test_the_answer_comes_in_the_form_of_the_question() -> None:
     y = np.array([[1, 2], [3, 4]], "i4")
     assert json.loads(written({"y": y}, by_row=True)) == {"predictions": [[1, 2], [3, 4]]}
     assert json.loads(written({"y": y}, by_row=False)) == {"outputs": [[1, 2], [3, 4]]}
@@ -139,7 +132,8 @@ def test_tf_r9_the_answer_comes_in_the_form_of_the_question() -> None:
     assert json.loads(written(two, by_row=False)) == {"outputs": {"y": [[1, 2], [3, 4]], "n": [5, 6]}}
 
 
-def test_tf_r10_one_form_and_not_two() -> None:
+@pytest.mark.clause("TF-R10")
+def test_one_form_and_not_two() -> None:
     assert str(refused({"inputs": [], "instances": [1]})) == (
         'JSON Value: {\n    "inputs": [],\n    "instances": [\n        1\n    ]\n} '
         "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
@@ -147,7 +141,8 @@ def test_tf_r10_one_form_and_not_two() -> None:
     assert str(refused({"rows": [1]})) == "Missing 'inputs' or 'instances' key"
 
 
-def test_tf_r11_what_cannot_be_rows() -> None:
+@pytest.mark.clause("TF-R11")
+def test_what_cannot_be_rows() -> None:
     number = np.array(7, "i4")
     with pytest.raises(InvalidInput) as caught:
         written({"n": number}, by_row=True)
@@ -160,6 +155,7 @@ def test_tf_r11_what_cannot_be_rows() -> None:
         written({}, by_row=True)
 
 
+@pytest.mark.clause("TF-R12")
 @pytest.mark.parametrize(
     ("text", "octets"),
     [
@@ -170,12 +166,13 @@ def test_tf_r11_what_cannot_be_rows() -> None:
         ("+/+/", b"\xfb\xff\xbf"),
     ],
 )
-def test_tf_r12_base64_in(text: str, octets: bytes) -> None:
+def test_base64_in(text: str, octets: bytes) -> None:
     assert values({"instances": [{"b64": text}]}, TEXT) == {"x": [octets]}
     assert values({"instances": [{"x": [{"b64": text}, "b"]}]}, TEXT) == {"x": [[octets, b"b"]]}
     assert values({"inputs": [{"b64": text}]}, TEXT) == {"x": [octets]}
 
 
+@pytest.mark.clause("TF-R12")
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -190,19 +187,21 @@ def test_tf_r12_base64_in(text: str, octets: bytes) -> None:
         ({"b64": 5}, 'JSON Value: {\n    "b64": 5\n} not formatted correctly for base64 data'),
     ],
 )
-def test_tf_r12_bad_base64(value: Any, text: str) -> None:
+def test_bad_base64(value: Any, text: str) -> None:
     assert str(refused({"inputs": {"x": [value]}}, TEXT)) == text
 
 
+@pytest.mark.clause("TF-R12", "TF-R13")
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=10))
-def test_tf_r12_tf_r13_bytes_go_through(items: list[bytes]) -> None:
+def test_bytes_go_through(items: list[bytes]) -> None:
     rows = [{"b64": base64.b64encode(item).decode()} for item in items]
     assert values({"instances": rows}, TEXT) == {"x": items}
     answer = json.loads(written({"x_bytes": texts(*items)}, by_row=True))
     assert [base64.b64decode(row["b64"]) for row in answer["predictions"]] == items
 
 
-def test_tf_r13_base64_out() -> None:
+@pytest.mark.clause("TF-R13")
+def test_base64_out() -> None:
     words = texts(b"a", "é".encode())
     assert written({"t_bytes": words}, by_row=True) == (
         b'{\n    "predictions": [{\n            "b64": "YQ=="\n        }, '
@@ -216,7 +215,8 @@ def test_tf_r13_base64_out() -> None:
     }
 
 
-def test_tf_r14_numbers_in() -> None:
+@pytest.mark.clause("TF-R14")
+def test_numbers_in() -> None:
     found = read(b'{"instances": [NaN, Infinity, -Infinity, 0.1, 1e38]}').inputs[0].array
     np.testing.assert_array_equal(found, np.array([np.nan, np.inf, -np.inf, 0.1, 1e38], "f4"))
     small = of(("x", DataType.INT8))
@@ -234,6 +234,7 @@ def test_tf_r14_numbers_in() -> None:
 _MOST = float(np.finfo(np.float64).max)
 
 
+@pytest.mark.clause("TF-R14")
 @pytest.mark.parametrize("size", [1, 2000])  # read in one piece, too
 @pytest.mark.parametrize(
     ("text", "datatype", "wanted"),
@@ -250,7 +251,7 @@ _MOST = float(np.finfo(np.float64).max)
         (f"{_MOST!r}", DataType.FP64, _MOST),
     ],
 )
-def test_tf_r14_floats_are_rounded_and_infinite_beyond_their_range(
+def test_floats_are_rounded_and_infinite_beyond_their_range(
     text: str, datatype: DataType, wanted: float, size: int
 ) -> None:
     for body in (
@@ -261,15 +262,17 @@ def test_tf_r14_floats_are_rounded_and_infinite_beyond_their_range(
         np.testing.assert_array_equal(found, np.full(size, wanted, datatype.dtype))
 
 
+@pytest.mark.clause("TF-R14")
 @pytest.mark.parametrize("text", ["1e400", "-1e400", "1" + "0" * 400])
-def test_tf_r14_a_number_that_no_double_holds_is_no_json(text: str) -> None:
+def test_a_number_that_no_double_holds_is_no_json(text: str) -> None:
     for datatype in (DataType.FP32, DataType.FP64):
         assert "Number too big to be stored in double." in str(
             refused(f'{{"inputs": [{text}]}}'.encode(), of(("x", datatype)))
         )
 
 
-def test_tf_r14_numbers_out() -> None:
+@pytest.mark.clause("TF-R14")
+def test_numbers_out() -> None:
     floats = np.array([2, 9e6, 1 / 3, np.nan, np.inf, -np.inf, 0.2], "f4")
     assert written({"y": floats}, by_row=True) == (
         b'{\n    "predictions": [2.0, 9e+06, 0.333333343, NaN, Infinity, -Infinity, 0.2\n    ]\n}'
@@ -277,8 +280,9 @@ def test_tf_r14_numbers_out() -> None:
     assert b"0.33333333333333331" in written({"y": np.array([1 / 3])}, by_row=False)
 
 
+@pytest.mark.clause("TF-R15")
 @pytest.mark.parametrize("datatype", list(DataType))
-def test_tf_r15_datatypes_in(datatype: DataType) -> None:
+def test_datatypes_in(datatype: DataType) -> None:
     signature = of(("x", datatype))
     good: Any = {DataType.BYTES: "a", DataType.BOOL: True}.get(datatype, 1)
     if datatype in (DataType.UINT16, DataType.FP16, DataType.BF16):
@@ -298,8 +302,9 @@ def test_tf_r15_datatypes_in(datatype: DataType) -> None:
     assert tensor.array.tolist() == [b"a" if datatype is DataType.BYTES else good]
 
 
+@pytest.mark.clause("TF-R15")
 @pytest.mark.parametrize("datatype", [d for d in DataType if d is not DataType.BYTES])
-def test_tf_r15_datatypes_out(datatype: DataType) -> None:
+def test_datatypes_out(datatype: DataType) -> None:
     ones = np.array([0x3F80, 0x3F80] if datatype is DataType.BF16 else [1, 1], datatype.dtype)
     response = InferResponse("m", "1", (Tensor("y", datatype, ones),))
     body = Predict().encode(read({"instances": [1]}), response).body
@@ -307,7 +312,8 @@ def test_tf_r15_datatypes_out(datatype: DataType) -> None:
     assert body == b'{\n    "predictions": [' + text + b", " + text + b"\n    ]\n}"
 
 
-def test_tf_r16_text_behind_the_value_is_not_looked_at() -> None:
+@pytest.mark.clause("TF-R16")
+def test_text_behind_the_value_is_not_looked_at() -> None:
     assert values(b'{"instances": [1]} {"instances": [2]}') == {"x": [1]}
     numbers = b",".join([b"1.5"] * 5000)
     assert values(b'{"instances": [' + numbers + b"]}\0\xff")["x"] == [1.5] * 5000
@@ -417,8 +423,9 @@ _ERRORS: list[tuple[Any, Signature, str]] = [
 ]
 
 
+@pytest.mark.clause("TF-R31")
 @pytest.mark.parametrize(("body", "signature", "text"), _ERRORS)
-def test_tf_r31_texts_of_the_reader(body: Any, signature: Signature, text: str) -> None:
+def test_texts_of_the_reader(body: Any, signature: Signature, text: str) -> None:
     error = refused(body, signature)
     assert str(error) == text
     reply = Predict().fault(error)
@@ -427,7 +434,8 @@ def test_tf_r31_texts_of_the_reader(body: Any, signature: Signature, text: str) 
         assert str(refused(orjson.dumps(body) + b" " * 20_000, signature)) == text
 
 
-def test_tf_r21_texts_that_clients_look_for() -> None:
+@pytest.mark.clause("TF-R21")
+def test_texts_that_clients_look_for() -> None:
     for whom, text in ((servable_name("m", ""), "Latest(m)"), (servable_name("m", "3"), "Specific(m, 3)")):
         reply = Predict(whom).fault(NotFound("Request for unknown model: 'm' is not found"))
         assert reply.status == 404
@@ -562,17 +570,20 @@ def _outputs(draw: st.DrawFn, *, by_row: bool) -> dict[str, Array]:
     return {name: draw(_tensors(rows)) for name in names}
 
 
+@pytest.mark.clause("TF-R29")
 @given(_outputs(by_row=True))
-def test_tf_r29_rows_as_rapidjson_lays_them_out(outputs: dict[str, Array]) -> None:
+def test_rows_as_rapidjson_lays_them_out(outputs: dict[str, Array]) -> None:
     assert written(outputs, by_row=True).decode() == PrettyWriter().predictions(outputs)
 
 
+@pytest.mark.clause("TF-R29")
 @given(_outputs(by_row=False))
-def test_tf_r29_columns_as_rapidjson_lays_them_out(outputs: dict[str, Array]) -> None:
+def test_columns_as_rapidjson_lays_them_out(outputs: dict[str, Array]) -> None:
     assert written(outputs, by_row=False).decode() == PrettyWriter().outputs(outputs)
 
 
-def test_tf_r29_layout() -> None:
+@pytest.mark.clause("TF-R29")
+def test_layout() -> None:
     y = np.array([[[1, 2], [3, 4]]], "f4")
     assert written({"y": y}, by_row=True) == b'{\n    "predictions": [[[1.0, 2.0], [3.0, 4.0]]\n    ]\n}'
     assert written({"y": y[0]}, by_row=False).decode() == (
@@ -664,31 +675,3 @@ def test_large_regular_bodies_take_the_fast_road() -> None:
 )
 def test_what_is_not_regular_is_read_slowly(text: bytes) -> None:
     assert read_large(text, FLOAT) is None
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (InvalidInput, 400),
-        (FailedPrecondition, 400),
-        (TooLarge, 400),
-        (Unauthenticated, 401),
-        (Forbidden, 403),
-        (NotFound, 404),
-        (NotReady, 404),
-        (Conflict, 409),
-        (type("RateLimited", (SalverError,), {"code": Code.RATE_LIMITED}), 429),
-        (Cancelled, 499),
-        (ModelFailed, 500),
-        (Internal, 500),
-        (Unsupported, 501),
-        (Overloaded, 503),
-        (DeadlineExceeded, 504),
-    ],
-)
-def test_tf_r20_status_by_kind_of_error(error: type[SalverError], status: int) -> None:
-    reply = Predict().fault(error("so it is"))
-    assert reply.status == status
-    assert reply.headers[0] == (b"content-type", b"application/json")
-    assert list(json.loads(reply.body)) == ["error"]
-    assert (len(reply.headers) == 2) == (error is Overloaded)  # Retry-After

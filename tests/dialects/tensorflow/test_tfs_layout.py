@@ -19,15 +19,17 @@ from salver.words.messages import InferResponse, Signature, TensorSpec
 from salver.words.tensor import Array, DataType, Tensor
 
 
+@pytest.mark.clause("TF-R29")
 @given(arrays.arrays(np.int32, arrays.array_shapes(min_side=0, max_dims=4, max_side=4)), st.booleans())
-def test_tf_r29_rows_stand_on_one_line(values: Array, are_strings: bool) -> None:
+def test_rows_stand_on_one_line(values: Array, are_strings: bool) -> None:
     datatype = DataType.BYTES if are_strings else DataType.INT32
     array = np.vectorize(lambda value: b"%d" % value, otypes=[object])(values) if are_strings else values
     named = Tensor("y_bytes" if are_strings else "y", datatype, array)
     assert rows_on_one_line(named, 2) == one_line(rows(named, 2), 1)
 
 
-def test_tf_r14_many_numbers_take_long_to_write() -> None:
+@pytest.mark.clause("TF-R14")
+def test_many_numbers_take_long_to_write() -> None:
     for codec in (Predict(), Classify(), Regress()):
         for sizes, takes_long in (
             ((), False),
@@ -40,8 +42,9 @@ def test_tf_r14_many_numbers_take_long_to_write() -> None:
             assert codec.takes_long(InferResponse("m", "1", outputs)) is takes_long
 
 
+@pytest.mark.clause("TF-R31")
 @pytest.mark.parametrize("size", [4096, 4097, 20_000])
-def test_tf_r31_the_first_wrong_value_of_many_is_told(size: int) -> None:
+def test_the_first_wrong_value_of_many_is_told(size: int) -> None:
     floats = Signature((TensorSpec("x", DataType.FP32, (-1,)),), ())
     for place in (0, 4095, size - 1):
         row: list[Any] = [1.5] * size

@@ -44,8 +44,9 @@ def _examples() -> Tensor:
     return tensor("inputs", np.array(rows, dtype=object))
 
 
+@pytest.mark.clause("TF-G18")
 @pytest.mark.parametrize("api", ["", "Predict"])
-def test_tf_g18_a_prediction_of_any_protocol(api: str) -> None:
+def test_a_prediction_of_any_protocol(api: str) -> None:
     x = np.array([[1.5, 2]], np.float32)
     event = _event(
         [tensor("x", x), tensor("words", [["a"]])],
@@ -67,7 +68,8 @@ def test_tf_g18_a_prediction_of_any_protocol(api: str) -> None:
     assert list(made.predict_log.response.outputs["y"].int64_val) == [3]
 
 
-def test_tf_g18_a_classification() -> None:
+@pytest.mark.clause("TF-G18")
+def test_a_classification() -> None:
     outputs = [tensor("classes", [["a", "b"]] * 2), tensor("scores", np.array([[1, 0], [0, 1]], np.float32))]
     made = _client().FromString(log_record(_event([_examples()], outputs, "Classify", "c"), 1))
     log = made.classify_log
@@ -80,15 +82,17 @@ def test_tf_g18_a_classification() -> None:
     assert log.request.model_spec.signature_name == "c"
 
 
-def test_tf_g18_a_regression() -> None:
+@pytest.mark.clause("TF-G18")
+def test_a_regression() -> None:
     outputs = [tensor("outputs", np.array([0.5, 1], np.float32))]
     made = _client().FromString(log_record(_event([_examples()], outputs, "Regress", "r"), 1))
     assert [r.value for r in made.regress_log.response.result.regressions] == [0.5, 1]
     assert len(made.regress_log.request.input.example_list.examples) == 2
 
 
+@pytest.mark.clause("TF-G18")
 @pytest.mark.parametrize("head", ["regress", "classify"])
-def test_tf_g18_a_task_of_several(head: str) -> None:
+def test_a_task_of_several(head: str) -> None:
     name = "outputs" if head == "regress" else "scores"
     outputs = [tensor(name, np.array([[0.5], [1]], np.float32))]
     made = _client().FromString(log_record(_event([_examples()], outputs, "MultiInference", "h"), 1))

@@ -91,7 +91,8 @@ def _codec(spec: wire.ModelSpec, rules: TfsRules = _RULES) -> Predict:
     return Predict(spec, rules, PredictMessages())
 
 
-def test_tf_g5_a_request() -> None:
+@pytest.mark.clause("TF-G5")
+def test_a_request() -> None:
     request = _read(_predict())
     assert (request.model, request.version, request.signature, request.outputs) == ("m", "", "", ())
     x, n = request.inputs
@@ -100,7 +101,8 @@ def test_tf_g5_a_request() -> None:
     assert (named.signature, named.outputs) == ("", (RequestedOutput("z"),))
 
 
-def test_tf_g5_fields_of_streaming_and_of_the_future_change_nothing() -> None:
+@pytest.mark.clause("TF-G5")
+def test_fields_of_streaming_and_of_the_future_change_nothing() -> None:
     made = _predict()
     made.predict_streamed_options.request_state = 1
     made.client_id = b"me"
@@ -109,7 +111,8 @@ def test_tf_g5_fields_of_streaming_and_of_the_future_change_nothing() -> None:
     assert _read_bytes(message).inputs[0].array.sum() == 10
 
 
-def test_tf_g7_numbers_that_come_one_by_one_are_read() -> None:
+@pytest.mark.clause("TF-G7")
+def test_numbers_that_come_one_by_one_are_read() -> None:
     def unpacked(number: int, kind: int, raws: list[bytes]) -> bytes:
         return b"".join(bytes([number << 3 | kind]) + raw for raw in raws)
 
@@ -134,6 +137,7 @@ def test_numbers_of_which_one_is_broken_are_refused() -> None:
         _read_bytes(b"\n\x03\n\x01m\x12" + bytes([len(entry)]) + entry)
 
 
+@pytest.mark.clause("TF-R21")
 @pytest.mark.parametrize(
     ("changes", "kind", "text"),
     [
@@ -184,13 +188,14 @@ def test_numbers_of_which_one_is_broken_are_refused() -> None:
         ),
     ],
 )
-def test_tf_r21_requests_that_do_not_fit(changes: dict[str, Any], kind: type[SalverError], text: str) -> None:
+def test_requests_that_do_not_fit(changes: dict[str, Any], kind: type[SalverError], text: str) -> None:
     with pytest.raises(kind) as raised:
         _read(_predict(**changes))
     assert (type(raised.value), str(raised.value)) == (kind, text)
 
 
-def test_tf_g5_inputs_with_defaults_may_be_left_out() -> None:
+@pytest.mark.clause("TF-G5")
+def test_inputs_with_defaults_may_be_left_out() -> None:
     x = TensorSpec("x", DataType.FP32, (-1, 2))
     signature = Signature((x, TensorSpec("n", DataType.INT64, (-1,), optional=True)), _SIGNATURE.outputs)
     request = _read(_predict(n=None), signature)
@@ -203,6 +208,7 @@ def test_tf_g5_inputs_with_defaults_may_be_left_out() -> None:
     assert str(raised.value) == ("Inputs contains invalid name. Used request inputs: x, request input: q,x")
 
 
+@pytest.mark.clause("TF-G4")
 @pytest.mark.parametrize(
     ("spec", "read"),
     [
@@ -213,10 +219,11 @@ def test_tf_g5_inputs_with_defaults_may_be_left_out() -> None:
         ({"name": "m", "signature_name": "s"}, wire.ModelSpec("m", None, "", "s")),
     ],
 )
-def test_tf_g4_whom_a_request_is_for(spec: dict[str, Any], read: wire.ModelSpec) -> None:
+def test_whom_a_request_is_for(spec: dict[str, Any], read: wire.ModelSpec) -> None:
     assert wire.read_spec(build()["ModelSpec"](**spec)) == read
 
 
+@pytest.mark.clause("TF-G4")
 @pytest.mark.parametrize(
     ("request_", "text"),
     [
@@ -224,7 +231,7 @@ def test_tf_g4_whom_a_request_is_for(spec: dict[str, Any], read: wire.ModelSpec)
         (build()["PredictRequest"](model_spec={}), "ModelSpec has no name specified."),
     ],
 )
-def test_tf_g4_a_request_for_nobody(request_: Any, text: str) -> None:
+def test_a_request_for_nobody(request_: Any, text: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         _read(request_)
     assert str(raised.value) == text
@@ -235,8 +242,9 @@ _RESPONSE = InferResponse(
 )
 
 
+@pytest.mark.clause("TF-G6")
 @pytest.mark.parametrize("as_content", [False, True])
-def test_tf_g6_an_answer(as_content: bool) -> None:
+def test_an_answer(as_content: bool) -> None:
     codec = _codec(wire.ModelSpec("m", signature="named"), TfsRules(answers_as_content=as_content))
     found = build()["PredictResponse"].FromString(codec.encode(_read(_predict()), _RESPONSE))
     spec = found.model_spec
@@ -251,7 +259,8 @@ def test_tf_g6_an_answer(as_content: bool) -> None:
         assert list(s.string_val) == [b"a", b"\xff"]
 
 
-def test_tf_g4_an_answer_names_the_default_signature_and_no_version_that_is_no_number() -> None:
+@pytest.mark.clause("TF-G4")
+def test_an_answer_names_the_default_signature_and_no_version_that_is_no_number() -> None:
     made = _codec(wire.ModelSpec("m")).encode(_read(_predict()), InferResponse("m", "1.0", ()))
     spec = build()["PredictResponse"].FromString(made).model_spec
     assert (spec.signature_name, spec.HasField("version")) == ("serving_default", False)
@@ -260,6 +269,7 @@ def test_tf_g4_an_answer_names_the_default_signature_and_no_version_that_is_no_n
 # Errors.
 
 
+@pytest.mark.clause("TF-R21")
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
@@ -274,12 +284,13 @@ def test_tf_g4_an_answer_names_the_default_signature_and_no_version_that_is_no_n
         (Overloaded("too late", why="objective"), 14, "too late"),
     ],
 )
-def test_tf_r21_statuses(error: SalverError, code: int, text: str) -> None:
+def test_statuses(error: SalverError, code: int, text: str) -> None:
     status = _codec(wire.ModelSpec("m", 3)).fault(error)
     assert (status.code, status.message) == (code, text)
 
 
-def test_tf_r21_the_newest_that_is_not_there() -> None:
+@pytest.mark.clause("TF-R21")
+def test_the_newest_that_is_not_there() -> None:
     status = _codec(wire.ModelSpec("m")).fault(NotFound("whatever"))
     assert status.message == "Servable not found for request: Latest(m)"
 
@@ -320,7 +331,8 @@ def _decoded(kind: str, method: str, message: bytes) -> tuple[wire.HeadCodec, An
     return codec, codec.decode(parsed.input, _SIGNATURE)
 
 
-def test_tf_g8_examples_become_strings() -> None:
+@pytest.mark.clause("TF-G8")
+def test_examples_become_strings() -> None:
     examples = [_example(x=1), _example(x=2)]
     _, request = _decoded("RegressionRequest", REGRESS, _request("RegressionRequest", "regress", examples))
     (inputs,) = request.inputs
@@ -329,7 +341,8 @@ def test_tf_g8_examples_become_strings() -> None:
     assert (request.signature, request.outputs) == ("regress", (RequestedOutput("outputs"),))
 
 
-def test_tf_g8_the_context_is_merged_into_each_example() -> None:
+@pytest.mark.clause("TF-G8")
+def test_the_context_is_merged_into_each_example() -> None:
     context = _example(user=7, x=9)
     message = _request("ClassificationRequest", "classify", [_example(x=1), _example(x=2)], context)
     _, request = _decoded("ClassificationRequest", CLASSIFY, message)
@@ -338,14 +351,16 @@ def test_tf_g8_the_context_is_merged_into_each_example() -> None:
     assert [second[k].float_list.value[-1] for k in ("user", "x")] == [7, 2]
 
 
+@pytest.mark.clause("TF-G8")
 @pytest.mark.parametrize("empty", [{}, {"example_list": {}}, {"example_list_with_context": {}}])
-def test_tf_g8_no_examples(empty: dict[str, Any]) -> None:
+def test_no_examples(empty: dict[str, Any]) -> None:
     made = build()["RegressionRequest"](model_spec={"name": "m", "signature_name": "regress"}, input=empty)
     with pytest.raises(InvalidInput, match=r"^Input is empty\.$"):
         _decoded("RegressionRequest", REGRESS, made.SerializeToString())
 
 
-def test_tf_g8_answers() -> None:
+@pytest.mark.clause("TF-G8")
+def test_answers() -> None:
     examples = [_example(x=1), _example(x=2)]
     codec, request = _decoded(
         "RegressionRequest", REGRESS, _request("RegressionRequest", "regress", examples)
@@ -373,7 +388,8 @@ def test_tf_g8_answers() -> None:
     assert [row.classes[0].label for row in made.result.classifications] == ["a", "b"]
 
 
-def test_tf_g8_labels_that_are_no_text_are_refused() -> None:
+@pytest.mark.clause("TF-G8")
+def test_labels_that_are_no_text_are_refused() -> None:
     message = _request("ClassificationRequest", "classify", [_example(x=1)])
     codec, request = _decoded("ClassificationRequest", CLASSIFY, message)
     with pytest.raises(Unsupported, match="is not UTF-8"):
@@ -392,6 +408,7 @@ def _tasks(*tasks: tuple[str, str, str]) -> Any:
     )
 
 
+@pytest.mark.clause("TF-G9")
 @pytest.mark.parametrize(
     ("tasks", "kind", "text"),
     [
@@ -425,7 +442,7 @@ def _tasks(*tasks: tuple[str, str, str]) -> Any:
         ([("m", "", REGRESS)], InvalidInput, "Expected one input Tensor."),
     ],
 )
-def test_tf_g9_tasks_that_do_not_go_together(
+def test_tasks_that_do_not_go_together(
     tasks: list[tuple[str, str, str]], kind: type[SalverError], text: str
 ) -> None:
     with pytest.raises(kind) as raised:
@@ -433,12 +450,14 @@ def test_tf_g9_tasks_that_do_not_go_together(
     assert str(raised.value) == text
 
 
-def test_tf_g9_signatures_may_have_inputs_of_their_own() -> None:
+@pytest.mark.clause("TF-G9")
+def test_signatures_may_have_inputs_of_their_own() -> None:
     tasks = wire.tasks_of(_tasks(("m", "regress", REGRESS), ("m", "from_elsewhere", REGRESS)))
     wire.check_tasks(tasks, _SIGNATURE, _RULES)
 
 
-def test_tf_g9_results() -> None:
+@pytest.mark.clause("TF-G9")
+def test_results() -> None:
     tasks = wire.tasks_of(_tasks(("m", "regress", REGRESS), ("m", "classify", CLASSIFY)))
     wire.check_tasks(tasks, _SIGNATURE, _RULES)
     given = build()["Input"]()
@@ -462,11 +481,13 @@ def test_tf_g9_results() -> None:
 # The other methods.
 
 
-def test_tf_g10_what_may_be_asked() -> None:
+@pytest.mark.clause("TF-G10")
+def test_what_may_be_asked() -> None:
     made = build()["GetModelMetadataRequest"](model_spec={"name": "m"}, metadata_field=["signature_def"])
     assert wire.decode_metadata_request(made.SerializeToString()) == wire.ModelSpec("m")
 
 
+@pytest.mark.clause("TF-G10")
 @pytest.mark.parametrize(
     ("made", "text"),
     [
@@ -482,20 +503,22 @@ def test_tf_g10_what_may_be_asked() -> None:
         ({"model_spec": {}, "metadata_field": ["signature_def"]}, "ModelSpec has no name specified."),
     ],
 )
-def test_tf_g10_what_may_not_be_asked(made: dict[str, Any], text: str) -> None:
+def test_what_may_not_be_asked(made: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         wire.decode_metadata_request(build()["GetModelMetadataRequest"](**made).SerializeToString())
     assert str(raised.value) == text
 
 
-def test_tf_g11_requests() -> None:
+@pytest.mark.clause("TF-G11")
+def test_requests() -> None:
     made = build()["GetModelStatusRequest"](model_spec={"name": "m", "version": {"value": 3}})
     assert wire.decode_status_request(made.SerializeToString()) == wire.ModelSpec("m", 3)
     with pytest.raises(InvalidInput, match=r"^Missing ModelSpec$"):
         wire.decode_status_request(b"")
 
 
-def test_tf_g12_requests_and_answers() -> None:
+@pytest.mark.clause("TF-G12")
+def test_requests_and_answers() -> None:
     made = build()["ReloadConfigRequest"](
         config={"model_config_list": {"config": [{"name": "m", "base_path": "/m"}]}}, metric_names=["a"]
     )
@@ -507,8 +530,9 @@ def test_tf_g12_requests_and_answers() -> None:
     assert [(m.name, m.int64_value_increase) for m in answer.metric] == [("a", 3)]
 
 
+@pytest.mark.clause("TF-G12")
 @pytest.mark.parametrize("config", [{}, {"custom_model_config": {"type_url": "x"}}])
-def test_tf_g12_only_lists_of_models(config: dict[str, Any]) -> None:
+def test_only_lists_of_models(config: dict[str, Any]) -> None:
     made = build()["ReloadConfigRequest"](config=config)
     with pytest.raises(InvalidInput) as raised:
         wire.decode_reload(made.SerializeToString())

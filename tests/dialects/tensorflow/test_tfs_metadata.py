@@ -31,7 +31,8 @@ def _client() -> Any:
     return get_model_metadata_pb2, get_model_status_pb2
 
 
-def test_tf_g10_all_signatures_are_told() -> None:
+@pytest.mark.clause("TF-G10")
+def test_all_signatures_are_told() -> None:
     theirs, _ = _client()
     message = metadata(ModelId("m", "00000123"), _PREDICT).SerializeToString()
     found = theirs.GetModelMetadataResponse.FromString(message)
@@ -54,12 +55,14 @@ def test_tf_g10_all_signatures_are_told() -> None:
     assert predict.outputs["y"].dtype == 9
 
 
-def test_tf_g10_a_version_that_is_no_number_has_none() -> None:
+@pytest.mark.clause("TF-G10")
+def test_a_version_that_is_no_number_has_none() -> None:
     assert not metadata(ModelId("m", "1.0"), _PREDICT).model_spec.HasField("version")
 
 
+@pytest.mark.clause("TF-G10")
 @pytest.mark.parametrize("datatype", DataType)
-def test_tf_g10_every_datatype(datatype: DataType) -> None:
+def test_every_datatype(datatype: DataType) -> None:
     signature = Signature((TensorSpec("x", datatype, (2,)),), ())
     assert signature_def(signature).inputs["x"].dtype > 0
 
@@ -87,7 +90,8 @@ _ROWS = (
 )
 
 
-def test_tf_g11_versions_and_their_states() -> None:
+@pytest.mark.clause("TF-G11")
+def test_versions_and_their_states() -> None:
     _, theirs = _client()
     message = status("m", None, _ROWS).SerializeToString()
     rows = theirs.GetModelStatusResponse.FromString(message).model_version_status
@@ -97,6 +101,7 @@ def test_tf_g11_versions_and_their_states() -> None:
     assert all(row.HasField("status") for row in rows)
 
 
+@pytest.mark.clause("TF-G11")
 @pytest.mark.parametrize(
     ("state", "number"),
     [
@@ -110,11 +115,12 @@ def test_tf_g11_versions_and_their_states() -> None:
         (State.FAILED, 50),
     ],
 )
-def test_tf_g11_states(state: State, number: int) -> None:
+def test_states(state: State, number: int) -> None:
     (row,) = status("m", 1, (VersionStatus(ModelId("m", "1"), state),)).model_version_status
     assert row.state == number
 
 
+@pytest.mark.clause("TF-R21")
 @pytest.mark.parametrize(
     ("version", "text"),
     [
@@ -122,12 +128,13 @@ def test_tf_g11_states(state: State, number: int) -> None:
         (7, "Could not find version 7 of model x"),
     ],
 )
-def test_tf_r21_no_version_to_tell_of(version: int | None, text: str) -> None:
+def test_no_version_to_tell_of(version: int | None, text: str) -> None:
     with pytest.raises(NotFound) as raised:
         status("x", version, _ROWS)
     assert str(raised.value) == text
 
 
-def test_tf_g11_one_version() -> None:
+@pytest.mark.clause("TF-G11")
+def test_one_version() -> None:
     (row,) = status("m", 8, _ROWS).model_version_status
     assert (row.version, row.state) == (8, 50)

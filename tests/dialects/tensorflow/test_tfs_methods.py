@@ -96,7 +96,7 @@ def _predict(**spec: Any) -> Any:
         ({"version_label": "stable"}, "stable"),
     ],
 )
-async def test_x_11_versions_are_asked_for_as_they_are_spelled(spec: dict[str, Any], asked: str) -> None:
+async def test_versions_are_asked_for_as_they_are_spelled(spec: dict[str, Any], asked: str) -> None:
     behind = Behind()
     reply = await _call(behind, "Predict", _predict(**spec))
     assert behind.asked == [asked]
@@ -133,6 +133,7 @@ async def test_a_large_message_of_unknown_form_is_copied_on_threads(monkeypatch:
         assert threads == ["read", "decode"]
 
 
+@pytest.mark.clause("TF-R21")
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
@@ -141,7 +142,7 @@ async def test_a_large_message_of_unknown_form_is_copied_on_threads(monkeypatch:
         ({"name": "n"}, "Servable not found for request: Latest(n)"),
     ],
 )
-async def test_tf_r21_versions_that_are_not_there(spec: dict[str, Any], text: str) -> None:
+async def test_versions_that_are_not_there(spec: dict[str, Any], text: str) -> None:
     reply = await _call(Behind(), "Predict", _predict(**spec))
     assert reply == GrpcStatus(5, text)
     request = build()["GetModelMetadataRequest"](
@@ -172,7 +173,8 @@ async def test_a_list_of_models_is_no_longer_than_thousands_of_them() -> None:
         await _call(Behind(), "HandleReloadConfigRequest", _reload("a" * (1 << 19)))
 
 
-async def test_tf_g12_metrics_that_a_reload_changed() -> None:
+@pytest.mark.clause("TF-G12")
+async def test_metrics_that_a_reload_changed() -> None:
     behind = Behind()
     behind.gate.set()
     names = ("/tensorflow/serving/request_count", "salver_events_dropped_total", "nothing")
@@ -183,7 +185,8 @@ async def test_tf_g12_metrics_that_a_reload_changed() -> None:
     assert len(behind.configs) == 1
 
 
-async def test_tf_g12_a_reload_goes_on_when_its_caller_has_gone(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.clause("TF-G12")
+async def test_a_reload_goes_on_when_its_caller_has_gone(caplog: pytest.LogCaptureFixture) -> None:
     behind = Behind()
     behind.error = InvalidInput("two models of one name")
     with pytest.raises(TimeoutError):

@@ -11,6 +11,7 @@ from salver.transport.routes import Route
 from salver.words.errors import InvalidInput, NoRoute, SalverError, WrongVerb
 
 
+@pytest.mark.clause("TF-R1", "TF-R2", "TF-R3")
 @pytest.mark.parametrize(
     ("verb", "path", "route"),
     [
@@ -23,7 +24,7 @@ from salver.words.errors import InvalidInput, NoRoute, SalverError, WrongVerb
         ("POST", b"/v1/models/%C3%BC:predict", Route("predict_v1", "ü")),
     ],
 )
-def test_tf_r1_tf_r2_tf_r3_methods_versions_and_labels(verb: str, path: bytes, route: Route) -> None:
+def test_methods_versions_and_labels(verb: str, path: bytes, route: Route) -> None:
     assert match(verb, path) == route
 
 
@@ -36,10 +37,11 @@ def test_tf_r1_tf_r2_tf_r3_methods_versions_and_labels(verb: str, path: bytes, r
         ("/v1/models/org/m:explain", "", "", ""),
     ],
 )
-def test_x_2_explanations_keep_their_path(path: str, model: str, version: str, label: str) -> None:
+def test_explanations_keep_their_path(path: str, model: str, version: str, label: str) -> None:
     assert match("POST", path.encode()) == Route("explain_v1", model, version, label=label, path=path)
 
 
+@pytest.mark.clause("TF-R4", "TF-R5")
 @pytest.mark.parametrize(
     ("path", "operation", "model", "version", "label"),
     [
@@ -53,9 +55,7 @@ def test_x_2_explanations_keep_their_path(path: str, model: str, version: str, l
         (b"/V1/MODELS", "list_v1", "", "", ""),
     ],
 )
-def test_tf_r4_tf_r5_what_can_be_looked_at(
-    path: bytes, operation: str, model: str, version: str, label: str
-) -> None:
+def test_what_can_be_looked_at(path: bytes, operation: str, model: str, version: str, label: str) -> None:
     for verb in ("GET", "HEAD"):
         route = match(verb, path)
         assert (route.operation, route.model, route.version, route.label) == (
@@ -66,12 +66,14 @@ def test_tf_r4_tf_r5_what_can_be_looked_at(
         )
 
 
-def test_tf_r6_a_version_without_a_model() -> None:
+@pytest.mark.clause("TF-R6")
+def test_a_version_without_a_model() -> None:
     assert match("GET", b"/v1/models") == Route("list_v1")
     with pytest.raises(InvalidInput, match=r"^Missing model name in request\.$"):
         match("GET", b"/v1/models/versions/3")
 
 
+@pytest.mark.clause("TF-R7")
 @pytest.mark.parametrize(
     ("verb", "path"),
     [
@@ -88,13 +90,14 @@ def test_tf_r6_a_version_without_a_model() -> None:
         ("DELETE", b"/V1/models/foo:predict"),
     ],
 )
-def test_tf_r7_malformed(verb: str, path: bytes) -> None:
+def test_malformed(verb: str, path: bytes) -> None:
     with pytest.raises(InvalidInput) as caught:
         match(verb, path)
     assert str(caught.value) == f"Malformed request: {verb} {path.decode()}"
 
 
-def test_tf_r7_versions_that_are_no_int64() -> None:
+@pytest.mark.clause("TF-R7")
+def test_versions_that_are_no_int64() -> None:
     for version in (b"9223372036854775808", b"18446744073709551615", b"9" * 4000):
         with pytest.raises(InvalidInput) as caught:
             match("POST", b"/v1/models/m/versions/" + version + b":predict")
@@ -102,8 +105,9 @@ def test_tf_r7_versions_that_are_no_int64() -> None:
     assert match("GET", b"/v1/models/m/versions/9223372036854775807").version == str(2**63 - 1)
 
 
+@pytest.mark.clause("TF-R7")
 @pytest.mark.parametrize("path", [b"/v1", b"/statuspage", b"/v1x/models", b"/v2/", b"/"])
-def test_tf_r7_other_paths_are_not_theirs(path: bytes) -> None:
+def test_other_paths_are_not_theirs(path: bytes) -> None:
     if path == b"/":
         assert match("GET", path) == Route("welcome")
         return
@@ -111,6 +115,7 @@ def test_tf_r7_other_paths_are_not_theirs(path: bytes) -> None:
         match("GET", path)
 
 
+@pytest.mark.clause("TF-R28")
 @pytest.mark.parametrize(
     "path",
     [
@@ -120,7 +125,7 @@ def test_tf_r7_other_paths_are_not_theirs(path: bytes) -> None:
         b"/v1/models/foo/versions/:predict",
     ],
 )
-def test_tf_r28_a_version_or_a_label_and_not_both(path: bytes) -> None:
+def test_a_version_or_a_label_and_not_both(path: bytes) -> None:
     assert match("POST", path) == Route(f"{path.decode().rpartition(':')[2]}_v1", path=path.decode())
     assert tfs_paths.find_slashed(path.decode(), ["foo"], "POST") is None
 

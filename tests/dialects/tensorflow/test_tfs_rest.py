@@ -66,7 +66,8 @@ def ask(server: ServerProcess, path: str, body: Any) -> tuple[int, str]:
     return status, text
 
 
-def test_tf_r1_tf_r8_tf_r29_half_plus_two_as_in_the_documentation(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R1", "TF-R8", "TF-R29")
+def test_half_plus_two_as_in_the_documentation(server: ServerProcess) -> None:
     for path in ("half_plus_two", "half_plus_two/versions/123", "half_plus_two/versions/00000123"):
         answer = ask(server, f"/v1/models/{path}:predict", {"instances": [1.0, 2.0, 5.0]})
         assert answer == (200, '{\n    "predictions": [2.5, 3.0, 4.5\n    ]\n}')
@@ -74,7 +75,8 @@ def test_tf_r1_tf_r8_tf_r29_half_plus_two_as_in_the_documentation(server: Server
     assert answer == (200, '{\n    "predictions": [[2.5, 3.0], [3.5, 4.0]\n    ]\n}')
 
 
-def test_tf_r9_half_plus_two_in_columns(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R9")
+def test_half_plus_two_in_columns(server: ServerProcess) -> None:
     body = {"signature_name": "serving_default", "inputs": [3.0, 4.0]}
     answer = ask(server, "/v1/models/half_plus_two:predict", body)
     assert answer == (200, '{\n    "outputs": [\n        3.5,\n        4.0\n    ]\n}')
@@ -84,7 +86,8 @@ def test_tf_r9_half_plus_two_in_columns(server: ServerProcess) -> None:
     assert status == 400
 
 
-def test_tf_r3_tf_r17_tf_r19_regress(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R3", "TF-R17", "TF-R19")
+def test_regress(server: ServerProcess) -> None:
     body = {"signature_name": "regress_x_to_y", "examples": [{"x": 80.0}, {"x": [2]}]}
     status, _ = ask(server, "/v1/models/half_plus_two/versions/123:regress", body)
     assert status == 400  # 2 is an int64 by its token, and the model wants a float
@@ -95,7 +98,8 @@ def test_tf_r3_tf_r17_tf_r19_regress(server: ServerProcess) -> None:
     assert ask(server, "/v1/models/half_plus_two:regress", body) == (200, '{\n    "results": [7.0, 3.0]\n}')
 
 
-def test_tf_r2_tf_r18_tf_r30_classify(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R2", "TF-R18", "TF-R30")
+def test_classify(server: ServerProcess) -> None:
     body = {"signature_name": "classify_x_to_y", "examples": [{"x": 20.0}]}
     answer = ask(server, "/v1/models/half_plus_two:classify", body)
     assert answer == (200, '{\n    "results": [[["", 12.0]]\n    ]\n}')
@@ -107,7 +111,8 @@ def test_tf_r2_tf_r18_tf_r30_classify(server: ServerProcess) -> None:
     )
 
 
-def test_tf_r32_models_that_are_not_made_for_it(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R32")
+def test_models_that_are_not_made_for_it(server: ServerProcess) -> None:
     for model, text in (
         ("mlp", "No classification inputs found in SignatureDef: inputs {"),
         ("digits", "No classification inputs found in SignatureDef: inputs {"),
@@ -121,7 +126,8 @@ def test_tf_r32_models_that_are_not_made_for_it(server: ServerProcess) -> None:
     assert (status, json.loads(body)) == (400, {"error": "No signature was found with the name: q"})
 
 
-def test_tf_r8_signatures_by_name(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R8")
+def test_signatures_by_name(server: ServerProcess) -> None:
     row = {"a": 3, "b": 4}
     for name, value in (("add", 7.0), ("times", 12.0)):
         answer = ask(server, "/v1/models/arithmetic:predict", {"signature_name": name, "instances": [row]})
@@ -133,7 +139,8 @@ def test_tf_r8_signatures_by_name(server: ServerProcess) -> None:
     )
 
 
-def test_tf_r12_tf_r13_strings(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R12", "TF-R13")
+def test_strings(server: ServerProcess) -> None:
     status, text = ask(server, "/v1/models/words:predict", {"instances": ["a", {"b64": "Yg=="}, "é"]})
     assert (status, json.loads(text)["predictions"]) == (
         200,
@@ -145,7 +152,8 @@ def test_tf_r12_tf_r13_strings(server: ServerProcess) -> None:
     )
 
 
-def test_tf_r11_several_outputs_in_rows(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R11")
+def test_several_outputs_in_rows(server: ServerProcess) -> None:
     body = {"instances": [{"left": [1, 2], "right": [1, 2, 3]}, {"left": [0, 0], "right": [0, 0, 0]}]}
     status, text = ask(server, "/v1/models/pair:predict", body)
     first, second = json.loads(text)["predictions"]
@@ -157,7 +165,8 @@ def test_tf_r11_several_outputs_in_rows(server: ServerProcess) -> None:
     assert json.loads(text)["outputs"] == {name: [value] for name, value in first.items()}
 
 
-def test_tf_r15_a_shipped_savedmodel_hears_silence(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R15")
+def test_a_shipped_savedmodel_hears_silence(server: ServerProcess) -> None:
     sound = np.zeros((1, 43844, 1), np.float32)
     status, body = server.post("/v1/models/pitch:predict", {"instances": sound.tolist()})
     assert status == 200
@@ -184,7 +193,7 @@ def test_models_that_are_no_savedmodels_answer_as_well(server: ServerProcess) ->
     assert [len(row["probabilities"]) for row in told] == [10, 10, 10]
 
 
-def test_x_2_nothing_is_explained(server: ServerProcess) -> None:
+def test_nothing_is_explained(server: ServerProcess) -> None:
     for name, told in (
         ("half_plus_two", (400, "Malformed request: POST /v1/models/half_plus_two:explain")),
         ("digits", (501, "model 'digits' has no explainer. Ask its predictions.")),
@@ -194,7 +203,8 @@ def test_x_2_nothing_is_explained(server: ServerProcess) -> None:
         assert (status, json.loads(body)) == (told[0], {"error": told[1]})
 
 
-def test_tf_r4_tf_r29_status(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R4", "TF-R29")
+def test_status(server: ServerProcess) -> None:
     status, headers, text = curl(server, "/v1/models/half_plus_three/versions/1")
     assert (status, headers["content-type"]) == (200, "application/json")
     assert text == (
@@ -208,7 +218,8 @@ def test_tf_r4_tf_r29_status(server: ServerProcess) -> None:
     assert (status, json.loads(text)["error"]) == (404, "Could not find any versions of model nobody")
 
 
-def test_tf_r5_metadata(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R5")
+def test_metadata(server: ServerProcess) -> None:
     told = json.loads(curl(server, "/v1/models/half_plus_three/metadata")[2])
     assert told["model_spec"] == {"name": "half_plus_three", "signature_name": "", "version": "1"}
     signatures = told["metadata"]["signature_def"]["signature_def"]
@@ -232,7 +243,8 @@ def test_tf_r5_metadata(server: ServerProcess) -> None:
         assert "serving_default" in json.loads(text)["metadata"]["signature_def"]["signature_def"]
 
 
-def test_tf_r21_texts(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R21")
+def test_texts(server: ServerProcess) -> None:
     body = {"instances": [1]}
     for path, status, error in (
         ("nobody:predict", 404, "Servable not found for request: Latest(nobody)"),
@@ -247,7 +259,8 @@ def test_tf_r21_texts(server: ServerProcess) -> None:
         assert (got, text) == (status, f'{{\n    "error": "{error}"\n}}')
 
 
-def test_tf_r22_content_types(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R22")
+def test_content_types(server: ServerProcess) -> None:
     for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded", ""):
         status, headers, _ = curl(
             server,
@@ -261,7 +274,8 @@ def test_tf_r22_content_types(server: ServerProcess) -> None:
     assert curl(server, "/v1/models/q:predict", "-d", "{}")[1]["content-type"] == "application/json"
 
 
-def test_tf_r23_gzip_in_and_out(server: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.clause("TF-R23")
+def test_gzip_in_and_out(server: ServerProcess, tmp_path: Path) -> None:
     packed = tmp_path / "body.gz"
     packed.write_bytes(gzip.compress(json.dumps({"instances": [[0.5] * 16] * 40}).encode()))
     options = ("-H", "content-encoding: gzip", "--data-binary", f"@{packed}")
@@ -272,7 +286,8 @@ def test_tf_r23_gzip_in_and_out(server: ServerProcess, tmp_path: Path) -> None:
     assert headers["content-encoding"] in ("gzip", "deflate")
 
 
-def test_tf_r26_what_is_not_on_rest(server: ServerProcess) -> None:
+@pytest.mark.clause("TF-R26")
+def test_what_is_not_on_rest(server: ServerProcess) -> None:
     """And what is all the same: every answer has an id."""
     for method in ("multiInference", "sessionRun", "reload"):
         status, text = ask(server, f"/v1/models/half_plus_two:{method}", {})

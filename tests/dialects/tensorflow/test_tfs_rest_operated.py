@@ -65,7 +65,8 @@ def ask(
         connection.close()
 
 
-def test_tf_r1_tf_r4_tf_r5_versions_and_labels(server: TensorFlowServingProcess) -> None:
+@pytest.mark.clause("TF-R1", "TF-R4", "TF-R5")
+def test_versions_and_labels(server: TensorFlowServingProcess) -> None:
     for part, value in (("", -8.0), ("/versions/1", -9.0), ("/versions/2", -8.0), ("/labels/stable", -9.0)):
         status, _, text = ask(server, "POST", f"/v1/models/add{part}:predict", '{"instances": [-10]}')
         assert (status, json.loads(text)) == (200, {"predictions": [value]})
@@ -77,7 +78,8 @@ def test_tf_r1_tf_r4_tf_r5_versions_and_labels(server: TensorFlowServingProcess)
     assert (status, json.loads(text)["error"]) == (400, "Unrecognized servable version label: canary")
 
 
-def test_tf_r25_a_call_that_takes_too_long(server: TensorFlowServingProcess) -> None:
+@pytest.mark.clause("TF-R25")
+def test_a_call_that_takes_too_long(server: TensorFlowServingProcess) -> None:
     gate = Path(server._log).parent / "gate"
     gate.touch()
     status, _, text = ask(server, "POST", "/v1/models/add/versions/1:predict", '{"instances": [4.0]}')
@@ -88,7 +90,8 @@ def test_tf_r25_a_call_that_takes_too_long(server: TensorFlowServingProcess) -> 
     assert status == 200
 
 
-def test_tf_r24_every_answer_is_for_pages_of_every_origin(server: TensorFlowServingProcess) -> None:
+@pytest.mark.clause("TF-R24")
+def test_every_answer_is_for_pages_of_every_origin(server: TensorFlowServingProcess) -> None:
     for verb, path, body in (
         ("GET", "/v1/models/add", ""),
         ("POST", "/v1/models/add:predict", '{"instances": [-1]}'),

@@ -65,7 +65,8 @@ class Client:
         return {row.version: row.state for row in found.model_version_status}
 
 
-def test_tf_g18_requests_of_every_protocol_are_written_down(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-G18")
+def test_requests_of_every_protocol_are_written_down(tmp_path: Path) -> None:
     root, folder = tmp_path / "repository", tmp_path / "log"
     savedmodels.half_plus_two(root / "half_plus_two" / "7")
     write_mlp(root / "mlp", 1)
@@ -170,7 +171,8 @@ def _config(tmp_path: Path, *names: str, rate: float = 0.0) -> Any:
     return request
 
 
-def test_tf_g12_a_client_replaces_the_list_of_models(
+@pytest.mark.clause("TF-G12")
+def test_a_client_replaces_the_list_of_models(
     serving: tuple[TensorFlowServingProcess, Client], tmp_path: Path
 ) -> None:
     _, client = serving
@@ -191,6 +193,7 @@ def test_tf_g12_a_client_replaces_the_list_of_models(
     assert set(client.states("mlp")) == {1}
 
 
+@pytest.mark.clause("TF-G12")
 @pytest.mark.parametrize(
     ("change", "code", "text"),
     [
@@ -199,7 +202,7 @@ def test_tf_g12_a_client_replaces_the_list_of_models(
         ("nowhere", "UNKNOWN", "1 model(s) did not become available"),
     ],
 )
-def test_tf_g12_lists_that_cannot_be(
+def test_lists_that_cannot_be(
     serving: tuple[TensorFlowServingProcess, Client], tmp_path: Path, change: str, code: str, text: str
 ) -> None:
     _, client = serving
@@ -217,7 +220,8 @@ def test_tf_g12_lists_that_cannot_be(
     assert client.states("mlp") == {1: 30}
 
 
-def test_tf_c4_tf_m1_the_list_says_what_is_written_down_and_its_place_stays_the_servers(
+@pytest.mark.clause("TF-C4", "TF-M1")
+def test_the_list_says_what_is_written_down_and_its_place_stays_the_servers(
     serving: tuple[TensorFlowServingProcess, Client], tmp_path: Path
 ) -> None:
     server, client = serving

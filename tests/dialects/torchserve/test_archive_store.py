@@ -70,7 +70,8 @@ def left(store: Path) -> list[str]:
     return sorted(path.name for path in store.iterdir())
 
 
-def test_ts_m1_files_and_folders_of_the_store(store: Path) -> None:
+@pytest.mark.clause("TS-M1")
+def test_files_and_folders_of_the_store(store: Path) -> None:
     assert store_of(store).find("noop.mar") == FoundArchive(store / "noop.mar")
     assert store_of(store).find("below") == FoundArchive(store / "below")
     assert store_of(store, "https://x/.*").find("noop.mar") == FoundArchive(store / "noop.mar")
@@ -79,7 +80,8 @@ def test_ts_m1_files_and_folders_of_the_store(store: Path) -> None:
         assert store_of(store).find(url).path == store / url.strip("/").rpartition("/")[2]
 
 
-def test_ts_m1_ts_c2_what_lies_outside_the_store_is_asked_for_by_a_url(store: Path) -> None:
+@pytest.mark.clause("TS-M1", "TS-C2")
+def test_what_lies_outside_the_store_is_asked_for_by_a_url(store: Path) -> None:
     outside = store.parent / "outside.mar"
     with pytest.raises(NoModel, match=f"Model not found at: {outside}"):
         store_of(store).find(str(outside))
@@ -115,15 +117,17 @@ REFUSED: list[tuple[str, type[SalverError], str]] = [
 ]
 
 
+@pytest.mark.clause("TS-M1", "TS-R21")
 @pytest.mark.parametrize(("url", "kind", "text"), REFUSED)
-def test_ts_m1_ts_r21_what_is_not_there(url: str, kind: type[SalverError], text: str, store: Path) -> None:
+def test_what_is_not_there(url: str, kind: type[SalverError], text: str, store: Path) -> None:
     with pytest.raises(kind) as raised:
         store_of(store).find(url)
     assert raised.value.message.startswith(text)
     assert left(store) == ["below", "noop.mar"]
 
 
-def test_ts_c2_only_urls_that_match_as_a_whole_are_allowed(store: Path, remote: str) -> None:
+@pytest.mark.clause("TS-C2")
+def test_only_urls_that_match_as_a_whole_are_allowed(store: Path, remote: str) -> None:
     one = store_of(store, r"https://models\.example\.org/.*", rf"{remote}/good/.*")
     outside = store.parent / "outside.mar"
     for url in ("http://example.org/x.mar", outside.as_uri(), f"{remote}/x.mar", f"x{remote}/good/x.mar"):
@@ -137,7 +141,8 @@ def test_ts_c2_only_urls_that_match_as_a_whole_are_allowed(store: Path, remote: 
     assert one.find(f"{remote.upper()}/GOOD/x.mar").is_ours
 
 
-def test_ts_m1_a_download_lies_in_the_store_and_goes_with_its_registration(store: Path, remote: str) -> None:
+@pytest.mark.clause("TS-M1")
+def test_a_download_lies_in_the_store_and_goes_with_its_registration(store: Path, remote: str) -> None:
     url = f"{remote}/far/remote.mar?X-Amz-Signature=abc"  # presigned: the query is no part of the name
     found = store_of(store).find(url, is_encrypted=True)
     assert found == FoundArchive(store / "remote.mar", is_ours=True)
@@ -151,8 +156,9 @@ def test_ts_m1_a_download_lies_in_the_store_and_goes_with_its_registration(store
     assert store_of(store).find(f"{remote}/unsaid.mar").path.read_bytes() == CONTENT
 
 
+@pytest.mark.clause("TS-M1")
 @pytest.mark.parametrize("name", ["none.mar", "short.mar", "moved"])
-def test_ts_m1_what_cannot_be_downloaded_leaves_nothing(name: str, store: Path, remote: str) -> None:
+def test_what_cannot_be_downloaded_leaves_nothing(name: str, store: Path, remote: str) -> None:
     with pytest.raises(NoDownload) as raised:
         store_of(store).find(f"{remote}/{name}")
     assert raised.value.message == f"Failed to download archive from: {remote}/{name}"
@@ -160,14 +166,16 @@ def test_ts_m1_what_cannot_be_downloaded_leaves_nothing(name: str, store: Path, 
     assert left(store) == ["below", "noop.mar"]
 
 
-def test_ts_m1_ts_c2_redirects_lead_where_the_list_allows(store: Path, remote: str) -> None:
+@pytest.mark.clause("TS-M1", "TS-C2")
+def test_redirects_lead_where_the_list_allows(store: Path, remote: str) -> None:
     with pytest.raises(NoDownload, match="which is not allowed"):
         store_of(store, rf"{remote}/moved/.*").find(f"{remote}/moved/x.mar")
     assert store_of(store, rf"{remote}/.*").find(f"{remote}/moved/x.mar").path.read_bytes() == CONTENT
 
 
+@pytest.mark.clause("TS-M1")
 @pytest.mark.parametrize("name", ["x.mar", "liar.mar", "unsaid.mar"])
-def test_ts_m1_downloads_are_bounded(name: str, store: Path, remote: str) -> None:
+def test_downloads_are_bounded(name: str, store: Path, remote: str) -> None:
     with pytest.raises(BadArchive, match="there is room for 100"):
         store_of(store, most_bytes=100).find(f"{remote}/{name}")
     with pytest.raises(NoDownload, match="takes longer"):
@@ -175,7 +183,8 @@ def test_ts_m1_downloads_are_bounded(name: str, store: Path, remote: str) -> Non
     assert left(store) == ["below", "noop.mar"]
 
 
-def test_ts_m1_what_a_killed_download_left_goes_with_a_later_one(store: Path, remote: str) -> None:
+@pytest.mark.clause("TS-M1")
+def test_what_a_killed_download_left_goes_with_a_later_one(store: Path, remote: str) -> None:
     old, young, other = (store / f".x.mar-{c * 16}.part" for c in "abx")
     for path in (old, young, other):
         path.write_bytes(b"half of it")
@@ -185,7 +194,8 @@ def test_ts_m1_what_a_killed_download_left_goes_with_a_later_one(store: Path, re
     assert [path.exists() for path in (old, young, other)] == [False, True, True]
 
 
-def test_ts_m1_a_file_that_came_meanwhile_is_not_replaced(
+@pytest.mark.clause("TS-M1")
+def test_a_file_that_came_meanwhile_is_not_replaced(
     store: Path, remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*args: Any) -> None:
@@ -197,7 +207,8 @@ def test_ts_m1_a_file_that_came_meanwhile_is_not_replaced(
     assert left(store) == ["below", "noop.mar"]
 
 
-def test_ts_m1_a_store_may_lie_where_there_are_no_links(
+@pytest.mark.clause("TS-M1")
+def test_a_store_may_lie_where_there_are_no_links(
     store: Path, remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(source: str, target: Path) -> None:
@@ -213,7 +224,8 @@ def test_ts_m1_a_store_may_lie_where_there_are_no_links(
     assert left(store) == ["below", "late.mar", "noop.mar", "x.mar"]
 
 
-def test_ts_m1_without_a_store_there_is_nothing(remote: str, tmp_path: Path) -> None:
+@pytest.mark.clause("TS-M1")
+def test_without_a_store_there_is_nothing(remote: str, tmp_path: Path) -> None:
     for url in ("noop.mar", f"{remote}/x.mar"):
         with pytest.raises(NoModel, match=r"Model store has not been configured\."):
             store_of("").find(url)

@@ -173,7 +173,8 @@ def questions() -> Iterator[Case]:
     yield get("/models/told", method="DELETE")
 
 
-def test_ts_r3_ts_r12_ts_r14_ts_r18_answers_are_those_of_torchserve(both: tuple[Target, Target]) -> None:
+@pytest.mark.clause("TS-R3", "TS-R12", "TS-R14", "TS-R18")
+def test_answers_are_those_of_torchserve(both: tuple[Target, Target]) -> None:
     wrong, statuses = [], Counter[int]()
     for question in questions():
         theirs, ours = (ask(target, question) for target in both)
@@ -184,7 +185,8 @@ def test_ts_r3_ts_r12_ts_r14_ts_r18_answers_are_those_of_torchserve(both: tuple[
     assert {200, 400, 404, 405, 503} <= statuses.keys()  # they were answers, and of all kinds
 
 
-def test_ts_m1_a_model_whose_workers_do_not_start_is_taken_out(both: tuple[Target, Target]) -> None:
+@pytest.mark.clause("TS-M1")
+def test_a_model_whose_workers_do_not_start_is_taken_out(both: tuple[Target, Target]) -> None:
     theirs, ours = (ask(target, get(f"{UNSTARTED}&initial_workers=1", method="POST")) for target in both)
     assert ours == theirs
     # TorchServe takes it out after it has answered, but in 3 of 7 runs it never did within a minute.

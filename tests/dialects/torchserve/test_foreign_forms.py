@@ -33,14 +33,14 @@ def body_of(request: InferRequest) -> tuple[bytes, str, str]:
     return part.data.tobytes(), part.content_type, form.headers.get("explain", "")
 
 
-def test_x_7_a_handler_gets_the_body_of_v2_as_it_came() -> None:
+def test_a_handler_gets_the_body_of_v2_as_it_came() -> None:
     body = b'{"inputs": [{"name": "i", "shape": [1], "datatype": "INT32", "data": [1]}], "id": "q"}'
     request = OpenInferenceHttp(forms=FORMS).decode(HttpBody("m", "1.0", body, JSON), SIGNATURE)
     assert body_of(request) == (body, "application/json", "False")
     assert (request.model, request.version) == ("m", "1.0")
 
 
-def test_x_7_tensors_in_binary_become_the_json_of_the_protocol() -> None:
+def test_tensors_in_binary_become_the_json_of_the_protocol() -> None:
     entry = {"name": "i", "shape": [2], "datatype": "INT32", "parameters": {"binary_data_size": 8}}
     head = json.dumps({"id": "q", "inputs": [entry]}).encode()
     headers = {b"inference-header-content-length": b"%d" % len(head)}
@@ -54,7 +54,7 @@ def test_x_7_tensors_in_binary_become_the_json_of_the_protocol() -> None:
     assert (reply.status, reply.body) == (200, b'{"outputs": []}')
 
 
-def test_x_1_x_2_kserves_first_protocol_for_handlers() -> None:
+def test_kserves_first_protocol_for_handlers() -> None:
     http = HttpBody("m", "", b'{"instances": [1]}', JSON)
     for codec, explains in ((Predict(forms=FORMS), "False"), (Explain(forms=FORMS), "True")):
         request = codec.decode(http, SIGNATURE)
@@ -75,7 +75,8 @@ def test_x_1_x_2_kserves_first_protocol_for_handlers() -> None:
     assert set(json.loads(Predict(forms=FORMS).fault(SalverError("x")).body)) == {"error"}
 
 
-def test_ts_r7_explanations_by_the_second_protocol() -> None:
+@pytest.mark.clause("TS-R7")
+def test_explanations_by_the_second_protocol() -> None:
     codec = Explanation(FORMS)
     request = codec.decode(HttpBody("m", "", b"x", JSON), SIGNATURE)
     assert body_of(request) == (b"x", "application/json", "True")

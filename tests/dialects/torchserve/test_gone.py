@@ -58,10 +58,11 @@ async def all_of(world: World, *texts: str) -> list[str]:
     return await asyncio.gather(*map(world.ask, texts))
 
 
+@pytest.mark.clause("TS-B7")
 @DEATHS
 @pytest.mark.parametrize("shares", [False, True])
 @pytest.mark.parametrize(("least", "victims"), [(1, 1), (2, 1), (2, 2)])
-async def test_ts_b7_another_worker_runs_what_one_that_died_idle_has_not_seen(
+async def test_another_worker_runs_what_one_that_died_idle_has_not_seen(
     death: Any, shares: bool, least: int, victims: int
 ) -> None:
     async with world_of(least=least, shares=shares) as world:
@@ -70,16 +71,18 @@ async def test_ts_b7_another_worker_runs_what_one_that_died_idle_has_not_seen(
         assert [event.ok for event in world.ran] == [True] * 3, "what nobody has seen has not run"
 
 
+@pytest.mark.clause("TS-B7")
 @DEATHS
 @pytest.mark.parametrize("texts", [["batch"] * 3, ["x" * (3 << 20)]])
-async def test_ts_b7_whole_batches_and_large_bodies_too(death: Any, texts: list[str]) -> None:
+async def test_whole_batches_and_large_bodies_too(death: Any, texts: list[str]) -> None:
     async with world_of(batch_size=len(texts), max_batch_delay_ms=60_000) as world:
         answers = await death(pids_of(world), all_of(world, *texts), lambda: bool(world.engine.running))
         assert answers == (["3"] * 3 if len(texts) == 3 else texts)
 
 
+@pytest.mark.clause("TS-B7", "TS-B6")
 @DEATHS
-async def test_ts_b7_ts_b6_a_sequence_ends_with_its_worker(death: Any) -> None:
+async def test_a_sequence_ends_with_its_worker(death: Any) -> None:
     async with world_of(is_stateful=True) as world:
         mine = ("s", False, False)
         assert await world.ask("add 1", sequence=mine) == "1"
@@ -88,7 +91,8 @@ async def test_ts_b7_ts_b6_a_sequence_ends_with_its_worker(death: Any) -> None:
         assert (type(error), error.message) == (HandlerFailed, "Worker died.")
 
 
-async def test_ts_b7_ts_b5_no_other_worker_goes_on_with_steps() -> None:
+@pytest.mark.clause("TS-B7", "TS-B5")
+async def test_no_other_worker_goes_on_with_steps() -> None:
     async with world_of(least=2, is_continuous=True, batch_size=2, max_batch_delay_ms=0) as world:
         pieces = world.engine.stream(asking("count 1000000"))
         assert said(await anext(pieces)) == "999999 "
@@ -100,7 +104,8 @@ async def test_ts_b7_ts_b5_no_other_worker_goes_on_with_steps() -> None:
                 pass
 
 
-async def test_ts_b7_a_request_goes_to_as_many_others_as_there_are_workers(
+@pytest.mark.clause("TS-B7")
+async def test_a_request_goes_to_as_many_others_as_there_are_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[FormHost] = []

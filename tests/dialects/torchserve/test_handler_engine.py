@@ -29,14 +29,16 @@ from salver.words.messages import InferRequest
 from salver.words.tensor import tensor
 
 
-async def test_ts_b2_ts_y1_a_batch_is_filled_by_those_that_come_in_time() -> None:
+@pytest.mark.clause("TS-B2", "TS-Y1")
+async def test_a_batch_is_filled_by_those_that_come_in_time() -> None:
     async with world_of(batch_size=4, max_batch_delay_ms=300) as world:
         assert await asyncio.gather(*(world.ask("batch") for _ in range(6))) == ["4"] * 4 + ["2"] * 2
         assert await world.ask("batch") == "1"
         assert [(ran.requests, ran.reason) for ran in world.ran] == [(4, "full"), (2, "time"), (1, "time")]
 
 
-async def test_ts_b2_the_time_is_told_of() -> None:
+@pytest.mark.clause("TS-B2")
+async def test_the_time_is_told_of() -> None:
     async with world_of(batch_size=2, max_batch_delay_ms=100) as world:
         response = await world.engine.infer(asking("x"))
         timing = response.timing
@@ -46,7 +48,8 @@ async def test_ts_b2_the_time_is_told_of() -> None:
         assert world.engine.insight().limit == 100
 
 
-async def test_ts_b1_a_full_queue_refuses_and_what_waits_is_served() -> None:
+@pytest.mark.clause("TS-B1")
+async def test_a_full_queue_refuses_and_what_waits_is_served() -> None:
     async with world_of(queue=1) as world:
         async with held(world) as (running,):
             waiting = asyncio.ensure_future(world.ask("x"))
@@ -56,7 +59,8 @@ async def test_ts_b1_a_full_queue_refuses_and_what_waits_is_served() -> None:
         assert (await running, await waiting, await world.ask("z")) == ("held", "x", "z")
 
 
-async def test_ts_b3_a_ticket_is_needed_while_the_worker_is_busy() -> None:
+@pytest.mark.clause("TS-B3")
+async def test_a_ticket_is_needed_while_the_worker_is_busy() -> None:
     async with world_of(needs_ticket=True) as world:
         async with held(world) as (running,):
             assert isinstance(await failure(world.ask("y")), Overloaded)
@@ -64,7 +68,8 @@ async def test_ts_b3_a_ticket_is_needed_while_the_worker_is_busy() -> None:
         assert await world.ask("y") == "y"
 
 
-async def test_ts_b4_a_caller_is_told_when_its_time_is_over_and_its_request_is_not_run(
+@pytest.mark.clause("TS-B4")
+async def test_a_caller_is_told_when_its_time_is_over_and_its_request_is_not_run(
     tmp_path: Path,
 ) -> None:
     gate = tmp_path / "gate"
@@ -82,7 +87,8 @@ async def test_ts_b4_a_caller_is_told_when_its_time_is_over_and_its_request_is_n
         assert len(world.ran) == 3, "what was dropped has not run"
 
 
-async def test_ts_b4_a_deadline_of_the_call_is_kept_too() -> None:
+@pytest.mark.clause("TS-B4")
+async def test_a_deadline_of_the_call_is_kept_too() -> None:
     async with world_of() as world:
         engine = world.engine
         late = engine.infer(asking("x"), deadline=engine.now() - 1)
@@ -91,7 +97,8 @@ async def test_ts_b4_a_deadline_of_the_call_is_kept_too() -> None:
         assert type(await failure(soon)) is DeadlineExceeded
 
 
-async def test_ts_b1_a_caller_that_goes_leaves_the_queue() -> None:
+@pytest.mark.clause("TS-B1")
+async def test_a_caller_that_goes_leaves_the_queue() -> None:
     async with world_of() as world:
         async with held(world) as (running,):
             going = asyncio.ensure_future(world.ask("exit"))
@@ -103,7 +110,8 @@ async def test_ts_b1_a_caller_that_goes_leaves_the_queue() -> None:
         assert await world.ask("x") == "x"
 
 
-async def test_ts_r15_pieces_come_as_they_are_sent_and_are_joined_for_those_who_want_one() -> None:
+@pytest.mark.clause("TS-R15")
+async def test_pieces_come_as_they_are_sent_and_are_joined_for_those_who_want_one() -> None:
     async with world_of() as world:
         responses = [piece async for piece in world.engine.stream(asking("stream 3"))]
         assert [said(one) for one in responses] == ["0 ", "1 ", "2 ", "last"]
@@ -118,7 +126,8 @@ async def test_ts_r15_pieces_come_as_they_are_sent_and_are_joined_for_those_who_
         assert await world.ask("x") == "x"
 
 
-async def test_ts_r15_who_does_not_wait_is_called_with_the_answer_or_its_first_piece() -> None:
+@pytest.mark.clause("TS-R15")
+async def test_who_does_not_wait_is_called_with_the_answer_or_its_first_piece() -> None:
     async with world_of(queue=2) as world:
         told: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -150,7 +159,8 @@ async def test_ts_r15_who_does_not_wait_is_called_with_the_answer_or_its_first_p
     assert told.qsize() == 3  # those that waited were told that it closes
 
 
-async def test_ts_r12_large_bodies_travel_both_ways_and_tensors_that_are_no_forms_too() -> None:
+@pytest.mark.clause("TS-R12")
+async def test_large_bodies_travel_both_ways_and_tensors_that_are_no_forms_too() -> None:
     async with world_of() as world:
         for size in (0, 1, 16 << 10, (16 << 10) + 1, 3 << 20):
             response = await world.engine.infer(asking("large " + str(size)))
@@ -162,7 +172,8 @@ async def test_ts_r12_large_bodies_travel_both_ways_and_tensors_that_are_no_form
         assert said(response) == "x:FP32[2, 3],words:BYTES[2]"
 
 
-async def test_ts_r19_failures_of_the_handler_have_their_status() -> None:
+@pytest.mark.clause("TS-R19")
+async def test_failures_of_the_handler_have_their_status() -> None:
     async with world_of() as world:
         error = await failure(world.ask("fail 418"))
         assert isinstance(error, HandlerFailed)
@@ -172,8 +183,9 @@ async def test_ts_r19_failures_of_the_handler_have_their_status() -> None:
             await world.pieces("fail 507")
 
 
+@pytest.mark.clause("TS-B7", "TS-R19")
 @pytest.mark.parametrize("how", ["exit", "leave"])
-async def test_ts_b7_ts_r19_a_worker_that_ends_fails_what_it_ran_and_comes_back(how: str) -> None:
+async def test_a_worker_that_ends_fails_what_it_ran_and_comes_back(how: str) -> None:
     async with world_of() as world:
         before = await world.ask("pid")
         gone = asyncio.ensure_future(failure(world.ask(how)))
@@ -186,7 +198,8 @@ async def test_ts_b7_ts_r19_a_worker_that_ends_fails_what_it_ran_and_comes_back(
         assert [ran.ok for ran in world.ran] == [True, False, *[True] * 5]
 
 
-async def test_ts_b7_a_worker_that_hangs_is_killed_and_comes_back() -> None:
+@pytest.mark.clause("TS-B7")
+async def test_a_worker_that_hangs_is_killed_and_comes_back() -> None:
     async with world_of(response_timeout_s=2) as world:
         error = await failure(world.ask("sleep 50"))
         assert isinstance(error, HandlerFailed)
@@ -196,13 +209,15 @@ async def test_ts_b7_a_worker_that_hangs_is_killed_and_comes_back() -> None:
         assert await world.ask("sleep 1.1") == "slept", "each run has its own time"
 
 
-async def test_ts_a9_what_metrics_write_is_heard_with_the_workers_number() -> None:
+@pytest.mark.clause("TS-A9")
+async def test_what_metrics_write_is_heard_with_the_workers_number() -> None:
     async with world_of() as world:
         assert await world.ask("metric Size.Count:1|#Level:Model") == "counted"
         assert world.heard == [(9000, ("Size.Count:1|#Level:Model",))]
 
 
-async def test_ts_m3_workers_are_told_of() -> None:
+@pytest.mark.clause("TS-M3")
+async def test_workers_are_told_of() -> None:
     async with world_of(least=2) as world:
         statuses = world.engine.workers()
         assert [status.id for status in statuses] == [9000, 9001]
@@ -214,7 +229,8 @@ async def test_ts_m3_workers_are_told_of() -> None:
         assert "2 workers" in repr(world.engine)
 
 
-async def test_ts_m2_ts_b8_scaling_up_and_down_under_load_loses_nothing() -> None:
+@pytest.mark.clause("TS-M2", "TS-B8")
+async def test_scaling_up_and_down_under_load_loses_nothing() -> None:
     async with world_of(least=1, queue=1000) as world:
         engine = world.engine
         asked = [asyncio.ensure_future(world.ask(f"sleep 0.0{n % 3}")) for n in range(200)]
@@ -227,7 +243,8 @@ async def test_ts_m2_ts_b8_scaling_up_and_down_under_load_loses_nothing() -> Non
         assert [status.id for status in engine.workers()] == [9000, 9003]
 
 
-async def test_ts_m2_without_workers_requests_are_refused_and_with_some_again_served() -> None:
+@pytest.mark.clause("TS-M2")
+async def test_without_workers_requests_are_refused_and_with_some_again_served() -> None:
     async with world_of(least=0) as world:
         assert await world.engine.settled() == 0
         assert isinstance(await failure(world.ask("x")), NotReady)
@@ -245,7 +262,8 @@ async def test_ts_m2_without_workers_requests_are_refused_and_with_some_again_se
         assert isinstance(await failure(world.ask("x")), NotReady)
 
 
-async def test_ts_b7_ts_r1_a_handler_that_does_not_start_is_given_up_and_unhealthy() -> None:
+@pytest.mark.clause("TS-B7", "TS-R1")
+async def test_a_handler_that_does_not_start_is_given_up_and_unhealthy() -> None:
     async with world_of(at_start="fail", max_retry_s=0) as world:
         assert await world.engine.settled() == 0
         assert not world.engine.is_healthy(time.monotonic() + 1)
@@ -257,14 +275,16 @@ async def test_ts_b7_ts_r1_a_handler_that_does_not_start_is_given_up_and_unhealt
         assert world.engine.workers()[0].pid == -1
 
 
-async def test_ts_b7_a_start_that_takes_too_long_is_given_up() -> None:
+@pytest.mark.clause("TS-B7")
+async def test_a_start_that_takes_too_long_is_given_up() -> None:
     async with world_of(at_start="sleep", startup_timeout_s=1, max_retry_s=0) as world:
         assert await world.engine.settled() == 0
         error = await failure(world.ask("x"))
         assert "was not loaded within 1 s" in error.message
 
 
-async def test_ts_m1_no_worker_starts_in_no_time() -> None:
+@pytest.mark.clause("TS-M1")
+async def test_no_worker_starts_in_no_time() -> None:
     async with world_of(startup_timeout_s=0, max_retry_s=0) as world:
         assert await world.engine.settled() == 0
         error = await failure(world.ask("x"))
@@ -272,7 +292,8 @@ async def test_ts_m1_no_worker_starts_in_no_time() -> None:
         assert world.engine.workers()[0].pid == -1
 
 
-async def test_ts_b7_one_that_starts_at_the_third_time_serves(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B7")
+async def test_one_that_starts_at_the_third_time_serves(tmp_path: Path) -> None:
     stop = tmp_path / "stop"
     stop.touch()
     async with world_of(at_start=f"without:{stop}") as world:
@@ -283,7 +304,8 @@ async def test_ts_b7_one_that_starts_at_the_third_time_serves(tmp_path: Path) ->
         assert world.engine.is_healthy(time.monotonic())
 
 
-async def test_ts_b6_ts_y3_sequences_stay_with_what_their_worker_remembers() -> None:
+@pytest.mark.clause("TS-B6", "TS-Y3")
+async def test_sequences_stay_with_what_their_worker_remembers() -> None:
     async with world_of(least=2, is_stateful=True, max_sequences=2, sequence_queue=9) as world:
 
         async def add(name: str, number: int, ends: bool = False) -> str:
@@ -304,7 +326,8 @@ async def test_ts_b6_ts_y3_sequences_stay_with_what_their_worker_remembers() -> 
         assert not world.engine.capabilities.sequences and not world.engine.knows(asked[1])
 
 
-async def test_ts_b6_ts_b7_what_waits_in_a_sequence_is_told_that_its_worker_died() -> None:
+@pytest.mark.clause("TS-B6", "TS-B7")
+async def test_what_waits_in_a_sequence_is_told_that_its_worker_died() -> None:
     async with world_of(is_stateful=True, sequence_queue=9) as world:
         mine = ("a", False, False)
         dying = asyncio.ensure_future(failure(world.ask("exit", sequence=mine)))
@@ -315,7 +338,8 @@ async def test_ts_b6_ts_b7_what_waits_in_a_sequence_is_told_that_its_worker_died
         assert await world.ask("add 1", sequence=mine) == "1"
 
 
-async def test_ts_b5_steps_of_a_continuous_batch_give_pieces_and_take_in_who_comes() -> None:
+@pytest.mark.clause("TS-B5")
+async def test_steps_of_a_continuous_batch_give_pieces_and_take_in_who_comes() -> None:
     async with world_of(is_continuous=True, batch_size=2, max_batch_delay_ms=5) as world:
         assert await world.pieces("count 2") == ["1 ", "0 "]
         assert await world.pieces("count 1") == ["0 "], "one step is an answer, too"
@@ -324,7 +348,8 @@ async def test_ts_b5_steps_of_a_continuous_batch_give_pieces_and_take_in_who_com
         assert max(ran.requests for ran in world.ran) == 2
 
 
-async def test_ts_b5_who_leaves_takes_part_in_no_further_step() -> None:
+@pytest.mark.clause("TS-B5")
+async def test_who_leaves_takes_part_in_no_further_step() -> None:
     async with world_of(is_continuous=True, batch_size=2, max_batch_delay_ms=0) as world:
         pieces = world.engine.stream(asking("count 100000"))
         assert said(await anext(pieces)) == "99999 "
@@ -334,7 +359,8 @@ async def test_ts_b5_who_leaves_takes_part_in_no_further_step() -> None:
         assert await world.pieces("count 1") == ["0 "]
 
 
-async def test_ts_b7_close_refuses_what_waits_and_ends_what_runs() -> None:
+@pytest.mark.clause("TS-B7")
+async def test_close_refuses_what_waits_and_ends_what_runs() -> None:
     async with world_of() as world:
         async with held(world) as (running,):
             waiting = asyncio.ensure_future(failure(world.ask("x")))
@@ -350,7 +376,8 @@ async def test_ts_b7_close_refuses_what_waits_and_ends_what_runs() -> None:
             os.kill(pid, signal.SIGCONT)
 
 
-async def test_ts_y1_a_handler_that_answers_when_it_likes_has_several_open() -> None:
+@pytest.mark.clause("TS-Y1")
+async def test_a_handler_that_answers_when_it_likes_has_several_open() -> None:
     async with world_of(at_start="async", is_async=True, batch_size=3) as world:
         engine = world.engine
         assert await world.ask("x") == "x done"
@@ -367,7 +394,8 @@ async def test_ts_y1_a_handler_that_answers_when_it_likes_has_several_open() -> 
         assert ("Lines:1",) in [lines for _, lines in world.heard]
 
 
-async def test_ts_y1_ts_b7_its_worker_may_die_or_say_nothing_for_too_long() -> None:
+@pytest.mark.clause("TS-Y1", "TS-B7")
+async def test_its_worker_may_die_or_say_nothing_for_too_long() -> None:
     async with world_of(at_start="async", is_async=True, batch_size=3, response_timeout_s=1) as world:
         both = [asyncio.ensure_future(failure(world.ask(what))) for what in ("sleep 30", "exit")]
         assert [(await one).message for one in both] == ["Worker died."] * 2
@@ -375,7 +403,8 @@ async def test_ts_y1_ts_b7_its_worker_may_die_or_say_nothing_for_too_long() -> N
         assert await world.ask("x") == "x done"
 
 
-def test_ts_b2_batches_fill_on_the_loop_that_serves() -> None:
+@pytest.mark.clause("TS-B2")
+def test_batches_fill_on_the_loop_that_serves() -> None:
     """A wait that is nearly over has a handle that does not say when, on uvloop."""
 
     async def asked() -> set[str]:
@@ -395,7 +424,8 @@ def test_ts_b2_batches_fill_on_the_loop_that_serves() -> None:
         assert runner.run(asked()) == {"x"}
 
 
-async def test_ts_b7_a_defect_of_ours_keeps_nobody_waiting(
+@pytest.mark.clause("TS-B7")
+async def test_a_defect_of_ours_keeps_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(self: ForkServer, gpu: int | None = None) -> FormHost:
@@ -410,7 +440,8 @@ async def test_ts_b7_a_defect_of_ours_keeps_nobody_waiting(
     await world.engine.close()
 
 
-async def test_ts_y1_what_cannot_be_handed_over_is_answered(
+@pytest.mark.clause("TS-Y1")
+async def test_what_cannot_be_handed_over_is_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def broken(self: FormHost, requests: object, found: object) -> None:
@@ -422,7 +453,8 @@ async def test_ts_y1_what_cannot_be_handed_over_is_answered(
             assert str(await failure(world.ask("x"))) == "Prediction failed"
 
 
-async def test_ts_m2_nothing_is_kept_of_workers_that_have_gone() -> None:
+@pytest.mark.clause("TS-M2")
+async def test_nothing_is_kept_of_workers_that_have_gone() -> None:
     async with world_of(max_batch_delay_ms=0) as world:
         for _ in range(3):
             world.engine.scale(2, 2)

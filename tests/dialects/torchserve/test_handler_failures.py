@@ -47,7 +47,8 @@ class _Load:
         return self.told
 
 
-async def test_ts_b7_a_worker_killed_again_and_again_costs_what_it_ran_and_nothing_else() -> None:
+@pytest.mark.clause("TS-B7")
+async def test_a_worker_killed_again_and_again_costs_what_it_ran_and_nothing_else() -> None:
     chance = random.Random(7)
     async with world_of(least=2, shares=True, max_retry_s=1e9) as world, world_of() as beside:
         load, other = _Load(world, 6), _Load(beside, 2)
@@ -69,7 +70,8 @@ async def test_ts_b7_a_worker_killed_again_and_again_costs_what_it_ran_and_nothi
         assert world.engine.queued == world.engine.running == 0
 
 
-async def test_ts_b7_a_handler_that_ends_its_process_again_and_again_is_always_back() -> None:
+@pytest.mark.clause("TS-B7")
+async def test_a_handler_that_ends_its_process_again_and_again_is_always_back() -> None:
     async with world_of(shares=True, max_retry_s=1e9) as world, world_of() as beside:
         other = _Load(beside, 1)
         for n in range(TIMES):
@@ -81,8 +83,9 @@ async def test_ts_b7_a_handler_that_ends_its_process_again_and_again_is_always_b
         assert set(await other.end()) == {"ok"}
 
 
+@pytest.mark.clause("TS-B7")
 @pytest.mark.timeout(LONG_S)
-async def test_ts_b7_a_handler_that_hangs_again_and_again_is_killed_each_time() -> None:
+async def test_a_handler_that_hangs_again_and_again_is_killed_each_time() -> None:
     hanging = world_of(LONG_S, least=25, shares=True, queue=TIMES, response_timeout_s=1, max_retry_s=1e9)
     async with hanging as world, world_of() as beside:
         other = _Load(beside, 1)
@@ -93,8 +96,9 @@ async def test_ts_b7_a_handler_that_hangs_again_and_again_is_killed_each_time() 
         assert set(await other.end()) == {"ok"}
 
 
+@pytest.mark.clause("TS-B7", "TS-R19")
 @pytest.mark.timeout(LONG_S)
-async def test_ts_b7_ts_r19_a_handler_that_leaks_meets_its_limit_and_not_the_machines() -> None:
+async def test_a_handler_that_leaks_meets_its_limit_and_not_the_machines() -> None:
     leaking = world_of(LONG_S, memory_limit_mb=1200, max_retry_s=1e9)
     async with leaking as world, world_of(LONG_S) as beside:
         other = _Load(beside, 1)
@@ -110,8 +114,9 @@ async def test_ts_b7_ts_r19_a_handler_that_leaks_meets_its_limit_and_not_the_mac
         assert set(await other.end()) == {"ok"}
 
 
+@pytest.mark.clause("TS-B7", "TS-B8")
 @pytest.mark.timeout(LONG_S)
-async def test_ts_b7_ts_b8_a_handler_that_does_not_start_is_tried_again_and_again_and_then_serves(
+async def test_a_handler_that_does_not_start_is_tried_again_and_again_and_then_serves(
     tmp_path: Path,
 ) -> None:
     stop = tmp_path / "stop"

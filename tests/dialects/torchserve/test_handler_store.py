@@ -53,7 +53,8 @@ def store(tmp_path: Path) -> Path:
 # Registering.
 
 
-async def test_ts_m1_a_model_is_registered_with_the_servers_number_of_workers(store: Path) -> None:
+@pytest.mark.clause("TS-M1")
+async def test_a_model_is_registered_with_the_servers_number_of_workers(store: Path) -> None:
     async with hall(store) as h:
         assert await h.store.register(Registration("noop.mar")) == RegistrationResult(
             "noop", "1.0", 1, is_done=True
@@ -75,7 +76,8 @@ async def test_ts_m1_a_model_is_registered_with_the_servers_number_of_workers(st
         )
 
 
-async def test_ts_m1_all_parameters_count(store: Path) -> None:
+@pytest.mark.clause("TS-M1")
+async def test_all_parameters_count(store: Path) -> None:
     order = Registration("noop.mar", "mine", "other.py:run", "python3", 3, 25, 2, True, 33, 44)
     async with hall(store, options={"envelope": "json"}) as h:
         assert await h.store.register(order) == RegistrationResult("mine", "1.0", 2, is_done=True)
@@ -91,7 +93,8 @@ async def test_ts_m1_all_parameters_count(store: Path) -> None:
         assert status(h, "mine").runtime == "python3"
 
 
-async def test_ts_m1_ts_c12_the_archives_own_workers_and_times_go_first(store: Path) -> None:
+@pytest.mark.clause("TS-M1", "TS-C12")
+async def test_the_archives_own_workers_and_times_go_first(store: Path) -> None:
     order = Registration(
         "yaml.mar", batch_size=2, max_batch_delay_ms=9, initial_workers=2, response_timeout_s=12
     )
@@ -100,7 +103,8 @@ async def test_ts_m1_ts_c12_the_archives_own_workers_and_times_go_first(store: P
         assert status(h, "yaml").workers == here(1, 2, 2, 9, 31, 120)
 
 
-async def test_ts_m1_nobody_waits_where_it_is_not_wanted(store: Path) -> None:
+@pytest.mark.clause("TS-M1")
+async def test_nobody_waits_where_it_is_not_wanted(store: Path) -> None:
     async with hall(store) as h:
         h.gate.clear()
         order = Registration("noop.mar", waits=False)
@@ -110,7 +114,8 @@ async def test_ts_m1_nobody_waits_where_it_is_not_wanted(store: Path) -> None:
         assert status(h, "noop").running
 
 
-async def test_ts_m1_a_negative_number_of_workers_is_none(store: Path) -> None:
+@pytest.mark.clause("TS-M1")
+async def test_a_negative_number_of_workers_is_none(store: Path) -> None:
     async with hall(store) as h:
         registered = await h.store.register(Registration("noop.mar", initial_workers=-2, batch_size=0))
         assert registered == RegistrationResult("noop", "1.0", 0, is_done=True)
@@ -138,8 +143,9 @@ REFUSED: list[tuple[Registration, type[SalverError], str]] = [
 ]
 
 
+@pytest.mark.clause("TS-M1", "TS-R21")
 @pytest.mark.parametrize(("order", "kind", "text"), REFUSED)
-async def test_ts_m1_ts_r21_what_cannot_be_registered(
+async def test_what_cannot_be_registered(
     order: Registration, kind: type[SalverError], text: str, store: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "taken.onnx").write_text("x")
@@ -150,7 +156,8 @@ async def test_ts_m1_ts_r21_what_cannot_be_registered(
         assert h.store.models() == ()
 
 
-async def test_ts_m1_a_version_is_registered_once(store: Path) -> None:
+@pytest.mark.clause("TS-M1")
+async def test_a_version_is_registered_once(store: Path) -> None:
     async with hall(store) as h:
         await h.store.register(Registration("noop.mar"))
         with pytest.raises(Conflict, match=r"^Model version 1.0 is already registered for model noop"):
@@ -158,7 +165,8 @@ async def test_ts_m1_a_version_is_registered_once(store: Path) -> None:
         assert status(h, "noop").url == "noop.mar"
 
 
-async def test_ts_m1_of_many_who_register_one_version_at_once_one_wins(store: Path) -> None:
+@pytest.mark.clause("TS-M1")
+async def test_of_many_who_register_one_version_at_once_one_wins(store: Path) -> None:
     async with hall(store) as h:
         orders = [h.store.register(Registration("noop.mar", initial_workers=2)) for _ in range(20)]
         said = await asyncio.gather(*orders, return_exceptions=True)
@@ -167,8 +175,9 @@ async def test_ts_m1_of_many_who_register_one_version_at_once_one_wins(store: Pa
         assert len(h.loads) == 1
 
 
+@pytest.mark.clause("TS-M1")
 @pytest.mark.parametrize("handler", ["bad.py", "unloadable.py"])
-async def test_ts_m1_a_model_whose_workers_fail_is_taken_out_again(handler: str, store: Path) -> None:
+async def test_a_model_whose_workers_fail_is_taken_out_again(handler: str, store: Path) -> None:
     async with hall(store) as h:
         with pytest.raises(WorkersFailed) as raised:
             await h.store.register(Registration("noop.mar", handler=handler))
@@ -180,7 +189,8 @@ async def test_ts_m1_a_model_whose_workers_fail_is_taken_out_again(handler: str,
         assert h.default("noop") == "1.0"
 
 
-async def test_ts_m1_who_is_taken_out_while_his_workers_start_harms_no_successor(store: Path) -> None:
+@pytest.mark.clause("TS-M1")
+async def test_who_is_taken_out_while_his_workers_start_harms_no_successor(store: Path) -> None:
     async with hall(store) as h:
         h.gate.clear()
         waiting = asyncio.create_task(h.store.register(Registration("noop.mar", handler="bad.py")))
@@ -194,7 +204,8 @@ async def test_ts_m1_who_is_taken_out_while_his_workers_start_harms_no_successor
         assert h.default("noop") == "1.0"
 
 
-async def test_ts_m1_a_closed_store_takes_nothing_from_requests(store: Path) -> None:
+@pytest.mark.clause("TS-M1")
+async def test_a_closed_store_takes_nothing_from_requests(store: Path) -> None:
     async with hall(store, is_open=False, at_start=(StartupModel("noop.mar"),)) as h:
         with pytest.raises(Forbidden, match="Model API disabled"):
             await h.store.register(Registration("inspect.mar"))
@@ -203,7 +214,8 @@ async def test_ts_m1_a_closed_store_takes_nothing_from_requests(store: Path) -> 
         assert await h.store.scale("noop", "", 2, None, waits=True) == ("done", 2)
 
 
-async def test_ts_c2_archives_that_name_no_handler_have_the_servers(store: Path) -> None:
+@pytest.mark.clause("TS-C2")
+async def test_archives_that_name_no_handler_have_the_servers(store: Path) -> None:
     with zipfile.ZipFile(store / "bare.mar", "w") as opened:
         opened.writestr(MANIFEST, '{"model": {"modelName": "bare"}}')
     async with hall(
@@ -219,7 +231,8 @@ async def test_ts_c2_archives_that_name_no_handler_have_the_servers(store: Path)
 # Scaling.
 
 
-async def test_ts_m2_workers_come_and_go_and_the_model_stays_loaded(store: Path) -> None:
+@pytest.mark.clause("TS-M2")
+async def test_workers_come_and_go_and_the_model_stays_loaded(store: Path) -> None:
     async with hall(store) as h:
         await h.store.register(Registration("noop.mar"))
         for least, most in ((2, None), (1, None), (1, 3), (0, 0), (4, 4)):
@@ -231,7 +244,8 @@ async def test_ts_m2_workers_come_and_go_and_the_model_stays_loaded(store: Path)
         assert h.closed == []
 
 
-async def test_ts_m2_workers_that_do_not_come_are_told(store: Path) -> None:
+@pytest.mark.clause("TS-M2")
+async def test_workers_that_do_not_come_are_told(store: Path) -> None:
     async with hall(store) as h:
         await h.store.register(Registration("noop.mar", handler="bad.py", waits=False))
         await h.lives.settled()
@@ -239,7 +253,8 @@ async def test_ts_m2_workers_that_do_not_come_are_told(store: Path) -> None:
         assert await h.store.scale("noop", "", 1, None, waits=False) == ("begun", 1)
 
 
-async def test_ts_m2_what_cannot_be_scaled(store: Path) -> None:
+@pytest.mark.clause("TS-M2")
+async def test_what_cannot_be_scaled(store: Path) -> None:
     async with hall(store) as h:
         await h.store.register(Registration("noop.mar"))
         with pytest.raises(InvalidInput, match=r"max_worker cannot be less than min_worker\."):
@@ -258,7 +273,8 @@ async def test_ts_m2_what_cannot_be_scaled(store: Path) -> None:
 # Default versions, and the end.
 
 
-async def test_ts_m6_ts_m5_the_first_version_is_the_default_until_another_is_made_so(store: Path) -> None:
+@pytest.mark.clause("TS-M6", "TS-M5")
+async def test_the_first_version_is_the_default_until_another_is_made_so(store: Path) -> None:
     async with hall(store) as h:
         await h.store.register(Registration("inspect.mar", "d"))
         await h.store.register(Registration("inspect_v2.mar", "d"))
@@ -282,7 +298,8 @@ async def test_ts_m6_ts_m5_the_first_version_is_the_default_until_another_is_mad
         assert set(h.closed) == {ModelId("d", "1.0"), ModelId("d", "2.0")}
 
 
-async def test_ts_m6_the_default_of_a_model_of_any_kind_is_pinned(store: Path, tmp_path: Path) -> None:
+@pytest.mark.clause("TS-M6")
+async def test_the_default_of_a_model_of_any_kind_is_pinned(store: Path, tmp_path: Path) -> None:
     for version in ("1", "2"):
         (tmp_path / "r" / "ranker" / version).mkdir(parents=True)
         (tmp_path / "r" / "ranker" / version / "m.onnx").write_text("x")
@@ -339,7 +356,8 @@ async def test_a_model_of_the_registry_is_changed_through_the_registry_alone(
         assert (await h.store.register(Registration("mine.mar"))).version == "9.0"
 
 
-async def test_ts_m5_a_model_that_still_answers_is_told_to_be_going(store: Path) -> None:
+@pytest.mark.clause("TS-M5")
+async def test_a_model_that_still_answers_is_told_to_be_going(store: Path) -> None:
     async with hall(store, unregister_timeout_s=0.01) as h:
         await h.store.register(Registration("noop.mar"))
         lease = h.lives.acquire("noop")
@@ -354,7 +372,8 @@ async def test_ts_m5_a_model_that_still_answers_is_told_to_be_going(store: Path)
 # What is told.
 
 
-async def test_ts_m3_ts_m4_models_are_told_of(store: Path) -> None:
+@pytest.mark.clause("TS-M3", "TS-M4")
+async def test_models_are_told_of(store: Path) -> None:
     async with hall(store) as h:
         for order in ("noop.mar", "inspect.mar", "inspect_v2.mar"):
             await h.store.register(Registration(order))
@@ -374,7 +393,8 @@ async def test_ts_m3_ts_m4_models_are_told_of(store: Path) -> None:
                 ask("nobody")
 
 
-async def test_ts_r1_a_model_that_is_short_of_workers_makes_the_server_unhealthy(store: Path) -> None:
+@pytest.mark.clause("TS-R1")
+async def test_a_model_that_is_short_of_workers_makes_the_server_unhealthy(store: Path) -> None:
     async with hall(store) as h:
         await h.store.register(Registration("noop.mar"))
         assert h.store.is_healthy()
@@ -387,7 +407,8 @@ async def test_ts_r1_a_model_that_is_short_of_workers_makes_the_server_unhealthy
 # Models that the repository found.
 
 
-async def test_ts_m2_ts_m3_models_that_were_found_are_told_of_and_scaled(store: Path, tmp_path: Path) -> None:
+@pytest.mark.clause("TS-M2", "TS-M3")
+async def test_models_that_were_found_are_told_of_and_scaled(store: Path, tmp_path: Path) -> None:
     mar(tmp_path, "found", yaml="batchSize: 4\n")
     async with hall(store, tmp_path / "found.mar") as h:
         await h.lives.settled()
@@ -405,9 +426,8 @@ async def test_ts_m2_ts_m3_models_that_were_found_are_told_of_and_scaled(store: 
         assert len(h.loads) == 2
 
 
-async def test_ts_m5_what_was_found_comes_again_when_somebody_asks_for_it(
-    store: Path, tmp_path: Path
-) -> None:
+@pytest.mark.clause("TS-M5")
+async def test_what_was_found_comes_again_when_somebody_asks_for_it(store: Path, tmp_path: Path) -> None:
     mar(tmp_path, "found")
     mode = ControlMode("explicit", load=("found",))
     async with hall(store, tmp_path / "found.mar", control=mode) as h:
@@ -419,7 +439,8 @@ async def test_ts_m5_what_was_found_comes_again_when_somebody_asks_for_it(
         assert h.default("found") == "1.0"
 
 
-async def test_ts_m6_found_versions_have_the_first_as_their_default(store: Path, tmp_path: Path) -> None:
+@pytest.mark.clause("TS-M6")
+async def test_found_versions_have_the_first_as_their_default(store: Path, tmp_path: Path) -> None:
     (there := tmp_path / "there").mkdir()
     for version in ("2.0", "1.0", "3.0"):
         mar(there, f"m{version}", "m", version)
@@ -432,12 +453,14 @@ async def test_ts_m6_found_versions_have_the_first_as_their_default(store: Path,
         assert h.default("m") == "3.0"
 
 
-def test_ts_c2_a_pattern_that_is_none_is_told() -> None:
+@pytest.mark.clause("TS-C2")
+def test_a_pattern_that_is_none_is_told() -> None:
     with pytest.raises(InvalidInput, match="allowed_urls"):
         ArchiveStoreConfig(allowed_urls=("(",))
 
 
-async def test_ts_b10_each_change_of_a_request_is_told_and_none_of_the_start(store: Path) -> None:
+@pytest.mark.clause("TS-B10")
+async def test_each_change_of_a_request_is_told_and_none_of_the_start(store: Path) -> None:
     told: list[int] = []
     async with hall(store) as h:
         h.store.changed = lambda: told.append(1)

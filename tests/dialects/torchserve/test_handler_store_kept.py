@@ -35,7 +35,8 @@ def store(tmp_path: Path) -> Path:
 # The start, and what is written down.
 
 
-async def test_ts_b9_ts_c2_models_of_the_start_come_up_together_and_one_that_fails_harms_none(
+@pytest.mark.clause("TS-B9", "TS-C2")
+async def test_models_of_the_start_come_up_together_and_one_that_fails_harms_none(
     store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = (
@@ -56,7 +57,8 @@ async def test_ts_b9_ts_c2_models_of_the_start_come_up_together_and_one_that_fai
         assert "Failed to load model: nothing.mar" in caplog.text
 
 
-async def test_ts_c2_everything_in_the_store(store: Path) -> None:
+@pytest.mark.clause("TS-C2")
+async def test_everything_in_the_store(store: Path) -> None:
     (store / ".hidden.mar").write_text("x")
     (store / "open" / "MAR-INF").mkdir(parents=True)
     (store / "open" / MANIFEST).write_text('{"model": {"handler": "noop.py"}}')
@@ -69,7 +71,8 @@ async def test_ts_c2_everything_in_the_store(store: Path) -> None:
             pass
 
 
-async def test_ts_c2_the_models_setting_says_how(store: Path) -> None:
+@pytest.mark.clause("TS-C2")
+async def test_the_models_setting_says_how(store: Path) -> None:
     said = {"minWorkers": 1, "maxWorkers": 2, "batchSize": 2, "maxBatchDelay": 11, "responseTimeout": 55}
     text = json.dumps({"noop": {"1.0": {"marName": "noop.mar", **said}}})
     settings = {name: dict(versions) for name, versions in model_settings.parse(text).items()}
@@ -80,7 +83,8 @@ async def test_ts_c2_the_models_setting_says_how(store: Path) -> None:
         assert status(h, "noop").workers == here(3, 3, 4, 11, 55)
 
 
-async def test_ts_b10_each_change_is_told(store: Path) -> None:
+@pytest.mark.clause("TS-B10")
+async def test_each_change_is_told(store: Path) -> None:
     told: list[list[str]] = []
     async with hall(store) as h:
         h.store.changed = lambda: told.append(sorted(h.store.snapshot()))
@@ -101,7 +105,8 @@ async def begun(caller: "asyncio.Task[Any]") -> None:
         await caller
 
 
-async def test_ts_m1_ts_m5_changes_go_on_though_their_caller_has_left(store: Path) -> None:
+@pytest.mark.clause("TS-M1", "TS-M5")
+async def test_changes_go_on_though_their_caller_has_left(store: Path) -> None:
     async with hall(store) as h:
         await begun(asyncio.create_task(h.store.register(Registration("noop.mar"))))
         await auntil(lambda: bool(h.closed or h.lives.servable(ModelId("noop", "1.0"))))
@@ -114,7 +119,8 @@ async def test_ts_m1_ts_m5_changes_go_on_though_their_caller_has_left(store: Pat
         await h.store.register(Registration("noop.mar"))
 
 
-async def test_ts_m1_one_that_does_not_start_is_taken_out_though_its_caller_has_left(
+@pytest.mark.clause("TS-M1")
+async def test_one_that_does_not_start_is_taken_out_though_its_caller_has_left(
     store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with hall(store) as h:
@@ -127,7 +133,8 @@ async def test_ts_m1_one_that_does_not_start_is_taken_out_though_its_caller_has_
         await auntil(lambda: "a request to change models failed: Failed to start workers" in caplog.text)
 
 
-async def test_ts_b10_what_is_served_is_written_down_and_found_again(store: Path, tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B10")
+async def test_what_is_served_is_written_down_and_found_again(store: Path, tmp_path: Path) -> None:
     mar(tmp_path, "outside")
     outside = (tmp_path / "outside.mar").as_uri()
     async with hall(store) as h:
@@ -170,10 +177,9 @@ def _of_snapshot(**files: str) -> tuple[StartupModel, ...]:
     return of_snapshot(model_settings.parse(json.dumps(said)))
 
 
+@pytest.mark.clause("TS-B10")
 @pytest.mark.parametrize("where", ["", "http://127.0.0.1:9/gone.mar", "file:///nowhere/gone.mar"])
-async def test_ts_b10_a_snapshot_without_one_of_its_archives_starts_no_server(
-    store: Path, where: str
-) -> None:
+async def test_a_snapshot_without_one_of_its_archives_starts_no_server(store: Path, where: str) -> None:
     said = {"gone": {"2.0": {"marName": "gone.mar", "url": where}}}
     start = of_snapshot(model_settings.parse(json.dumps(said)))
     text = "Model archive file for model gone, version 2.0 not found in model store"
@@ -182,7 +188,8 @@ async def test_ts_b10_a_snapshot_without_one_of_its_archives_starts_no_server(
             pass
 
 
-async def test_ts_b10_junk_in_the_place_of_a_snapshots_archive_is_listed(store: Path) -> None:
+@pytest.mark.clause("TS-B10")
+async def test_junk_in_the_place_of_a_snapshots_archive_is_listed(store: Path) -> None:
     (store / "junk.mar").write_text("this is no archive")
     (store / "empty.mar").touch()
     start = _of_snapshot(kept="noop.mar", junk="junk.mar", empty="empty.mar")
@@ -206,16 +213,18 @@ BAD_SETTINGS: list[tuple[str, str]] = [
 ]
 
 
+@pytest.mark.clause("TS-B10", "TS-C2")
 @pytest.mark.parametrize(("text", "field"), BAD_SETTINGS)
-def test_ts_b10_ts_c2_what_is_wrong_is_named(text: str, field: str) -> None:
+def test_what_is_wrong_is_named(text: str, field: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         model_settings.parse(text)
     assert raised.value.field == field
     assert model_settings.parse(" ") == {}
 
 
+@pytest.mark.clause("TS-C2")
 @pytest.mark.parametrize(
     ("url", "name"), [("a/my model-2.mar", "my_model_2"), ("x.model", "x"), ("folder.v1", "folder_v1")]
 )
-def test_ts_c2_names_of_files(url: str, name: str) -> None:
+def test_names_of_files(url: str, name: str) -> None:
     assert name_of(url) == name

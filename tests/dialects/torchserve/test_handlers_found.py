@@ -1,4 +1,4 @@
-"""Archives of handlers in an ordinary repository: names, versions, wishes (TS-A1, X-11)."""
+"""Archives of handlers in an ordinary repository: names, versions, wishes (TS-A1)."""
 
 import json
 import os
@@ -41,7 +41,8 @@ def scan(*paths: Path) -> dict[str, Manifest]:
     return {str(m.id): m for m in Repository(paths, formats(recognise)).scan(0.0)}
 
 
-def test_ts_a1_name_and_version_are_the_archives_own(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_name_and_version_are_the_archives_own(tmp_path: Path) -> None:
     found = scan(mar(tmp_path / "some file.mar", "ranker", "2.1-beta"))
     assert found.keys() == {"ranker:2.1-beta"}
     manifest = found["ranker:2.1-beta"]
@@ -52,7 +53,8 @@ def test_ts_a1_name_and_version_are_the_archives_own(tmp_path: Path) -> None:
     assert manifest.body
 
 
-def test_ts_a1_ts_y1_a_store_of_archives_and_folders(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1", "TS-Y1")
+def test_a_store_of_archives_and_folders(tmp_path: Path) -> None:
     mar(tmp_path / "noop.mar")
     mar(tmp_path / "noop_v2.mar", version="2.0", yaml="batchSize: 4\nbatch_size: 3\n")
     (tmp_path / "open" / "MAR-INF").mkdir(parents=True)
@@ -66,14 +68,16 @@ def test_ts_a1_ts_y1_a_store_of_archives_and_folders(tmp_path: Path) -> None:
     assert scan(tmp_path / "open").keys() == {"folder:1.0"}
 
 
-def test_ts_a1_in_a_folder_of_versions_the_folders_name_it(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_in_a_folder_of_versions_the_folders_name_it(tmp_path: Path) -> None:
     mar(tmp_path / "store" / "ranker" / "3" / "noop.mar", yaml="batchSize: 2")
     found = scan(tmp_path / "store")
     assert found.keys() == {"ranker:3"}
     assert found["ranker:3"].config.workers == Workers(batch_size=2)
 
 
-def test_ts_a1_one_version_twice_is_told_and_others_are_not_harmed(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_one_version_twice_is_told_and_others_are_not_harmed(tmp_path: Path) -> None:
     mar(tmp_path / "a.mar")
     mar(tmp_path / "b.mar")
     mar(tmp_path / "c.mar", version="2.0")
@@ -85,10 +89,11 @@ def test_ts_a1_one_version_twice_is_told_and_others_are_not_harmed(tmp_path: Pat
     assert "used more than once" in found["both:1.0"].problem
 
 
+@pytest.mark.clause("TS-Y1")
 @pytest.mark.parametrize(
     ("yaml", "words"), [("batchSize: many", "batchSize is 'many'"), ("a: [", "is not valid YAML")]
 )
-def test_ts_y1_what_is_wrong_with_an_archive_is_told_and_harms_no_other(
+def test_what_is_wrong_with_an_archive_is_told_and_harms_no_other(
     yaml: str, words: str, tmp_path: Path
 ) -> None:
     mar(tmp_path / "good.mar", "good")
@@ -101,7 +106,8 @@ def test_ts_y1_what_is_wrong_with_an_archive_is_told_and_harms_no_other(
     assert any("Model name is not defined." in m.problem for m in broken)
 
 
-def test_ts_a1_an_archive_that_has_changed_is_read_again(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_an_archive_that_has_changed_is_read_again(tmp_path: Path) -> None:
     path = mar(tmp_path / "m.mar", version="1.0")
     repository = Repository([path], formats(recognise))
     before = repository.scan(0.0)
@@ -113,7 +119,8 @@ def test_ts_a1_an_archive_that_has_changed_is_read_again(tmp_path: Path) -> None
     assert after[0].config.workers == Workers(batch_size=5)
 
 
-def test_ts_a1_a_manifest_without_its_yaml_is_told(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_a_manifest_without_its_yaml_is_told(tmp_path: Path) -> None:
     path = tmp_path / "m.mar"
     with zipfile.ZipFile(path, "w") as opened:
         opened.writestr(MANIFEST, '{"model": {"modelName": "m", "configFile": "none.yaml"}}')
@@ -121,7 +128,8 @@ def test_ts_a1_a_manifest_without_its_yaml_is_told(tmp_path: Path) -> None:
     assert "has no 'none.yaml'" in manifest.problem
 
 
-def test_ts_a1_an_archive_that_may_not_be_unpacked_is_told_before_it_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_an_archive_that_may_not_be_unpacked_is_told_before_it_is_loaded(tmp_path: Path) -> None:
     path = mar(tmp_path / "m.mar")
     with zipfile.ZipFile(path, "a") as opened:
         opened.writestr("../evil.py", "x")
@@ -129,7 +137,8 @@ def test_ts_a1_an_archive_that_may_not_be_unpacked_is_told_before_it_is_loaded(t
     assert "'../evil.py' is outside of it" in manifest.problem
 
 
-def test_ts_a1_of_an_outline_the_rest_is_read_when_it_is_there(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_of_an_outline_the_rest_is_read_when_it_is_there(tmp_path: Path) -> None:
     path = mar(tmp_path / "m.mar", "m", yaml="batchSize: 4")
     with zipfile.ZipFile(path, "a") as opened:
         opened.writestr("weights.bin", bytes(1 << 20))

@@ -110,7 +110,8 @@ async def ask(there: Server, model: str, version: str = "") -> dict[str, Any]:
     return said
 
 
-async def test_ts_m1_ts_m2_ts_m6_a_model_lives_from_its_registration_to_its_end(store: Path) -> None:
+@pytest.mark.clause("TS-M1", "TS-M2", "TS-M6")
+async def test_a_model_lives_from_its_registration_to_its_end(store: Path) -> None:
     async with server(store) as there:
         handlers = there.kernel.services.need(HandlerStore)
         for version in ("1.0", "2.0"):
@@ -135,7 +136,8 @@ async def test_ts_m1_ts_m2_ts_m6_a_model_lives_from_its_registration_to_its_end(
             handlers.describe("m")
 
 
-async def test_ts_y2_workers_of_all_models_are_given_gpus_in_turn(store: Path) -> None:
+@pytest.mark.clause("TS-Y2")
+async def test_workers_of_all_models_are_given_gpus_in_turn(store: Path) -> None:
     async with server(store, gpus=2) as there:
         for version in ("1.0", "2.0"):
             await there.kernel.services.need(HandlerStore).register(Registration(f"m_{version}.mar"))
@@ -144,7 +146,8 @@ async def test_ts_y2_workers_of_all_models_are_given_gpus_in_turn(store: Path) -
         assert (status.workers.device, [worker.gpu for worker in status.running]) == ("gpu", [0])
 
 
-async def test_ts_m1_a_model_that_never_starts_is_taken_out_and_leaves_nothing(
+@pytest.mark.clause("TS-M1")
+async def test_a_model_that_never_starts_is_taken_out_and_leaves_nothing(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -160,8 +163,9 @@ async def test_ts_m1_a_model_that_never_starts_is_taken_out_and_leaves_nothing(
     assert unpacked(tmp_path, "*") == []
 
 
+@pytest.mark.clause("TS-M1")
 @pytest.mark.soak
-async def test_ts_m1_many_registrations_and_removals_at_once_leave_what_is_said(store: Path) -> None:
+async def test_many_registrations_and_removals_at_once_leave_what_is_said(store: Path) -> None:
     async with server(store, workers=0) as there:
         handlers = there.kernel.services.need(HandlerStore)
 
@@ -205,7 +209,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-async def test_ts_m1_ts_m5_an_archive_of_another_machine_comes_and_goes(store: Path, remote: str) -> None:
+@pytest.mark.clause("TS-M1", "TS-M5")
+async def test_an_archive_of_another_machine_comes_and_goes(store: Path, remote: str) -> None:
     async with server(store) as there:
         await there.kernel.services.need(HandlerStore).register(Registration(f"{remote}/far_1.0.mar"))
         assert (await ask(there, "far"))["mark"] == "1.0"
@@ -218,7 +223,8 @@ async def test_ts_m1_ts_m5_an_archive_of_another_machine_comes_and_goes(store: P
         assert not (store / "far_1.0.mar").exists()
 
 
-async def test_ts_b10_ts_b9_a_server_starts_again_as_the_last_one_was(store: Path) -> None:
+@pytest.mark.clause("TS-B10", "TS-B9")
+async def test_a_server_starts_again_as_the_last_one_was(store: Path) -> None:
     start = (
         StartupModel("m_1.0.mar"),
         StartupModel("m_2.0.mar"),
@@ -236,9 +242,8 @@ async def test_ts_b10_ts_b9_a_server_starts_again_as_the_last_one_was(store: Pat
         assert (await ask(there, "m"))["mark"] == "2.0"
 
 
-async def test_ts_r1_ts_m7_the_server_is_ready_when_each_handler_has_a_worker(
-    store: Path, tmp_path: Path
-) -> None:
+@pytest.mark.clause("TS-R1", "TS-M7")
+async def test_the_server_is_ready_when_each_handler_has_a_worker(store: Path, tmp_path: Path) -> None:
     path, gate = mar(store, "late"), tmp_path / "gate"
     with zipfile.ZipFile(path, "w") as opened:
         opened.writestr(MANIFEST, '{"model": {"modelName": "late", "handler": "h.py"}}')
@@ -258,7 +263,8 @@ async def test_ts_r1_ts_m7_the_server_is_ready_when_each_handler_has_a_worker(
         assert await there.control.is_ready()  # none is wanted
 
 
-async def test_ts_a1_an_ordinary_repository_holds_archives_too(store: Path) -> None:
+@pytest.mark.clause("TS-A1")
+async def test_an_ordinary_repository_holds_archives_too(store: Path) -> None:
     async with server(store / "none", store) as there:
         assert (await ask(there, "m"))["mark"] == "1.0"  # the first, until it is another's turn
         assert (await ask(there, "m", "2.0"))["mark"] == "2.0"
@@ -268,7 +274,8 @@ async def test_ts_a1_an_ordinary_repository_holds_archives_too(store: Path) -> N
         )
 
 
-async def test_ts_c2_ts_a8_handlers_import_what_was_installed_for_them_alone(
+@pytest.mark.clause("TS-C2", "TS-A8")
+async def test_handlers_import_what_was_installed_for_them_alone(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheels = tmp_path / "wheels"

@@ -35,7 +35,8 @@ def taken(
     return found
 
 
-def test_ts_b1_the_queue_is_bounded_beside_what_runs() -> None:
+@pytest.mark.clause("TS-B1")
+def test_the_queue_is_bounded_beside_what_runs() -> None:
     queue = queue_of(queue=2)
     queue.add_idle(1)
     offered(queue, 0)
@@ -51,7 +52,8 @@ def test_ts_b1_the_queue_is_bounded_beside_what_runs() -> None:
     assert len(queue) == 0
 
 
-def test_ts_b1_those_whose_time_is_over_make_room() -> None:
+@pytest.mark.clause("TS-B1")
+def test_those_whose_time_is_over_make_room() -> None:
     queue = queue_of(queue=1)
     queue.offer(Job(0, 0.0, deadline=1.0), 0.0)
     queue.offer(Job(1, 2.0), 2.0)
@@ -59,7 +61,8 @@ def test_ts_b1_those_whose_time_is_over_make_room() -> None:
     assert whats(queue.clear()) == [1]
 
 
-def test_ts_b2_the_first_job_waits_for_others_so_long_or_until_the_batch_is_full() -> None:
+@pytest.mark.clause("TS-B2")
+def test_the_first_job_waits_for_others_so_long_or_until_the_batch_is_full() -> None:
     queue = queue_of(batch_size=3, max_batch_delay_ms=100)
     queue.add_idle(1)
     offered(queue, 0, at=0.0)
@@ -74,7 +77,8 @@ def test_ts_b2_the_first_job_waits_for_others_so_long_or_until_the_batch_is_full
     assert queue.due(0.2) == math.inf
 
 
-def test_ts_b2_each_worker_takes_a_batch_of_its_own_the_longest_idle_first() -> None:
+@pytest.mark.clause("TS-B2")
+def test_each_worker_takes_a_batch_of_its_own_the_longest_idle_first() -> None:
     queue = queue_of(batch_size=2, max_batch_delay_ms=100)
     for worker in (1, 2, 3):
         queue.add_idle(worker)
@@ -84,14 +88,16 @@ def test_ts_b2_each_worker_takes_a_batch_of_its_own_the_longest_idle_first() -> 
     assert taken(queue, 0.1) == [(3, [4], "time")]
 
 
-def test_ts_b2_a_batch_size_of_0_counts_as_1_and_a_delay_below_0_as_none() -> None:
+@pytest.mark.clause("TS-B2")
+def test_a_batch_size_of_0_counts_as_1_and_a_delay_below_0_as_none() -> None:
     queue = queue_of(batch_size=0, max_batch_delay_ms=-10000)
     queue.add_idle(1)
     offered(queue, 0, 1)
     assert taken(queue) == [(1, [0], "drain")]
 
 
-def test_ts_b3_with_a_ticket_a_request_is_refused_at_once_while_no_worker_is_idle() -> None:
+@pytest.mark.clause("TS-B3")
+def test_with_a_ticket_a_request_is_refused_at_once_while_no_worker_is_idle() -> None:
     queue = queue_of(needs_ticket=True, queue=10)
     with pytest.raises(Overloaded):
         offered(queue, 0)
@@ -105,7 +111,8 @@ def test_ts_b3_with_a_ticket_a_request_is_refused_at_once_while_no_worker_is_idl
     assert taken(queue) == [(1, [3], "drain")]
 
 
-def test_ts_b4_a_job_past_its_time_is_not_run() -> None:
+@pytest.mark.clause("TS-B4")
+def test_a_job_past_its_time_is_not_run() -> None:
     queue = queue_of(batch_size=2, max_batch_delay_ms=1000)
     offered(queue, 0, deadline=1.0)
     offered(queue, 1)
@@ -121,7 +128,8 @@ def test_ts_b4_a_job_past_its_time_is_not_run() -> None:
     assert taken(queue, 3.0) == [(1, [3], "time")], "its worker is idle again"
 
 
-def test_ts_b5_a_running_batch_is_refilled() -> None:
+@pytest.mark.clause("TS-B5")
+def test_a_running_batch_is_refilled() -> None:
     queue = queue_of(batch_size=2, is_continuous=True)
     queue.add_idle(1)
     offered(queue, 0, 1, 2, 3)
@@ -130,7 +138,8 @@ def test_ts_b5_a_running_batch_is_refilled() -> None:
     assert whats(queue.refill(1, 0, 0.0)) == []
 
 
-def test_ts_b7_what_waits_with_a_worker_that_goes_is_run_by_another_first() -> None:
+@pytest.mark.clause("TS-B7")
+def test_what_waits_with_a_worker_that_goes_is_run_by_another_first() -> None:
     queue = queue_of(batch_size=3, max_batch_delay_ms=100)
     queue.add_idle(1)
     offered(queue, 0, 1)
@@ -141,7 +150,8 @@ def test_ts_b7_what_waits_with_a_worker_that_goes_is_run_by_another_first() -> N
     assert taken(queue) == [(2, [0, 1, 2], "full")]
 
 
-def test_ts_b7_what_a_worker_did_not_see_is_run_by_another_first() -> None:
+@pytest.mark.clause("TS-B7")
+def test_what_a_worker_did_not_see_is_run_by_another_first() -> None:
     queue = queue_of(batch_size=2, max_batch_delay_ms=0, queue=4)
     queue.add_idle(1)
     offered(queue, 0, 1, 2, 3)
@@ -153,7 +163,8 @@ def test_ts_b7_what_a_worker_did_not_see_is_run_by_another_first() -> None:
     assert taken(queue) == [(2, [0, 1], "full"), (3, [2, 3], "full")]
 
 
-def test_ts_b7_ts_b6_a_worker_takes_its_sequences_with_it_though_it_did_not_see_a_request() -> None:
+@pytest.mark.clause("TS-B7", "TS-B6")
+def test_a_worker_takes_its_sequences_with_it_though_it_did_not_see_a_request() -> None:
     queue = sequences_of(batch_size=3, max_batch_delay_ms=0)
     queue.add_idle(1)
     offered(queue, 0)
@@ -173,7 +184,8 @@ def sequences_of(**settings: Any) -> SequenceQueue[int]:
     return SequenceQueue(Workers(is_stateful=True, **settings))
 
 
-def test_ts_b6_a_sequence_stays_on_its_worker_and_keeps_its_order() -> None:
+@pytest.mark.clause("TS-B6")
+def test_a_sequence_stays_on_its_worker_and_keeps_its_order() -> None:
     queue = sequences_of(max_sequences=4, sequence_queue=5, batch_size=1)
     queue.add_idle(1)
     queue.add_idle(2)
@@ -190,7 +202,8 @@ def test_ts_b6_a_sequence_stays_on_its_worker_and_keeps_its_order() -> None:
     assert taken(queue) == [(1, [1], "drain")]
 
 
-def test_ts_b6_ts_y3_a_batch_holds_one_request_of_each_sequence() -> None:
+@pytest.mark.clause("TS-B6", "TS-Y3")
+def test_a_batch_holds_one_request_of_each_sequence() -> None:
     queue = sequences_of(max_sequences=4, sequence_queue=5, batch_size=4, max_batch_delay_ms=5)
     queue.add_idle(1)
     offered(queue, 0, 1, sequence="a")
@@ -199,7 +212,8 @@ def test_ts_b6_ts_y3_a_batch_holds_one_request_of_each_sequence() -> None:
     assert taken(queue, 0.005) == [(1, [0, 10, 20], "time")]
 
 
-def test_ts_b6_ts_y3_over_the_limit_no_sequence_begins_until_one_has_been_idle() -> None:
+@pytest.mark.clause("TS-B6", "TS-Y3")
+def test_over_the_limit_no_sequence_begins_until_one_has_been_idle() -> None:
     queue = sequences_of(max_sequences=1, sequence_idle_ms=1500)
     queue.add_idle(1)
     job = Job(0, 0.0, sequence="a")
@@ -218,7 +232,8 @@ def test_ts_b6_ts_y3_over_the_limit_no_sequence_begins_until_one_has_been_idle()
         offered(queue, 3, at=11.5, sequence="b")
 
 
-def test_ts_b6_the_last_request_ends_a_sequence_and_frees_its_slot() -> None:
+@pytest.mark.clause("TS-B6")
+def test_the_last_request_ends_a_sequence_and_frees_its_slot() -> None:
     queue = sequences_of(max_sequences=1)
     queue.add_idle(1)
     last = Job(0, 0.0, sequence="a", ends=True)
@@ -231,7 +246,8 @@ def test_ts_b6_the_last_request_ends_a_sequence_and_frees_its_slot() -> None:
     assert taken(queue) == [(1, [1], "drain")]
 
 
-def test_ts_y3_a_sequence_is_over_after_its_whole_time() -> None:
+@pytest.mark.clause("TS-Y3")
+def test_a_sequence_is_over_after_its_whole_time() -> None:
     queue = sequences_of(max_sequences=1, sequence_timeout_ms=1000, sequence_queue=2)
     queue.add_idle(1)
     first = Job(0, 0.0, sequence="a")
@@ -246,7 +262,8 @@ def test_ts_y3_a_sequence_is_over_after_its_whole_time() -> None:
     assert queue.sequences == 0
 
 
-def test_ts_b6_ts_b7_a_sequence_is_lost_with_its_worker_unless_nothing_of_it_has_run() -> None:
+@pytest.mark.clause("TS-B6", "TS-B7")
+def test_a_sequence_is_lost_with_its_worker_unless_nothing_of_it_has_run() -> None:
     queue = sequences_of(max_sequences=2, sequence_queue=3)
     queue.add_idle(1)
     offered(queue, 0, 1, sequence="a")
@@ -258,7 +275,8 @@ def test_ts_b6_ts_b7_a_sequence_is_lost_with_its_worker_unless_nothing_of_it_has
     assert taken(queue) == [(2, [10], "drain")]
 
 
-def test_ts_b6_a_run_of_a_sequence_that_was_given_up_is_not_taken_for_one_of_its_successor() -> None:
+@pytest.mark.clause("TS-B6")
+def test_a_run_of_a_sequence_that_was_given_up_is_not_taken_for_one_of_its_successor() -> None:
     queue = sequences_of(max_sequences=1, batch_size=2, max_batch_delay_ms=0)
     queue.add_idle(1)
     old = Job(1, 0.0, sequence="s")
@@ -276,7 +294,8 @@ def test_ts_b6_a_run_of_a_sequence_that_was_given_up_is_not_taken_for_one_of_its
     assert queue.refill(2, 5, 2.0) == [next_one]
 
 
-def test_ts_b6_a_worker_that_is_to_go_keeps_its_sequences_and_gets_no_others() -> None:
+@pytest.mark.clause("TS-B6")
+def test_a_worker_that_is_to_go_keeps_its_sequences_and_gets_no_others() -> None:
     queue = sequences_of(max_sequences=4)
     queue.add_idle(1)
     job = Job(0, 0.0, sequence="a")
@@ -387,6 +406,7 @@ ACTS = st.one_of(
 )
 
 
+@pytest.mark.clause("TS-B1", "TS-B2", "TS-B4", "TS-B6")
 @given(
     acts=st.lists(ACTS, max_size=60),
     size=st.integers(1, 3),
@@ -395,7 +415,7 @@ ACTS = st.one_of(
     idle=st.sampled_from([0, 30]),
 )
 @settings(max_examples=300)
-def test_ts_b1_ts_b2_ts_b4_ts_b6_whatever_happens_each_job_has_one_fate_and_none_overtakes(
+def test_whatever_happens_each_job_has_one_fate_and_none_overtakes(
     acts: list[tuple[Any, ...]], size: int, stateful: bool, ticket: bool, idle: int
 ) -> None:
     world = _World(
@@ -449,7 +469,8 @@ def _alone(what: int, at: float = 0.0) -> Job[int]:
     return job
 
 
-def test_ts_g7_a_job_that_is_to_be_alone_shares_no_run() -> None:
+@pytest.mark.clause("TS-G7")
+def test_a_job_that_is_to_be_alone_shares_no_run() -> None:
     queue = queue_of(batch_size=4, max_batch_delay_ms=1000)
     for worker in range(4):
         queue.add_idle(worker)
@@ -466,7 +487,8 @@ def test_ts_g7_a_job_that_is_to_be_alone_shares_no_run() -> None:
     assert taken(queue, 1.0) == [(0, [5], "time")]
 
 
-def test_ts_g7_steps_of_a_continuous_batch_take_it_along() -> None:
+@pytest.mark.clause("TS-G7")
+def test_steps_of_a_continuous_batch_take_it_along() -> None:
     queue = queue_of(batch_size=4, is_continuous=True)
     queue.offer(_alone(0), 0.0)
     offered(queue, 1)

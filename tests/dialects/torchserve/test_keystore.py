@@ -26,7 +26,8 @@ def made(folder: Path, kind: str, password: str = "changeit") -> str:
     return str(path)
 
 
-def test_ts_c5_a_pkcs12_store_becomes_pem_files(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-C5")
+def test_a_pkcs12_store_becomes_pem_files(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     certificate, key = pem_files(made(tmp_path, "PKCS12"), "changeit")
     assert Path(certificate).read_text().startswith("-----BEGIN CERTIFICATE-----")
@@ -35,14 +36,16 @@ def test_ts_c5_a_pkcs12_store_becomes_pem_files(tmp_path: Path) -> None:
     assert stat.S_IMODE(Path(key).parent.stat().st_mode) == 0o700
 
 
-def test_ts_c5_a_wrong_password_is_told_of(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-C5")
+def test_a_wrong_password_is_told_of(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     with pytest.raises(InvalidInput, match="cannot be opened") as caught:
         pem_files(made(tmp_path, "PKCS12"), "other")
     assert "keystore_pass" in caught.value.fix
 
 
-def test_ts_c5_a_jks_store_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-C5")
+def test_a_jks_store_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
     path = tmp_path / "old.jks"
     path.write_bytes(b"\xfe\xed\xfe\xed\x00\x00\x00\x02")
     with pytest.raises(Unsupported, match="of the kind JKS") as caught:
@@ -52,7 +55,8 @@ def test_ts_c5_a_jks_store_is_refused_with_the_way_to_convert_it(tmp_path: Path)
     )
 
 
-def test_ts_c5_a_file_that_is_none(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-C5")
+def test_a_file_that_is_none(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     with pytest.raises(InvalidInput, match="keystore: /nowhere cannot be read"):
         pem_files("/nowhere", "")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules
 from salver.kernel.lifecycle import LifecycleConfig, Manager
@@ -105,7 +106,8 @@ async def world_in(folder: Path) -> AsyncIterator[_World]:
         await world.manager.drain(20)
 
 
-async def test_ts_m1_ts_r3_a_handler_is_there_at_once_and_ready_when_a_worker_is(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-M1", "TS-R3")
+async def test_a_handler_is_there_at_once_and_ready_when_a_worker_is(tmp_path: Path) -> None:
     async with world_in(tmp_path) as world:
         await world.have(Workers())
         assert not await world.servable.is_ready()
@@ -122,7 +124,8 @@ async def test_ts_m1_ts_r3_a_handler_is_there_at_once_and_ready_when_a_worker_is
         assert served[0].timing.inference > 0
 
 
-async def test_ts_r15_the_door_writes_pieces_or_joins_them(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R15")
+async def test_the_door_writes_pieces_or_joins_them(tmp_path: Path) -> None:
     async with world_in(tmp_path) as world:
         await world.have(Workers())
         assert await world.ask("stream") == "first last"
@@ -136,7 +139,8 @@ async def test_ts_r15_the_door_writes_pieces_or_joins_them(tmp_path: Path) -> No
         assert pieces == ["first ", "last"]
 
 
-async def test_ts_m2_more_workers_are_the_same_version_and_other_settings_another(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-M2")
+async def test_more_workers_are_the_same_version_and_other_settings_another(tmp_path: Path) -> None:
     async with world_in(tmp_path) as world:
         await world.have(Workers())
         await world.ask("x")
@@ -153,14 +157,16 @@ async def test_ts_m2_more_workers_are_the_same_version_and_other_settings_anothe
         assert world.servable.engine.workers()[0].id not in ids
 
 
-async def test_ts_b8_without_workers_it_is_served_and_refuses(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B8")
+async def test_without_workers_it_is_served_and_refuses(tmp_path: Path) -> None:
     async with world_in(tmp_path) as world:
         await world.have(Workers(least=0, most=0))
         assert (await world.ask("x")).startswith("not_ready: model 'echo' has no worker")
         assert world.servable.engine.workers() == ()
 
 
-async def test_ts_y1_workers_share_weights_unless_they_shall_not(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-Y1")
+async def test_workers_share_weights_unless_they_shall_not(tmp_path: Path) -> None:
     async with world_in(tmp_path) as world:
         await world.have(Workers(least=2))
         await world.servable.engine.settled()

@@ -70,8 +70,9 @@ def archived(folder: Path, kind: str, *more: str) -> Path:
     return next(out.iterdir())
 
 
+@pytest.mark.clause("TS-A1", "TS-A8")
 @pytest.mark.parametrize("kind", ["default", "zip-store", "tgz", "no-archive"])
-def test_ts_a1_ts_a8_archives_of_the_archiver_are_read_and_unpacked(kind: str, tmp_path: Path) -> None:
+def test_archives_of_the_archiver_are_read_and_unpacked(kind: str, tmp_path: Path) -> None:
     path = archived(tmp_path, kind)
     said = read_archive(path)
     assert said == HandlerArchive(
@@ -142,8 +143,9 @@ MANIFESTS: list[tuple[str, str, HandlerArchive]] = [
 ]
 
 
+@pytest.mark.clause("TS-A1")
 @pytest.mark.parametrize(("content", "expected"), [m[1:] for m in MANIFESTS], ids=[m[0] for m in MANIFESTS])
-def test_ts_a1_manifests(content: str, expected: HandlerArchive) -> None:
+def test_manifests(content: str, expected: HandlerArchive) -> None:
     assert parse(content.encode(), "m.mar") == expected
 
 
@@ -163,18 +165,20 @@ WRONG: list[tuple[str, str]] = [
 ]
 
 
+@pytest.mark.clause("TS-A1")
 @pytest.mark.parametrize(("content", "words"), WRONG)
-def test_ts_a1_what_a_manifest_cannot_say_is_named(content: str, words: str) -> None:
+def test_what_a_manifest_cannot_say_is_named(content: str, words: str) -> None:
     with pytest.raises(BadArchive) as raised:
         parse(content.encode(), "m.mar")
     assert words in raised.value.message
 
 
+@pytest.mark.clause("TS-A1")
 @given(
     st.binary(max_size=300)
     | st.text(max_size=100).map(lambda t: json.dumps({"model": {"modelName": t}}).encode())
 )
-def test_ts_a1_any_manifest_is_read_or_refused(content: bytes) -> None:
+def test_any_manifest_is_read_or_refused(content: bytes) -> None:
     try:
         said = parse(content, "m.mar")
     except BadArchive:
@@ -182,14 +186,16 @@ def test_ts_a1_any_manifest_is_read_or_refused(content: bytes) -> None:
     assert said.name.isprintable()
 
 
+@pytest.mark.clause("TS-A1")
 @given(st.text(alphabet="a./\\:\n", max_size=12))
-def test_ts_a1_what_is_inside_stays_inside(name: str) -> None:
+def test_what_is_inside_stays_inside(name: str) -> None:
     if is_inside(name):
         assert Path("/box", name).resolve().is_relative_to("/box")
 
 
+@pytest.mark.clause("TS-M1")
 @pytest.mark.parametrize("name", ["no_archive.mar", "readme.txt", "noop.tar.gz"])
-def test_ts_m1_what_is_no_archive_has_no_name(name: str, tmp_path: Path) -> None:
+def test_what_is_no_archive_has_no_name(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("not a model\n")
     with pytest.raises(BadArchive, match=r"Model name is not defined\."):
         read_archive(tmp_path / name)
@@ -197,7 +203,8 @@ def test_ts_m1_what_is_no_archive_has_no_name(name: str, tmp_path: Path) -> None
         read_archive(tmp_path / "missing.mar")
 
 
-def test_ts_a1_an_archive_without_a_manifest_says_nothing(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_an_archive_without_a_manifest_says_nothing(tmp_path: Path) -> None:
     path = tmp_path / "m.mar"
     with zipfile.ZipFile(path, "w") as opened:
         opened.writestr("noop.py", HANDLER)
@@ -228,8 +235,9 @@ HOSTILE: list[tuple[str, zipfile.ZipInfo, str]] = [
 ]
 
 
+@pytest.mark.clause("TS-A1")
 @pytest.mark.parametrize(("info", "words"), [h[1:] for h in HOSTILE], ids=[h[0] for h in HOSTILE])
-def test_ts_a1_hostile_zips_are_refused_by_member(info: zipfile.ZipInfo, words: str, tmp_path: Path) -> None:
+def test_hostile_zips_are_refused_by_member(info: zipfile.ZipInfo, words: str, tmp_path: Path) -> None:
     path = mar(tmp_path / "m.mar")
     with zipfile.ZipFile(path, "a") as opened:
         opened.writestr(info, "evil")
@@ -252,7 +260,8 @@ def patched(path: Path, signature: bytes, offset: int, value: bytes) -> Path:
     return path
 
 
-def test_ts_a1_encrypted_and_broken_members_are_named(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_encrypted_and_broken_members_are_named(tmp_path: Path) -> None:
     locked = patched(mar(tmp_path / "locked.mar"), b"PK\x01\x02", 8, b"\x01\x00")
     with pytest.raises(BadArchive, match=r"'MAR-INF/MANIFEST.json' is encrypted"):
         read_archive(locked)
@@ -276,9 +285,8 @@ def test_ts_a1_encrypted_and_broken_members_are_named(tmp_path: Path) -> None:
         read_archive(cut)
 
 
-def test_ts_a1_bombs_are_refused_before_they_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.clause("TS-A1")
+def test_bombs_are_refused_before_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpack, "_FREE", 1 << 20)
     path = mar(tmp_path / "m.mar", {"zeros.bin": "\0" * (4 << 20)})
     (target := tmp_path / "target").mkdir()
@@ -302,7 +310,8 @@ def test_ts_a1_bombs_are_refused_before_they_are_written(
         unpack_archive(mar(tmp_path / "large.mar"), target)
 
 
-def test_ts_a1_a_member_that_is_more_than_it_says_is_refused(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_a_member_that_is_more_than_it_says_is_refused(tmp_path: Path) -> None:
     path = mar(tmp_path / "m.mar", {"zeros.bin": "\0" * 50_000})
     content = bytearray(path.read_bytes())
     at = content.rfind(b"PK\x01\x02")  # of the last member: its size in the directory
@@ -313,7 +322,8 @@ def test_ts_a1_a_member_that_is_more_than_it_says_is_refused(tmp_path: Path) -> 
         unpack_archive(path, target)
 
 
-def test_ts_a1_members_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_members_that_are_there_twice_are_refused(tmp_path: Path) -> None:
     path = mar(tmp_path / "m.mar")
     with pytest.warns(UserWarning), zipfile.ZipFile(path, "a") as opened:
         opened.writestr("noop.py", "other")
@@ -351,8 +361,9 @@ HOSTILE_TARS: list[tuple[str, tuple[str, bytes, str]]] = [
 ]
 
 
+@pytest.mark.clause("TS-A1")
 @pytest.mark.parametrize("member", [h[1] for h in HOSTILE_TARS], ids=[h[0] for h in HOSTILE_TARS])
-def test_ts_a1_hostile_tars_are_refused_before_they_are_unpacked_and_then(
+def test_hostile_tars_are_refused_before_they_are_unpacked_and_then(
     member: tuple[str, bytes, str], tmp_path: Path
 ) -> None:
     path = tgz(tmp_path / "m.tar.gz", member)
@@ -366,7 +377,8 @@ def test_ts_a1_hostile_tars_are_refused_before_they_are_unpacked_and_then(
         unpack.unpack(tmp_path / "none.tar", target)
 
 
-def test_ts_a1_tars_that_are_cut_or_too_much_are_refused_before_they_are_unpacked(
+@pytest.mark.clause("TS-A1")
+def test_tars_that_are_cut_or_too_much_are_refused_before_they_are_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tgz(tmp_path / "m.tar.gz", *[(f"m/{n}", tarfile.DIRTYPE, "") for n in range(40)])
@@ -380,8 +392,9 @@ def test_ts_a1_tars_that_are_cut_or_too_much_are_refused_before_they_are_unpacke
         describe(tgz(tmp_path / "other.tar.gz"))
 
 
+@pytest.mark.clause("TS-A1")
 @given(st.data())
-def test_ts_a1_tars_with_any_byte_changed_are_described_or_refused(data: st.DataObject) -> None:
+def test_tars_with_any_byte_changed_are_described_or_refused(data: st.DataObject) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as place:
@@ -394,8 +407,9 @@ def test_ts_a1_tars_with_any_byte_changed_are_described_or_refused(data: st.Data
             describe(path)
 
 
+@pytest.mark.clause("TS-A1")
 @given(st.data())
-def test_ts_a1_zips_with_any_byte_changed_are_unpacked_or_refused(data: st.DataObject) -> None:
+def test_zips_with_any_byte_changed_are_unpacked_or_refused(data: st.DataObject) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as place:
@@ -413,7 +427,8 @@ def test_ts_a1_zips_with_any_byte_changed_are_unpacked_or_refused(data: st.DataO
         assert [p.name for p in Path(place, "box").iterdir()] == ["target"]
 
 
-def test_ts_a1_unpacked_archives_are_shared_and_go_with_the_last_holder(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_unpacked_archives_are_shared_and_go_with_the_last_holder(tmp_path: Path) -> None:
     one, two = mar(tmp_path / "one.mar"), tmp_path / "two.mar"
     two.write_bytes(one.read_bytes())
     archives = UnpackedArchives(tmp_path / "cache")
@@ -437,7 +452,8 @@ def test_ts_a1_unpacked_archives_are_shared_and_go_with_the_last_holder(tmp_path
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_ts_a1_what_cannot_be_unpacked_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_what_cannot_be_unpacked_leaves_nothing(tmp_path: Path) -> None:
     path = mar(tmp_path / "m.mar")
     with zipfile.ZipFile(path, "a") as opened:
         opened.writestr("../evil.py", "x")

@@ -43,11 +43,13 @@ KEYS: list[tuple[str, Workers]] = [
 ]
 
 
+@pytest.mark.clause("TS-Y1", "TS-Y2", "TS-Y3")
 @pytest.mark.parametrize(("text", "expected"), KEYS)
-def test_ts_y1_ts_y2_ts_y3_every_key_sets_its_field(text: str, expected: Workers) -> None:
+def test_every_key_sets_its_field(text: str, expected: Workers) -> None:
     assert settled(text) == expected
 
 
+@pytest.mark.clause("TS-Y2")
 @pytest.mark.parametrize(
     ("text", "gpus", "device", "ids"),
     [
@@ -61,7 +63,7 @@ def test_ts_y1_ts_y2_ts_y3_every_key_sets_its_field(text: str, expected: Workers
         ("", 0, "cpu", ()),
     ],
 )
-def test_ts_y2_devices_that_are_not_there_are_not_wanted(
+def test_devices_that_are_not_there_are_not_wanted(
     text: str, gpus: int, device: str, ids: tuple[int, ...]
 ) -> None:
     assert on_machine(settled(text), gpus) == Workers(device=device, device_ids=ids)
@@ -87,8 +89,9 @@ WRONG: list[tuple[str, str, str]] = [
 ]
 
 
+@pytest.mark.clause("TS-Y1", "TS-Y2")
 @pytest.mark.parametrize(("text", "key", "words"), WRONG)
-def test_ts_y1_ts_y2_what_cannot_be_names_file_key_and_value(text: str, key: str, words: str) -> None:
+def test_what_cannot_be_names_file_key_and_value(text: str, key: str, words: str) -> None:
     with pytest.raises(BadArchive) as raised:
         parse(text.encode(), W)
     assert raised.value.field == key
@@ -113,24 +116,28 @@ UNREADABLE: list[tuple[str, str]] = [
 ]
 
 
+@pytest.mark.clause("TS-Y4")
 @pytest.mark.parametrize(("text", "words"), UNREADABLE)
-def test_ts_y4_files_that_would_harm_or_are_none_are_refused(text: str, words: str) -> None:
+def test_files_that_would_harm_or_are_none_are_refused(text: str, words: str) -> None:
     with pytest.raises(BadArchive, match=words):
         parse(text.encode(), W)
 
 
+@pytest.mark.clause("TS-Y4")
 @given(st.binary(max_size=200))
-def test_ts_y4_any_file_is_read_or_refused(content: bytes) -> None:
+def test_any_file_is_read_or_refused(content: bytes) -> None:
     with contextlib.suppress(BadArchive):
         assert isinstance(parse(content, W), ModelYaml)
 
 
-def test_ts_y4_aliases_and_free_keys_are_fine() -> None:
+@pytest.mark.clause("TS-Y4")
+def test_aliases_and_free_keys_are_fine() -> None:
     said = parse(b"base: &b {x: 1}\nhandler: {<<: *b}\npt2: {compile: {enable: true}}\nbatchSize: 2", W)
     assert said == ModelYaml({"batch_size": 2})
 
 
-def test_ts_c8_ts_y2_keys_without_effect_and_keys_that_nearly_are_the_servers_give_one_notice_each() -> None:
+@pytest.mark.clause("TS-C8", "TS-Y2")
+def test_keys_without_effect_and_keys_that_nearly_are_the_servers_give_one_notice_each() -> None:
     said = parse(
         b"batch_size: 4\nmaxbatchdelay: 5\ntorchrun: {nnodes: 1}\npippy: {rpc: 1}\n"
         b"deviceType: neuron\nbatches: 1",
@@ -145,13 +152,15 @@ def test_ts_c8_ts_y2_keys_without_effect_and_keys_that_nearly_are_the_servers_gi
     )
 
 
-def test_ts_c12_a_request_goes_before_the_archive_in_batches_only() -> None:
+@pytest.mark.clause("TS-C12")
+def test_a_request_goes_before_the_archive_in_batches_only() -> None:
     text = "minWorkers: 1\nmaxWorkers: 2\nbatchSize: 3\nmaxBatchDelay: 7\nresponseTimeout: 31"
     asked = WorkerSettings(2, 2, 2, 9, 12, 13)
     assert settled(text, asked) == Workers(1, 2, 2, 9, 31, 120)
 
 
-def test_ts_c12_a_file_that_names_no_times_resets_them() -> None:
+@pytest.mark.clause("TS-C12")
+def test_a_file_that_names_no_times_resets_them() -> None:
     assert settled("batchSize: 2", response_timeout_s=77, startup_timeout_s=88, queue=5) == Workers(
         batch_size=2, queue=5
     )
@@ -159,26 +168,30 @@ def test_ts_c12_a_file_that_names_no_times_resets_them() -> None:
     assert (plain.response_timeout_s, plain.startup_timeout_s) == (77, 88)
 
 
-def test_ts_c12_ts_c2_the_models_setting_goes_before_defaults_and_after_all_others() -> None:
+@pytest.mark.clause("TS-C12", "TS-C2")
+def test_the_models_setting_goes_before_defaults_and_after_all_others() -> None:
     told = WorkerSettings(1, 2, 2, 11, 55, 56)
     assert workers_of(Workers(), told, None, NOBODY) == Workers(1, 2, 2, 11, 55, 56)
     assert workers_of(Workers(), told, None, WorkerSettings(batch_size=0)).batch_size == 0
     assert settled("batchSize: 4", told=told) == Workers(1, 2, 4, 11, 120, 120)
 
 
-def test_ts_c12_ts_b10_a_snapshot_goes_before_the_archives_workers() -> None:
+@pytest.mark.clause("TS-C12", "TS-B10")
+def test_a_snapshot_goes_before_the_archives_workers() -> None:
     text = "minWorkers: 1\nmaxWorkers: 2"
     assert settled(text, WorkerSettings(3, 4, is_final=True)) == Workers(3, 4)
 
 
-def test_ts_c12_workers_count_only_where_the_archive_wants_some() -> None:
+@pytest.mark.clause("TS-C12")
+def test_workers_count_only_where_the_archive_wants_some() -> None:
     asked = WorkerSettings(least=2, most=2)
     assert settled("minWorkers: 0\nmaxWorkers: 3", asked) == Workers(2, 2)
     assert settled("maxWorkers: 3", asked) == Workers(2, 2)
     assert workers_of(Workers(), NOBODY, None, WorkerSettings(least=3)) == Workers(3, 3)
 
 
-def test_ts_y1_without_a_reader_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TS-Y1")
+def test_without_a_reader_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(MissingExtra, match="torchserve"):
         parse(b"batchSize: 2", W)

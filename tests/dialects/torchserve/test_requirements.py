@@ -82,7 +82,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-async def test_ts_c2_ts_a8_what_is_required_is_installed_into_the_models_own_folder(
+@pytest.mark.clause("TS-C2", "TS-A8")
+async def test_what_is_required_is_installed_into_the_models_own_folder(
     tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -102,7 +103,8 @@ async def test_ts_c2_ts_a8_what_is_required_is_installed_into_the_models_own_fol
     assert files(cache) == []
 
 
-async def test_ts_c2_without_leave_nothing_is_installed_and_the_key_is_named(
+@pytest.mark.clause("TS-C2")
+async def test_without_leave_nothing_is_installed_and_the_key_is_named(
     tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loader = Loader()
@@ -111,7 +113,8 @@ async def test_ts_c2_without_leave_nothing_is_installed_and_the_key_is_named(
     assert caplog.text.count("install_py_dep_per_model=true") == 1
 
 
-async def test_ts_c2_ts_a1_of_a_folder_a_copy_takes_the_packages(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.clause("TS-C2", "TS-A1")
+async def test_of_a_folder_a_copy_takes_the_packages(tmp_path: Path, cache: Path) -> None:
     folder = tmp_path / "open"
     with zipfile.ZipFile(archive(tmp_path, f"{NAME}\n")) as opened:
         opened.extractall(folder)
@@ -122,6 +125,7 @@ async def test_ts_c2_ts_a1_of_a_folder_a_copy_takes_the_packages(tmp_path: Path,
     assert not (folder / f"{NAME}.py").exists()
 
 
+@pytest.mark.clause("TS-C2")
 @pytest.mark.parametrize(
     ("text", "file", "words"),
     [
@@ -130,7 +134,7 @@ async def test_ts_c2_ts_a1_of_a_folder_a_copy_takes_the_packages(tmp_path: Path,
         ("", "none.txt", "there is no 'none.txt'"),
     ],
 )
-async def test_ts_c2_what_cannot_be_installed_is_a_failed_load(
+async def test_what_cannot_be_installed_is_a_failed_load(
     text: str, file: str, words: str, tmp_path: Path, cache: Path
 ) -> None:
     archives = UnpackedArchives(cache)
@@ -151,12 +155,14 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_ts_c2_an_installation_that_takes_too_long_is_ended(slow: Path) -> None:
+@pytest.mark.clause("TS-C2")
+def test_an_installation_that_takes_too_long_is_ended(slow: Path) -> None:
     with pytest.raises(LoadFailed, match=r"it takes longer than 0\.2 s"):
         install(slow, "requirements.txt", threading.Event(), 0.2)
 
 
-async def test_ts_c2_an_installation_that_nobody_waits_for_any_more_is_ended(
+@pytest.mark.clause("TS-C2")
+async def test_an_installation_that_nobody_waits_for_any_more_is_ended(
     tmp_path: Path, cache: Path, slow: Path
 ) -> None:
     archives = UnpackedArchives(cache)
@@ -170,7 +176,8 @@ async def test_ts_c2_an_installation_that_nobody_waits_for_any_more_is_ended(
     assert repr(archives) == "<UnpackedArchives, 0 unpacked>"
 
 
-def test_ts_c2_without_pip_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TS-C2")
+def test_without_pip_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "requirements.txt").write_text("")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
     with pytest.raises(LoadFailed, match="No such file"):

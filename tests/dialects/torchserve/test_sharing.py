@@ -66,7 +66,8 @@ async def each(world: World, text: str) -> list[str]:
     return [first, second]
 
 
-async def test_ts_b7_workers_come_from_one_process_and_end_like_any_other() -> None:
+@pytest.mark.clause("TS-B7")
+async def test_workers_come_from_one_process_and_end_like_any_other() -> None:
     async with world_of(least=3, shares=True, max_retry_s=1e9) as world:
         server = fork_server_of(world)
         assert server > 0
@@ -87,7 +88,8 @@ async def test_ts_b7_workers_come_from_one_process_and_end_like_any_other() -> N
     assert await is_gone(server)
 
 
-async def test_ts_b7_what_a_forked_worker_died_of_is_known(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.clause("TS-B7")
+async def test_what_a_forked_worker_died_of_is_known(caplog: pytest.LogCaptureFixture) -> None:
     async with world_of(shares=True, max_retry_s=1e9) as world:
         for how in ("exit", "leave"):
             await failure(world.ask(how))
@@ -97,7 +99,8 @@ async def test_ts_b7_what_a_forked_worker_died_of_is_known(caplog: pytest.LogCap
     assert exit_code_of(2**22 + 1) == -signal.SIGKILL
 
 
-async def test_ts_m2_a_worker_that_is_given_up_while_it_is_forked_confuses_no_other() -> None:
+@pytest.mark.clause("TS-M2")
+async def test_a_worker_that_is_given_up_while_it_is_forked_confuses_no_other() -> None:
     async with world_of(least=1, shares=True, max_batch_delay_ms=0) as world:
         server, engine = fork_server_of(world), world.engine
         assert server > 1
@@ -125,7 +128,8 @@ async def answering(world: World, count: int) -> AsyncIterator[int]:
         yield int((await each).split()[0])
 
 
-async def test_ts_m2_without_workers_nothing_holds_the_models_memory() -> None:
+@pytest.mark.clause("TS-M2")
+async def test_without_workers_nothing_holds_the_models_memory() -> None:
     async with world_of(shares=True) as world:
         server = fork_server_of(world)
         world.engine.scale(0, 0)
@@ -138,7 +142,8 @@ async def test_ts_m2_without_workers_nothing_holds_the_models_memory() -> None:
         assert {parent_of(pid) for pid in pids_of(world)} == {fork_server_of(world)}
 
 
-async def test_ts_b7_when_the_process_dies_that_the_others_came_from_another_takes_its_place() -> None:
+@pytest.mark.clause("TS-B7")
+async def test_when_the_process_dies_that_the_others_came_from_another_takes_its_place() -> None:
     async with world_of(least=2, shares=True, max_retry_s=1e9) as world:
         server, workers = fork_server_of(world), pids_of(world)
         kill(server)
@@ -148,11 +153,12 @@ async def test_ts_b7_when_the_process_dies_that_the_others_came_from_another_tak
         assert fork_server_of(world) not in (server, -1)
 
 
+@pytest.mark.clause("TS-B7")
 @pytest.mark.parametrize(
     ("at_start", "why"),
     [("thread", "it has 2 threads"), ("socket", "socket:"), ("writes:{}/log", "it writes to")],
 )
-async def test_ts_b7_a_model_that_cannot_be_shared_is_loaded_by_each_worker(
+async def test_a_model_that_cannot_be_shared_is_loaded_by_each_worker(
     at_start: str, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -166,7 +172,8 @@ async def test_ts_b7_a_model_that_cannot_be_shared_is_loaded_by_each_worker(
         assert await world.ask("x") == "x"
 
 
-async def test_ts_b7_what_is_imported_is_shared_where_the_model_cannot_be(
+@pytest.mark.clause("TS-B7")
+async def test_what_is_imported_is_shared_where_the_model_cannot_be(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
@@ -181,14 +188,16 @@ async def test_ts_b7_what_is_imported_is_shared_where_the_model_cannot_be(
         assert await asyncio.gather(*(world.ask(str(n)) for n in range(9))) == [str(n) for n in range(9)]
 
 
-async def test_ts_b7_workers_read_a_file_that_was_opened_each_by_itself(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B7")
+async def test_workers_read_a_file_that_was_opened_each_by_itself(tmp_path: Path) -> None:
     (tmp_path / "words").write_bytes(b"abcdefgh")
     async with world_of(least=2, shares=True, at_start=f"reads:{tmp_path / 'words'}") as world:
         assert fork_server_of(world) > 0
         assert await each(world, "read 3") == ["abc", "abc"]
 
 
-async def test_ts_b7_chance_is_not_the_same_for_all_unless_somebody_has_seeded_it() -> None:
+@pytest.mark.clause("TS-B7")
+async def test_chance_is_not_the_same_for_all_unless_somebody_has_seeded_it() -> None:
     async with world_of(least=2, shares=True) as world:
         first, second = await each(world, "chance")
         assert set(first.split()).isdisjoint(second.split())
@@ -197,7 +206,8 @@ async def test_ts_b7_chance_is_not_the_same_for_all_unless_somebody_has_seeded_i
         assert first == second, "as if each had seeded it by itself"
 
 
-async def test_ts_b7_what_is_cleaned_up_at_the_end_is_still_there_for_the_others(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B7")
+async def test_what_is_cleaned_up_at_the_end_is_still_there_for_the_others(tmp_path: Path) -> None:
     async with world_of(least=2, shares=True, at_start=f"folder:{tmp_path}", max_retry_s=1e9) as world:
         assert await each(world, "folder") == ["True", "True"]
         await failure(world.ask("leave"))
@@ -207,7 +217,8 @@ async def test_ts_b7_what_is_cleaned_up_at_the_end_is_still_there_for_the_others
     assert os.listdir(tmp_path) == []  # noqa: PTH208
 
 
-async def test_ts_b7_workers_have_their_threads_though_they_came_from_one_that_had_none() -> None:
+@pytest.mark.clause("TS-B7")
+async def test_workers_have_their_threads_though_they_came_from_one_that_had_none() -> None:
     pytest.importorskip("torch")
     async with world_of(shares=True, at_start="torch", threads=2) as world:
         assert fork_server_of(world) > 0
@@ -227,7 +238,8 @@ asyncio.run(main())
 """
 
 
-async def test_ts_b7_all_end_with_the_server_however_it_ends() -> None:
+@pytest.mark.clause("TS-B7")
+async def test_all_end_with_the_server_however_it_ends() -> None:
     server = started()
     try:
         assert server.stdout is not None
@@ -242,8 +254,9 @@ async def test_ts_b7_all_end_with_the_server_however_it_ends() -> None:
         server.stdout.close()
 
 
+@pytest.mark.clause("TS-B7")
 @pytest.mark.soak
-async def test_ts_b7_a_forked_worker_killed_again_and_again_is_back_each_time() -> None:
+async def test_a_forked_worker_killed_again_and_again_is_back_each_time() -> None:
     times = size(100, 20)
     async with world_of(least=2, shares=True, max_retry_s=1e9) as world:
         server = fork_server_of(world)

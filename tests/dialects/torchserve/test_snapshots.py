@@ -37,7 +37,8 @@ class Kept:
         return sorted(path.name for path in self.folder.iterdir())
 
 
-async def test_ts_b10_a_snapshot_is_the_settings_with_the_models(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B10")
+async def test_a_snapshot_is_the_settings_with_the_models(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "logs" / "config")
     await kept.snapshots.write("startup")
     (name,) = kept.names()
@@ -53,7 +54,8 @@ async def test_ts_b10_a_snapshot_is_the_settings_with_the_models(tmp_path: Path)
     assert stat.S_IMODE((kept.folder / name).stat().st_mode) == 0o600
 
 
-async def test_ts_b10_changes_are_written_and_many_at_once_only_once(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B10")
+async def test_changes_are_written_and_many_at_once_only_once(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     for _ in range(5):
         kept.snapshots.changed()
@@ -63,7 +65,8 @@ async def test_ts_b10_changes_are_written_and_many_at_once_only_once(tmp_path: P
     assert kept.names() == ["20261126105224253-snapshot.cfg", "20261126105224254-shutdown.cfg"]
 
 
-async def test_ts_b10_what_changes_while_it_is_written_is_written_too(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B10")
+async def test_what_changes_while_it_is_written_is_written_too(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     kept.snapshots.changed()
     async with asyncio.timeout(PATIENCE_S):
@@ -77,7 +80,8 @@ async def test_ts_b10_what_changes_while_it_is_written_is_written_too(tmp_path: 
     assert json.loads(values["model_snapshot"])["models"] == {}
 
 
-async def test_ts_b10_a_folder_that_cannot_be_written_costs_nothing_else(
+@pytest.mark.clause("TS-B10")
+async def test_a_folder_that_cannot_be_written_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -85,7 +89,8 @@ async def test_ts_b10_a_folder_that_cannot_be_written_costs_nothing_else(
     assert "cannot be written" in caplog.text
 
 
-def test_ts_b10_the_last_one_counts(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B10")
+def test_the_last_one_counts(tmp_path: Path) -> None:
     assert last(tmp_path / "none") is None
     for name in ("20261126105224252-startup.cfg", "20261126105719750-shutdown.cfg", "config.properties"):
         (tmp_path / name).write_text("")

@@ -111,20 +111,23 @@ BODIES: dict[str, tuple[bytes, str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.clause("TS-R12", "TS-R13", "TS-A3")
 @pytest.mark.parametrize("case", BODIES)
-def test_ts_r12_ts_r13_ts_a3_bodies_recorded(case: str, tmp_path: Path) -> None:
+def test_bodies_recorded(case: str, tmp_path: Path) -> None:
     body, content_type, seen = BODIES[case]
     model = opened(write(tmp_path, INSPECT))
     assert shown(reply(model, body, content_type)) == {"body": seen}
 
 
-def test_ts_r13_bodies_stay_bytes_where_they_are_not_decoded(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R13")
+def test_bodies_stay_bytes_where_they_are_not_decoded(tmp_path: Path) -> None:
     model = opened(write(tmp_path, INSPECT), decode="false")
     for body, content_type in ((b'{"a": 1}', JSON), (b"words", TEXT)):
         assert shown(reply(model, body, content_type)) == {"body": ["bytearray", body.hex()]}
 
 
-def test_ts_r12_ts_a3_parts_by_name_and_a_form_without_any(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R12", "TS-A3")
+def test_parts_by_name_and_a_form_without_any(tmp_path: Path) -> None:
     model = opened(write(tmp_path, INSPECT))
     parts = (part("data", b'{"k": 1}', JSON), part("a", b"3"), part("words", b"line\n", TEXT))
     one, none = replies(model, Form(parts), form(None))
@@ -136,8 +139,9 @@ NAMES = st.text(max_size=9)
 CONTENTS = st.tuples(st.binary(max_size=99), st.sampled_from([JSON, TEXT, ""]))
 
 
+@pytest.mark.clause("TS-A3")
 @given(st.dictionaries(NAMES, CONTENTS), st.dictionaries(NAMES, NAMES))
-def test_ts_a3_whatever_comes_is_told(parts: dict[str, tuple[bytes, str]], headers: dict[str, str]) -> None:
+def test_whatever_comes_is_told(parts: dict[str, tuple[bytes, str]], headers: dict[str, str]) -> None:
     asked = Form(tuple(part(name, *told) for name, told in parts.items()), headers)
     data = data_of(asked, True)
     assert list(data) == list(parts)
@@ -179,21 +183,24 @@ UNSUPPORTED = HandlerReply(b"Unsupported model output data type.", 503, is_error
 FAILED = HandlerReply(b"Prediction failed", 503, is_error=True)
 
 
+@pytest.mark.clause("TS-R14", "TS-R22")
 @pytest.mark.parametrize("case", OUTPUTS)
-def test_ts_r14_ts_r22_outputs_recorded(case: str, tmp_path: Path) -> None:
+def test_outputs_recorded(case: str, tmp_path: Path) -> None:
     model = opened(write(tmp_path, KINDS))
     assert reply(model, case, TEXT) == HandlerReply(OUTPUTS[case])
 
 
+@pytest.mark.clause("TS-R14", "TS-R19")
 @pytest.mark.parametrize("case", ["set", "object", "loop", "surrogate"])
-def test_ts_r14_ts_r19_what_cannot_be_said_fails_the_whole_batch(case: str, tmp_path: Path) -> None:
+def test_what_cannot_be_said_fails_the_whole_batch(case: str, tmp_path: Path) -> None:
     model = opened(write(tmp_path, KINDS))
     assert replies(model, form("str", TEXT), form(case, TEXT)) == [UNSUPPORTED, UNSUPPORTED]
     assert reply(model, "str", TEXT).body == b"plain text"
     assert reply(model, "absent", TEXT) == FAILED
 
 
-def test_ts_r14_tensors_as_torch_writes_them(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R14")
+def test_tensors_as_torch_writes_them(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     source = "import torch\ndef handle(data, context):\n    return data and [torch.arange(4)]\n"
     model = opened(write(tmp_path, source))
@@ -261,15 +268,17 @@ CONTROL: dict[str, tuple[dict[str, Any], HandlerReply]] = {
 }
 
 
+@pytest.mark.clause("TS-A6", "TS-R14", "TS-R19")
 @pytest.mark.parametrize("case", CONTROL)
-def test_ts_a6_ts_r14_ts_r19_statuses_and_headers_recorded(case: str, tmp_path: Path) -> None:
+def test_statuses_and_headers_recorded(case: str, tmp_path: Path) -> None:
     asked, expected = CONTROL[case]
     model = opened(write(tmp_path, CODES))
     assert reply(model, json.dumps(asked), JSON) == expected
     assert reply(model, b"{}", JSON) == HandlerReply(b"done"), "nothing of it stays"
 
 
-def test_ts_a6_each_request_of_a_batch_has_its_own_status(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A6")
+def test_each_request_of_a_batch_has_its_own_status(tmp_path: Path) -> None:
     model = opened(write(tmp_path, CODES))
     asked = [{"status": 201}, {}, {"status": 404, "headers": {"X-A": "b"}}]
     said = replies(model, *(form(json.dumps(each), JSON) for each in asked))
@@ -290,8 +299,9 @@ ERRORS = {
 }
 
 
+@pytest.mark.clause("TS-R19")
 @pytest.mark.parametrize("case", ERRORS)
-def test_ts_r19_failures_recorded(case: str, tmp_path: Path) -> None:
+def test_failures_recorded(case: str, tmp_path: Path) -> None:
     status, message = ERRORS[case]
     model = opened(write(tmp_path, FAULTY))
     expected = HandlerReply(message.encode(), status, is_error=True)
@@ -299,7 +309,8 @@ def test_ts_r19_failures_recorded(case: str, tmp_path: Path) -> None:
     assert reply(model, "fine", TEXT).body == b"fine"
 
 
-def test_ts_b7_a_handler_may_end_its_worker(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B7")
+def test_a_handler_may_end_its_worker(tmp_path: Path) -> None:
     model = opened(write(tmp_path, FAULTY))
     with pytest.raises(SystemExit):
         reply(model, "exit", TEXT)
@@ -309,13 +320,14 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats()
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
 
 
+@pytest.mark.clause("TS-R14")
 @given(
     st.recursive(
         SCALARS | WORDS,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     )
 )
-def test_ts_r14_json_is_python_s(value: Any) -> None:
+def test_json_is_python_s(value: Any) -> None:
     ((id, said),) = make_replies([value], {0: "a"}, "", 200)
     expected = value.encode() if isinstance(value, str) else json.dumps(value, indent=2).encode()
     assert (id, said) == ("a", HandlerReply(expected))
@@ -332,8 +344,9 @@ _VALUES = st.recursive(
 )
 
 
+@pytest.mark.clause("TS-R14")
 @given(_VALUES)
-def test_ts_r14_json_is_laid_out_as_pythons_own(value: object) -> None:
+def test_json_is_laid_out_as_pythons_own(value: object) -> None:
     assert to_json(value) == json.dumps(value, indent=2)
 
 
@@ -346,6 +359,7 @@ class _Level(enum.IntEnum):
     HIGH = 3
 
 
+@pytest.mark.clause("TS-R14")
 @pytest.mark.parametrize(
     "value",
     [
@@ -359,12 +373,13 @@ class _Level(enum.IntEnum):
     ],
     ids=["of-kinds", "keys", "nested", "texts", "no-numbers", "empty", "no-keys"],
 )
-def test_ts_r14_json_of_what_is_nearly_plain(value: object) -> None:
+def test_json_of_what_is_nearly_plain(value: object) -> None:
     assert to_json(value) == json.dumps(value, indent=2)
 
 
+@pytest.mark.clause("TS-R14")
 @pytest.mark.parametrize("value", [[1, {2}], {"a": np.float32(1)}, {(1,): 2}, [object()]], ids=range(4))
-def test_ts_r14_what_json_has_no_word_for_is_refused(value: object) -> None:
+def test_what_json_has_no_word_for_is_refused(value: object) -> None:
     with pytest.raises(TypeError):
         to_json(value)
     endless: list[object] = []

@@ -63,7 +63,8 @@ def metrics(text: str = "", *words: str) -> TorchServeMetricsConfig | None:
     return view.metrics
 
 
-def test_ts_c1_ts_p1_the_ports_of_torchserve() -> None:
+@pytest.mark.clause("TS-C1", "TS-P1")
+def test_the_ports_of_torchserve() -> None:
     found = start()
     ports = [(f.serves, f.host, f.port) for f in (found.config.front, *found.config.more)]
     assert ports == [
@@ -77,7 +78,8 @@ def test_ts_c1_ts_p1_the_ports_of_torchserve() -> None:
     assert found.notices == ()
 
 
-def test_ts_p1_one_address_is_one_listener() -> None:
+@pytest.mark.clause("TS-P1")
+def test_one_address_is_one_listener() -> None:
     same = "inference_address=http://0.0.0.0:8085\nmanagement_address=http://0.0.0.0:8085\n"
     assert set(fronts(same)) == {
         "torchserve-all",
@@ -91,7 +93,8 @@ def test_ts_p1_one_address_is_one_listener() -> None:
     assert start(same).remark == ""
 
 
-def test_ts_c1_a_unix_socket_and_grpc_elsewhere() -> None:
+@pytest.mark.clause("TS-C1")
+def test_a_unix_socket_and_grpc_elsewhere() -> None:
     text = "inference_address=unix:/tmp/i.sock\ngrpc_inference_address=0.0.0.0\ngrpc_inference_port=9"
     found = fronts(text)
     assert found["torchserve-inference"].path == "/tmp/i.sock"
@@ -99,11 +102,13 @@ def test_ts_c1_a_unix_socket_and_grpc_elsewhere() -> None:
     assert (grpc.host, grpc.port) == ("0.0.0.0", 9)
 
 
-def test_ts_c7_without_the_metrics_api_there_is_no_such_port() -> None:
+@pytest.mark.clause("TS-C7")
+def test_without_the_metrics_api_there_is_no_such_port() -> None:
     assert "torchserve-metrics" not in fronts("enable_metrics_api=false")
 
 
-def test_ts_c5_encrypted_ports_have_pem_files(folder: Path) -> None:
+@pytest.mark.clause("TS-C5")
+def test_encrypted_ports_have_pem_files(folder: Path) -> None:
     for name in ("c.pem", "k.pem"):
         (folder / name).write_text("")
     files = "certificate_file=c.pem\nprivate_key_file=k.pem\n"
@@ -118,7 +123,8 @@ def test_ts_c5_encrypted_ports_have_pem_files(folder: Path) -> None:
         config("enable_grpc_ssl=true\ncertificate_file=x.pem\nprivate_key_file=k.pem")
 
 
-def test_ts_c5_a_key_store_encrypts(folder: Path) -> None:
+@pytest.mark.clause("TS-C5")
+def test_a_key_store_encrypts(folder: Path) -> None:
     pytest.importorskip("cryptography")
     openssl = program("openssl")
     new = "req -x509 -newkey rsa:2048 -nodes -keyout k -out c -subj /CN=localhost -days 1"
@@ -130,14 +136,16 @@ def test_ts_c5_a_key_store_encrypts(folder: Path) -> None:
     ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(front.tls_cert, front.tls_key)
 
 
-def test_ts_b11_ts_c5_tokens_are_asked_for_unless_somebody_says_otherwise() -> None:
+@pytest.mark.clause("TS-B11", "TS-C5")
+def test_tokens_are_asked_for_unless_somebody_says_otherwise() -> None:
     assert rules().tokens == TokenRules("key_file.json", 60)
     assert rules("token_expiration_min=5").tokens == TokenRules("key_file.json", 5)
     assert rules("disable_token_authorization=true").tokens is None
     assert rules("", "--disable-token-auth").tokens is None
 
 
-def test_ts_m1_the_model_api_is_off_unless_somebody_wants_it() -> None:
+@pytest.mark.clause("TS-M1")
+def test_the_model_api_is_off_unless_somebody_wants_it() -> None:
     for found, is_on in (
         (config(), False),
         (config("enable_model_api=true"), True),
@@ -146,7 +154,8 @@ def test_ts_m1_the_model_api_is_off_unless_somebody_wants_it() -> None:
         assert served_as(found).rules.may_change is served_as(found).handlers.is_open is is_on
 
 
-def test_ts_c4_ts_c6_ts_c10_ts_c11_what_callers_may_and_get() -> None:
+@pytest.mark.clause("TS-C4", "TS-C6", "TS-C10", "TS-C11")
+def test_what_callers_may_and_get() -> None:
     found = rules()
     assert (found.max_request, found.max_response) == (6553500, 6553500)
     assert found.sequence_headers == SEQUENCE_HEADERS
@@ -164,8 +173,9 @@ def test_ts_c4_ts_c6_ts_c10_ts_c11_what_callers_may_and_get() -> None:
     assert found.shows_metrics
 
 
+@pytest.mark.clause("TS-C3")
 @pytest.mark.parametrize(("there", "most", "used"), [(0, "4", 0), (4, "", 4), (4, "2", 2), (4, "0", 0)])
-def test_ts_c3_gpus_are_used_up_to_a_number(
+def test_gpus_are_used_up_to_a_number(
     monkeypatch: pytest.MonkeyPatch, there: int, most: str, used: int
 ) -> None:
     monkeypatch.setattr("salver.dialects.torchserve.command.count_gpus", lambda: there)
@@ -174,7 +184,8 @@ def test_ts_c3_gpus_are_used_up_to_a_number(
     assert served_as(found).handlers.workers_at_start == (used or len(os.sched_getaffinity(0)))
 
 
-def test_ts_c2_ts_c3_how_models_are_served() -> None:
+@pytest.mark.clause("TS-C2", "TS-C3")
+def test_how_models_are_served() -> None:
     found = served_as(config()).handlers
     assert (found.archive_store.store, found.workers) == ("store", 0)
     assert found.workers_at_start == len(os.sched_getaffinity(0))
@@ -196,15 +207,18 @@ def test_ts_c2_ts_c3_how_models_are_served() -> None:
     assert served_as(config("debug=true\ndefault_workers_per_model=3")).handlers.workers_at_start == 1
 
 
-def test_ts_c3_workers_do_not_see_what_is_hidden() -> None:
+@pytest.mark.clause("TS-C3")
+def test_workers_do_not_see_what_is_hidden() -> None:
     assert served_as(config("blacklist_env_vars=AWS_.*")).hides == "AWS_.*"
 
 
-def test_ts_c3_workers_have_numbers() -> None:
+@pytest.mark.clause("TS-C3")
+def test_workers_have_numbers() -> None:
     assert served_as(config()).first_worker == 9000
     assert served_as(config("initial_worker_port=9100")).first_worker == 9100
 
 
+@pytest.mark.clause("TS-C2")
 @pytest.mark.parametrize(
     "said, models",
     [
@@ -213,11 +227,12 @@ def test_ts_c3_workers_have_numbers() -> None:
         ("n=http://h/c.mar", (StartupModel("http://h/c.mar", "n", "c"),)),
     ],
 )
-def test_ts_c2_models_of_the_start(said: str, models: tuple[StartupModel, ...]) -> None:
+def test_models_of_the_start(said: str, models: tuple[StartupModel, ...]) -> None:
     assert served_as(config(f"load_models={said}")).handlers.at_start == models
 
 
-def test_ts_c2_ts_k1_models_of_the_command_line_go_before_the_files() -> None:
+@pytest.mark.clause("TS-C2", "TS-K1")
+def test_models_of_the_command_line_go_before_the_files() -> None:
     assert served_as(config("load_models=a.mar", "--models", "n=b.mar", "c.mar")).handlers.at_start == (
         StartupModel("b.mar", "n", "b"),
         StartupModel("c.mar", "", "c"),
@@ -226,7 +241,8 @@ def test_ts_c2_ts_k1_models_of_the_command_line_go_before_the_files() -> None:
         assert served_as(config("load_models=a.mar", "--models", said)).handlers.loads_all
 
 
-def test_ts_c2_a_model_store_has_to_be_there() -> None:
+@pytest.mark.clause("TS-C2")
+def test_a_model_store_has_to_be_there() -> None:
     with pytest.raises(InvalidInput, match="Missing mandatory parameter --model-store"):
         torchserve.configure(parse(["--ncs"]), NOWHERE)
     with pytest.raises(InvalidInput, match="--model-store directory not found: nowhere"):
@@ -241,7 +257,8 @@ SNAPSHOT = (
 )
 
 
-def test_ts_b10_models_of_a_snapshot_go_before_load_models() -> None:
+@pytest.mark.clause("TS-B10")
+def test_models_of_a_snapshot_go_before_load_models() -> None:
     (found,) = served_as(config(f"{SNAPSHOT}load_models=other.mar")).handlers.at_start
     assert (found.url, found.name) == ("m.mar", "m")
     assert found.setting is not None
@@ -249,7 +266,8 @@ def test_ts_b10_models_of_a_snapshot_go_before_load_models() -> None:
     assert (found.setting.workers.least, found.setting.workers.most) == (1, 5)
 
 
-def test_ts_b10_the_last_snapshot_is_the_configuration_where_none_is_named(folder: Path) -> None:
+@pytest.mark.clause("TS-B10")
+def test_the_last_snapshot_is_the_configuration_where_none_is_named(folder: Path) -> None:
     kept = folder / "logs" / "config"
     kept.mkdir(parents=True)
     text = f"model_store=store\n{SNAPSHOT}job_queue_size=7\nversion=0.12.0\ntsConfigFile=x\n"
@@ -269,7 +287,8 @@ def test_ts_b10_the_last_snapshot_is_the_configuration_where_none_is_named(folde
         torchserve.configure(parse(["--ncs"]), NOWHERE)
 
 
-def test_ts_b10_snapshots_and_logs_are_where_the_environment_says() -> None:
+@pytest.mark.clause("TS-B10")
+def test_snapshots_and_logs_are_where_the_environment_says() -> None:
     Path("config.properties").write_text("model_store=store")
     environment = {"LOG_LOCATION": "here", "METRICS_LOCATION": "there"}
     found = torchserve.configure(parse([]), environment).config
@@ -279,7 +298,8 @@ def test_ts_b10_snapshots_and_logs_are_where_the_environment_says() -> None:
     assert served_as(config()).snapshots is None
 
 
-def test_ts_c7_ts_b14_metrics(folder: Path) -> None:
+@pytest.mark.clause("TS-C7", "TS-B14")
+def test_metrics(folder: Path) -> None:
     assert metrics() == TorchServeMetricsConfig("log", USUAL, False, 60)
     (folder / "m.yaml").write_text(
         "ts_metrics: {counter: [{name: Requests2XX, dimensions: [Level, Hostname]}]}"
@@ -298,11 +318,12 @@ def test_ts_c7_ts_b14_metrics(folder: Path) -> None:
     assert found.machine_s == 0
 
 
-def test_x8_the_family_may_be_off() -> None:
+def test_the_family_may_be_off() -> None:
     assert metrics("", "--torchserve-metrics", "false") is None
 
 
-def test_ts_k1_options_without_effect_have_a_line_each() -> None:
+@pytest.mark.clause("TS-K1")
+def test_options_without_effect_have_a_line_each() -> None:
     words = ("--log-config", "l.xml", "--cpp-log-config", "c", "--ppath", "p")
     assert [notice.partition(" ")[0] for notice in start("", *words).notices] == [
         "--log-config",
@@ -311,7 +332,8 @@ def test_ts_k1_options_without_effect_have_a_line_each() -> None:
     ]
 
 
-def test_ts_k1_version_and_stop(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.clause("TS-K1")
+def test_version_and_stop(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["torchserve", "--version"]) == 0
     assert main(["serve", "--compat", "torchserve", "-v"]) == 0
     assert capsys.readouterr().out.count("TorchServe Version is 0.12.0, as Salver") == 2
@@ -319,7 +341,8 @@ def test_ts_k1_version_and_stop(capsys: pytest.CaptureFixture[str]) -> None:
     assert "TorchServe is not currently running." in capsys.readouterr().out
 
 
-def test_ts_k1_a_mistake_is_told_before_it_goes_to_the_background(
+@pytest.mark.clause("TS-K1")
+def test_a_mistake_is_told_before_it_goes_to_the_background(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "launch", lambda words: pytest.fail("it was started"))
@@ -327,15 +350,15 @@ def test_ts_k1_a_mistake_is_told_before_it_goes_to_the_background(
     assert "Missing mandatory parameter --model-store" in capsys.readouterr().err
 
 
-def test_ts_k1_it_is_started_once(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.clause("TS-K1")
+def test_it_is_started_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "running", lambda: 1)
     assert main(["torchserve", "--start", "--model-store", "store"]) == 1
     assert "already running" in capsys.readouterr().out
 
 
-def test_ts_k1_words_of_the_command_line_reach_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TS-K1")
+def test_words_of_the_command_line_reach_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[list[str]] = []
     monkeypatch.setattr(background, "launch", lambda words: told.append(list(words)))
     words = ["--start", "--ncs", "--model-store", "store"]
@@ -361,7 +384,8 @@ model_snapshot={"name":"startup.cfg","modelCount":1,"models":{"mnist":{"1.0":{"d
 """
 
 
-def test_ts_c2_ts_c12_the_file_that_kserve_documents() -> None:
+@pytest.mark.clause("TS-C2", "TS-C12")
+def test_the_file_that_kserve_documents() -> None:
     found = start(KSERVE, environment={"TS_SERVICE_ENVELOPE": "kserve"})
     assert [notice.split()[1] for notice in found.notices] == ["metrics_format", "number_of_netty_threads"]
     (mnist,) = served_as(found.config).handlers.at_start

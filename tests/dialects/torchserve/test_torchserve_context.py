@@ -47,7 +47,8 @@ def _own_process() -> Iterator[None]:
         yield
 
 
-def test_ts_a6_what_is_told_of_the_model_recorded(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A6")
+def test_what_is_told_of_the_model_recorded(tmp_path: Path) -> None:
     config = "minWorkers: 1\nhandler: {colour: green, size: 3}\nfree: {form: [1, 2]}\n"
     model = opened(write(tmp_path, DUMP, config=config), "served", Workers(batch_size=2))
     told = shown(reply(model, b"x", "text/plain"))
@@ -69,27 +70,32 @@ def test_ts_a6_what_is_told_of_the_model_recorded(tmp_path: Path) -> None:
     assert told["cache"] is False and told["ids"] is None and told["criteria"] is None
 
 
-def test_ts_a6_without_a_configuration_it_is_empty(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A6")
+def test_without_a_configuration_it_is_empty(tmp_path: Path) -> None:
     assert shown(reply(opened(write(tmp_path, DUMP)), b""))["yaml"] == {}
 
 
-def test_ts_a6_an_empty_configuration_is_one(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A6")
+def test_an_empty_configuration_is_one(tmp_path: Path) -> None:
     assert shown(reply(opened(write(tmp_path, DUMP, config="")), b""))["yaml"] == {}
 
 
-def test_ts_c4_limit_max_image_pixels(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-C4")
+def test_limit_max_image_pixels(tmp_path: Path) -> None:
     model = opened(write(tmp_path, DUMP), limit_max_image_pixels="false")
     assert shown(reply(model, b""))["properties"]["limit_max_image_pixels"] is False
 
 
+@pytest.mark.clause("TS-Y2")
 @pytest.mark.parametrize("gpu", [None, 0, 3])
-def test_ts_y2_the_gpu_is_the_one_that_its_worker_was_given(tmp_path: Path, gpu: int | None) -> None:
+def test_the_gpu_is_the_one_that_its_worker_was_given(tmp_path: Path, gpu: int | None) -> None:
     options = LoadOptions(own_process=True, gpu=gpu)
     model = BACKEND.load(manifest_of(write(tmp_path, DUMP)), options)
     assert shown(reply(model, b""))["properties"]["gpu_id"] == gpu
 
 
-def test_ts_a6_headers_are_looked_up_as_they_were_sent_recorded(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A6")
+def test_headers_are_looked_up_as_they_were_sent_recorded(tmp_path: Path) -> None:
     model = opened(write(tmp_path, DUMP))
     asked = [
         form(b"x", "text/plain", **{"X-Gold-One": "1", "x-gold-two": "zwei", "explain": "False"}),
@@ -108,13 +114,15 @@ def test_ts_a6_headers_are_looked_up_as_they_were_sent_recorded(tmp_path: Path) 
     assert len(ids) == 3 and all(len(id) == 36 for id in ids)
 
 
-def test_ts_c10_the_name_of_the_sequence_s_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TS-C10")
+def test_the_name_of_the_sequence_s_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TS_REQUEST_SEQUENCE_ID", "X-Sequence")
     model = opened(write(tmp_path, DUMP))
     assert shown(reply(model, b"", **{"X-Sequence": "s2"}))["sequence"] == "s2"
 
 
-def test_ts_a6_an_id_that_is_given_is_told(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A6")
+def test_an_id_that_is_given_is_told(tmp_path: Path) -> None:
     model = opened(write(tmp_path, DUMP))
     (answer,) = model.reply([request(form(b""), "my-id")], None)
     assert shown(said(answer))["request_id"] == "my-id"
@@ -131,7 +139,8 @@ KINDS = """
 """
 
 
-def test_ts_r5_ts_a4_explanations_and_descriptions_have_runs_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R5", "TS-A4")
+def test_explanations_and_descriptions_have_runs_of_their_own(tmp_path: Path) -> None:
     """Handlers look at the first request of a batch; TorchServe answers all of it by that."""
     model = opened(write(tmp_path, KINDS))
     asked = [form(b"1"), form(b"2", **EXPLAIN), form(b"3", explain="False"), DESCRIBE, form(b"5", **EXPLAIN)]
@@ -141,7 +150,8 @@ def test_ts_r5_ts_a4_explanations_and_descriptions_have_runs_of_their_own(tmp_pa
     ]  # fmt: skip
 
 
-def test_ts_a4_a_base_handler_describes_itself_and_explains(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A4")
+def test_a_base_handler_describes_itself_and_explains(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     source = """
         from ts.torch_handler.base_handler import BaseHandler
@@ -166,7 +176,8 @@ def test_ts_a4_a_base_handler_describes_itself_and_explains(tmp_path: Path) -> N
     assert shown(explained) == {"explained": 1} and shown(described) == {"inputs": 4}
 
 
-def test_ts_a6_contexts_are_made_and_compared_by_authors_tests(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A6")
+def test_contexts_are_made_and_compared_by_authors_tests(tmp_path: Path) -> None:
     opened(write(tmp_path, DUMP))
     from ts.context import Context, RequestProcessor
 
@@ -185,7 +196,8 @@ def test_ts_a6_contexts_are_made_and_compared_by_authors_tests(tmp_path: Path) -
     assert one.request_processor[1].get_response_header("content-type") == "text/csv"
 
 
-def test_ts_a6_a_handler_may_use_its_folder_as_it_lies(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A6")
+def test_a_handler_may_use_its_folder_as_it_lies(tmp_path: Path) -> None:
     source = """
         from neighbour import WORD
 

@@ -47,6 +47,7 @@ def ask(model: Any, told: Any, content_type: str = JSON, **headers: str) -> Hand
     return reply(model, told if isinstance(told, str) else json.dumps(told), content_type, **headers)
 
 
+@pytest.mark.clause("TS-R6")
 @pytest.mark.parametrize(
     ("told", "content_type", "said"),
     [
@@ -60,17 +61,19 @@ def ask(model: Any, told: Any, content_type: str = JSON, **headers: str) -> Hand
         ("[]", JSON, FAILED),
     ],
 )
-def test_ts_r6_kserve_recorded(told: Any, content_type: str, said: Any, tmp_path: Path) -> None:
+def test_kserve_recorded(told: Any, content_type: str, said: Any, tmp_path: Path) -> None:
     answer = ask(double(tmp_path, "kserve"), told, content_type)
     assert (answer if answer.is_error else shown(answer)) == said
 
 
-def test_ts_r6_kserve_explanations_recorded(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R6")
+def test_kserve_explanations_recorded(tmp_path: Path) -> None:
     answer = ask(double(tmp_path, "kserve"), {"instances": [[1, 2]]}, **EXPLAIN)
     assert shown(answer) == {"explanations": [[2, 4]]}
 
 
-def test_ts_r6_requests_of_a_batch_share_a_run(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R6")
+def test_requests_of_a_batch_share_a_run(tmp_path: Path) -> None:
     """TorchServe answers the first one alone, and fails the batch."""
     model = double(tmp_path, "kserve")
     bodies = [{"instances": [[1], [2]]}, {"instances": []}, {"instances": [[3]]}]
@@ -78,7 +81,8 @@ def test_ts_r6_requests_of_a_batch_share_a_run(tmp_path: Path) -> None:
     assert said == [{"predictions": [[2], [4]]}, {"predictions": []}, {"predictions": [[6]]}]
 
 
-def test_ts_r6_a_batch_whose_answers_are_too_few_fails(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R6")
+def test_a_batch_whose_answers_are_too_few_fails(tmp_path: Path) -> None:
     model = opened(
         write(tmp_path, "def handle(data, context):\n    return data and [1]\n"), envelope="kserve"
     )
@@ -91,7 +95,8 @@ def v2(*inputs: tuple[str, list[int], str, list[Any]], **more: Any) -> dict[str,
     return {"inputs": [dict(zip(keys, each, strict=True)) for each in inputs], **more}
 
 
-def test_ts_r7_kserve_v2_recorded_to_the_byte(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R7")
+def test_kserve_v2_recorded_to_the_byte(tmp_path: Path) -> None:
     answer = ask(double(tmp_path, "kservev2"), v2(("a", [3], "INT64", [1, 2, 3]), id="q1"))
     assert answer.body.decode() == (
         '{\n  "id": "q1",\n  "model_name": "m",\n  "model_version": "1.0",\n  "outputs": [\n    {\n'
@@ -104,6 +109,7 @@ def output(name: str, datatype: str, data: list[Any]) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "data": data, "shape": [len(data)]}
 
 
+@pytest.mark.clause("TS-R7")
 @pytest.mark.parametrize(
     ("told", "outputs"),
     [
@@ -119,27 +125,30 @@ def output(name: str, datatype: str, data: list[Any]) -> dict[str, Any]:
         (v2(("a", [1], "BOOL", [True]), id="q5"), [output("a", "INT64", [2])]),
     ],
 )
-def test_ts_r7_kserve_v2_recorded(told: Any, outputs: Any, tmp_path: Path) -> None:
+def test_kserve_v2_recorded(told: Any, outputs: Any, tmp_path: Path) -> None:
     model = double(tmp_path, "kservev2")
     said = shown(ask(model, told))
     assert said == {"id": told["id"], "model_name": "m", "model_version": "1.0", "outputs": outputs}
     assert shown(ask(model, json.dumps(told), OCTETS)) == said
 
 
+@pytest.mark.clause("TS-R7")
 @pytest.mark.parametrize("id", [None, "", "  "])
-def test_ts_r7_without_an_id_the_request_s_is_told(id: Any, tmp_path: Path) -> None:
+def test_without_an_id_the_request_s_is_told(id: Any, tmp_path: Path) -> None:
     told = v2(("a", [1], "INT64", [1])) | ({} if id is None else {"id": id})
     assert len(shown(ask(double(tmp_path, "kservev2"), told))["id"]) == 36
 
 
+@pytest.mark.clause("TS-R7")
 @pytest.mark.parametrize(
     "told", [v2(("a", [5], "INT64", [1, 2]), id="q6"), {"id": "q7"}, v2(("a", [1], "BYTES", [])), "[]", "x"]
 )
-def test_ts_r7_what_is_no_request_fails_recorded(told: Any, tmp_path: Path) -> None:
+def test_what_is_no_request_fails_recorded(told: Any, tmp_path: Path) -> None:
     assert ask(double(tmp_path, "kservev2"), told) == FAILED
 
 
-def test_ts_r7_requests_of_a_batch_share_a_run(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R7")
+def test_requests_of_version_2_share_a_run(tmp_path: Path) -> None:
     model = double(tmp_path, "kservev2")
     bodies = [
         v2(("a", [1], "INT64", [1]), ("b", [1], "INT64", [2]), id="one"),
@@ -150,6 +159,7 @@ def test_ts_r7_requests_of_a_batch_share_a_run(tmp_path: Path) -> None:
     assert two["id"] == "two" and two["outputs"] == [output("c", "INT64", [6])]
 
 
+@pytest.mark.clause("TS-C2")
 @pytest.mark.parametrize(
     ("told", "said"),
     [
@@ -160,12 +170,13 @@ def test_ts_r7_requests_of_a_batch_share_a_run(tmp_path: Path) -> None:
         ({"instances": []}, None),
     ],
 )
-def test_ts_c2_json_recorded(told: Any, said: bytes | None, tmp_path: Path) -> None:
+def test_json_recorded(told: Any, said: bytes | None, tmp_path: Path) -> None:
     answer = ask(double(tmp_path, "json"), told)
     assert answer == (FAILED if said is None else HandlerReply(said))
 
 
-def test_ts_c2_json_of_a_batch_and_columns_of_bytes(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-C2")
+def test_json_of_a_batch_and_columns_of_bytes(tmp_path: Path) -> None:
     source = """
         def handle(data, context):
             return data and [row["x"].decode() if isinstance(row["x"], bytes) else row["x"] for row in data]
@@ -176,11 +187,13 @@ def test_ts_c2_json_of_a_batch_and_columns_of_bytes(tmp_path: Path) -> None:
     assert [each.body for each in said] == [b'{"predictions": ["hi", 1]}', b'{"predictions": ["y"]}']
 
 
-def test_ts_c2_body(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-C2")
+def test_body(tmp_path: Path) -> None:
     assert shown(ask(double(tmp_path, "body"), [1, 2])) == [2, 4]
     assert shown(ask(double(tmp_path, "body"), "abc", OCTETS)) == {"bytes": 3}
 
 
-def test_ts_a1_the_archive_s_envelope_goes_before_the_server_s(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_the_archive_s_envelope_goes_before_the_server_s(tmp_path: Path) -> None:
     model = opened(write(tmp_path, DOUBLE, envelope="body"), envelope="kserve")
     assert shown(ask(model, [1, 2])) == [2, 4]

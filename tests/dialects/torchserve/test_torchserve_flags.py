@@ -5,11 +5,13 @@ import pytest
 from salver.dialects.torchserve.flags import Options, parse
 
 
-def test_ts_k1_nothing_is_a_start_in_the_background() -> None:
+@pytest.mark.clause("TS-K1")
+def test_nothing_is_a_start_in_the_background() -> None:
     assert parse([]) == parse(["--start"]) == Options()
 
 
-def test_ts_k1_every_option() -> None:
+@pytest.mark.clause("TS-K1")
+def test_every_option() -> None:
     words = (
         "--start --ts-config c --model-store m --workflow-store w --models a=b.mar c.mar --log-config l "
         "--cpp-log-config p --foreground --ncs --ppath j --dt --enable-model-api"
@@ -22,20 +24,23 @@ def test_ts_k1_every_option() -> None:
     assert parse(["--model-s", "m", "--fore"]) == Options(model_store="m", is_foreground=True)
 
 
+@pytest.mark.clause("TS-K1")
 @pytest.mark.parametrize("word, verb", [("--stop", "stop"), ("--version", "version"), ("-v", "version")])
-def test_ts_k1_verbs(word: str, verb: str) -> None:
+def test_verbs(word: str, verb: str) -> None:
     assert parse([word]).verb == verb
 
 
+@pytest.mark.clause("TS-K1")
 @pytest.mark.parametrize("words", ["--start --stop", "--what", "--models", "m"])
-def test_ts_k1_a_wrong_command_line_ends_with_2(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_ends_with_2(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(words.split())
     assert caught.value.code == 2
     assert "usage: salver torchserve" in capsys.readouterr().err
 
 
-def test_ts_c12_options_that_are_keys() -> None:
+@pytest.mark.clause("TS-C12")
+def test_options_that_are_keys() -> None:
     assert Options().settings() == {}
     words = "--models a b=c --model-store m --workflow-store w --dt --enable-model-api"
     assert parse(words.split()).settings() == {

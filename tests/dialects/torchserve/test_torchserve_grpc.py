@@ -124,7 +124,8 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-async def test_ts_g1_ts_g3_a_model_from_registration_to_its_end(store: Path) -> None:
+@pytest.mark.clause("TS-G1", "TS-G3")
+async def test_a_model_from_registration_to_its_end(store: Path) -> None:
     async with serving(store, is_open=True) as it:
         register = it.management.RegisterModel
         sent = management("RegisterModelRequest", url="echo_1.0.mar", initial_workers=1, synchronous=True)
@@ -164,7 +165,8 @@ async def test_ts_g1_ts_g3_a_model_from_registration_to_its_end(store: Path) -> 
         )
 
 
-async def test_ts_g5_what_goes_wrong_in_a_worker(store: Path) -> None:
+@pytest.mark.clause("TS-G5")
+async def test_what_goes_wrong_in_a_worker(store: Path) -> None:
     async with serving(store, "echo_1.0.mar") as it:
         ask = it.inference.Predictions
         worker = "org.pytorch.serve.http.InternalServerException"
@@ -178,7 +180,8 @@ async def test_ts_g5_what_goes_wrong_in_a_worker(store: Path) -> None:
         assert got[0] == "PERMISSION_DENIED"
 
 
-async def test_ts_g1_a_worker_that_is_killed_costs_its_request_alone(store: Path, tmp_path: Path) -> None:
+@pytest.mark.clause("TS-G1")
+async def test_a_worker_that_is_killed_costs_its_request_alone(store: Path, tmp_path: Path) -> None:
     async with serving(store, "echo_1.0.mar") as it:
         ask = it.inference.Predictions
         pid = int((await ask(asked("echo", b"pid"))).prediction)
@@ -191,7 +194,8 @@ async def test_ts_g1_a_worker_that_is_killed_costs_its_request_alone(store: Path
         assert [reply.prediction for reply in await asyncio.gather(*waiting[1:])] == [b"next"] * 5
 
 
-async def test_ts_b11_ts_g6_one_set_of_keys_for_all_interfaces(store: Path, tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B11", "TS-G6")
+async def test_one_set_of_keys_for_all_interfaces(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "key_file.json"
     rules = TorchServeRules(tokens=TokenRules(str(path)))
     async with serving(store, "echo_1.0.mar", rules=rules) as it:
@@ -204,7 +208,8 @@ async def test_ts_b11_ts_g6_one_set_of_keys_for_all_interfaces(store: Path, tmp_
         ] == "PERMISSION_DENIED"
 
 
-async def test_ts_g4_it_is_there_where_it_is_wanted(store: Path) -> None:
+@pytest.mark.clause("TS-G4")
+async def test_it_is_there_where_it_is_wanted(store: Path) -> None:
     sent = open_inference("ModelReadyRequest", name="echo")
     async with serving(store, "echo_1.0.mar", rules=TorchServeRules(speaks_oip=True)) as it:
 

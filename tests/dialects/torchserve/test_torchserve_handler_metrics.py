@@ -70,7 +70,8 @@ METERS = """
 """
 
 
-def test_ts_a9_ts_b13_lines_recorded(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A9", "TS-B13")
+def test_lines_recorded(tmp_path: Path) -> None:
     model = opened(write(tmp_path, METERS), "meters")
     own = "ModelName:meters,Level:Model"
     first, *others = lines(model, "a", "b")
@@ -90,7 +91,8 @@ def test_ts_a9_ts_b13_lines_recorded(tmp_path: Path) -> None:
     assert [line[0] for line in again] == [line[0] for line in (*others, last)]
 
 
-def test_ts_a9_a_run_that_failed_tells_what_was_counted_before(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A9")
+def test_a_run_that_failed_tells_what_was_counted_before(tmp_path: Path) -> None:
     source = """
         def handle(data, context):
             if data is not None:
@@ -101,7 +103,8 @@ def test_ts_a9_a_run_that_failed_tells_what_was_counted_before(tmp_path: Path) -
     assert [line[0] for line in lines(model, "a")] == ["Tried"]
 
 
-def test_ts_a9_units_kinds_and_dimensions(metrics: Any) -> None:
+@pytest.mark.clause("TS-A9")
+def test_units_kinds_and_dimensions(metrics: Any) -> None:
     from ts.metrics.dimension import Dimension
     from ts.metrics.metric_type_enum import MetricTypes
 
@@ -124,21 +127,24 @@ def test_ts_a9_units_kinds_and_dimensions(metrics: Any) -> None:
     assert len(own) == 1, "the caller's list stays as it was"
 
 
-def test_ts_a9_wrong_units_are_refused(metrics: Any) -> None:
+@pytest.mark.clause("TS-A9")
+def test_wrong_units_are_refused(metrics: Any) -> None:
     with pytest.raises(ValueError, match="one of \\['ms', 's'\\]"):
         metrics.add_time("T", 1, unit="h")
     with pytest.raises(ValueError, match="'MB'"):
         metrics.add_size("S", 1, unit="TB")
 
 
-def test_ts_a9_what_cannot_be_counted_is_told_in_the_log(metrics: Any, caplog: Any) -> None:
+@pytest.mark.clause("TS-A9")
+def test_what_cannot_be_counted_is_told_in_the_log(metrics: Any, caplog: Any) -> None:
     with caplog.at_level(logging.ERROR):
         metrics.add_counter("Down", -1)
         metrics.get_metric("Down").add_or_update(1, ["too few"])
     assert taken() == [] and caplog.text.count("[METRICS]Failed to update metric with name:Down") == 2
 
 
-def test_ts_a9_metrics_by_name(metrics: Any) -> None:
+@pytest.mark.clause("TS-A9")
+def test_metrics_by_name(metrics: Any) -> None:
     from ts.metrics.metric_cache_errors import MetricsCacheKeyError, MetricsCacheTypeError
     from ts.metrics.metric_type_enum import MetricTypes
 
@@ -156,7 +162,8 @@ def test_ts_a9_metrics_by_name(metrics: Any) -> None:
     assert [line[3:] for line in taken()] == [("Colour:red", "COUNTER", ""), ("", "COUNTER", "a")]
 
 
-def test_ts_a9_ts_c7_metrics_that_a_file_declares(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A9", "TS-C7")
+def test_metrics_that_a_file_declares(tmp_path: Path) -> None:
     source = """
         from ts.metrics.metric_type_enum import MetricTypes
 
@@ -174,6 +181,7 @@ def test_ts_a9_ts_c7_metrics_that_a_file_declares(tmp_path: Path) -> None:
     assert lines(model, "a")[0] == ("Latency", "Milliseconds", "5", "ModelName:m,Kind:x", "HISTOGRAM", "")
 
 
+@pytest.mark.clause("TS-C7")
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -185,7 +193,7 @@ def test_ts_a9_ts_c7_metrics_that_a_file_declares(tmp_path: Path) -> None:
         (None, "Error reading file"),
     ],
 )
-def test_ts_c7_a_broken_declaration_is_refused(text: str | None, why: str, tmp_path: Path) -> None:
+def test_a_broken_declaration_is_refused(text: str | None, why: str, tmp_path: Path) -> None:
     declared = tmp_path / "metrics.yaml"
     if text is not None:
         declared.write_text(text)
@@ -193,7 +201,8 @@ def test_ts_c7_a_broken_declaration_is_refused(text: str | None, why: str, tmp_p
         opened(write(tmp_path / "m", "x = 1"), metrics_config=str(declared))
 
 
-def test_ts_a9_lines_that_nobody_takes_are_not_kept_for_ever(metrics: Any) -> None:
+@pytest.mark.clause("TS-A9")
+def test_lines_that_nobody_takes_are_not_kept_for_ever(metrics: Any) -> None:
     from ts.metrics.lines import LINES
 
     for _ in range(10_050):
@@ -203,7 +212,8 @@ def test_ts_a9_lines_that_nobody_takes_are_not_kept_for_ever(metrics: Any) -> No
     assert len(taken) == 10_000 and "\n" not in taken[-1] and LINES.take() == ()
 
 
-def test_ts_a9_the_store_of_older_handlers(metrics: Any) -> None:
+@pytest.mark.clause("TS-A9")
+def test_the_store_of_older_handlers(metrics: Any) -> None:
     from ts.metrics.dimension import Dimension
     from ts.metrics.metric_encoder import MetricEncoder
     from ts.metrics.metrics_store import MetricsStore
@@ -243,6 +253,7 @@ def test_ts_a9_the_store_of_older_handlers(metrics: Any) -> None:
         json.dumps(object(), cls=MetricEncoder)
 
 
+@pytest.mark.clause("TS-A9")
 @pytest.mark.parametrize(
     ("ids", "index", "request_"),
     [
@@ -254,7 +265,7 @@ def test_ts_a9_the_store_of_older_handlers(metrics: Any) -> None:
     ],
 )
 @pytest.mark.usefixtures("metrics")  # which makes ``ts`` importable
-def test_ts_a9_a_change_is_of_its_request_or_of_all(ids: Any, index: Any, request_: str | None) -> None:
+def test_a_change_is_of_its_request_or_of_all(ids: Any, index: Any, request_: str | None) -> None:
     from ts.metrics.lines import whose
 
     assert whose(ids, index) == request_

@@ -90,7 +90,8 @@ def _told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_PID", str(os.getpid()))
 
 
-async def test_ts_b7_ts_a3_answers_come_from_another_process(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B7", "TS-A3")
+async def test_answers_come_from_another_process(tmp_path: Path) -> None:
     async with hosted(write(tmp_path, HANDLER), batch_size=2, max_batch_delay_ms=1) as world:
         assert await world.ask("fine") == HandlerReply(b"fine 1", headers={"X-Host": "True"})
         large = await world.ask("large")
@@ -100,7 +101,8 @@ async def test_ts_b7_ts_a3_answers_come_from_another_process(tmp_path: Path) -> 
         assert names[0] == "Started" and names.count("PredictionTime") == 3
 
 
-async def test_ts_r15_pieces_come_one_by_one(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R15")
+async def test_pieces_come_one_by_one(tmp_path: Path) -> None:
     async with hosted(write(tmp_path, HANDLER)) as world:
         asked = as_request("m", form("stream", TEXT))
         pieces = [replied(piece) async for piece in world.engine.stream(asked)]
@@ -108,7 +110,8 @@ async def test_ts_r15_pieces_come_one_by_one(tmp_path: Path) -> None:
         assert [piece.headers["ts_stream_next"] for piece in pieces] == ["true"] * 3 + ["false"]
 
 
-async def test_ts_r19_ts_b7_a_handler_fails_dies_and_ends_itself(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R19", "TS-B7")
+async def test_a_handler_fails_dies_and_ends_itself(tmp_path: Path) -> None:
     async with hosted(write(tmp_path, HANDLER)) as world:
         with pytest.raises(HandlerFailed, match="Prediction failed") as failed:
             await world.ask("break")
@@ -128,7 +131,8 @@ async def _whenever(world: Hosted) -> HandlerReply | None:
         return None
 
 
-async def test_ts_b5_steps_are_asked_until_each_is_done(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B5")
+async def test_steps_are_asked_until_each_is_done(tmp_path: Path) -> None:
     source = """
         def handle(data, context):
             if data is None:
@@ -182,7 +186,8 @@ ASYNC = """
 """
 
 
-async def test_ts_y1_an_asynchronous_handler_answers_when_it_likes_over_there(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-Y1")
+async def test_an_asynchronous_handler_answers_when_it_likes_over_there(tmp_path: Path) -> None:
     async with hosted(write(tmp_path, ASYNC), batch_size=4, is_async=True) as world:
         waiting = asyncio.ensure_future(world.ask("wait"))
         assert await world.ask("fine") == HandlerReply(b"fine 1", headers={"X-Asked": "fine"})
@@ -212,7 +217,8 @@ async def test_what_does_not_start_says_why(tmp_path: Path) -> None:
             await world.ask("x")
 
 
-async def test_ts_a3_a_form_without_parts(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A3")
+async def test_a_form_without_parts(tmp_path: Path) -> None:
     source = "def handle(data, context):\n    return data and [data]\n"
     async with hosted(write(tmp_path, source)) as world:
         assert replied(await world.engine.infer(as_request("m", Form()))).body == b"[\n  {}\n]"

@@ -39,7 +39,8 @@ async def written(tmp_path: Path, name: str) -> list[str]:
     return await auntil(lambda: lines(tmp_path, name))
 
 
-async def test_ts_b12_the_access_log(tmp_path: Path, logs: TorchServeLogs) -> None:
+@pytest.mark.clause("TS-B12")
+async def test_the_access_log(tmp_path: Path, logs: TorchServeLogs) -> None:
     logs.observe([Answered("127.0.0.1:57540", "POST", "/predictions/m?q=1", "HTTP/1.1", 200, 17.0, 2.7179)])
     logs.observe([Answered("1.2.3.4:5", "gRPC", "org.x/Predict", "HTTP/2.0", 0, 17.0, 0.0)])
     first, second = await written(tmp_path, "logs/access_log.log")
@@ -49,13 +50,15 @@ async def test_ts_b12_the_access_log(tmp_path: Path, logs: TorchServeLogs) -> No
     assert second.endswith(' - /1.2.3.4:5 "gRPC org.x/Predict HTTP/2.0" 0 0')
 
 
-async def test_ts_b12_nobody_forges_a_line(tmp_path: Path, logs: TorchServeLogs) -> None:
+@pytest.mark.clause("TS-B12")
+async def test_nobody_forges_a_line(tmp_path: Path, logs: TorchServeLogs) -> None:
     logs.observe([Answered("c", "GET", "/a\n2026 - forged \x1b[31m", "HTTP/1.1", 200, 17.0, 0.0)])
     (line,) = await written(tmp_path, "logs/access_log.log")
     assert "\x1b" not in line
 
 
-async def test_ts_b12_ts_b14_metrics_have_files_of_their_own(tmp_path: Path, logs: TorchServeLogs) -> None:
+@pytest.mark.clause("TS-B12", "TS-B14")
+async def test_metrics_have_files_of_their_own(tmp_path: Path, logs: TorchServeLogs) -> None:
     logs.metrics(["QueueTime.Milliseconds:0.0|#Level:Host|#hostname:vm,timestamp:17"], False)
     logs.metrics(["PredictionTime.ms:1.0|#|#hostname:vm,timestamp:17"], True)
     (server,) = await written(tmp_path, "metrics/ts_metrics.log")
@@ -64,7 +67,8 @@ async def test_ts_b12_ts_b14_metrics_have_files_of_their_own(tmp_path: Path, log
     assert " - PredictionTime.ms:1.0|" in model
 
 
-async def test_ts_b12_the_servers_log_and_the_models(tmp_path: Path, logs: TorchServeLogs) -> None:
+@pytest.mark.clause("TS-B12")
+async def test_the_servers_log_and_the_models(tmp_path: Path, logs: TorchServeLogs) -> None:
     logging.getLogger("salver.lifecycle").warning(
         {"event": "model failed", "model": "m", "reason": "no\nthing"}
     )
@@ -76,7 +80,8 @@ async def test_ts_b12_the_servers_log_and_the_models(tmp_path: Path, logs: Torch
     assert lines(tmp_path, "logs/model_log.log") == server[1:]
 
 
-async def test_ts_b12_large_files_are_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TS-B12")
+async def test_large_files_are_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchserve_logs, "MAX_BYTES", 300)
     logs = TorchServeLogs(TorchServeLogConfig(str(tmp_path), str(tmp_path)))
     for number in range(100):
@@ -87,15 +92,17 @@ async def test_ts_b12_large_files_are_begun_anew(tmp_path: Path, monkeypatch: py
     assert max(sizes) <= 300
 
 
-def test_ts_b12_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B12")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match=r"access_log\.log cannot be written") as caught:
         TorchServeLogs(TorchServeLogConfig(str(tmp_path / "file")))
     assert "LOG_LOCATION" in caught.value.fix
 
 
+@pytest.mark.clause("TS-B12")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-async def test_ts_b12_lines_that_cannot_be_written_are_told_of(
+async def test_lines_that_cannot_be_written_are_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "access_log.log").symlink_to("/dev/full")
@@ -105,7 +112,8 @@ async def test_ts_b12_lines_that_cannot_be_written_are_told_of(
     logs.close()
 
 
-async def test_ts_b12_what_waits_is_written_at_the_end(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B12")
+async def test_what_waits_is_written_at_the_end(tmp_path: Path) -> None:
     logs = TorchServeLogs(TorchServeLogConfig(str(tmp_path), str(tmp_path)), lambda: 0.25)
     logs.metrics(["a"], True)
     logs.close()

@@ -49,20 +49,23 @@ print(json.dumps([kept, megabytes() - before]))
 """
 
 
+@pytest.mark.clause("TS-B7")
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the C library is not Linux's")
 @pytest.mark.parametrize(("how", "is_kept"), [("usual", False), ("chosen", True)])
-def test_ts_b7_what_is_kept_goes_back_when_nothing_is_asked(how: str, is_kept: bool) -> None:
+def test_what_is_kept_goes_back_when_nothing_is_asked(how: str, is_kept: bool) -> None:
     done = subprocess.run([sys.executable, "-c", IDLE, how], capture_output=True, check=True, timeout=60)
     kept, left = json.loads(done.stdout)
     assert kept > 80
     assert left > 80 if is_kept else left < 24
 
 
+@pytest.mark.clause("TS-B7")
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the C library is not Linux's")
-def test_ts_b7_the_memory_of_a_run_is_there_for_the_next_one() -> None:
+def test_the_memory_of_a_run_is_there_for_the_next_one() -> None:
     assert faults("keep") < faults("leave") / 20
 
 
+@pytest.mark.clause("TS-B7")
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
@@ -71,7 +74,7 @@ def test_ts_b7_the_memory_of_a_run_is_there_for_the_next_one() -> None:
         ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}, []),
     ],
 )
-def test_ts_b7_what_the_operator_has_set_stays(
+def test_what_the_operator_has_set_stays(
     environment: dict[str, str], told: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
@@ -81,7 +84,8 @@ def test_ts_b7_what_the_operator_has_set_stays(
     assert seen == told
 
 
-def test_ts_b7_a_c_library_without_that_switch_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TS-B7")
+def test_a_c_library_without_that_switch_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     memory.keep_memory({})
     memory.give_back({})

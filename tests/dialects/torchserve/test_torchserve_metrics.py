@@ -58,7 +58,8 @@ class Counting:
         }
 
 
-def test_ts_b13_requests_by_the_classes_of_their_statuses() -> None:
+@pytest.mark.clause("TS-B13")
+def test_requests_by_the_classes_of_their_statuses() -> None:
     counting = Counting()
     counting.counts.observe([answered(200), answered(204), answered(404), answered(503), answered(100)])
     assert counting.page() == {
@@ -76,7 +77,8 @@ def test_answers_alone_are_no_reason_to_look_at_every_model() -> None:
     Metrics(Unasked()).observe([answered(200), answered(404)])
 
 
-def test_ts_b13_inference_by_model_and_the_version_that_was_asked() -> None:
+@pytest.mark.clause("TS-B13")
+def test_inference_by_model_and_the_version_that_was_asked() -> None:
     counting = Counting()
     counting.counts.observe([served(), served(), served(asked="1.0"), served("model_failed")])
     assert counting.page() == {
@@ -91,13 +93,15 @@ def test_ts_b13_inference_by_model_and_the_version_that_was_asked() -> None:
     }
 
 
-def test_ts_b13_what_models_ask_each_other_and_what_nobody_knows_is_not_counted() -> None:
+@pytest.mark.clause("TS-B13")
+def test_what_models_ask_each_other_and_what_nobody_knows_is_not_counted() -> None:
     counting = Counting()
     counting.counts.observe([served(protocol="inner"), served("not_found", model="")])
     assert counting.page() == {}
 
 
-def test_ts_b13_workers_and_the_machine() -> None:
+@pytest.mark.clause("TS-B13")
+def test_workers_and_the_machine() -> None:
     counting = Counting()
     counting.counts.observe([WorkerReady(ID, 9001, 1.2345)])
     counting.counts.machine({"CPUUtilization": 12.5, "Unheard": 1.0})
@@ -107,7 +111,8 @@ def test_ts_b13_workers_and_the_machine() -> None:
     }
 
 
-def test_ts_b13_what_is_read_of_the_machine_has_torchserves_names() -> None:
+@pytest.mark.clause("TS-B13")
+def test_what_is_read_of_the_machine_has_torchserves_names() -> None:
     pytest.importorskip("psutil")
     readings = read_machine()
     assert set(readings) <= {spec.name for spec in USUAL.server}
@@ -115,21 +120,23 @@ def test_ts_b13_what_is_read_of_the_machine_has_torchserves_names() -> None:
     assert all(value >= 0 for value in readings.values())
 
 
-def test_ts_b13_statuses_are_there_from_the_start() -> None:
+@pytest.mark.clause("TS-B13")
+def test_statuses_are_there_from_the_start() -> None:
     text, _ = Counting().metrics.render()
     for name in ("Requests2XX", "Requests4XX", "Requests5XX"):
         assert f'{name}{{Hostname="vm",Level="Host"}} 0.0'.encode() in text
     assert Counting(mode="log").lines == []
 
 
-def test_ts_b13_families_are_told_before_there_is_a_number() -> None:
+@pytest.mark.clause("TS-B13")
+def test_families_are_told_before_there_is_a_number() -> None:
     text, content_type = Counting().metrics.render()
     assert b"# HELP HandlerTime Torchserve prometheus gauge metric with unit: ms\n" in text
     assert b"# TYPE ts_inference_requests_total counter\n" in text
     assert content_type.startswith("text/plain")
 
 
-def test_x8_the_page_is_readable_in_both_forms() -> None:
+def test_the_page_is_readable_in_both_forms() -> None:
     counting = Counting(detects=True)
     counting.counts.observe([served(), answered(200)])
     counting.counts.add_lines(ID, 9000, [LINE.format("Own", "ms", 1, "HISTOGRAM")])
@@ -138,14 +145,16 @@ def test_x8_the_page_is_readable_in_both_forms() -> None:
     assert {"Requests2XX", "QueueTime", "Own", "salver_events_dropped"} <= names
 
 
-def test_ts_a9_metrics_of_models_that_the_file_has() -> None:
+@pytest.mark.clause("TS-A9")
+def test_metrics_of_models_that_the_file_has() -> None:
     counting = Counting()
     lines = [LINE.format("PredictionTime", "ms", value, "GAUGE") for value in (1.5, 0.25)]
     counting.counts.add_lines(ID, 9000, lines)
     assert counting.page() == {("PredictionTime", "Model", "m", "vm"): 0.25}
 
 
-def test_ts_a9_others_count_only_when_they_are_detected() -> None:
+@pytest.mark.clause("TS-A9")
+def test_others_count_only_when_they_are_detected() -> None:
     lines = [LINE.format("Calls", "Count", 2, "COUNTER")] * 2 + [LINE.format("Took", "ms", 0.3, "HISTOGRAM")]
     counting = Counting()
     counting.counts.add_lines(ID, 9000, lines)
@@ -159,6 +168,7 @@ def test_ts_a9_others_count_only_when_they_are_detected() -> None:
     assert page["Took_count", "Model", "m", "vm"] == 1
 
 
+@pytest.mark.clause("TS-A9")
 @pytest.mark.parametrize(
     "line",
     [
@@ -174,13 +184,14 @@ def test_ts_a9_others_count_only_when_they_are_detected() -> None:
         "PredictionTime.ms:1|#a:b|#type:GAUGE|#hostname:h,1",
     ],
 )
-def test_ts_a9_what_cannot_be_shown_costs_nothing_else(line: str) -> None:
+def test_what_cannot_be_shown_costs_nothing_else(line: str) -> None:
     counting = Counting(detects=True)
     counting.counts.add_lines(ID, 9000, [line, LINE.format("Good", "ms", 1, "GAUGE")])
     assert counting.page() == {("Good", "Model", "m", "vm"): 1}
 
 
-def test_ts_a9_series_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TS-A9")
+def test_series_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchserve_metrics, "MOST_SERIES", 3)
     monkeypatch.setattr(torchserve_metrics, "MOST_DETECTED", 2)
     counting = Counting(detects=True)
@@ -190,7 +201,8 @@ def test_ts_a9_series_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(key[0] for key in counting.page()) == ["A", "A", "A", "B0"]
 
 
-def test_ts_b14_in_the_mode_log_changes_are_lines_and_the_page_has_none() -> None:
+@pytest.mark.clause("TS-B14")
+def test_in_the_mode_log_changes_are_lines_and_the_page_has_none() -> None:
     counting = Counting(mode="log")
     counting.counts.observe([served(asked="1.0"), answered(404)])
     counting.counts.add_lines(ID, 9000, [LINE.format("PredictionTime", "ms", 1.43, "GAUGE")])
@@ -208,7 +220,8 @@ def test_ts_b14_in_the_mode_log_changes_are_lines_and_the_page_has_none() -> Non
     ]
 
 
-def test_ts_b14_each_request_of_many_has_its_lines() -> None:
+@pytest.mark.clause("TS-B14")
+def test_each_request_of_many_has_its_lines() -> None:
     counting = Counting(mode="log")
     counting.counts.observe([served(), answered(200), served("model_failed"), answered(500), served()])
     names = [line.partition(".")[0] for line, _ in counting.lines]
@@ -221,7 +234,8 @@ def test_ts_b14_each_request_of_many_has_its_lines() -> None:
     }
 
 
-def test_ts_b14_a_version_that_a_caller_makes_up_breaks_no_line() -> None:
+@pytest.mark.clause("TS-B14")
+def test_a_version_that_a_caller_makes_up_breaks_no_line() -> None:
     counting = Counting(mode="log")
     counting.counts.observe([served("not_found", asked="1\n2026 - forged\x1b[31m")])
     assert [line for line, _ in counting.lines] == [
@@ -230,21 +244,24 @@ def test_ts_b14_a_version_that_a_caller_makes_up_breaks_no_line() -> None:
     ]
 
 
-def test_ts_b14_in_the_mode_legacy_three_stand_on_the_page() -> None:
+@pytest.mark.clause("TS-B14")
+def test_in_the_mode_legacy_three_stand_on_the_page() -> None:
     counting = Counting(mode="legacy")
     counting.counts.observe([served()])
     assert {key[0] for key in counting.page()} == torchserve_metrics.LEGACY
     assert [line.partition(".")[0] for line, _ in counting.lines] == ["QueueTime", "WorkerThreadTime"]
 
 
-def test_ts_b14_in_the_mode_prometheus_there_are_no_lines() -> None:
+@pytest.mark.clause("TS-B14")
+def test_in_the_mode_prometheus_there_are_no_lines() -> None:
     counting = Counting()
     counting.counts.observe([served(), answered(200)])
     counting.counts.add_lines(ID, 9000, [LINE.format("PredictionTime", "ms", 1, "GAUGE")])
     assert counting.lines == []
 
 
-def test_ts_c7_the_file_says_which_there_are_and_with_which_labels() -> None:
+@pytest.mark.clause("TS-C7")
+def test_the_file_says_which_there_are_and_with_which_labels() -> None:
     specs = (
         Spec("Requests2XX", "counter", "Count", ("Where", "Host")),
         Spec("QueueTime", "gauge", "ms", ("Hostname",)),

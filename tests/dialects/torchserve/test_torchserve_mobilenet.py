@@ -93,8 +93,9 @@ def like(got: dict[str, float], want: dict[str, float]) -> None:
     assert got == pytest.approx(want, abs=1e-5)
 
 
+@pytest.mark.clause("TS-K2", "TS-A5")
 @pytest.mark.parametrize("picture", BEST)
-def test_ts_k2_ts_a5_curl_sends_a_picture(server: Target, by_hand: dict[str, Any], picture: str) -> None:
+def test_curl_sends_a_picture(server: Target, by_hand: dict[str, Any], picture: str) -> None:
     url = f"http://127.0.0.1:{server.ports['inference']}/predictions/mobilenet"
     path = photograph(picture)
     for words in (("-T", str(path)), ("-F", f"data=@{path}")):
@@ -103,8 +104,9 @@ def test_ts_k2_ts_a5_curl_sends_a_picture(server: Target, by_hand: dict[str, Any
         assert next(iter(got)) == BEST[picture]
 
 
+@pytest.mark.clause("TS-G1")
 @pytest.mark.parametrize("picture", BEST)
-def test_ts_g1_grpc_sends_a_picture(server: Target, by_hand: dict[str, Any], picture: str) -> None:
+def test_grpc_sends_a_picture(server: Target, by_hand: dict[str, Any], picture: str) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{server.ports['grpc-inference']}") as channel:
         stub = stubs.Stub(channel, f"{stubs.INFERENCE}.InferenceAPIsService")
         content = photograph(picture).read_bytes()
@@ -113,7 +115,8 @@ def test_ts_g1_grpc_sends_a_picture(server: Target, by_hand: dict[str, Any], pic
     like(json.loads(answer.prediction), by_hand[picture])
 
 
-def test_ts_r6_kserve_sends_pictures(store: Path, by_hand: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R6")
+def test_kserve_sends_pictures(store: Path, by_hand: dict[str, Any], tmp_path: Path) -> None:
     lines = (*PROPERTIES, "service_envelope=kserve")
     config = {"properties": lines, "args": ["--ncs"], "await": ["mobilenet"]}
     rows = [{"data": base64.b64encode(photograph(name).read_bytes()).decode()} for name in BEST]

@@ -33,8 +33,9 @@ def _own_process() -> Iterator[None]:
         yield
 
 
+@pytest.mark.clause("TS-A1")
 @pytest.mark.parametrize("form", ["default", "zip-store", "tgz", "no-archive"])
-def test_ts_a1_archives_of_the_archiver_are_recognised(form: str, tmp_path: Path) -> None:
+def test_archives_of_the_archiver_are_recognised(form: str, tmp_path: Path) -> None:
     (tmp_path / "noop.py").write_text("def handle(data, context):\n    return data\n")
     options = ["--model-name", "noop", "--version", "1.0", "--handler", "noop.py"]
     (tmp_path / "out").mkdir()
@@ -61,7 +62,8 @@ def _tar(path: Path, *names: str) -> None:
             archive.addfile(member, io.BytesIO(b"{}"))
 
 
-def test_ts_a1_others_are_not(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_others_are_not(tmp_path: Path) -> None:
     path = tmp_path / "file"
     assert BACKEND.recognise(path) is None
     assert BACKEND.recognise(tmp_path) is None
@@ -87,7 +89,8 @@ def test_ts_a1_others_are_not(tmp_path: Path) -> None:
         assert BACKEND.recognise(path) is None
 
 
-def test_ts_a1_a_folder_is_opened_and_asked(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_a_folder_is_opened_and_asked(tmp_path: Path) -> None:
     model = opened(write(tmp_path, NOOP))
     assert isinstance(model, FormModel) and model.signature == SIGNATURE
     assert reply(model, b"x").body == b"m"
@@ -123,14 +126,16 @@ FORMS = {
 }
 
 
+@pytest.mark.clause("TS-A2")
 @pytest.mark.parametrize("case", FORMS)
-def test_ts_a2_forms_of_handlers(case: str, tmp_path: Path) -> None:
+def test_forms_of_handlers(case: str, tmp_path: Path) -> None:
     source, handler, expected = FORMS[case]
     model = opened(write(tmp_path, source, handler=handler))
     assert reply(model, b"x").body.decode() == expected
 
 
-def test_ts_a2_a_function_is_called_once_before_with_nothing(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A2")
+def test_a_function_is_called_once_before_with_nothing(tmp_path: Path) -> None:
     source = """
         CALLS = []
         def handle(data, context):
@@ -142,7 +147,8 @@ def test_ts_a2_a_function_is_called_once_before_with_nothing(tmp_path: Path) -> 
     assert first is None and second == [{}]
 
 
-def test_ts_a2_the_registration_s_handler_wins(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A2")
+def test_the_registration_s_handler_wins(tmp_path: Path) -> None:
     folder = write(tmp_path, NOOP + "\ndef run(data, context):\n    return ['run']\n")
     folder.joinpath("m.py").write_text("def run(data, context):\n    return ['run']\n")
     assert reply(opened(folder, handler="m.py:run"), b"").body == b"run"
@@ -166,29 +172,33 @@ BROKEN = {
 }
 
 
+@pytest.mark.clause("TS-A2")
 @pytest.mark.parametrize("case", BROKEN)
-def test_ts_a2_what_cannot_be_opened_says_why(case: str, tmp_path: Path) -> None:
+def test_what_cannot_be_opened_says_why(case: str, tmp_path: Path) -> None:
     source, why = BROKEN[case]
     with pytest.raises(LoadFailed, match=why):
         opened(write(tmp_path, source))
 
 
-def test_ts_a2_an_unknown_handler(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A2")
+def test_an_unknown_handler(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed, match="Unable to load module absent_handler"):
         opened(write(tmp_path, NOOP, handler="absent_handler"))
     with pytest.raises(LoadFailed, match="names no handler"):
         opened(write(tmp_path, NOOP, handler=""))
 
 
+@pytest.mark.clause("TS-A1")
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}', "[" * 100_000, "\xff"])
-def test_ts_a1_a_broken_manifest_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_broken_manifest_is_refused(text: str, tmp_path: Path) -> None:
     folder = write(tmp_path, NOOP)
     (folder / "MAR-INF" / "MANIFEST.json").write_text(text, encoding="latin-1")
     with pytest.raises(LoadFailed, match=r"MANIFEST\.json"):
         opened(folder)
 
 
-def test_ts_a1_without_a_manifest_the_registration_names_the_handler(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A1")
+def test_without_a_manifest_the_registration_names_the_handler(tmp_path: Path) -> None:
     folder = write(tmp_path, NOOP)
     shutil.rmtree(folder / "MAR-INF")
     with pytest.raises(LoadFailed, match="names no handler"):
@@ -196,8 +206,9 @@ def test_ts_a1_without_a_manifest_the_registration_names_the_handler(tmp_path: P
     assert reply(opened(folder, handler="m.py"), b"").body == b"m"
 
 
+@pytest.mark.clause("TS-A7")
 @pytest.mark.parametrize("runtime", ["LSP", "java"])
-def test_ts_a7_other_runtimes_are_refused_by_name(runtime: str, tmp_path: Path) -> None:
+def test_other_runtimes_are_refused_by_name(runtime: str, tmp_path: Path) -> None:
     folder = write(tmp_path, NOOP)
     with pytest.raises(LoadFailed, match=f"runtime '{runtime}'"):
         opened(folder, runtime=runtime)
@@ -208,11 +219,12 @@ def test_ts_a7_other_runtimes_are_refused_by_name(runtime: str, tmp_path: Path) 
     assert reply(opened(folder, runtime="python3"), b"").body == b"m"
 
 
+@pytest.mark.clause("TS-Y4")
 @pytest.mark.parametrize(
     ("text", "why"),
     [("a: [", "is not valid YAML"), ("- 1\n", "is no mapping"), ("a: \xff", "cannot be read")],
 )
-def test_ts_y4_a_broken_configuration_is_refused(text: str, why: str, tmp_path: Path) -> None:
+def test_a_broken_configuration_is_refused(text: str, why: str, tmp_path: Path) -> None:
     folder = write(tmp_path, NOOP, config="")
     (folder / "model-config.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(LoadFailed, match=why):

@@ -99,7 +99,8 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     found.run("--stop")
 
 
-def test_ts_k1_ts_b11_it_goes_to_the_background_and_is_stopped(deployment: Deployment) -> None:
+@pytest.mark.clause("TS-K1", "TS-B11")
+def test_it_goes_to_the_background_and_is_stopped(deployment: Deployment) -> None:
     deployment.configure("load_models=shout.mar\ndefault_workers_per_model=1")
     assert deployment.run("--start", "--ncs")[0] == 0  # what it logs may stand there already
     deployment.until("inference", "/ping", 400)  # tokens are on
@@ -118,7 +119,8 @@ def test_ts_k1_ts_b11_it_goes_to_the_background_and_is_stopped(deployment: Deplo
     assert not (deployment.folder / "logs" / "config").exists()
 
 
-def test_ts_b12_ts_b13_ts_b14_ts_a9_ts_m11_metrics_and_logs(deployment: Deployment) -> None:
+@pytest.mark.clause("TS-B12", "TS-B13", "TS-B14", "TS-A9", "TS-M11")
+def test_metrics_and_logs(deployment: Deployment) -> None:
     deployment.configure(
         "load_models=shout.mar\ndefault_workers_per_model=1\nmetrics_mode=prometheus\n"
         "model_metrics_auto_detect=true\ndisable_token_authorization=true\nenable_envvars_config=true"
@@ -173,8 +175,9 @@ model_metrics:
 """
 
 
+@pytest.mark.clause("TS-C7", "TS-A9")
 @pytest.mark.parametrize("by", ["file", "environment"])
-def test_ts_c7_ts_a9_handlers_find_what_metrics_config_declares(deployment: Deployment, by: str) -> None:
+def test_handlers_find_what_metrics_config_declares(deployment: Deployment, by: str) -> None:
     deployment.archive("metered", METERED)
     (deployment.folder / "my.yaml").write_text(DECLARED)
     said = {"file": "metrics_config=my.yaml", "environment": "enable_envvars_config=true"}[by]
@@ -192,7 +195,8 @@ def test_ts_c7_ts_a9_handlers_find_what_metrics_config_declares(deployment: Depl
     assert deployment.run("--stop")[0] == 0
 
 
-def test_ts_k1_launchers_find_the_line_that_they_wait_for(deployment: Deployment) -> None:
+@pytest.mark.clause("TS-K1")
+def test_launchers_find_the_line_that_they_wait_for(deployment: Deployment) -> None:
     deployment.configure("load_models=shout.mar\ndefault_workers_per_model=1")
     command = [*PROGRAM, "--start", "--ncs", "--disable-token-auth"]
     with subprocess.Popen(
@@ -210,7 +214,8 @@ def test_ts_k1_launchers_find_the_line_that_they_wait_for(deployment: Deployment
         assert deployment.run("--stop")[0] == 0
 
 
-def test_ts_b10_a_snapshot_whose_archive_is_gone_starts_no_server(deployment: Deployment) -> None:
+@pytest.mark.clause("TS-B10")
+def test_a_snapshot_whose_archive_is_gone_starts_no_server(deployment: Deployment) -> None:
     deployment.configure("load_models=shout.mar,other.mar\ndefault_workers_per_model=1")
     words = ("--start", "--disable-token-auth")
     assert deployment.run(*words, "--ts-config", "config.properties")[0] == 0
@@ -223,7 +228,8 @@ def test_ts_b10_a_snapshot_whose_archive_is_gone_starts_no_server(deployment: De
     assert "Model archive file for model other, version 1.0 not found in model store" in said
 
 
-def test_ts_b10_what_is_served_is_found_again(deployment: Deployment) -> None:
+@pytest.mark.clause("TS-B10")
+def test_what_is_served_is_found_again(deployment: Deployment) -> None:
     deployment.configure("load_models=shout.mar\ndefault_workers_per_model=1\nenable_model_api=true")
     words = ("--start", "--disable-token-auth")
     assert deployment.run(*words, "--ts-config", "config.properties")[0] == 0
@@ -244,7 +250,8 @@ def test_ts_b10_what_is_served_is_found_again(deployment: Deployment) -> None:
     assert shout["minWorkers"] == 2
 
 
-def test_ts_b14_in_the_mode_log_metrics_are_lines(deployment: Deployment) -> None:
+@pytest.mark.clause("TS-B14")
+def test_in_the_mode_log_metrics_are_lines(deployment: Deployment) -> None:
     deployment.configure("load_models=shout.mar\ndefault_workers_per_model=1\nmetric_time_interval=1")
     assert deployment.run("--start", "--ncs", "--dt")[0] == 0
     assert deployment.until("inference", "/predictions/shout", verb="POST", body="hello") == "HELLO"
@@ -262,7 +269,8 @@ def test_ts_b14_in_the_mode_log_metrics_are_lines(deployment: Deployment) -> Non
     assert "Asked" not in models  # it is not in the file
 
 
-def test_ts_c5_ts_c1_ts_p1_ports_may_be_encrypted_or_unix_sockets(deployment: Deployment) -> None:
+@pytest.mark.clause("TS-C5", "TS-C1", "TS-P1")
+def test_ports_may_be_encrypted_or_unix_sockets(deployment: Deployment) -> None:
     openssl = program("openssl")
     words = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=localhost -days 1"
     subprocess.run(

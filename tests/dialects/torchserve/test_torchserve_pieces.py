@@ -68,7 +68,8 @@ def _own_process() -> Iterator[None]:
         yield
 
 
-def test_ts_r15_pieces_go_to_their_requests_recorded(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R15")
+def test_pieces_go_to_their_requests_recorded(tmp_path: Path) -> None:
     model = opened(write(tmp_path, STREAM))
     pieces: list[tuple[int, HandlerReply]] = []
     answers = model.reply(
@@ -83,14 +84,16 @@ def test_ts_r15_pieces_go_to_their_requests_recorded(tmp_path: Path) -> None:
     assert not any(answer.again for answer in answers)
 
 
-def test_ts_r15_without_pieces_nothing_is_said_of_them(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R15")
+def test_without_pieces_nothing_is_said_of_them(tmp_path: Path) -> None:
     model = opened(write(tmp_path, STREAM))
     pieces: list[Any] = []
     (answer,) = model.reply([request(form("0", "text/plain"))], lambda *piece: pieces.append(piece))
     assert said(answer) == HandlerReply(b"last\n") and pieces == []
 
 
-def test_ts_r15_pieces_of_one_request_of_a_batch(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R15")
+def test_pieces_of_one_request_of_a_batch(tmp_path: Path) -> None:
     """As handlers do whose requests go on one by one."""
     source = """
         from ts.protocol.otf_message_handler import create_predict_response
@@ -115,7 +118,8 @@ def test_ts_r15_pieces_of_one_request_of_a_batch(tmp_path: Path) -> None:
     assert said(answers[0]) == HandlerReply(b"his") and said(answers[1]).headers == LAST
 
 
-def test_ts_r15_after_the_run_nobody_listens(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R15")
+def test_after_the_run_nobody_listens(tmp_path: Path) -> None:
     source = """
         KEPT = []
 
@@ -133,7 +137,8 @@ def test_ts_r15_after_the_run_nobody_listens(tmp_path: Path) -> None:
         assert said(answer).body == b"fine"
 
 
-def test_ts_r19_an_error_after_pieces_is_the_last_one(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-R19")
+def test_an_error_after_pieces_is_the_last_one(tmp_path: Path) -> None:
     source = STREAM.replace('return ["last\\n"] * len(data)', "raise ValueError('midway')")
     assert "midway" in source
     model = opened(write(tmp_path, source))
@@ -150,7 +155,8 @@ def step(model: Any, *requests: InferRequest) -> list[tuple[str, bool]]:
     return [(said(each).body.decode(), each.again) for each in model.reply(requests, None)]
 
 
-def test_ts_b5_steps_recorded(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B5")
+def test_steps_recorded(tmp_path: Path) -> None:
     model = opened(write(tmp_path, COUNTDOWN), workers=STEPS)
     assert isinstance(model, FormModel)
     assert step(model, request(form("4"), "a")) == [("34 ", True)]
@@ -160,7 +166,8 @@ def test_ts_b5_steps_recorded(tmp_path: Path) -> None:
     assert step(model, request(form("1"), "a")) == [("01 ", False)], "an id may come again"
 
 
-def test_ts_b5_headers_say_whether_more_follows(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B5")
+def test_headers_say_whether_more_follows(tmp_path: Path) -> None:
     model = opened(write(tmp_path, COUNTDOWN), workers=STEPS)
     (first,) = model.reply([request(form("2"), "a")], None)
     (last,) = model.reply([goes_on("a")], None)
@@ -169,7 +176,8 @@ def test_ts_b5_headers_say_whether_more_follows(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_ts_b5_who_has_gone_is_forgotten(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B5")
+def test_who_has_gone_is_forgotten(tmp_path: Path) -> None:
     model = opened(write(tmp_path, COUNTDOWN), workers=STEPS)
     step(model, request(form("4"), "a"), request(form("3"), "b"))
     assert step(model, goes_on("b")) == [("13 ", True)]
@@ -178,7 +186,8 @@ def test_ts_b5_who_has_gone_is_forgotten(tmp_path: Path) -> None:
     assert said(found).body == b"03 "
 
 
-def test_ts_b5_an_id_that_comes_again_is_asked_anew(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B5")
+def test_an_id_that_comes_again_is_asked_anew(tmp_path: Path) -> None:
     source = COUNTDOWN.replace("key not in context.cache", "True")
     model = opened(write(tmp_path, source), workers=STEPS)
     assert step(model, request(form("4"), "a")) == [("34 ", True)]
@@ -193,7 +202,8 @@ def test_tensors_are_no_form(tmp_path: Path) -> None:
     assert said(answer).is_error and said(answer).status == 400 and b"no tensors" in said(answer).body
 
 
-def test_ts_b5_bytes_of_a_request_outlive_the_memory_they_came_in(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B5")
+def test_bytes_of_a_request_outlive_the_memory_they_came_in(tmp_path: Path) -> None:
     model = opened(write(tmp_path, COUNTDOWN), workers=STEPS)
     memory = bytearray(b"3")
     first = request(form(b""), "a")
@@ -206,7 +216,8 @@ def test_ts_b5_bytes_of_a_request_outlive_the_memory_they_came_in(tmp_path: Path
     assert step(model, goes_on("a")) == [("13 ", True)]
 
 
-def test_ts_b5_a_step_that_fails_is_the_last_of_all_of_them(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B5")
+def test_a_step_that_fails_is_the_last_of_all_of_them(tmp_path: Path) -> None:
     model = opened(write(tmp_path, COUNTDOWN), workers=STEPS)
     step(model, request(form("4"), "a"))
     assert step(model, goes_on("a"), request(form("x"), "b")) == [("Prediction failed", False)] * 2
@@ -214,7 +225,8 @@ def test_ts_b5_a_step_that_fails_is_the_last_of_all_of_them(tmp_path: Path) -> N
     assert said(answer).is_error
 
 
-def test_ts_b5_elsewhere_criteria_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B5")
+def test_elsewhere_criteria_change_nothing(tmp_path: Path) -> None:
     model = opened(write(tmp_path, COUNTDOWN))
     assert step(model, request(form("4"), "a")) == [("34 ", False)]
 
@@ -283,7 +295,8 @@ def ask(model: Any, body: str, id: str) -> Ear:
     return ear
 
 
-def test_ts_y1_an_asynchronous_handler_answers_when_it_likes(model: Any) -> None:
+@pytest.mark.clause("TS-Y1")
+def test_an_asynchronous_handler_answers_when_it_likes(model: Any) -> None:
     assert isinstance(model, StreamModel) and not isinstance(model, FormModel)
     waiting = ask(model, "wait", "a")
     assert ask(model, "other", "b").bodies() == ["other b"]
@@ -295,14 +308,16 @@ def test_ts_y1_an_asynchronous_handler_answers_when_it_likes(model: Any) -> None
     assert any(line.startswith("PredictionTime") and line.endswith(",a") for line in only[0].metrics)
 
 
-def test_ts_r15_an_asynchronous_handler_answers_in_pieces(model: Any) -> None:
+@pytest.mark.clause("TS-R15")
+def test_an_asynchronous_handler_answers_in_pieces(model: Any) -> None:
     ear = ask(model, "stream", "a")
     assert ear.bodies() == ["0 ", "1 ", "2 ", "stream a"]
     assert [reply.headers["ts_stream_next"] for reply, _ in ear.heard] == ["true"] * 3 + ["false"]
 
 
+@pytest.mark.clause("TS-R19")
 @pytest.mark.parametrize(("body", "status"), [("fail", 418), ("cancel", 503)])
-def test_ts_r19_an_asynchronous_handler_fails(model: Any, body: str, status: int) -> None:
+def test_an_asynchronous_handler_fails(model: Any, body: str, status: int) -> None:
     ear = ask(model, body, "a")
     ear.bodies()
     assert ear.heard[0][0].is_error and ear.heard[0][0].status == status
@@ -314,7 +329,8 @@ def test_an_asynchronous_handler_is_asked_by_forms_alone(model: Any) -> None:
         model.run({})
 
 
-def test_ts_y1_whoever_listens_slowly_holds_nobody_up(model: Any) -> None:
+@pytest.mark.clause("TS-Y1")
+def test_whoever_listens_slowly_holds_nobody_up(model: Any) -> None:
     slow = Ear()
     go_on = threading.Event()
 

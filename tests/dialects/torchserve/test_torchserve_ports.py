@@ -69,7 +69,8 @@ def files(authority: trustme.CA, folder: Path) -> dict[str, str]:
     return {"tls_cert": str(folder / "cert.pem"), "tls_key": str(folder / "key.pem")}
 
 
-async def test_ts_p1_ts_c5_a_port_over_tls_and_one_that_wants_certificates(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-P1", "TS-C5")
+async def test_a_port_over_tls_and_one_that_wants_certificates(tmp_path: Path) -> None:
     authority = trustme.CA()
     pem = files(authority, tmp_path)
     trusting = ssl.create_default_context()
@@ -110,20 +111,23 @@ async def test_ts_p1_ts_c5_a_port_over_tls_and_one_that_wants_certificates(tmp_p
         )
 
 
-async def test_ts_c1_a_port_that_is_taken_is_told_by_its_key() -> None:
+@pytest.mark.clause("TS-C1")
+async def test_a_port_that_is_taken_is_told_by_its_key() -> None:
     async with serving() as port:
         with pytest.raises(Conflict, match="management_address") as caught:
             listen([app], [FrontConfig(port=port, serves="torchserve-management")], exact_ports(1000))
         assert caught.value.field == "management_address"
 
 
-async def test_ts_p1_a_port_at_a_unix_socket(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-P1")
+async def test_a_port_at_a_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "own")
     async with serving(path=path):
         assert (await ask(*await asyncio.open_unix_connection(path))).endswith(b"http False")
 
 
-async def test_ts_p1_http_2_is_answered_however_long_the_path_of_temporary_files_is(
+@pytest.mark.clause("TS-P1")
+async def test_http_2_is_answered_however_long_the_path_of_temporary_files_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / ("x" * 100)

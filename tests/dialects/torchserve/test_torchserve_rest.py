@@ -105,7 +105,8 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-async def test_ts_r3_ts_r15_ts_m1_to_ts_m6_a_model_from_registration_to_its_end(store: Path) -> None:
+@pytest.mark.clause("TS-R3", "TS-R15", "TS-M1")
+async def test_to_ts_m6_a_model_from_registration_to_its_end(store: Path) -> None:
     async with serving(store, TorchServeRules(), is_open=True) as ports:
 
         async def said(kind: str, verb: str, path: str, body: str = "", **headers: str) -> Any:
@@ -152,7 +153,7 @@ async def test_ts_r3_ts_r15_ts_m1_to_ts_m6_a_model_from_registration_to_its_end(
         assert (await said("inference", "POST", "/predictions/echo", "x"))[0] == 404
 
 
-async def test_x_1_x_7_x_9_the_common_port_serves_handlers_by_every_protocol(store: Path) -> None:
+async def test_the_common_port_serves_handlers_by_every_protocol(store: Path) -> None:
     async with serving(store, TorchServeRules(), "echo_1.0.mar") as ports:
 
         async def said(verb: str, path: str, body: str = "", **headers: str) -> Any:
@@ -199,9 +200,8 @@ async def test_x_1_x_7_x_9_the_common_port_serves_handlers_by_every_protocol(sto
         assert json.loads((await said("GET", "/v1/models/echo"))[3])["ready"] is True
 
 
-async def test_ts_b11_ts_p2_keys_are_asked_for_where_the_operator_wants_them(
-    store: Path, tmp_path: Path
-) -> None:
+@pytest.mark.clause("TS-B11", "TS-P2")
+async def test_keys_are_asked_for_where_the_operator_wants_them(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "key_file.json"
     async with serving(store, TorchServeRules(tokens=TokenRules(str(path))), "echo_1.0.mar") as ports:
         keys = {name: f"Bearer {entry['key']}" for name, entry in json.loads(path.read_text()).items()}
@@ -218,7 +218,8 @@ async def test_ts_b11_ts_p2_keys_are_asked_for_where_the_operator_wants_them(
         assert await status("torchserve-metrics", "/metrics") == 200
 
 
-async def test_ts_p2_ports_for_rest_answer_http2_and_no_grpc(store: Path) -> None:
+@pytest.mark.clause("TS-P2")
+async def test_ports_for_rest_answer_http2_and_no_grpc(store: Path) -> None:
     async with serving(store, TorchServeRules()) as ports:
         for kind, method in itertools.product(
             ("torchserve-inference", "torchserve-management", "torchserve-metrics"),

@@ -1,4 +1,4 @@
-"""config.properties, the command line and the environment of TorchServe (TS-C1 to TS-C12, X-29)."""
+"""config.properties, the command line and the environment of TorchServe (TS-C1 to TS-C12)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,8 @@ def settings(
     return Settings(Source(values or {}, FILE), flags, environment)
 
 
-def test_ts_c1_addresses_and_their_defaults() -> None:
+@pytest.mark.clause("TS-C1")
+def test_addresses_and_their_defaults() -> None:
     found = settings()
     assert found.address("inference_address") == Address("127.0.0.1", 8080)
     assert found.address("management_address") == Address("127.0.0.1", 8081)
@@ -29,6 +30,7 @@ def test_ts_c1_addresses_and_their_defaults() -> None:
     assert found.text("grpc_inference_address") == "127.0.0.1"
 
 
+@pytest.mark.clause("TS-C1", "TS-P1")
 @pytest.mark.parametrize(
     "key, value, address",
     [
@@ -40,18 +42,20 @@ def test_ts_c1_addresses_and_their_defaults() -> None:
         ("metrics_address", "unix:/tmp/m.sock", Address("", 0, path="/tmp/m.sock")),
     ],
 )
-def test_ts_c1_ts_p1_forms_of_addresses(key: str, value: str, address: Address) -> None:
+def test_forms_of_addresses(key: str, value: str, address: Address) -> None:
     assert settings({key: value}).address(key) == address
 
 
+@pytest.mark.clause("TS-C1")
 @pytest.mark.parametrize(
     "value", ["127.0.0.1:80", "http://:80", "http://a:99999", "http://a:0", "ftp://a", "unix:x"]
 )
-def test_ts_c1_wrong_addresses_are_refused(value: str) -> None:
+def test_wrong_addresses_are_refused(value: str) -> None:
     with pytest.raises(InvalidInput, match=r"config.properties: inference_address="):
         settings({"inference_address": value})
 
 
+@pytest.mark.clause("TS-C2")
 @pytest.mark.parametrize(
     "key, value, why",
     [
@@ -70,7 +74,7 @@ def test_ts_c1_wrong_addresses_are_refused(value: str) -> None:
         ("service_envelope", "xml", "none of body"),
     ],
 )
-def test_ts_c2_to_ts_c11_wrong_values_name_file_and_key(key: str, value: str, why: str) -> None:
+def test_to_ts_c11_wrong_values_name_file_and_key(key: str, value: str, why: str) -> None:
     with pytest.raises(InvalidInput, match=rf"^config.properties: {key}=.*{why}"):
         settings({key: value})
 
@@ -82,7 +86,8 @@ def test_every_default_is_possible(key: str) -> None:
         settings({key: default})
 
 
-def test_ts_c8_ts_c9_keys_without_effect_have_one_line_each() -> None:
+@pytest.mark.clause("TS-C8", "TS-C9")
+def test_keys_without_effect_have_one_line_each() -> None:
     values = {name: key.default or "1" for name, key in IGNORED.items()}
     assert settings(values).notices == [
         f"{FILE}: {name} is accepted and has no effect here: {key.about}" for name, key in IGNORED.items()
@@ -93,7 +98,7 @@ def test_ts_c8_ts_c9_keys_without_effect_have_one_line_each() -> None:
     )
 
 
-def test_x29_an_unknown_key_is_an_error_that_names_the_nearest() -> None:
+def test_an_unknown_key_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(InvalidInput, match=f"{FILE}: unknown key job_queue_sise") as caught:
         settings({"job_queue_sise": "1"})
     assert caught.value.fix == "Did you mean job_queue_size?"
@@ -107,7 +112,8 @@ def test_the_page_has_every_key() -> None:
     assert [name for name in KEYS if f"`{name}`" not in page] == []
 
 
-def test_ts_c12_the_environment_goes_before_the_command_line_and_that_before_the_file() -> None:
+@pytest.mark.clause("TS-C12")
+def test_the_environment_goes_before_the_command_line_and_that_before_the_file() -> None:
     values = {"model_store": "a", "job_queue_size": "1"}
     flags = {"model_store": "b"}
     environment = {"TS_MODEL_STORE": "c", "TS_JOB_QUEUE_SIZE": "3"}
@@ -118,18 +124,21 @@ def test_ts_c12_the_environment_goes_before_the_command_line_and_that_before_the
     assert found.origin("model_store") == "the environment (TS_MODEL_STORE)"
 
 
-def test_ts_c12_some_keys_have_no_variable() -> None:
+@pytest.mark.clause("TS-C12")
+def test_some_keys_have_no_variable() -> None:
     on = {"enable_envvars_config": "true"}
     variables = {"TS_METRIC_TIME_INTERVAL": "5", "TS_MODELS": "{", "TS_IO_RATIO": "x"}
     assert settings(on, None, variables).number("metric_time_interval") == 60
 
 
-def test_ts_c12_a_wrong_value_of_the_environment_names_the_variable() -> None:
+@pytest.mark.clause("TS-C12")
+def test_a_wrong_value_of_the_environment_names_the_variable() -> None:
     with pytest.raises(InvalidInput, match=r"the environment \(TS_JOB_QUEUE_SIZE\): job_queue_size='x'"):
         settings({"enable_envvars_config": "true"}, None, {"TS_JOB_QUEUE_SIZE": "x"})
 
 
-def test_ts_c2_allowed_urls_of_the_environment_need_leave() -> None:
+@pytest.mark.clause("TS-C2")
+def test_allowed_urls_of_the_environment_need_leave() -> None:
     on = {"enable_envvars_config": "true", "allowed_urls": "file://.*"}
     environment = {"TS_ALLOWED_URLS": "https://x/.*"}
     assert settings(on, None, environment).text("allowed_urls") == "file://.*"
@@ -139,7 +148,8 @@ def test_ts_c2_allowed_urls_of_the_environment_need_leave() -> None:
     )
 
 
-def test_ts_c5_the_life_of_tokens_has_two_variables() -> None:
+@pytest.mark.clause("TS-C5")
+def test_the_life_of_tokens_has_two_variables() -> None:
     on = {"enable_envvars_config": "true"}
     assert settings(on, None, {"TS_TOKEN_EXPIRATION_MIN": "5"}).float("token_expiration_min") == 5
     both = {"TS_TOKEN_EXPIRATION_MIN": "5", "TS_TOKEN_EXPIRATION_TIME_MIN": "7"}
@@ -147,14 +157,16 @@ def test_ts_c5_the_life_of_tokens_has_two_variables() -> None:
     assert settings({"token_expiration_min": "0.5"}).float("token_expiration_min") == 0.5
 
 
+@pytest.mark.clause("TS-C11")
 @pytest.mark.parametrize("value, is_on", [("oip", True), ("true", True), ("no", False)])
-def test_ts_c11_open_inference_by_the_environment_alone(value: str, is_on: bool) -> None:
+def test_open_inference_by_the_environment_alone(value: str, is_on: bool) -> None:
     assert (
         settings({}, None, {"TS_OPEN_INFERENCE_PROTOCOL": value}).is_on("ts_open_inference_protocol") is is_on
     )
 
 
-def test_ts_c12_placeholders_are_variables() -> None:
+@pytest.mark.clause("TS-C12")
+def test_placeholders_are_variables() -> None:
     environment = {"HERE": "/models", "PORT": "1"}
     found = settings({"model_store": "$$HERE$$/a$$PORT$$", "load_models": "$x$"}, None, environment)
     assert (found.text("model_store"), found.text("load_models")) == ("/models/a1", "$x$")
@@ -162,7 +174,8 @@ def test_ts_c12_placeholders_are_variables() -> None:
         settings({"model_store": "$$HERE$$"})
 
 
-def test_ts_c12_where_a_configuration_comes_from(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-C12")
+def test_where_a_configuration_comes_from(tmp_path: Path) -> None:
     usual, named, other, last = (tmp_path / name for name in (FILE, "named", "other", "last.cfg"))
     assert find("", {}, None, tmp_path) == Source({})
     for path in (usual, named, other, last):
@@ -177,7 +190,8 @@ def test_ts_c12_where_a_configuration_comes_from(tmp_path: Path) -> None:
         read(str(tmp_path))
 
 
-def test_ts_b10_a_snapshot_says_nothing_of_what_wrote_it() -> None:
+@pytest.mark.clause("TS-B10")
+def test_a_snapshot_says_nothing_of_what_wrote_it() -> None:
     values = {"version": "0.12.0", "tsConfigFile": "x", "python": "p", "vmargs": "-X"}
     assert Settings(Source(values, "s.cfg", True)).notices == [
         "s.cfg: vmargs is accepted and has no effect here: Salver does not use Java"
@@ -190,7 +204,8 @@ def test_booleans_and_numbers_may_have_blanks_behind_them() -> None:
     assert found.number("job_queue_size") == 7
 
 
-def test_ts_g8_connections_have_no_age() -> None:
+@pytest.mark.clause("TS-G8")
+def test_connections_have_no_age() -> None:
     keys = [
         f"grpc_{port}_max_connection_age{more}_ms"
         for port in ("inference", "management")

@@ -22,7 +22,8 @@ def config(folder: Path, machine_s: float = 0.001) -> TorchServeViewConfig:
     return TorchServeViewConfig(metrics, TorchServeLogConfig(str(folder), str(folder)))
 
 
-async def test_ts_b12_ts_b13_lines_of_calls_models_and_the_machine(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B12", "TS-B13")
+async def test_lines_of_calls_models_and_the_machine(tmp_path: Path) -> None:
     looks: list[int] = []
 
     def read() -> Mapping[str, float]:
@@ -45,7 +46,8 @@ async def test_ts_b12_ts_b13_lines_of_calls_models_and_the_machine(tmp_path: Pat
     assert "PredictionTime.ms:1.0|" in (tmp_path / "model_metrics.log").read_text()
 
 
-async def test_ts_c7_without_psutil_there_are_no_metrics_of_the_machine(
+@pytest.mark.clause("TS-C7")
+async def test_without_psutil_there_are_no_metrics_of_the_machine(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def read() -> Mapping[str, float]:
@@ -57,14 +59,15 @@ async def test_ts_c7_without_psutil_there_are_no_metrics_of_the_machine(
     view.close()
 
 
-async def test_ts_c7_system_metrics_may_be_off(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-C7")
+async def test_system_metrics_may_be_off(tmp_path: Path) -> None:
     view = TorchServeView(config(tmp_path, 0), lambda: pytest.fail("it looks"))
     view.start()
     await asyncio.sleep(0.01)
     view.close()
 
 
-def test_x8_each_part_may_be_off() -> None:
+def test_each_part_may_be_off() -> None:
     view = TorchServeView(TorchServeViewConfig(None, None))
     assert view.observers == []
     view.add_lines(ModelId("m", "1"), 9000, ["x"])

@@ -149,7 +149,8 @@ SOURCE = """
 """
 
 
-def test_ts_b7_weights_of_unpacked_archives_are_shared_and_others_are_not(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B7")
+def test_weights_of_unpacked_archives_are_shared_and_others_are_not(tmp_path: Path) -> None:
     folder = write(tmp_path / "unpacked", SOURCE, serializedFile="weights.pt")
     scripted(folder / "weights.pt")
     body = str(X.tolist()[0]).encode()

@@ -159,7 +159,8 @@ async def serving(stores: Path, *, is_open: bool = True, **rules: int) -> AsyncI
         yield manage, infer
 
 
-async def test_ts_m9_ts_r10_ts_a12_branches_from_registration_to_the_end(stores: Path) -> None:
+@pytest.mark.clause("TS-M9", "TS-R10", "TS-A12")
+async def test_branches_from_registration_to_the_end(stores: Path) -> None:
     async with serving(stores) as (manage, infer):
         status, headers, text = await manage("POST", "/workflows?url=parallel.war&workflow_name=pair")
         assert (status, json.loads(text)) == (
@@ -192,7 +193,8 @@ async def test_ts_m9_ts_r10_ts_a12_branches_from_registration_to_the_end(stores:
         assert (await manage("GET", "/models/pair__join"))[0] == 404
 
 
-async def test_ts_a12_a_sequence_through_a_model(stores: Path) -> None:
+@pytest.mark.clause("TS-A12")
+async def test_a_sequence_through_a_model(stores: Path) -> None:
     async with serving(stores) as (manage, infer):
         body = json.dumps({"url": "sequence.war", "response_timeout": 60, "startup_timeout": 60})
         assert (await manage("POST", "/workflows", body, "application/json"))[0] == 200
@@ -213,7 +215,8 @@ async def test_ts_a12_a_sequence_through_a_model(stores: Path) -> None:
         assert (status, json.loads(text)["message"]) == (409, "Workflow sequence is already registered.")
 
 
-async def test_ts_r10_an_answer_that_is_too_long_is_an_error(stores: Path) -> None:
+@pytest.mark.clause("TS-R10")
+async def test_an_answer_that_is_too_long_is_an_error(stores: Path) -> None:
     async with serving(stores, max_response=4) as (manage, infer):
         assert (await manage("POST", "/workflows?url=again.war"))[0] == 200
         status, _, text = await infer("POST", "/wfpredict/again", "x")
@@ -223,7 +226,8 @@ async def test_ts_r10_an_answer_that_is_too_long_is_an_error(stores: Path) -> No
         )
 
 
-async def test_ts_a12_nodes_that_fail(stores: Path) -> None:
+@pytest.mark.clause("TS-A12")
+async def test_nodes_that_fail(stores: Path) -> None:
     async with serving(stores) as (manage, infer):
         for name in ("failing", "again"):
             assert (await manage("POST", f"/workflows?url={name}.war"))[0] == 200
@@ -238,6 +242,7 @@ async def test_ts_a12_nodes_that_fail(stores: Path) -> None:
         assert (status, text) == (200, "tried again")
 
 
+@pytest.mark.clause("TS-M9")
 @pytest.mark.parametrize(
     ("asked", "status", "kind", "message"),
     [
@@ -266,13 +271,14 @@ async def test_ts_a12_nodes_that_fail(stores: Path) -> None:
         ),
     ],
 )
-async def test_ts_m9_what_is_refused(stores: Path, asked: str, status: int, kind: str, message: str) -> None:
+async def test_what_is_refused(stores: Path, asked: str, status: int, kind: str, message: str) -> None:
     async with serving(stores) as (manage, _):
         got, _, text = await manage(*asked.split())
         assert (got, json.loads(text)) == (status, {"code": status, "type": kind, "message": message})
 
 
-async def test_ts_m9_workflows_of_the_stores_may_be_registered_while_models_may_not(stores: Path) -> None:
+@pytest.mark.clause("TS-M9")
+async def test_workflows_of_the_stores_may_be_registered_while_models_may_not(stores: Path) -> None:
     async with serving(stores, is_open=False) as (manage, infer):
         assert (await manage("POST", "/models?url=counting.mar"))[0] == 405
         assert (await manage("POST", "/workflows?url=sequence.war"))[0] == 200
@@ -280,7 +286,8 @@ async def test_ts_m9_workflows_of_the_stores_may_be_registered_while_models_may_
         assert (await manage("POST", "/workflows?url=http://127.0.0.1:1/a.war"))[0] == 404
 
 
-async def test_ts_a12_a_worker_that_is_killed_is_tried_again(stores: Path, tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A12")
+async def test_a_worker_that_is_killed_is_tried_again(stores: Path, tmp_path: Path) -> None:
     async with serving(stores) as (manage, infer):
         await manage("POST", "/workflows?url=own.war")
         first = int((await infer("POST", "/wfpredict/own", "x"))[2])

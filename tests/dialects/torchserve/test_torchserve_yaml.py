@@ -33,7 +33,8 @@ def written(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_ts_c7_a_file_is_read(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-C7")
+def test_a_file_is_read(tmp_path: Path) -> None:
     found = read(written(tmp_path, FILE))
     assert found.server == (Spec("Requests2XX", "counter", "Count", ("Level", "Hostname")),)
     assert found.models == (
@@ -42,7 +43,8 @@ def test_ts_c7_a_file_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_ts_b13_without_a_file_there_are_torchserves_names() -> None:
+@pytest.mark.clause("TS-B13")
+def test_without_a_file_there_are_torchserves_names() -> None:
     names = {spec.name: (spec.kind, spec.unit, spec.dimensions) for spec in (*USUAL.server, *USUAL.models)}
     assert names["Requests2XX"] == ("counter", "Count", ("Level", "Hostname"))
     called = ("model_name", "model_version", "hostname")
@@ -53,6 +55,7 @@ def test_ts_b13_without_a_file_there_are_torchserves_names() -> None:
     assert len(names) == 21
 
 
+@pytest.mark.clause("TS-C7")
 @pytest.mark.parametrize(
     "text, why",
     [
@@ -71,12 +74,13 @@ def test_ts_b13_without_a_file_there_are_torchserves_names() -> None:
         ("# " + "x" * (1 << 20), "is larger than"),
     ],
 )
-def test_ts_c7_a_wrong_file_is_named(tmp_path: Path, text: str, why: str) -> None:
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, why: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(InvalidInput, match=rf"metrics.yaml.*{why}"):
         read(path)
 
 
-def test_ts_c7_a_missing_file_is_named() -> None:
+@pytest.mark.clause("TS-C7")
+def test_a_missing_file_is_named() -> None:
     with pytest.raises(InvalidInput, match="metrics_config: /nowhere cannot be read"):
         read("/nowhere")

@@ -34,6 +34,7 @@ def field(name: str, data: str, more: str = "", file: str = "", line: str = "\r\
 ONE: Fields = {"a": (b"1", "")}
 
 
+@pytest.mark.clause("TS-R12")
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -71,10 +72,11 @@ ONE: Fields = {"a": (b"1", "")}
         (END, {}),
     ],
 )
-def test_ts_r12_a_multipart_body_is_its_fields(body: str, expected: Fields) -> None:
+def test_a_multipart_body_is_its_fields(body: str, expected: Fields) -> None:
     assert fields(body) == expected
 
 
+@pytest.mark.clause("TS-R12")
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -93,11 +95,12 @@ def test_ts_r12_a_multipart_body_is_its_fields(body: str, expected: Fields) -> N
         ("", {}),
     ],
 )
-def test_ts_r12_an_urlencoded_body_is_its_fields(body: str, expected: Fields) -> None:
+def test_an_urlencoded_body_is_its_fields(body: str, expected: Fields) -> None:
     assert fields(body, URLENCODED) == expected
     assert fields(body, URLENCODED.upper() + "; charset=utf-8") == expected
 
 
+@pytest.mark.clause("TS-R12")
 @pytest.mark.parametrize(
     ("content_type", "mime"),
     [
@@ -109,10 +112,11 @@ def test_ts_r12_an_urlencoded_body_is_its_fields(body: str, expected: Fields) ->
         ("multipart/mixed; boundary=B", "multipart/mixed"),
     ],
 )
-def test_ts_r12_any_other_body_is_one_part(content_type: str, mime: str) -> None:
+def test_any_other_body_is_one_part(content_type: str, mime: str) -> None:
     assert fields(b"--B\r\n", content_type) == {"body": (b"--B\r\n", mime)}
 
 
+@pytest.mark.clause("TS-R12")
 @pytest.mark.parametrize(
     "content_type",
     [
@@ -123,10 +127,11 @@ def test_ts_r12_any_other_body_is_one_part(content_type: str, mime: str) -> None
         "multipart/form-data;x;boundary=B; charset=utf-8",
     ],
 )
-def test_ts_r12_a_boundary_is_found_wherever_it_stands(content_type: str) -> None:
+def test_a_boundary_is_found_wherever_it_stands(content_type: str) -> None:
     assert fields(field("a", "1") + END, content_type) == ONE
 
 
+@pytest.mark.clause("TS-R12")
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [
@@ -141,7 +146,7 @@ def test_ts_r12_a_boundary_is_found_wherever_it_stands(content_type: str) -> Non
         ("&&a=1", URLENCODED),
     ],
 )
-def test_ts_r12_a_form_that_cannot_be_read_is_refused_by_its_name(body: str, content_type: str) -> None:
+def test_a_form_that_cannot_be_read_is_refused_by_its_name(body: str, content_type: str) -> None:
     with pytest.raises(NamedFault) as caught:
         fields(body, content_type)
     assert (caught.value.status, caught.value.kind) == (500, "ErrorDataDecoderException")
@@ -161,7 +166,8 @@ def test_a_form_has_so_many_fields_and_no_more() -> None:
         fields(field("a", "1", f"X-Long: {'x' * 9000}\r\n") + END)
 
 
-def test_ts_r9_parts_of_the_path_come_first_and_give_way() -> None:
+@pytest.mark.clause("TS-R9")
+def test_parts_of_the_path_come_first_and_give_way() -> None:
     asked = read_form(b"x", "text/plain", {"a": "b"}, [("a", "1"), ("body", "2"), ("ä", "ö")])
     assert {part.name: part.data.tobytes() for part in asked.parts} == {
         "a": b"1",
@@ -171,7 +177,8 @@ def test_ts_r9_parts_of_the_path_come_first_and_give_way() -> None:
     assert asked.headers == {"a": "b"}
 
 
-def test_ts_r12_a_query_string_is_its_parameters() -> None:
+@pytest.mark.clause("TS-R12")
+def test_a_query_string_is_its_parameters() -> None:
     assert query_of(b"a=1&b=%41+c;d&=x&") == [("a", "1"), ("b", "A c"), ("d", "")]
     assert len(query_of(b"a=1&" * 5000)) == MOST_PARTS
     for query, text in (

@@ -48,10 +48,12 @@ from salver.words.errors import (
 INTERNAL, UNAVAILABLE, ABORTED, NOT_FOUND, INVALID, DENIED, UNKNOWN = 13, 14, 10, 5, 3, 7, 2
 
 
-def test_ts_r19_the_table_is_total() -> None:
+@pytest.mark.clause("TS-R19")
+def test_the_table_is_total() -> None:
     assert set(TORCHSERVE) == set(Code)
 
 
+@pytest.mark.clause("TS-R19", "TS-R21")
 @pytest.mark.parametrize(
     ("error", "status", "kind", "message"),
     [
@@ -85,20 +87,22 @@ def test_ts_r19_the_table_is_total() -> None:
         (InvalidInput("half \ud800"), 400, "BadRequestException", "half ?"),
     ],
 )  # fmt: skip
-def test_ts_r19_ts_r21_errors_over_http(error: SalverError, status: int, kind: str, message: str) -> None:
+def test_errors_over_http(error: SalverError, status: int, kind: str, message: str) -> None:
     reply = http_fault(error)
     assert reply.status == status
     assert json.loads(reply.body) == {"code": status, "type": kind, "message": message}
     assert reply.reason is None
 
 
-def test_ts_r22_an_error_is_laid_out_as_every_reply() -> None:
+@pytest.mark.clause("TS-R22")
+def test_an_error_is_laid_out_as_every_reply() -> None:
     assert http_fault(no_model("nobody")).body == (
         b'{\n  "code": 404,\n  "type": "ModelNotFoundException",\n  "message": "Model not found: nobody"\n}\n'
     )
 
 
-def test_ts_r21_a_model_without_room_or_workers_says_so_with_the_stray_quote() -> None:
+@pytest.mark.clause("TS-R21")
+def test_a_model_without_room_or_workers_says_so_with_the_stray_quote() -> None:
     tail = (
         " has no worker to serve inference request. Please use scale workers API to add workers. If this is "
         "a sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
@@ -111,24 +115,26 @@ def test_ts_r21_a_model_without_room_or_workers_says_so_with_the_stray_quote() -
     assert fault_of(NotReady("as it is")).message == "as it is"
 
 
-def test_x_15_a_full_queue_says_when_to_come_back() -> None:
+def test_a_full_queue_says_when_to_come_back() -> None:
     reply = http_fault(Overloaded("full", retry_after=2.2), "m")
     assert (reply.status, (b"retry-after", b"3") in reply.headers) == (503, True)
     assert inference_status(Overloaded("full", retry_after=0.25), "m").pushback_ms == 250
     assert (b"retry-after", b"1") in http_fault(Overloaded("full", retry_after=float("-inf"))).headers
 
 
-def test_x_16_a_deadline_that_passed_is_503() -> None:
+def test_a_deadline_that_passed_is_503() -> None:
     assert fault_of(DeadlineExceeded("late"), "m").status == 503
     assert inference_status(DeadlineExceeded("late"), "m").code == 4
 
 
-def test_ts_r16_what_is_too_large_is_refused_without_a_body() -> None:
+@pytest.mark.clause("TS-R16")
+def test_what_is_too_large_is_refused_without_a_body() -> None:
     reply = http_fault(TooLarge("x"))
     assert (reply.status, reply.body, reply.headers) == (413, b"", ())
 
 
-def test_ts_r19_a_success_that_is_raised_is_the_word_error() -> None:
+@pytest.mark.clause("TS-R19")
+def test_a_success_that_is_raised_is_the_word_error() -> None:
     reply = http_fault(HandlerFailed("asked for 200", 200))
     assert (reply.status, reply.body, reply.headers) == (200, b"error", ())
 
@@ -142,6 +148,7 @@ def test_missing_models_are_told_by_the_name_that_was_asked_for() -> None:
     )
 
 
+@pytest.mark.clause("TS-G5")
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
@@ -159,11 +166,12 @@ def test_missing_models_are_told_by_the_name_that_was_asked_for() -> None:
         (ModelFailed("x"), UNAVAILABLE, "x\norg.pytorch.serve.http.InternalServerException"),
     ],
 )  # fmt: skip
-def test_ts_g5_errors_of_inference_over_grpc(error: SalverError, code: int, text: str) -> None:
+def test_errors_of_inference_over_grpc(error: SalverError, code: int, text: str) -> None:
     status = inference_status(error, "m")
     assert (status.code, status.message) == (code, text)
 
 
+@pytest.mark.clause("TS-G5")
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
@@ -179,12 +187,13 @@ def test_ts_g5_errors_of_inference_over_grpc(error: SalverError, code: int, text
         (NoDownload("x"), INVALID, "x\norg.pytorch.serve.archive.DownloadArchiveException"),
     ],
 )  # fmt: skip
-def test_ts_g5_errors_of_management_over_grpc(error: SalverError, code: int, text: str) -> None:
+def test_errors_of_management_over_grpc(error: SalverError, code: int, text: str) -> None:
     status = management_status(error)
     assert (status.code, status.message) == (code, text)
 
 
-def test_ts_g5_statuses_of_http_have_one_of_grpc_each() -> None:
+@pytest.mark.clause("TS-G5")
+def test_statuses_of_http_have_one_of_grpc_each() -> None:
     rows = {
         400: 3,
         401: 16,

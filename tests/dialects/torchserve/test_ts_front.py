@@ -89,7 +89,8 @@ def port_of(
     return TorchServe(salver, backed, SURFACES[kind])
 
 
-async def test_ts_r3_ts_r16_a_prediction_has_the_standard_headers_and_no_content_type() -> None:
+@pytest.mark.clause("TS-R3", "TS-R16")
+async def test_a_prediction_has_the_standard_headers_and_no_content_type() -> None:
     async with listening(port_of("torchserve-inference", Door(m=lambda _: HandlerReply(b"OK")))) as port:
         for verb in ("POST", "PUT", "GET", "DELETE", "PATCH"):
             reply = await ask(port, verb, "/predictions/m", b"x" if verb == "POST" else b"")
@@ -101,7 +102,8 @@ async def test_ts_r3_ts_r16_a_prediction_has_the_standard_headers_and_no_content
         assert (head.status, head.headers["content-length"], head.body) == (200, "2", b"")
 
 
-async def test_ts_r4_ts_r5_ts_r12_ts_r17_what_a_handler_sees_of_a_request() -> None:
+@pytest.mark.clause("TS-R4", "TS-R5", "TS-R12", "TS-R17")
+async def test_what_a_handler_sees_of_a_request() -> None:
     door = Door(m=seen)
     async with listening(port_of("torchserve-inference", door)) as port:
         reply = await ask(
@@ -143,14 +145,16 @@ async def test_splits_are_told_the_headers_that_they_want() -> None:
     assert [call.traits for call in door.calls] == [None, {"header:x-user-id": "ada"}, None]
 
 
-async def test_ts_r17_sequence_headers_have_the_names_that_the_operator_gave() -> None:
+@pytest.mark.clause("TS-R17")
+async def test_sequence_headers_have_the_names_that_the_operator_gave() -> None:
     rules = TorchServeRules(sequence_headers=("my_seq", "my_start", "my_end"))
     async with listening(port_of("torchserve-inference", Door(m=seen), rules=rules)) as port:
         reply = await ask(port, "POST", "/predictions/m", b"x", "my_seq: e1", "my_end: true")
         assert reply.json()[4] == ["e1", False, True]
 
 
-async def test_ts_r8_ts_r9_older_routes_take_the_query_as_parameters() -> None:
+@pytest.mark.clause("TS-R8", "TS-R9")
+async def test_older_routes_take_the_query_as_parameters() -> None:
     store = Store()
     async with listening(port_of("torchserve-inference", Door(m=seen), store)) as port:
         reply = await ask(port, "GET", "/m/predict?a=1&b=%41")
@@ -171,7 +175,8 @@ async def test_ts_r8_ts_r9_older_routes_take_the_query_as_parameters() -> None:
         assert (await ask(port, "POST", "/invocations", b"model_name=m", urlencoded)).status == 200
 
 
-async def test_ts_r21_errors_name_what_is_missing_and_close_the_connection() -> None:
+@pytest.mark.clause("TS-R21")
+async def test_errors_name_what_is_missing_and_close_the_connection() -> None:
     door = Door(
         m=seen, asleep=lambda _: NotReady("no worker"), full=lambda _: Overloaded("full", retry_after=3)
     )
@@ -205,7 +210,8 @@ async def test_ts_r21_errors_name_what_is_missing_and_close_the_connection() -> 
         assert reply.fault == (403, "IllegalArgumentException")
 
 
-async def test_ts_r14_ts_r19_a_handler_says_status_phrase_headers_and_errors() -> None:
+@pytest.mark.clause("TS-R14", "TS-R19")
+async def test_a_handler_says_status_phrase_headers_and_errors() -> None:
     door = Door(
         made=lambda _: HandlerReply(b"{}", 201, "Made", headers={"X-Gold": "42"}),
         missing=lambda _: HandlerReply(b"not here", 404),
@@ -228,7 +234,8 @@ async def test_ts_r14_ts_r19_a_handler_says_status_phrase_headers_and_errors() -
         assert (empty.status, empty.reason, empty.body) == (204, "", b"")
 
 
-async def test_ts_r15_an_answer_in_pieces_comes_in_chunks() -> None:
+@pytest.mark.clause("TS-R15")
+async def test_an_answer_in_pieces_comes_in_chunks() -> None:
     def breaks(request: InferRequest) -> list[HandlerReply]:
         return [HandlerReply(b"one\n"), HandlerReply(b"broke", 503, is_error=True)]
 
@@ -269,7 +276,8 @@ async def test_a_caller_who_hangs_up_cancels_the_request() -> None:
         await asyncio.wait_for(was_cancelled.wait(), PATIENCE_S)
 
 
-async def test_ts_r10_a_caller_of_a_workflow_who_hangs_up_cancels_it() -> None:
+@pytest.mark.clause("TS-R10")
+async def test_a_caller_of_a_workflow_who_hangs_up_cancels_it() -> None:
     has_begun, was_cancelled = asyncio.Event(), asyncio.Event()
 
     async def predict(request: Request) -> TorchServeReply:
@@ -291,7 +299,8 @@ async def test_ts_r10_a_caller_of_a_workflow_who_hangs_up_cancels_it() -> None:
         await asyncio.wait_for(was_cancelled.wait(), PATIENCE_S)
 
 
-async def test_ts_r1_health_by_any_verb() -> None:
+@pytest.mark.clause("TS-R1")
+async def test_health_by_any_verb() -> None:
     store = Store()
     async with listening(port_of("torchserve-inference", Door(), store)) as port:
         for verb in ("GET", "POST", "DELETE", "OPTIONS", "HEAD"):
@@ -302,7 +311,8 @@ async def test_ts_r1_health_by_any_verb() -> None:
         assert (reply.status, reply.json()) == (500, {"status": "Unhealthy"})
 
 
-async def test_ts_r2_ts_p2_each_port_describes_itself_and_answers_no_other_ports_routes() -> None:
+@pytest.mark.clause("TS-R2", "TS-P2")
+async def test_each_port_describes_itself_and_answers_no_other_ports_routes() -> None:
     rows = {
         "torchserve-inference": {"/ping": 200, "/models": 404, "/metrics": 404, "/v1/models/m": 404},
         "torchserve-management": {"/ping": 404, "/models": 200, "/metrics": 404, "/v1/models/m": 200},
@@ -326,7 +336,8 @@ async def test_ts_r2_ts_p2_each_port_describes_itself_and_answers_no_other_ports
         )
 
 
-async def test_ts_r11_open_inference_in_its_own_words_where_it_is_wanted() -> None:
+@pytest.mark.clause("TS-R11")
+async def test_open_inference_in_its_own_words_where_it_is_wanted() -> None:
     rules = TorchServeRules(speaks_oip=True)
     async with listening(port_of("torchserve-inference", Door(m=seen), rules=rules)) as port:
         assert (await ask(port, "GET", "/v2")).json() == {
@@ -344,7 +355,8 @@ async def test_ts_r11_open_inference_in_its_own_words_where_it_is_wanted() -> No
         assert (await ask(port, "GET", "/v2")).status == 404
 
 
-async def test_ts_p2_torchserves_ports_have_no_routes_besides_its_own() -> None:
+@pytest.mark.clause("TS-P2")
+async def test_torchserves_ports_have_no_routes_besides_its_own() -> None:
     async with listening(port_of("torchserve-inference", Door(m=seen))) as port:
         for path in ("/v1/models/tensors:predict", "/v2/models/tensors/infer"):  # its own, of any model
             assert (await ask(port, "POST", path, b"x")).body == b"salver " + path.encode()
@@ -393,7 +405,7 @@ async def test_bodies_in_pieces_count_with_all_others(path: str) -> None:
     assert await sent(300, 300) == (200, b"900")
 
 
-async def test_x_25_a_body_over_the_limit_is_413_with_nothing_else() -> None:
+async def test_a_body_over_the_limit_is_413_with_nothing_else() -> None:
     rules = TorchServeRules(max_request=10, max_response=4, cors_origin="http://example.org")
     app = port_of("torchserve-inference", Door(m=lambda request: HandlerReply(b"12345")), rules=rules)
     async with listening(app, most=10) as port:
@@ -407,7 +419,8 @@ async def test_x_25_a_body_over_the_limit_is_413_with_nothing_else() -> None:
         assert (reply.status, reply.headers) == (413, {"content-length": "0", "connection": "close"})
 
 
-async def test_ts_c6_every_reply_allows_what_the_operator_allows() -> None:
+@pytest.mark.clause("TS-C6")
+async def test_every_reply_allows_what_the_operator_allows() -> None:
     rules = TorchServeRules(
         cors_origin="http://example.org", cors_methods="GET, POST", cors_headers="X-Custom"
     )
@@ -434,7 +447,8 @@ async def test_ts_c6_every_reply_allows_what_the_operator_allows() -> None:
         )
 
 
-async def test_ts_m1_to_ts_m7_management_asks_the_store() -> None:
+@pytest.mark.clause("TS-M1")
+async def test_to_ts_m7_management_asks_the_store() -> None:
     store = Store()
     async with listening(port_of("torchserve-management", Door(m=seen), store)) as port:
 
@@ -490,7 +504,8 @@ async def test_ts_m1_to_ts_m7_management_asks_the_store() -> None:
         assert await said("GET", "/token?type=management") == (404, "ResourceNotFoundException")
 
 
-async def test_ts_m3_ts_m4_ts_m7_what_is_told_of_models() -> None:
+@pytest.mark.clause("TS-M3", "TS-M4", "TS-M7")
+async def test_what_is_told_of_models() -> None:
     async with listening(port_of("torchserve-management", Door(m=seen))) as port:
         page = (await ask(port, "GET", "/models?limit=1")).json()
         assert page == {"nextPageToken": "1", "models": [{"modelName": "asleep", "modelUrl": "asleep.mar"}]}
@@ -518,14 +533,16 @@ async def test_ts_m3_ts_m4_ts_m7_what_is_told_of_models() -> None:
         assert (await ask(port, "GET", "/models?limit=%zz")).fault == (403, "IllegalArgumentException")
 
 
-async def test_ts_m1_changes_are_off_by_default() -> None:
+@pytest.mark.clause("TS-M1")
+async def test_changes_are_off_by_default() -> None:
     async with listening(port_of("torchserve-all", Door(), rules=TorchServeRules())) as port:
         for verb, path in (("POST", "/models?url=a.mar"), ("DELETE", "/models/m")):
             assert (await ask(port, verb, path)).fault == (405, "MethodNotAllowedException")
         assert (await ask(port, "PUT", "/models/m?min_worker=1")).status == 202
 
 
-async def test_ts_m11_the_metrics_page_and_names_on_it() -> None:
+@pytest.mark.clause("TS-M11")
+async def test_the_metrics_page_and_names_on_it() -> None:
     async with listening(port_of("torchserve-metrics", Door())) as port:
         reply = await ask(port, "POST", "/metrics/anything", b"x")
         assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -548,7 +565,8 @@ class Clock:
         return self.now
 
 
-async def test_ts_m8_ts_b11_keys_open_their_own_ports_and_nothing_else(tmp_path: Any) -> None:
+@pytest.mark.clause("TS-M8", "TS-B11")
+async def test_keys_open_their_own_ports_and_nothing_else(tmp_path: Any) -> None:
     clock = Clock()
     keys = TokenKeys(TokenRules(str(tmp_path / "key_file.json"), 1), clock)
     keys.write()
@@ -598,7 +616,7 @@ async def test_ts_m8_ts_b11_keys_open_their_own_ports_and_nothing_else(tmp_path:
         assert (await ask(port, "GET", "/nothing")).status == 404
 
 
-async def test_x_9_x_22_x_23_x_30_the_port_for_everything_serves_torchserve_as_well() -> None:
+async def test_the_port_for_everything_serves_torchserve_as_well() -> None:
     def common(rules: TorchServeRules, **more: Any) -> TorchServe:
         return TorchServe(salver, backing(Door(m=seen, predictions=seen), Store(), rules, **more))
 
@@ -618,7 +636,7 @@ async def test_x_9_x_22_x_23_x_30_the_port_for_everything_serves_torchserve_as_w
             "/x",
         ):
             assert (await ask(port, "GET", path)).body == b"salver " + path.encode()
-        assert (await ask(port, "GET", "/metrics?name[]=b")).body == b"# TYPE b gauge\nb 2.0\n"
+        assert (await ask(port, "GET", "/metrics?name[]=b")).body == b"# TYPE b gauge\nb 2.0\n"
         assert (await ask(port, "OPTIONS", "/v1/models/m")).body == b"salver /v1/models/m"
         assert (await ask(port, "OPTIONS", "/")).json()["info"]["title"] == "TorchServe APIs"
         for verb, path in (

@@ -52,12 +52,13 @@ def _sequence(request: Any) -> wire.SequencePrediction:
     return wire.SequencePrediction(request.SerializeToString(), SEQUENCE_HEADERS, lambda: "0af1")
 
 
+@pytest.mark.clause("TS-G1", "TS-G2")
 @given(
     model=st.text(min_size=1),
     version=st.text(),
     input=st.dictionaries(st.text(), st.binary(), max_size=4),
 )
-def test_ts_g1_ts_g2_a_request_is_a_form(model: str, version: str, input: dict[str, bytes]) -> None:
+def test_a_request_is_a_form(model: str, version: str, input: dict[str, bytes]) -> None:
     sent = inference("PredictionsRequest", model_name=model, model_version=version, input=input)
     codec = wire.Prediction(sent.SerializeToString())
     request = codec.decode(None, handlers.SIGNATURE)
@@ -68,8 +69,9 @@ def test_ts_g1_ts_g2_a_request_is_a_form(model: str, version: str, input: dict[s
     assert {part.content_type for part in form.parts} <= {""}
 
 
+@pytest.mark.clause("TS-G2")
 @given(st.binary(max_size=300))
-def test_ts_g2_a_reply_is_a_message(body: bytes) -> None:
+def test_a_reply_is_a_message(body: bytes) -> None:
     codec = wire.Prediction(asked("m").SerializeToString())
     raw = codec.encode(
         codec.decode(None, handlers.SIGNATURE), _said(HandlerReply(body, 404, headers={"a": "b"}))
@@ -86,7 +88,8 @@ def test_whatever_comes_is_read_or_refused(raw: bytes) -> None:
             continue
 
 
-def test_ts_g5_an_error_of_a_handler_ends_the_call() -> None:
+@pytest.mark.clause("TS-G5")
+def test_an_error_of_a_handler_ends_the_call() -> None:
     codec = wire.Prediction(asked("m").SerializeToString())
     request = codec.decode(None, handlers.SIGNATURE)
     with pytest.raises(HandlerFailed, match="no") as raised:
@@ -99,6 +102,7 @@ def test_models_of_tensors_are_named_the_right_service() -> None:
         wire.Prediction(asked("onnx").SerializeToString()).decode(None, Signature((), ()))
 
 
+@pytest.mark.clause("TS-G5")
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -130,7 +134,7 @@ def test_models_of_tensors_are_named_the_right_service() -> None:
         (WaitedTooLong("late"), (13, f"late\n{_PACKAGE}.http.ServiceUnavailableException")),
     ],
 )
-def test_ts_g5_how_calls_of_inference_end(error: SalverError, status: tuple[Any, ...]) -> None:
+def test_how_calls_of_inference_end(error: SalverError, status: tuple[Any, ...]) -> None:
     codec = wire.Prediction(asked("m", model_version="7").SerializeToString())
     assert codec.fault(error) == GrpcStatus(*status)
     assert wire.StreamedPrediction(asked("m", model_version="7").SerializeToString()).fault(
@@ -141,7 +145,8 @@ def test_ts_g5_how_calls_of_inference_end(error: SalverError, status: tuple[Any,
 class TestSequences:
     """StreamPredictions2."""
 
-    def test_ts_b6_a_request_names_its_sequence(self) -> None:
+    @pytest.mark.clause("TS-B6")
+    def test_a_request_names_its_sequence(self) -> None:
         codec = _sequence(asked("m", sequence_id="s"))
         request = codec.decode(None, handlers.SIGNATURE)
         assert codec.refused is None
@@ -150,7 +155,8 @@ class TestSequences:
         reply = _prediction(codec.encode(request, _said(HandlerReply(b"3"))))
         assert (reply.prediction, reply.HasField("sequence_id")) == (b"3", False)
 
-    def test_ts_b6_inputs_begin_and_end_it(self) -> None:
+    @pytest.mark.clause("TS-B6")
+    def test_inputs_begin_and_end_it(self) -> None:
         more = {"ts_request_sequence_start": b"True", "ts_request_sequence_end": b"true"}
         codec = _sequence(inference("PredictionsRequest", model_name="m", input=more))
         request = codec.decode(None, handlers.SIGNATURE)
@@ -162,6 +168,7 @@ class TestSequences:
         }
         assert _prediction(codec.encode(request, _said(HandlerReply(b"3")))).sequence_id == "ts-seq-0af1"
 
+    @pytest.mark.clause("TS-B6")
     @pytest.mark.parametrize(
         ("request_", "text"),
         [
@@ -169,7 +176,7 @@ class TestSequences:
             (asked("", sequence_id="s"), "Parameter model_name is required."),
         ],
     )
-    def test_ts_b6_what_is_refused_is_told_in_a_message(self, request_: Any, text: str) -> None:
+    def test_what_is_refused_is_told_in_a_message(self, request_: Any, text: str) -> None:
         codec = _sequence(request_)
         assert codec.refused is not None
         status = _prediction(codec.refused).status
@@ -178,7 +185,8 @@ class TestSequences:
         assert status.details[0].Unpack(info)
         assert info.reason == "BadRequestException.()"
 
-    def test_ts_b6_errors_are_messages(self) -> None:
+    @pytest.mark.clause("TS-B6")
+    def test_errors_are_messages(self) -> None:
         codec = _sequence(asked("m", sequence_id="s"))
         request = codec.decode(None, handlers.SIGNATURE)
         with pytest.raises(HandlerFailed) as raised:
@@ -201,7 +209,8 @@ class TestSequences:
 class TestManagement:
     """Its requests."""
 
-    def test_ts_g3_what_a_registration_says(self) -> None:
+    @pytest.mark.clause("TS-G3")
+    def test_what_a_registration_says(self) -> None:
         sent = management(
             "RegisterModelRequest",
             url="a.mar",
@@ -220,19 +229,22 @@ class TestManagement:
             "a.mar", "a", "h.py:run", "python3", 2, 3, 4, True, 5, 6, True
         )
 
-    def test_ts_g3_what_is_left_out_is_not_said(self) -> None:
+    @pytest.mark.clause("TS-G3")
+    def test_what_is_left_out_is_not_said(self) -> None:
         sent = management("RegisterModelRequest", url="a.mar", batch_size=-1)
         assert wire.decode_registration(sent.SerializeToString()) == Registration("a.mar", waits=False)
         with pytest.raises(InvalidInput, match=r"Parameter url is required\."):
             wire.decode_registration(b"")
 
-    def test_ts_g3_how_many_workers(self) -> None:
+    @pytest.mark.clause("TS-G3")
+    def test_how_many_workers(self) -> None:
         sent = management("ScaleWorkerRequest", model_name="a", max_worker=3, synchronous=True)
         assert wire.decode_scale(sent.SerializeToString()) == ("a", "", 1, 3, True)
         sent = management("ScaleWorkerRequest", model_name="a", model_version="2.0", min_worker=2)
         assert wire.decode_scale(sent.SerializeToString()) == ("a", "2.0", 2, None, False)
 
-    def test_ts_g1_ts_g3_texts(self) -> None:
+    @pytest.mark.clause("TS-G1", "TS-G3")
+    def test_texts(self) -> None:
         health = message(f"{INFERENCE}.TorchServeHealthResponse")
         for is_healthy, word in ((True, "Healthy"), (False, "Unhealthy")):
             said = health.FromString(wire.encode_health(is_healthy)).health
@@ -248,7 +260,8 @@ def test_no_output_is_an_empty_reply() -> None:
     assert np.array_equal(handlers.part("a", b"").data, np.empty(0, np.uint8))
 
 
-def test_ts_g7_what_is_streamed_shares_no_run() -> None:
+@pytest.mark.clause("TS-G7")
+def test_what_is_streamed_shares_no_run() -> None:
     for kind, wanted in ((wire.Prediction, False), (wire.StreamedPrediction, True)):
         codec = kind(asked("m").SerializeToString())
         assert handlers.is_alone(codec.decode(None, handlers.SIGNATURE)) is wanted

@@ -25,14 +25,16 @@ from salver.words import handlers
 _NO_WORKER = "has no worker to serve inference request"
 
 
-async def test_ts_g1_ping() -> None:
+@pytest.mark.clause("TS-G1")
+async def test_ping() -> None:
     async with rig() as it:
         assert json.loads((await it.inference.Ping(healthy())).health) == {"status": "Healthy"}
         it.played.is_well = False
         assert json.loads((await it.inference.Ping(healthy())).health) == {"status": "Unhealthy"}
 
 
-async def test_ts_g1_ts_g2_predictions() -> None:
+@pytest.mark.clause("TS-G1", "TS-G2")
+async def test_predictions() -> None:
     async with rig() as it:
         reply = await it.inference.Predictions(asked("m", b"x", model_version="1.0"))
         assert (reply.prediction, reply.HasField("sequence_id"), reply.HasField("status")) == (
@@ -45,12 +47,14 @@ async def test_ts_g1_ts_g2_predictions() -> None:
         assert it.rig.outcomes() == [("ts-grpc", "ok")]
 
 
-async def test_ts_g1_one_answer_of_a_handler_that_streams() -> None:
+@pytest.mark.clause("TS-G1")
+async def test_one_answer_of_a_handler_that_streams() -> None:
     async with rig() as it:
         assert (await it.inference.Predictions(asked("m", b"a b c"))).prediction == b"abc"
 
 
-async def test_ts_g1_pieces_come_when_they_are_there() -> None:
+@pytest.mark.clause("TS-G1")
+async def test_pieces_come_when_they_are_there() -> None:
     async with rig() as it:
         call = it.inference.StreamPredictions(asked("m", b"a hold c"))
         assert (await asyncio.wait_for(call.read(), PATIENCE_S)).prediction == b"a"
@@ -60,13 +64,15 @@ async def test_ts_g1_pieces_come_when_they_are_there() -> None:
         assert it.played.closed == 1
 
 
-async def test_ts_g1_a_stream_of_one_piece_ends() -> None:
+@pytest.mark.clause("TS-G1")
+async def test_a_stream_of_one_piece_ends() -> None:
     async with rig() as it:
         assert await asyncio.wait_for(
             pieces(it.inference.StreamPredictions(asked("m", b"one"))), PATIENCE_S
         ) == [b"one"]
 
 
+@pytest.mark.clause("TS-G5")
 @pytest.mark.parametrize("method", ["Predictions", "StreamPredictions"])
 @pytest.mark.parametrize(
     ("request_", "code", "details"),
@@ -90,7 +96,7 @@ async def test_ts_g1_a_stream_of_one_piece_ends() -> None:
         (asked("m", b"defect"), "INTERNAL", "internal error, incident "),
     ],
 )
-async def test_ts_g5_how_calls_of_inference_end(method: str, request_: Any, code: str, details: str) -> None:
+async def test_how_calls_of_inference_end(method: str, request_: Any, code: str, details: str) -> None:
     async with rig() as it:
         call = getattr(it.inference, method)(request_)
         got = await asyncio.wait_for(failure(call if method == "Predictions" else pieces(call)), PATIENCE_S)
@@ -98,7 +104,8 @@ async def test_ts_g5_how_calls_of_inference_end(method: str, request_: Any, code
         assert got[1].startswith(details)
 
 
-async def test_ts_g7_an_answer_that_is_too_long_is_an_error_by_every_method() -> None:
+@pytest.mark.clause("TS-G7")
+async def test_an_answer_that_is_too_long_is_an_error_by_every_method() -> None:
     async with rig(max_response=4, speaks_oip=True) as it:
         assert (await it.inference.Predictions(asked("m", b"four"))).prediction == b"four"
         for call in (
@@ -114,14 +121,15 @@ async def test_ts_g7_an_answer_that_is_too_long_is_an_error_by_every_method() ->
         assert (first.prediction, second.status.code) == (b"four", 13)
 
 
-async def test_ts_g5_an_error_after_pieces_ends_the_stream() -> None:
+@pytest.mark.clause("TS-G5")
+async def test_an_error_after_pieces_ends_the_stream() -> None:
     async with rig() as it:
         call = it.inference.StreamPredictions(asked("m", b"a fail"))
         assert (await call.read()).prediction == b"a"
         assert (await failure(pieces(call)))[0] == "UNAVAILABLE"
 
 
-async def test_x_16_a_callers_own_deadline() -> None:
+async def test_a_callers_own_deadline() -> None:
     async with rig() as it:
         assert (await failure(it.inference.Predictions(asked("m", b"hold"), timeout=1)))[
             0
@@ -131,7 +139,8 @@ async def test_x_16_a_callers_own_deadline() -> None:
         await auntil(lambda: it.played.closed == 2)
 
 
-async def test_ts_g5_a_caller_who_leaves_lets_the_handler_go() -> None:
+@pytest.mark.clause("TS-G5")
+async def test_a_caller_who_leaves_lets_the_handler_go() -> None:
     async with rig() as it:
         calls = [
             it.inference.Predictions(asked("m", b"hold")),
@@ -159,7 +168,8 @@ async def test_many_at_a_time_have_their_own_answers() -> None:
 class TestSequences:
     """StreamPredictions2."""
 
-    async def test_ts_b6_requests_of_a_sequence(self) -> None:
+    @pytest.mark.clause("TS-B6")
+    async def test_requests_of_a_sequence(self) -> None:
         async with rig(sequence_headers=("my_id", "my_start", "my_end")) as it:
             call = it.inference.StreamPredictions2()
             await call.write(asked("m", b"three", sequence_id="s"))
@@ -172,14 +182,16 @@ class TestSequences:
             assert [last.parameters[name] for name in handlers.SEQUENCE] == ["s", False, True]
             assert handlers.form_of(last).headers == {"my_id": "s", "my_end": "true"}
 
-    async def test_ts_b6_replies_that_are_late_come_before_the_end(self) -> None:
+    @pytest.mark.clause("TS-B6")
+    async def test_replies_that_are_late_come_before_the_end(self) -> None:
         async with rig() as it:
             call = it.inference.StreamPredictions2(iter([asked("m", b"hold", sequence_id="s")]))
             await auntil(lambda: it.played.seen)
             it.played.gate.set()
             assert await asyncio.wait_for(pieces(call), PATIENCE_S) == [b"hold"]
 
-    async def test_ts_b6_errors_are_messages_and_the_call_goes_on(self) -> None:
+    @pytest.mark.clause("TS-B6")
+    async def test_errors_are_messages_and_the_call_goes_on(self) -> None:
         async with rig() as it:
             call = it.inference.StreamPredictions2()
             for sent, code, text in [
@@ -197,14 +209,16 @@ class TestSequences:
             assert await pieces(call) == []
             assert (await call.code()).name == "OK"
 
-    async def test_ts_b6_asking_a_model_that_is_not_there_ends_it(self) -> None:
+    @pytest.mark.clause("TS-B6")
+    async def test_asking_a_model_that_is_not_there_ends_it(self) -> None:
         async with rig() as it:
             call = it.inference.StreamPredictions2()
             await call.write(asked("nobody", sequence_id="s"))
             assert (await call.read()).status.message == "Model not found: nobody"
             assert await failure(pieces(call)) == ("UNKNOWN", "")
 
-    async def test_ts_b6_a_caller_who_leaves(self) -> None:
+    @pytest.mark.clause("TS-B6")
+    async def test_a_caller_who_leaves(self) -> None:
         async with rig() as it:
             call = it.inference.StreamPredictions2()
             await call.write(asked("m", b"hold", sequence_id="s"))
@@ -216,7 +230,8 @@ class TestSequences:
 class TestManagement:
     """ManagementAPIsService."""
 
-    async def test_ts_g3_registering(self) -> None:
+    @pytest.mark.clause("TS-G3")
+    async def test_registering(self) -> None:
         async with rig(may_change=True) as it:
             it.played.gate.set()
             sent = management(
@@ -227,6 +242,7 @@ class TestManagement:
             said = (await it.management.RegisterModel(management("RegisterModelRequest", url="a.mar"))).msg
             assert said == "Processing worker updates..."
 
+    @pytest.mark.clause("TS-G5")
     @pytest.mark.parametrize(
         ("url", "code", "details"),
         [
@@ -248,14 +264,15 @@ class TestManagement:
             ),
         ],
     )
-    async def test_ts_g5_registering_in_vain(self, url: str, code: str, details: str) -> None:
+    async def test_registering_in_vain(self, url: str, code: str, details: str) -> None:
         async with rig(may_change=True) as it:
             it.played.gate.set()
             got = await failure(it.management.RegisterModel(management("RegisterModelRequest", url=url)))
             assert got[0] == code
             assert got[1].startswith(details)
 
-    async def test_ts_m1_changes_are_off_until_they_are_wanted(self) -> None:
+    @pytest.mark.clause("TS-M1")
+    async def test_changes_are_off_until_they_are_wanted(self) -> None:
         async with rig() as it:
             wanted = "PERMISSION_DENIED", "Model API disabled\norg.pytorch.serve.archive.model.ModelException"
             register = it.management.RegisterModel(management("RegisterModelRequest", url="a.mar"))
@@ -267,7 +284,8 @@ class TestManagement:
             )
             assert said.msg == "Processing worker updates..."
 
-    async def test_ts_g3_scaling(self) -> None:
+    @pytest.mark.clause("TS-G3")
+    async def test_scaling(self) -> None:
         async with rig() as it:
             sent = management(
                 "ScaleWorkerRequest", model_name="m", model_version="1.0", min_worker=2, synchronous=True
@@ -276,7 +294,8 @@ class TestManagement:
             assert said == "Workers scaled to 2 for model: m, version: 1.0"
             assert it.played.orders == [("m", "1.0", 2, None)]
 
-    async def test_ts_g3_the_default_version(self) -> None:
+    @pytest.mark.clause("TS-G3")
+    async def test_the_default_version(self) -> None:
         async with rig() as it:
             ask = it.management.SetDefault
             said = (await ask(management("SetDefaultRequest", model_name="m", model_version="1.0"))).msg
@@ -285,7 +304,8 @@ class TestManagement:
             assert got[0] == "NOT_FOUND"
             assert got[1].endswith("\norg.pytorch.serve.archive.model.ModelVersionNotFoundException")
 
-    async def test_ts_g3_ts_m5_unregistering(self) -> None:
+    @pytest.mark.clause("TS-G3", "TS-M5")
+    async def test_unregistering(self) -> None:
         async with rig(may_change=True) as it:
             ask = it.management.UnregisterModel
             assert (
@@ -302,7 +322,8 @@ class TestManagement:
                 "Parameter url is required.\norg.pytorch.serve.http.BadRequestException",
             )
 
-    async def test_ts_g3_ts_m3_describing(self) -> None:
+    @pytest.mark.clause("TS-G3", "TS-M3")
+    async def test_describing(self) -> None:
         async with rig() as it:
             ask = it.management.DescribeModel
 
@@ -321,7 +342,8 @@ class TestManagement:
             got = await failure(ask(management("DescribeModelRequest", model_name="nobody")))
             assert got[0] == "NOT_FOUND"
 
-    async def test_ts_g3_ts_m4_listing(self) -> None:
+    @pytest.mark.clause("TS-G3", "TS-M4")
+    async def test_listing(self) -> None:
         async with rig() as it:
             ask = it.management.ListModels
             told = json.loads((await ask(management("ListModelsRequest"))).msg)
@@ -335,7 +357,8 @@ class TestManagement:
 class TestDoors:
     """Services and keys of each port."""
 
-    async def test_ts_p2_services_at_the_wrong_port(self) -> None:
+    @pytest.mark.clause("TS-P2")
+    async def test_services_at_the_wrong_port(self) -> None:
         async with rig() as it:
             wrong = Stub(it.channels[2], f"{INFERENCE}.InferenceAPIsService").Ping(healthy())
             assert await failure(wrong) == (
@@ -348,7 +371,8 @@ class TestDoors:
                 "Method not found: org.pytorch.serve.grpc.management.ManagementAPIsService/ListModels",
             )
 
-    async def test_ts_p1_services_at_the_right_port(self) -> None:
+    @pytest.mark.clause("TS-P1")
+    async def test_services_at_the_right_port(self) -> None:
         async with rig() as it:
             right = Stub(it.channels[1], f"{INFERENCE}.InferenceAPIsService")
             assert (await right.Predictions(asked("m"))).prediction == b"x"
@@ -356,14 +380,15 @@ class TestDoors:
             ask = Stub(it.channels[2], f"{MANAGEMENT}.ManagementAPIsService").ListModels
             assert (await ask(management("ListModelsRequest"))).msg
 
-    async def test_ts_g4_what_is_switched_off_is_not_there(self) -> None:
+    @pytest.mark.clause("TS-G4")
+    async def test_what_is_switched_off_is_not_there(self) -> None:
         async with rig() as it:
             method = "org.pytorch.serve.grpc.openinference.GRPCInferenceService/ServerLive"
             for channel in it.channels[:2]:
                 call = channel.unary_unary(f"/{method}")
                 assert await failure(call(b"")) == ("UNIMPLEMENTED", f"Method not found: {method}")
 
-    async def test_x_17_health_is_told_at_every_port(self) -> None:
+    async def test_health_is_told_at_every_port(self) -> None:
         async with rig() as it:
             for channel in it.channels:
                 check = channel.unary_unary("/grpc.health.v1.Health/Check")
@@ -371,7 +396,8 @@ class TestDoors:
             service = f"{INFERENCE}.InferenceAPIsService".encode()
             assert await check(bytes((10, len(service))) + service) == b"\x08\x01"
 
-    async def test_ts_g6_keys(self) -> None:
+    @pytest.mark.clause("TS-G6")
+    async def test_keys(self) -> None:
         denied = (
             "PERMISSION_DENIED",
             "Token Authorization failed. Token either incorrect, expired, or not provided correctly",
@@ -390,7 +416,8 @@ class TestDoors:
             key = (("authorization", "Bearer management"),)
             assert (await it.management.ListModels(management("ListModelsRequest"), metadata=key)).msg
 
-    async def test_ts_g7_a_request_that_is_too_large(self) -> None:
+    @pytest.mark.clause("TS-G7")
+    async def test_a_request_that_is_too_large(self) -> None:
         async with rig(max_request=1000) as it:
             assert (await it.inference.Predictions(asked("m", b"x" * 900))).prediction
             for call in (

@@ -22,7 +22,8 @@ def _infer(model: str, *inputs: tuple[str, str, list[int], dict[str, Any]], **fi
 class TestOpenInference:
     """TorchServe's own GRPCInferenceService (TS-G4)."""
 
-    async def test_ts_g4_handlers_get_json_and_their_tensors_come_back(self) -> None:
+    @pytest.mark.clause("TS-G4")
+    async def test_handlers_get_json_and_their_tensors_come_back(self) -> None:
         sent = _infer(
             "m",
             ("a", "INT64", [3], {"int64_contents": [1, 2, 3]}),
@@ -49,7 +50,8 @@ class TestOpenInference:
             assert (part.name, part.content_type) == ("body", "application/json")
             assert json.loads(part.data.tobytes())["inputs"][1]["data"] == [0.1, 0.5]
 
-    async def test_ts_g4_raw_contents(self) -> None:
+    @pytest.mark.clause("TS-G4")
+    async def test_raw_contents(self) -> None:
         sent = _infer(
             "m",
             ("a", "INT32", [2], {}),
@@ -61,6 +63,7 @@ class TestOpenInference:
             assert list(reply.outputs[0].contents.int_contents) == [2, 4]
             assert reply.id == "made"
 
+    @pytest.mark.clause("TS-G4")
     @pytest.mark.parametrize(
         ("sent", "code", "details"),
         [
@@ -85,13 +88,14 @@ class TestOpenInference:
             ),
         ],
     )
-    async def test_ts_g4_asking_in_vain(self, sent: Any, code: str, details: str) -> None:
+    async def test_asking_in_vain(self, sent: Any, code: str, details: str) -> None:
         async with rig(speaks_oip=True) as it:
             got = await failure(it.open_inference.ModelInfer(sent))
             assert got[0] == code
             assert got[1].startswith(details)
 
-    async def test_ts_g4_what_it_tells(self) -> None:
+    @pytest.mark.clause("TS-G4")
+    async def test_what_it_tells(self) -> None:
         async with rig(speaks_oip=True) as it:
             ask = it.open_inference
             assert (await ask.ServerLive(open_inference("ServerLiveRequest"))).live
@@ -118,7 +122,7 @@ class TestOpenInference:
                 f"Method {OPEN_INFERENCE}.GRPCInferenceService/ServerMetadata is unimplemented",
             )
 
-    async def test_x_18_models_of_tensors_are_asked_by_it_as_well(self) -> None:
+    async def test_models_of_tensors_are_asked_by_it_as_well(self) -> None:
         async with rig(speaks_oip=True) as it:
             ask = it.open_inference
             sent = _infer("tensors", ("a", "INT64", [2], {"int64_contents": [1, 2]}), id="t")
@@ -131,7 +135,7 @@ class TestOpenInference:
             told = await ask.ModelMetadata(open_inference("ModelMetadataRequest", name="tensors"))
             assert (list(told.versions), told.inputs[0].name) == (["1"], "a")
 
-    async def test_x_7_handlers_are_asked_by_tritons_service_as_well(self) -> None:
+    async def test_handlers_are_asked_by_tritons_service_as_well(self) -> None:
         async with rig() as it:
             ask = it.channels[0].unary_unary(
                 "/inference.GRPCInferenceService/ModelInfer",

@@ -12,7 +12,8 @@ from salver.dialects.torchserve.json_layout import (
 from salver.words.handlers import HandlerReply
 
 
-def test_ts_r22_json_stands_a_key_a_line_and_ends_with_a_line_feed() -> None:
+@pytest.mark.clause("TS-R22")
+def test_json_stands_a_key_a_line_and_ends_with_a_line_feed() -> None:
     value = {"nextPageToken": "2", "models": [{"modelName": "a"}], "none": [], "empty": {}, "no": None}
     assert json_reply(value).body == (
         b'{\n  "nextPageToken": "2",\n  "models": [\n    {\n      "modelName": "a"\n    }\n  ],\n'
@@ -23,6 +24,7 @@ def test_ts_r22_json_stands_a_key_a_line_and_ends_with_a_line_feed() -> None:
     assert to_json({"health": 1}).endswith(b"\n}")
 
 
+@pytest.mark.clause("TS-R22")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -32,7 +34,7 @@ def test_ts_r22_json_stands_a_key_a_line_and_ends_with_a_line_feed() -> None:
         ("\ud800", '"?"'),
     ],
 )
-def test_ts_r22_texts_are_escaped_as_its_library_does(text: str, expected: str) -> None:
+def test_texts_are_escaped_as_its_library_does(text: str, expected: str) -> None:
     assert to_json(text).decode() == expected
 
 
@@ -42,7 +44,8 @@ def test_what_json_cannot_hold_is_written_all_the_same() -> None:
     )
 
 
-def test_ts_r16_every_reply_has_the_standard_headers_in_their_order() -> None:
+@pytest.mark.clause("TS-R16")
+def test_every_reply_has_the_standard_headers_in_their_order() -> None:
     cors = ((b"access-control-allow-origin", b"*"),)
     assert all_headers(json_reply({}), b"id", cors) == [
         (b"content-type", b"application/json"),
@@ -54,7 +57,8 @@ def test_ts_r16_every_reply_has_the_standard_headers_in_their_order() -> None:
     ]
 
 
-def test_ts_r14_a_prediction_has_the_headers_that_its_handler_set() -> None:
+@pytest.mark.clause("TS-R14")
+def test_a_prediction_has_the_headers_that_its_handler_set() -> None:
     plain = handler_reply(HandlerReply(b"OK"))
     assert (plain.status, plain.body, plain.headers, plain.reason, plain.is_last) == (
         200,

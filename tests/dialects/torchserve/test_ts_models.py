@@ -1,5 +1,6 @@
 """TorchServe's descriptions of models, and texts about changes."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,11 +62,13 @@ _SAID = b"""[
 ]"""
 
 
-def test_ts_m3_a_description_is_laid_out_as_torchserves() -> None:
+@pytest.mark.clause("TS-M3")
+def test_a_description_is_laid_out_as_torchserves() -> None:
     assert to_json(ts_models.describe_versions([_STATUS])) == _SAID
 
 
-def test_ts_m3_what_a_model_tells_of_itself() -> None:
+@pytest.mark.clause("TS-M3")
+def test_what_a_model_tells_of_itself() -> None:
     (told,) = ts_models.describe_versions([_STATUS], {"inputs": 4})
     assert list(told)[-1] == "customizedMetadata"
     assert told["customizedMetadata"] == {"inputs": 4}
@@ -73,7 +76,8 @@ def test_ts_m3_what_a_model_tells_of_itself() -> None:
     assert ts_models.describe_versions([], {}) == []
 
 
-def test_ts_m3_devices_only_where_there_are_some() -> None:
+@pytest.mark.clause("TS-M3")
+def test_devices_only_where_there_are_some() -> None:
     running = (WorkerStatus(9000, 0.0, gpu=2),)
     status = HandlerStatus("m", "1", "m.mar", Workers(device_ids=(0, 2)), running, waiting=200)
     told = ts_models.describe_version(status)
@@ -82,8 +86,9 @@ def test_ts_m3_devices_only_where_there_are_some() -> None:
     assert told["jobQueueStatus"]["remainingCapacity"] == 0
 
 
+@pytest.mark.clause("TS-M4")
 @given(count=st.integers(0, 300), limit=st.integers(1, 100))
-def test_ts_m4_pages_hold_every_model_once(count: int, limit: int) -> None:
+def test_pages_hold_every_model_once(count: int, limit: int) -> None:
     models = [ModelListing(str(number), f"{number}.mar") for number in range(count)]
     seen, token = [], "0"
     while token:
@@ -93,14 +98,16 @@ def test_ts_m4_pages_hold_every_model_once(count: int, limit: int) -> None:
     assert seen == [(model.name, model.url) for model in models]
 
 
-def test_ts_m4_odd_limits() -> None:
+@pytest.mark.clause("TS-M4")
+def test_odd_limits() -> None:
     models = [ModelListing(str(number), "") for number in range(120)]
     for limit, token, wanted in [(-1, -1, 100), (0, 0, 0), (101, 0, 100), (5, 118, 2), (5, 500, 0)]:
         assert len(ts_models.list_models(models, limit, token)["models"]) == wanted
     assert ts_models.list_models(models, 0, 0)["nextPageToken"] == "0"
 
 
-def test_ts_m1_ts_m2_ts_m5_ts_m6_sentences() -> None:
+@pytest.mark.clause("TS-M1", "TS-M2", "TS-M5", "TS-M6")
+def test_sentences() -> None:
     assert (
         ts_models.registered_text(RegistrationResult("m", "1.0", 1, is_done=False))
         == "Processing worker updates..."

@@ -1,5 +1,7 @@
 """TorchServe's descriptions of its interfaces."""
 
+import pytest
+
 from salver.dialects.torchserve.openapi import describe_management, describe_port, describe_prediction
 
 INFERENCE = {
@@ -37,7 +39,8 @@ def named(description: dict[str, dict[str, dict[str, dict[str, str]]]]) -> dict[
     }
 
 
-def test_ts_r2_each_port_describes_what_it_serves() -> None:
+@pytest.mark.clause("TS-R2")
+def test_each_port_describes_what_it_serves() -> None:
     assert named(describe_port({"inference"})) == INFERENCE
     assert named(describe_port({"management"})) == MANAGEMENT
     assert named(describe_port({"inference", "management"})) == INFERENCE | MANAGEMENT
@@ -46,7 +49,8 @@ def test_ts_r2_each_port_describes_what_it_serves() -> None:
     assert (info["title"], info["version"]) == ("TorchServe APIs", "0.12.0")
 
 
-def test_ts_r2_a_model_is_described_by_how_it_is_managed_and_asked() -> None:
+@pytest.mark.clause("TS-R2")
+def test_a_model_is_described_by_how_it_is_managed_and_asked() -> None:
     assert named(describe_management("noop")) == MODEL
     assert describe_management("noop")["info"] == {
         "title": "RESTful Management API for: noop",
@@ -60,7 +64,8 @@ def test_ts_r2_a_model_is_described_by_how_it_is_managed_and_asked() -> None:
     assert asked["info"] == {"title": "RESTful API for: noop", "version": "1.0.0"}
 
 
-def test_ts_r2_parameters_of_paths_and_queries_are_told() -> None:
+@pytest.mark.clause("TS-R2")
+def test_parameters_of_paths_and_queries_are_told() -> None:
     post = describe_port({"management"})["paths"]["/models"]["post"]
     parameters = {each["name"]: (each["in"], each["required"]) for each in post["parameters"]}
     assert parameters["url"] == ("query", True)

@@ -28,7 +28,8 @@ WANTED = Registration("a.mar", "n", "h.py:run", "python", 3, 25, 1, False, 33, 4
 PLAIN = Registration("a.mar")
 
 
-def test_ts_m1_a_registration_is_a_query_or_json() -> None:
+@pytest.mark.clause("TS-M1")
+def test_a_registration_is_a_query_or_json() -> None:
     assert read_registration(b"", "", FULL) == WANTED
     numbers: dict[str, Any] = {
         name: int(value) if value.isdigit() else value for name, value in FULL.items()
@@ -40,12 +41,14 @@ def test_ts_m1_a_registration_is_a_query_or_json() -> None:
     assert read_registration(b"x", "text/plain", {"url": "", "batch_size": "many"}) == Registration("")
 
 
+@pytest.mark.clause("TS-M1")
 @pytest.mark.parametrize("content_type", ["", "application/json"])
-def test_ts_m1_a_registration_says_where_the_model_is(content_type: str) -> None:
+def test_a_registration_says_where_the_model_is(content_type: str) -> None:
     with pytest.raises(InvalidInput, match=r"^Parameter url is required\.$"):
         read_registration(b"", content_type, {})
 
 
+@pytest.mark.clause("TS-M1")
 @pytest.mark.parametrize(
     "body",
     [
@@ -59,13 +62,14 @@ def test_ts_m1_a_registration_says_where_the_model_is(content_type: str) -> None
         b'{"url": "a", "batch_size": true}',
     ],
 )
-def test_ts_m1_broken_json_is_told_by_its_name(body: bytes) -> None:
+def test_broken_json_is_told_by_its_name(body: bytes) -> None:
     with pytest.raises(NamedFault) as caught:
         read_registration(body, "application/json", {})
     assert (caught.value.status, caught.value.kind) == (500, "JsonSyntaxException")
 
 
-def test_ts_m2_what_is_no_number_counts_as_not_given() -> None:
+@pytest.mark.clause("TS-M2")
+def test_what_is_no_number_counts_as_not_given() -> None:
     given = ("5", "-1", "+2", "many", "", "1.5", None, "9999999999")
     assert [read_number(text, 7) for text in given] == [5, -1, 2, 7, 7, 7, 7, 7]
     assert [is_true(text, False) for text in ("true", "TRUE", "yes", "", None)] == [
@@ -90,7 +94,8 @@ c 3
 """
 
 
-def test_ts_m11_names_choose_samples_of_a_page() -> None:
+@pytest.mark.clause("TS-M11")
+def test_names_choose_samples_of_a_page() -> None:
     assert chosen(PAGE, []) == PAGE
     assert chosen(PAGE, ["a_total"]) == PAGE[: PAGE.index(b"# HELP b")]
     assert chosen(PAGE, ["b_count", "c"]) == (

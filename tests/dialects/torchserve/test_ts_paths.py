@@ -10,6 +10,7 @@ ALL = ("inference", "management", "metrics")
 INF, M = "inference", "management"
 
 
+@pytest.mark.clause("TS-R1")
 @pytest.mark.parametrize(
     ("verb", "path", "expected"),
     [
@@ -49,10 +50,11 @@ INF, M = "inference", "management"
         ("POST", "/metrics/anything", PathMatch("metrics")),
     ],
 )
-def test_ts_r1_to_ts_m11_paths(verb: str, path: str, expected: PathMatch) -> None:
+def test_to_ts_m11_paths(verb: str, path: str, expected: PathMatch) -> None:
     assert find(verb, path.encode(), ALL) == expected  # type: ignore[arg-type]
 
 
+@pytest.mark.clause("TS-P2", "TS-R21")
 @pytest.mark.parametrize(
     ("verb", "path", "surfaces", "error"),
     [
@@ -82,14 +84,15 @@ def test_ts_r1_to_ts_m11_paths(verb: str, path: str, expected: PathMatch) -> Non
         ("GET", "/predictions/%zz", ALL, NamedFault),
     ],
 )
-def test_ts_p2_ts_r21_what_is_no_path_at_that_port(
+def test_what_is_no_path_at_that_port(
     verb: str, path: str, surfaces: tuple[str, ...], error: type[SalverError]
 ) -> None:
     with pytest.raises(error):
         find(verb, path.encode(), surfaces)  # type: ignore[arg-type]
 
 
-def test_ts_r11_open_inference_is_answered_where_it_is_wanted() -> None:
+@pytest.mark.clause("TS-R11")
+def test_open_inference_is_answered_where_it_is_wanted() -> None:
     for verb, path, operation in (
         ("GET", b"/v2", "oip_server"),
         ("HEAD", b"/v2/health/live", "oip_live"),
@@ -104,7 +107,7 @@ def test_ts_r11_open_inference_is_answered_where_it_is_wanted() -> None:
             find(verb, path, ["inference"], speaks_oip=True)
 
 
-def test_x_23_the_oldest_routes_are_told_by_their_ends() -> None:
+def test_the_oldest_routes_are_told_by_their_ends() -> None:
     assert find_oldest("POST", b"/m/predict") == PathMatch("predict", INF, "m", takes_query=True)
     assert find_oldest("POST", b"/m/1/predict") == PathMatch("predict", INF, "m", "1", takes_query=True)
     assert [find_oldest("POST", path) for path in (b"/predict", b"//predict", b"/a/b/c/predict")] == [

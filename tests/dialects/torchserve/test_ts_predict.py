@@ -20,7 +20,8 @@ def answer(reply: HandlerReply, *, is_last: bool = True) -> InferResponse:
     return InferResponse("m", "1.0", tensors, parameters=parameters, is_last=is_last)
 
 
-def test_ts_r3_ts_r17_a_request_is_a_form_with_its_headers_and_sequence() -> None:
+@pytest.mark.clause("TS-R3", "TS-R17")
+def test_a_request_is_a_form_with_its_headers_and_sequence() -> None:
     headers = {"X-One": "1", "explain": "False"}
     request = codec("2.0").decode(
         HandlerQuery(b"x", "text/plain", headers, id="id", sequence=("s", True, False)), handlers.SIGNATURE
@@ -39,7 +40,8 @@ def test_a_model_of_tensors_is_no_handler() -> None:
         codec().decode(HandlerQuery(b""), Signature((), ()))
 
 
-def test_ts_r14_ts_r15_an_answer_is_the_handlers_bytes_and_says_whether_more_follow() -> None:
+@pytest.mark.clause("TS-R14", "TS-R15")
+def test_an_answer_is_the_handlers_bytes_and_says_whether_more_follow() -> None:
     request = InferRequest("m", ())
     reply = codec().encode(request, answer(HandlerReply(b"ab", 201, "Made"), is_last=False))
     assert (reply.status, reply.reason, reply.body, reply.is_last) == (201, "Made", b"ab", False)
@@ -53,7 +55,8 @@ def test_ts_r14_ts_r15_an_answer_is_the_handlers_bytes_and_says_whether_more_fol
         codec().encode(request, InferResponse("m", "1", (), error=HandlerFailed("broke")))
 
 
-def test_ts_r21_faults_name_what_is_missing() -> None:
+@pytest.mark.clause("TS-R21")
+def test_faults_name_what_is_missing() -> None:
     missing = NotFound("in other words")
     assert b"Model not found: m" in codec().fault(missing).body
     assert b"Model not found: m" in codec("x").fault(NoVersion("so")).body

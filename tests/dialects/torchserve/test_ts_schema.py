@@ -27,22 +27,25 @@ def _fields(descriptor: Any, package: str) -> dict[str, tuple[Any, ...]]:
     }
 
 
+@pytest.mark.clause("TS-G2")
 @pytest.mark.parametrize("name", _NAMES)
-def test_ts_g2_fields_are_torchserves(name: str) -> None:
+def test_fields_are_torchserves(name: str) -> None:
     package, _, short = name.rpartition(".")
     theirs = pool().FindMessageTypeByName(name)
     assert _fields(CLASSES[short].DESCRIPTOR, package) == _fields(theirs, package)
 
 
+@pytest.mark.clause("TS-G2")
 @pytest.mark.parametrize(
     ("file", "package"), [("inference.proto", INFERENCE), ("management.proto", MANAGEMENT)]
 )
-def test_ts_g2_the_messages_are_whole(file: str, package: str) -> None:
+def test_the_messages_are_whole(file: str, package: str) -> None:
     theirs = pool().FindFileByName(file).message_types_by_name
     assert set(theirs) == {n for n in CLASSES if CLASSES[n].DESCRIPTOR.full_name == f"{package}.{n}"}
 
 
-def test_ts_g4_the_messages_of_its_open_inference_service_are_tritons() -> None:
+@pytest.mark.clause("TS-G4")
+def test_the_messages_of_its_open_inference_service_are_tritons() -> None:
     ours = grpc_schema.build_all()
     file = pool().FindFileByName("open_inference_grpc.proto")
     for name, theirs in file.message_types_by_name.items():

@@ -31,7 +31,7 @@ def _said(told: Any) -> InferResponse:
     return InferResponse("m", "1.0", tensors, parameters=parameters)
 
 
-def test_x_7_tensors_become_the_json_of_the_protocol() -> None:
+def test_tensors_become_the_json_of_the_protocol() -> None:
     half = np.array([[0.5, 2.0]], np.float16)
     told = _asked(
         tensor("a", np.array([[1, 2]], np.int64)),
@@ -57,7 +57,7 @@ def test_x_7_tensors_become_the_json_of_the_protocol() -> None:
     st.sampled_from(["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"]),
     st.lists(st.integers(0, 1), max_size=6),
 )
-def test_x_7_what_a_handler_gives_back_is_what_it_got(dtype: str, values: list[int]) -> None:
+def test_what_a_handler_gives_back_is_what_it_got(dtype: str, values: list[int]) -> None:
     given_ = tensor("a", np.array(values, dtype).reshape(1, -1))
     told = _asked(given_)
     response = as_tensors(_said({"id": told["id"], "outputs": told["inputs"]}))
@@ -86,7 +86,7 @@ def test_x_7_what_a_handler_gives_back_is_what_it_got(dtype: str, values: list[i
         {"outputs": [{"name": "a", "datatype": "NONE", "shape": [1], "data": [3]}]},
     ],
 )
-def test_x_7_an_answer_without_tensors_is_the_bytes_that_it_is(told: Any) -> None:
+def test_an_answer_without_tensors_is_the_bytes_that_it_is(told: Any) -> None:
     response = _said(told)
     body = response.outputs[0].array.tobytes()
     with pytest.raises(HandlerFailed, match="not of the Open Inference Protocol"):

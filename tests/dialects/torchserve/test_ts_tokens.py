@@ -28,7 +28,8 @@ def made(path: Path, minutes: float = 60) -> tuple[TokenKeys, Clock, dict[str, s
     return keys, clock, {name: entry["key"] for name, entry in json.loads(path.read_text()).items()}
 
 
-def test_ts_b11_the_file_has_three_keys_and_is_its_owners_alone(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B11")
+def test_the_file_has_three_keys_and_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "key_file.json"
     path.write_text("of a run before")
     path.chmod(0o644)
@@ -42,6 +43,7 @@ def test_ts_b11_the_file_has_three_keys_and_is_its_owners_alone(tmp_path: Path) 
     assert [each.name for each in tmp_path.iterdir()] == ["key_file.json"]
 
 
+@pytest.mark.clause("TS-M8")
 @pytest.mark.parametrize(
     ("header", "opens"),
     [
@@ -57,14 +59,15 @@ def test_ts_b11_the_file_has_three_keys_and_is_its_owners_alone(tmp_path: Path) 
         ("Bearer é", False),
     ],
 )
-def test_ts_m8_a_key_stands_behind_the_word_bearer(tmp_path: Path, header: str, opens: bool) -> None:
+def test_a_key_stands_behind_the_word_bearer(tmp_path: Path, header: str, opens: bool) -> None:
     keys, _, given = made(tmp_path / "k")
     assert keys.allows("inference", header.format(given["inference"])) is opens
     assert not keys.allows("inference", header.format(given["management"]))
     assert not keys.allows("management", header.format(given["API"]))
 
 
-def test_ts_b11_keys_end(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-B11")
+def test_keys_end(tmp_path: Path) -> None:
     keys, clock, given = made(tmp_path / "k", 0.5)
     shown = f"Bearer {given['management']}"
     clock.now += 29.9
@@ -76,7 +79,8 @@ def test_ts_b11_keys_end(tmp_path: Path) -> None:
     assert not made(tmp_path / "k", 0)[0].allows("inference", "Bearer key-2")
 
 
-def test_ts_m8_a_renewed_key_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-M8")
+def test_a_renewed_key_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "k"
     keys, clock, given = made(path, 1)
     clock.now += 100

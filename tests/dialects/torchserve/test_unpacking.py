@@ -64,7 +64,8 @@ def files(cache: Path) -> list[Path]:
     return [path for path in cache.rglob("*") if path.is_file()]
 
 
-async def test_ts_a1_the_loader_has_a_folder_until_the_end(archive: Path, cache: Path) -> None:
+@pytest.mark.clause("TS-A1")
+async def test_the_loader_has_a_folder_until_the_end(archive: Path, cache: Path) -> None:
     loader = Loader()
     servable: Any = await Unpacking(loader, UnpackedArchives(cache)).load(manifest(archive))
     assert loader.content == "x = 1"
@@ -74,7 +75,8 @@ async def test_ts_a1_the_loader_has_a_folder_until_the_end(archive: Path, cache:
     assert not files(cache)
 
 
-async def test_ts_a1_folders_and_other_models_are_loaded_as_they_lie(archive: Path, cache: Path) -> None:
+@pytest.mark.clause("TS-A1")
+async def test_folders_and_other_models_are_loaded_as_they_lie(archive: Path, cache: Path) -> None:
     loader = Loader()
     folder = archive.parent / "folder"
     folder.mkdir()
@@ -85,8 +87,9 @@ async def test_ts_a1_folders_and_other_models_are_loaded_as_they_lie(archive: Pa
     assert not files(cache)
 
 
+@pytest.mark.clause("TS-A1")
 @pytest.mark.parametrize("error", [LoadFailed("x"), RuntimeError("y")])
-async def test_ts_a1_what_does_not_load_is_let_go_and_told_by_its_archive(
+async def test_what_does_not_load_is_let_go_and_told_by_its_archive(
     error: Exception, archive: Path, cache: Path
 ) -> None:
     with pytest.raises(type(error)) as raised:
@@ -96,7 +99,8 @@ async def test_ts_a1_what_does_not_load_is_let_go_and_told_by_its_archive(
         assert str(raised.value) == f"{archive}/noop.py is wrong. See {archive}"
 
 
-async def test_ts_a1_a_bad_archive_is_a_failed_load(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.clause("TS-A1")
+async def test_a_bad_archive_is_a_failed_load(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "text.mar").write_text("not a model")
     with pytest.raises(LoadFailed, match=r"text\.mar"):
         await Unpacking(Loader(), UnpackedArchives(cache)).load(manifest(tmp_path / "text.mar"))

@@ -5,12 +5,14 @@ import pytest
 from salver.dialects.torchserve.engine.worker_life import PAUSES, Stage, WorkerLife
 
 
-def test_ts_b7_the_pauses_grow_as_torchserves_do() -> None:
+@pytest.mark.clause("TS-B7")
+def test_the_pauses_grow_as_torchserves_do() -> None:
     life = WorkerLife(1e9)
     assert [life.failed(float(n)) for n in range(13)] == [*PAUSES, 55.0, 55.0]
 
 
-def test_ts_b7_a_worker_that_was_there_for_a_while_begins_anew() -> None:
+@pytest.mark.clause("TS-B7")
+def test_a_worker_that_was_there_for_a_while_begins_anew() -> None:
     life = WorkerLife(300.0)
     assert not life.has_tried
     assert [life.failed(0.0), life.failed(1.0), life.failed(2.0)] == [0.0, 1.0, 1.0]
@@ -22,8 +24,9 @@ def test_ts_b7_a_worker_that_was_there_for_a_while_begins_anew() -> None:
     assert life.deaths == 2
 
 
+@pytest.mark.clause("TS-B7", "TS-R1")
 @pytest.mark.parametrize("limit", [0.0, 10.0])
-def test_ts_b7_ts_r1_it_is_given_up_after_that_time_and_unhealthy_then(limit: float) -> None:
+def test_it_is_given_up_after_that_time_and_unhealthy_then(limit: float) -> None:
     life = WorkerLife(limit)
     assert life.is_healthy(1e9), "nothing has failed yet"
     assert life.failed(100.0) == 0.0

@@ -46,7 +46,8 @@ def _war(path: Path, manifest: str | None = None, **files: str) -> Path:
     return path
 
 
-def test_ts_a12_ts_k3_an_archive_of_the_unmodified_archiver(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A12", "TS-K3")
+def test_an_archive_of_the_unmodified_archiver(tmp_path: Path) -> None:
     pytest.importorskip("workflow_archiver", reason="torch-workflow-archiver is not installed")
     spec, functions = tmp_path / "flow.yaml", tmp_path / "flow.py"
     spec.write_text(_SPEC)
@@ -67,13 +68,15 @@ def test_ts_a12_ts_k3_an_archive_of_the_unmodified_archiver(tmp_path: Path) -> N
     assert format_graph(flow.graph) == "{clean=[count], count=[left, right], left=[join], right=[join]}"
 
 
-def test_ts_a12_what_a_specification_leaves_out() -> None:
+@pytest.mark.clause("TS-A12")
+def test_what_a_specification_leaves_out() -> None:
     flow = parse(b"dag:\n  a: b\n", "w")
     assert flow.settings == Settings(1, 1, 1, 50, 1, 10_000)
     assert list(flow.nodes) == ["a", "b"]
     assert list(parse(b"dag: {a: }", "w").nodes) == ["a"]
 
 
+@pytest.mark.clause("TS-A12")
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
@@ -85,11 +88,12 @@ def test_ts_a12_what_a_specification_leaves_out() -> None:
         ("dag:\n  a: [" + ", ".join(f"n{n}" for n in range(300)) + "]\n", "it has 301 nodes"),
     ],
 )
-def test_ts_a12_graphs_that_cannot_be_run(spec: str, text: str) -> None:
+def test_graphs_that_cannot_be_run(spec: str, text: str) -> None:
     with pytest.raises(BadGraph, match=text):
         parse(spec.encode(), "w")
 
 
+@pytest.mark.clause("TS-A12")
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
@@ -113,16 +117,18 @@ def test_ts_a12_graphs_that_cannot_be_run(spec: str, text: str) -> None:
         ("models: &x {a: *x}\ndag: {a: [b]}", "an alias refers to its own container"),
     ],
 )
-def test_ts_a12_values_that_cannot_be(spec: str, text: str) -> None:
+def test_values_that_cannot_be(spec: str, text: str) -> None:
     with pytest.raises((BadArchive, BadGraph), match=text):
         parse(spec.encode(), "w")
 
 
-def test_ts_a12_functions_need_a_file() -> None:
+@pytest.mark.clause("TS-A12")
+def test_functions_need_a_file() -> None:
     with pytest.raises(BadGraph, match="node a is no model"):
         parse(b"dag: {a: [b]}", "w", has_functions=False)
 
 
+@pytest.mark.clause("TS-A12")
 @pytest.mark.parametrize(
     ("manifest", "text"),
     [
@@ -137,12 +143,13 @@ def test_ts_a12_functions_need_a_file() -> None:
         ('{"workflow": {"workflowName": "w", "specFile": " ../a.yaml"}}', "'specFile'"),
     ],
 )
-def test_ts_a12_manifests_that_cannot_be(tmp_path: Path, manifest: str | None, text: str) -> None:
+def test_manifests_that_cannot_be(tmp_path: Path, manifest: str | None, text: str) -> None:
     with pytest.raises(BadArchive, match=text):
         read_workflow(_war(tmp_path / "a.war", manifest))
 
 
-def test_ts_a12_an_archive_without_what_it_names(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A12")
+def test_an_archive_without_what_it_names(tmp_path: Path) -> None:
     path = _war(tmp_path / "a.war", '{"workflow": {"workflowName": "w", "specFile": "a.yaml"}}')
     with pytest.raises(BadArchive, match=r"has no 'a\.yaml'"):
         read_spec(path, read_workflow(path))
@@ -154,8 +161,9 @@ def test_ts_a12_an_archive_without_what_it_names(tmp_path: Path) -> None:
 _names = st.sampled_from("abcdefgh")
 
 
+@pytest.mark.clause("TS-A12")
 @given(st.dictionaries(_names, st.lists(_names, max_size=4), min_size=1))
-def test_ts_a12_any_graph_is_refused_or_in_order(graph: dict[str, list[str]]) -> None:
+def test_any_graph_is_refused_or_in_order(graph: dict[str, list[str]]) -> None:
     spec = "dag:\n" + "".join(f"  {source}: [{', '.join(targets)}]\n" for source, targets in graph.items())
     try:
         flow = parse(spec.encode(), "w")

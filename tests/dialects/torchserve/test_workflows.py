@@ -130,7 +130,8 @@ def _call(deadline: float | None = None) -> Call:
     return Call("ts-http", 0.0, deadline, "r")
 
 
-async def test_ts_m9_nodes_come_and_go_with_their_workflow(
+@pytest.mark.clause("TS-M9")
+async def test_nodes_come_and_go_with_their_workflow(
     tmp_path: Path, played: Played, flows: Workflows, archives: UnpackedArchives
 ) -> None:
     spec = _FAN.replace(
@@ -174,9 +175,8 @@ async def test_ts_m9_nodes_come_and_go_with_their_workflow(
         await flows.unregister("two")
 
 
-async def test_ts_a12_branches_run_side_by_side_and_meet(
-    tmp_path: Path, played: Played, flows: Workflows
-) -> None:
+@pytest.mark.clause("TS-A12")
+async def test_branches_run_side_by_side_and_meet(tmp_path: Path, played: Played, flows: Workflows) -> None:
     await flows.register(Registration(_write(tmp_path, "pair", _FAN)))
     reply = await flows.run("pair", _form(), _call())
     assert (reply.body, reply.content_type, reply.status) == (b"j(l(f(x))+r(f(x)))", "application/json", 200)
@@ -190,20 +190,23 @@ async def test_ts_a12_branches_run_side_by_side_and_meet(
     assert {tuple(headers.items()) for headers in played.headers} == {(("X-Mine", "1"),)}
 
 
-async def test_ts_a12_several_ends_are_an_object(tmp_path: Path, played: Played, flows: Workflows) -> None:
+@pytest.mark.clause("TS-A12")
+async def test_several_ends_are_an_object(tmp_path: Path, played: Played, flows: Workflows) -> None:
     await flows.register(Registration(_write(tmp_path, "open", "dag:\n  fan: [left, right]\n")))
     reply = await flows.run("open", _form(), _call())
     assert json.loads(reply.body) == {"left": "l(f(x))", "right": "r(f(x))"}
 
 
-async def test_ts_a12_an_end_that_answers_json_is_part_of_the_object(
+@pytest.mark.clause("TS-A12")
+async def test_an_end_that_answers_json_is_part_of_the_object(
     tmp_path: Path, played: Played, flows: Workflows
 ) -> None:
     await flows.register(Registration(_write(tmp_path, "one", "dag:\n  fan: []\n")))
     assert (await flows.run("one", _form(b"json"), _call())).body == b'{"j": 1}'
 
 
-async def test_ts_a12_a_node_is_tried_again(tmp_path: Path, played: Played, flows: Workflows) -> None:
+@pytest.mark.clause("TS-A12")
+async def test_a_node_is_tried_again(tmp_path: Path, played: Played, flows: Workflows) -> None:
     spec = "models: {retry-attempts: 2}\ndag:\n  fan: [left]\n"
     await flows.register(Registration(_write(tmp_path, "again", spec)))
     played.failing["left"] = 2
@@ -215,7 +218,8 @@ async def test_ts_a12_a_node_is_tried_again(tmp_path: Path, played: Played, flow
     assert [node for node, _ in played.asked].count("left") == 6
 
 
-async def test_ts_a12_a_failure_gives_the_other_branches_up(
+@pytest.mark.clause("TS-A12")
+async def test_a_failure_gives_the_other_branches_up(
     tmp_path: Path, played: Played, flows: Workflows
 ) -> None:
     await flows.register(Registration(_write(tmp_path, "pair", _FAN)))
@@ -227,9 +231,8 @@ async def test_ts_a12_a_failure_gives_the_other_branches_up(
     assert "join" not in dict(played.asked)
 
 
-async def test_ts_a12_a_caller_who_leaves_gives_all_up(
-    tmp_path: Path, played: Played, flows: Workflows
-) -> None:
+@pytest.mark.clause("TS-A12")
+async def test_a_caller_who_leaves_gives_all_up(tmp_path: Path, played: Played, flows: Workflows) -> None:
     await flows.register(Registration(_write(tmp_path, "pair", _FAN)))
     played.gates |= {"left": asyncio.Event(), "right": asyncio.Event()}
     running = asyncio.create_task(flows.run("pair", _form(), _call()))
@@ -241,7 +244,8 @@ async def test_ts_a12_a_caller_who_leaves_gives_all_up(
     assert sorted(played.left) == ["left", "right"]
 
 
-async def test_ts_a12_each_try_has_its_time(tmp_path: Path, played: Played, flows: Workflows) -> None:
+@pytest.mark.clause("TS-A12")
+async def test_each_try_has_its_time(tmp_path: Path, played: Played, flows: Workflows) -> None:
     await flows.register(
         Registration(_write(tmp_path, "timed", "models: {timeout-ms: 5000}\ndag: {fan: [left]}"))
     )
@@ -254,16 +258,16 @@ async def test_ts_a12_each_try_has_its_time(tmp_path: Path, played: Played, flow
         await flows.run("timed", _form(), _call(now - 1))
 
 
-async def test_ts_a12_many_requests_have_their_own_answers(
-    tmp_path: Path, played: Played, flows: Workflows
-) -> None:
+@pytest.mark.clause("TS-A12")
+async def test_many_requests_have_their_own_answers(tmp_path: Path, played: Played, flows: Workflows) -> None:
     await flows.register(Registration(_write(tmp_path, "pair", _FAN)))
     bodies = [str(number).encode() for number in range(50)]
     replies = await asyncio.gather(*(flows.run("pair", _form(body), _call()) for body in bodies))
     assert [reply.body for reply in replies] == [b"j(l(f(%b))+r(f(%b)))" % (body, body) for body in bodies]
 
 
-async def test_ts_m9_a_node_that_does_not_come_takes_the_others_along(
+@pytest.mark.clause("TS-M9")
+async def test_a_node_that_does_not_come_takes_the_others_along(
     tmp_path: Path, played: Played, flows: Workflows
 ) -> None:
     spec = "models:\n  left: {url: lost.mar}\n  right: {url: broken.mar}\ndag:\n  fan: [left, right]\n"
@@ -280,7 +284,8 @@ async def test_ts_m9_a_node_that_does_not_come_takes_the_others_along(
     assert await flows.register(Registration(url)) == "flow"
 
 
-async def test_ts_m9_one_of_two_that_come_together_is_the_second(tmp_path: Path, flows: Workflows) -> None:
+@pytest.mark.clause("TS-M9")
+async def test_one_of_two_that_come_together_is_the_second(tmp_path: Path, flows: Workflows) -> None:
     order = Registration(_write(tmp_path, "pair", _FAN))
     done = await asyncio.gather(flows.register(order), flows.register(order), return_exceptions=True)
     assert done.count("pair") == 1
@@ -291,7 +296,8 @@ async def test_ts_m9_one_of_two_that_come_together_is_the_second(tmp_path: Path,
     assert len(flows.statuses()) == 1
 
 
-async def test_ts_m9_a_registration_goes_on_without_its_caller(tmp_path: Path, flows: Workflows) -> None:
+@pytest.mark.clause("TS-M9")
+async def test_a_registration_goes_on_without_its_caller(tmp_path: Path, flows: Workflows) -> None:
     coming = asyncio.create_task(flows.register(Registration(_write(tmp_path, "pair", _FAN))))
     await asyncio.sleep(0)
     coming.cancel()
@@ -299,6 +305,7 @@ async def test_ts_m9_a_registration_goes_on_without_its_caller(tmp_path: Path, f
     assert [status.name for status in flows.statuses()] == ["pair"]
 
 
+@pytest.mark.clause("TS-M9")
 @pytest.mark.parametrize(
     ("url", "error", "text"),
     [
@@ -309,7 +316,7 @@ async def test_ts_m9_a_registration_goes_on_without_its_caller(tmp_path: Path, f
         ("text.war", BadArchive, "is no archive of a workflow"),
     ],
 )
-async def test_ts_m9_what_cannot_be_had(
+async def test_what_cannot_be_had(
     tmp_path: Path, flows: Workflows, url: str, error: type[Exception], text: str
 ) -> None:
     _write(tmp_path, "cycle", "dag:\n  a: [b]\n  b: [a]\n")
@@ -318,18 +325,21 @@ async def test_ts_m9_what_cannot_be_had(
         await flows.register(Registration(url))
 
 
-async def test_ts_m9_models_of_elsewhere_only_where_that_is_allowed(tmp_path: Path, flows: Workflows) -> None:
+@pytest.mark.clause("TS-M9")
+async def test_models_of_elsewhere_only_where_that_is_allowed(tmp_path: Path, flows: Workflows) -> None:
     spec = "models:\n  left: {url: 'http://127.0.0.1:1/a.mar'}\ndag:\n  fan: [left]\n"
     with pytest.raises(WorkflowFailed, match="does not match any allowed URL"):
         await flows.register(Registration(_write(tmp_path, "far", spec)))
 
 
+@pytest.mark.clause("TS-M9")
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\nb", "x" * 300])
-async def test_ts_m9_names_that_cannot_be(tmp_path: Path, flows: Workflows, name: str) -> None:
+async def test_names_that_cannot_be(tmp_path: Path, flows: Workflows, name: str) -> None:
     with pytest.raises(BadArchive, match="cannot be the name"):
         await flows.register(Registration(_write(tmp_path, "pair", _FAN), name))
 
 
-async def test_ts_r10_a_workflow_that_is_not_there(flows: Workflows) -> None:
+@pytest.mark.clause("TS-R10")
+async def test_a_workflow_that_is_not_there(flows: Workflows) -> None:
     with pytest.raises(NoWorkflow, match="Workflow not found: nobody"):
         await flows.run("nobody", _form(), _call())

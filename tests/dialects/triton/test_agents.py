@@ -28,12 +28,14 @@ def manifest(home: Path, **parameters: str) -> Manifest:
     )
 
 
-def test_tr_s12_what_is_as_its_owner_wrote_it_down_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S12")
+def test_what_is_as_its_owner_wrote_it_down_is_loaded(tmp_path: Path) -> None:
     vet(Manifest(ModelId("m", "1"), tmp_path, "x", "x"))
     sha = hashlib.sha256(CONTENT).hexdigest()
     vet(manifest(tmp_path, **{"MD5__1/model.bin": MD5.upper(), "SHA256__1/model.bin": sha}))
 
 
+@pytest.mark.clause("TR-S12")
 @pytest.mark.parametrize(
     ("key", "digest", "reason"),
     [
@@ -50,6 +52,6 @@ def test_tr_s12_what_is_as_its_owner_wrote_it_down_is_loaded(tmp_path: Path) -> 
         ("1/model.bin", MD5, "MD5:FILE"),
     ],
 )
-def test_tr_s12_what_is_not_is_a_load_that_fails(tmp_path: Path, key: str, digest: str, reason: str) -> None:
+def test_what_is_not_is_a_load_that_fails(tmp_path: Path, key: str, digest: str, reason: str) -> None:
     with pytest.raises(LoadFailed, match=reason):
         vet(manifest(tmp_path, **{key: digest}))

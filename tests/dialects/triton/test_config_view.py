@@ -29,8 +29,9 @@ def seen(text: str = "", signature: Signature = SIGNATURE, facts: Facts = ONNX) 
     return as_json(complete(told, ModelId("addsub", "1"), signature, facts))
 
 
+@pytest.mark.clause("TR-S8")
 @pytest.mark.parametrize("decoupled", [True, False])
-def test_tr_s8_clients_learn_that_a_model_gives_any_number_of_responses(decoupled: bool) -> None:
+def test_clients_learn_that_a_model_gives_any_number_of_responses(decoupled: bool) -> None:
     shown = seen(facts=Facts("python", "model.py", decoupled=decoupled))
     assert shown.get("model_transaction_policy", {}).get("decoupled", False) is decoupled
 

@@ -52,7 +52,8 @@ def step(reads: str, writes: str, model: str = "m", **more: str) -> EnsembleStep
     return EnsembleStep(model, "", ins, outs, **more)
 
 
-def test_tr_c10_ensemble_scheduling_is_honoured() -> None:
+@pytest.mark.clause("TR-C10")
+def test_ensemble_scheduling_is_honoured() -> None:
     translated = parse_pbtxt(PBTXT.encode(), "/r/e/config.pbtxt", "e")
     config = translated.config
     assert config.ensemble == Ensemble(STEPS, 8)
@@ -62,16 +63,19 @@ def test_tr_c10_ensemble_scheduling_is_honoured() -> None:
     assert config.ensemble.models == (("pre", ""), ("net", "3"))
 
 
-def test_tr_c10_without_a_batch_size_there_is_no_batch() -> None:
+@pytest.mark.clause("TR-C10")
+def test_without_a_batch_size_there_is_no_batch() -> None:
     text = PBTXT.replace("max_batch_size: 4", "")
     config = parse_pbtxt(text.encode(), "/r/e/config.pbtxt", "e").config
     assert (config.batching.has_rows, config.inputs[0].shape) == (False, (1,))
 
 
-def test_tr_c10_salver_toml_says_the_same() -> None:
+@pytest.mark.clause("TR-C10")
+def test_salver_toml_says_the_same() -> None:
     assert parse_toml(TOML.encode(), "/r/e/salver.toml").ensemble == Ensemble(STEPS, 8)
 
 
+@pytest.mark.clause("TR-C10")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -107,13 +111,14 @@ def test_tr_c10_salver_toml_says_the_same() -> None:
         ((PBTXT[PBTXT.index("ensemble_sch") :], ""), "must specify 'step' for ensemble 'e'"),
     ],
 )
-def test_tr_c10_what_cannot_be_is_refused_in_tritons_words(change: tuple[str, str], message: str) -> None:
+def test_what_cannot_be_is_refused_in_tritons_words(change: tuple[str, str], message: str) -> None:
     assert change[0] in PBTXT
     with pytest.raises(InvalidInput) as caught:
         parse_pbtxt(PBTXT.replace(*change, 1).encode(), "/r/e/config.pbtxt", "e")
     assert message in str(caught.value)
 
 
+@pytest.mark.clause("TR-C10")
 @pytest.mark.parametrize(
     ("steps", "inputs", "outputs", "problem"),
     [
@@ -157,20 +162,20 @@ def test_tr_c10_what_cannot_be_is_refused_in_tritons_words(change: tuple[str, st
         ([step("a", "b", when="f")], "a", "b", "output 'b' for ensemble 'e' is not written"),
     ],
 )
-def test_tr_c10_can_the_tensors_flow(
-    steps: list[EnsembleStep], inputs: str, outputs: str, problem: str
-) -> None:
+def test_can_the_tensors_flow(steps: list[EnsembleStep], inputs: str, outputs: str, problem: str) -> None:
     said = misfit("e", Ensemble(tuple(steps)), list(inputs), list(outputs))
     assert problem in said
     assert bool(problem) == bool(said)
 
 
-def test_tr_c10_there_is_a_limit_of_steps() -> None:
+@pytest.mark.clause("TR-C10")
+def test_there_is_a_limit_of_steps() -> None:
     many = tuple(EnsembleStep("m", "", {"x": f"t{n}"}, {"y": f"t{n + 1}"}) for n in range(1001))
     assert misfit("e", Ensemble(many[:1000])) == ""
     assert misfit("e", Ensemble(many)) == "ensemble 'e' has 1001 steps; at most 1000 are taken"
 
 
+@pytest.mark.clause("TR-C10")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -182,13 +187,14 @@ def test_tr_c10_there_is_a_limit_of_steps() -> None:
         (TOML.replace('"best"', '"row"'), "ensemble tensor 'row' can appear in an output map only once"),
     ],
 )
-def test_tr_c10_a_wrong_salver_toml(text: str, message: str) -> None:
+def test_a_wrong_salver_toml(text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_toml(text.encode(), "/r/e/salver.toml")
     assert message in str(caught.value)
 
 
-def test_tr_c1_an_ensemble_has_no_artefact(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C1")
+def test_an_ensemble_has_no_artefact(tmp_path: Path) -> None:
     """Its version's folder is empty, or not there; the configuration is its content."""
     for name in ("with", "without"):
         (tmp_path / name).mkdir()
@@ -211,7 +217,8 @@ def test_tr_c1_an_ensemble_has_no_artefact(tmp_path: Path) -> None:
     assert after.fingerprint != before
 
 
-def test_tr_r12_an_ensemble_may_come_as_json() -> None:
+@pytest.mark.clause("TR-R12")
+def test_an_ensemble_may_come_as_json() -> None:
     text = (
         '{"platform": "ensemble", "input": [{"name": "a", "data_type": "TYPE_FP32", "dims": [1]}], '
         '"output": [{"name": "b", "data_type": "TYPE_FP32", "dims": [1]}], "ensemble_scheduling": {"step": '

@@ -52,7 +52,8 @@ def test_new_dimensions_stand_in_front():
         inputs({"x": 4})
 
 
-def test_tr_r6_lists_in_lists_are_one_where_the_input_has_fewer_dimensions():
+@pytest.mark.clause("TR-R6")
+def test_lists_in_lists_are_one_where_the_input_has_fewer_dimensions():
     assert inputs({"max_tokens": [[5]]})["max_tokens"] == ("INT32", [5])
     assert inputs({"x": [[[1, 2]]]})["x"] == ("FP32", [[1.0, 2.0]])
     assert inputs({"stop": [["a", "b"], ["c", "d"]]})["stop"] == ("BYTES", [b"a", b"b", b"c", b"d"])
@@ -127,8 +128,9 @@ def test_overload_says_when_to_come_back():
     assert any(name == b"retry-after" for name, _ in reply.headers)
 
 
+@pytest.mark.clause("TR-R6")
 @pytest.mark.parametrize("kind", [NotFound, DeadlineExceeded, Unsupported])
-def test_tr_r6_what_comes_from_the_model_is_400_whatever_it_calls_it(kind: type[SalverError]):
+def test_what_comes_from_the_model_is_400_whatever_it_calls_it(kind: type[SalverError]):
     error = kind("text")
     assert GenerateCodec().fault(error).status != 400
     error.is_late = True
@@ -137,6 +139,7 @@ def test_tr_r6_what_comes_from_the_model_is_400_whatever_it_calls_it(kind: type[
     assert GenerateCodec().encode(InferRequest("m", ()), piece) == HttpReply(400, b'{"error":"text"}')
 
 
+@pytest.mark.clause("TR-R6")
 @pytest.mark.parametrize(
     "body",
     [
@@ -149,11 +152,12 @@ def test_tr_r6_what_comes_from_the_model_is_400_whatever_it_calls_it(kind: type[
         b'{"text_input":"a","max_tokens":NaN,"max_tokens":1}',
     ],
 )
-def test_tr_r6_a_key_that_stands_twice_is_refused(body):
+def test_a_key_that_stands_twice_is_refused(body):
     with pytest.raises(InvalidInput, match="stands twice in the request"):
         decode(body)
 
 
+@pytest.mark.clause("TR-R6")
 @pytest.mark.parametrize(
     "body",
     [
@@ -162,11 +166,12 @@ def test_tr_r6_a_key_that_stands_twice_is_refused(body):
         b'{"text_input":"a","max_tokens":1,"parameters":{"max_tokens":2}}',
     ],
 )
-def test_tr_r6_a_key_that_a_value_repeats_is_not(body):
+def test_a_key_that_a_value_repeats_is_not(body):
     assert decode(body).inputs
 
 
-def test_tr_r6_an_output_without_elements_is_an_empty_list():
+@pytest.mark.clause("TR-R6")
+def test_an_output_without_elements_is_an_empty_list():
     outputs = (tensor("text", np.empty((0, 1), object)), tensor("x", np.empty((2, 0), "f4")))
     reply = GenerateCodec().encode(InferRequest("m", ()), InferResponse("m", "1", outputs))
     assert json.loads(reply.body) == {"model_name": "m", "model_version": "1", "text": [], "x": []}

@@ -44,7 +44,8 @@ class Rig:
         return {json.loads(line)["event"] for line in self.stream.getvalue()[begin:].splitlines()}
 
 
-def test_tr_r10_each_switch_does_what_it_says() -> None:
+@pytest.mark.clause("TR-R10")
+def test_each_switch_does_what_it_says() -> None:
     rig = Rig()
     assert rig.heard() == ALL - {"debug"}
     assert rig.heard(log_info=False) == ALL - {"debug", "info"}
@@ -55,7 +56,8 @@ def test_tr_r10_each_switch_does_what_it_says() -> None:
     assert rig.heard(log_warning=True, log_error=True, log_verbose_level=0) == ALL - {"debug"}
 
 
-def test_tr_r10_settings_come_back_as_they_are() -> None:
+@pytest.mark.clause("TR-R10")
+def test_settings_come_back_as_they_are() -> None:
     rig = Rig()
     assert rig.switches.update({}) == LogSettings()
     change: LogChange = {"log_verbose_level": 3, "log_format": "ISO8601", "log_error": False}
@@ -64,6 +66,7 @@ def test_tr_r10_settings_come_back_as_they_are() -> None:
     assert rig.switches.update({}) == changed
 
 
+@pytest.mark.clause("TR-F5")
 @pytest.mark.parametrize(
     ("level", "settings"),
     [
@@ -73,7 +76,7 @@ def test_tr_r10_settings_come_back_as_they_are() -> None:
         ("error", LogSettings(log_info=False, log_warning=False)),
     ],
 )
-def test_tr_f5_the_level_of_the_start_is_shown(level: str, settings: LogSettings) -> None:
+def test_the_level_of_the_start_is_shown(level: str, settings: LogSettings) -> None:
     rig = Rig(LogConfig(level=level, format="json"))  # type: ignore[arg-type]
     assert rig.switches.update({}) == settings
     expected = rig.heard()
@@ -84,7 +87,8 @@ def test_tr_f5_the_level_of_the_start_is_shown(level: str, settings: LogSettings
     )
 
 
-def test_tr_f5_a_level_that_is_silenced_from_the_start() -> None:
+@pytest.mark.clause("TR-F5")
+def test_a_level_that_is_silenced_from_the_start() -> None:
     rig = Rig(LogConfig(format="json", silenced=("warning",)))
     assert rig.switches.update({}) == LogSettings(log_warning=False)
     assert rig.heard() == {"info", "error", "critical"}
@@ -114,7 +118,8 @@ def test_the_log_of_a_program_around_us_is_its_own() -> None:
     assert not let_through(frozenset())
 
 
-def test_tr_f5_a_file_takes_the_log_and_keeps_what_was_in_it(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-F5")
+def test_a_file_takes_the_log_and_keeps_what_was_in_it(tmp_path: Path) -> None:
     path = tmp_path / "server.log"
     path.write_text("before\n")
     config = LogConfig(format="json", file=str(path))

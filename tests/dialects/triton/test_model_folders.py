@@ -37,7 +37,8 @@ def found(name: str, folder: Path, **options: bool) -> dict[str, Manifest]:
     return {str(m.id): m for m in repository.scan(0.0, frozenset({name}))}
 
 
-def test_tr_v2_a_model_right_in_the_folder(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_a_model_right_in_the_folder(tmp_path: Path) -> None:
     folder = put(tmp_path / "model", 'name: "mine" backend: "onnxruntime"')
     manifests = found("hash", folder)
     assert list(manifests) == ["hash:1"]
@@ -64,11 +65,13 @@ def test_the_backend_decides_between_a_file_and_the_program_beside_it(tmp_path: 
     assert "no artefact for the configured backend torch" in scanned('backend: "pytorch"').problem
 
 
-def test_tr_v2_a_model_without_a_configuration(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_a_model_without_a_configuration(tmp_path: Path) -> None:
     assert list(found("hash", put(tmp_path / "model"))) == ["hash:1"]
 
 
-def test_tr_v2_a_model_in_a_folder_below(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_a_model_in_a_folder_below(tmp_path: Path) -> None:
     put(tmp_path / "model" / "mine", 'name: "mine" backend: "onnxruntime"')
     brought = open_folder("hash", str(tmp_path / "model"))
     assert brought.folder == tmp_path / "model" / "mine"
@@ -77,7 +80,8 @@ def test_tr_v2_a_model_in_a_folder_below(tmp_path: Path) -> None:
     assert list(found("hash", tmp_path / "model")) == ["hash:1"]
 
 
-def test_tr_v2_an_ensemble_brings_its_members(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_an_ensemble_brings_its_members(tmp_path: Path) -> None:
     put(tmp_path / "a", 'backend: "onnxruntime"')
     put(tmp_path / "both", ENSEMBLE)
     brought = open_folder("hash", str(tmp_path))
@@ -86,7 +90,8 @@ def test_tr_v2_an_ensemble_brings_its_members(tmp_path: Path) -> None:
     assert set(found("hash", tmp_path)) >= {"a:1", "hash:1"}
 
 
-def test_tr_v2_a_members_name_must_be_free(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_a_members_name_must_be_free(tmp_path: Path) -> None:
     put(tmp_path / "a", 'backend: "onnxruntime"')
     put(tmp_path / "both", ENSEMBLE)
     repository = Repository([], formats(recognise))
@@ -97,29 +102,33 @@ def test_tr_v2_a_members_name_must_be_free(tmp_path: Path) -> None:
     assert "another model" not in problems["one:1"]
 
 
-def test_tr_v2_two_models_need_an_ensemble(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_two_models_need_an_ensemble(tmp_path: Path) -> None:
     put(tmp_path / "a")
     put(tmp_path / "b")
     with pytest.raises(InvalidInput, match="several models, and none of them is an ensemble"):
         open_folder("hash", str(tmp_path))
 
 
+@pytest.mark.clause("TR-V2")
 @pytest.mark.parametrize(
     "url", ["/dev/shm", "/proc/self", "/sys", "relative", "/no/such/folder", "s3://a/b", "/\0"]
 )
-def test_tr_v2_places_that_hold_no_models(url: str) -> None:
+def test_places_that_hold_no_models(url: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         open_folder("hash", url)
     assert raised.value.field == "url"
 
 
-def test_tr_v2_a_link_leads_to_no_such_place_either(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_a_link_leads_to_no_such_place_either(tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to("/proc/self")
     with pytest.raises(InvalidInput, match="is not a folder of models"):
         open_folder("hash", str(tmp_path / "model"))
 
 
-def test_tr_v2_programs_need_trust_outside_of_the_platforms_folder(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V2")
+def test_programs_need_trust_outside_of_the_platforms_folder(tmp_path: Path) -> None:
     folder = put(tmp_path / "model", file="model.py")
     assert "--trust-pickle" in found("hash", folder)["hash:1"].problem
     assert not found("hash", folder, trusts_code=True)["hash:1"].problem

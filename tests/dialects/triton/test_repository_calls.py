@@ -24,8 +24,9 @@ def test_a_load_without_parameters() -> None:
         assert parse_load(text) == LoadOrder()
 
 
+@pytest.mark.clause("TR-R12", "TR-G3")
 @given(st.text(min_size=1), st.dictionaries(st.text(), st.binary()))
-def test_tr_r12_tr_g3_configuration_and_files_on_both_wires(config: str, files: dict[str, bytes]) -> None:
+def test_configuration_and_files_on_both_wires(config: str, files: dict[str, bytes]) -> None:
     """TR-R12, TR-G3."""
     parameters = {"config": config} | {f"file:{n}": base64.b64encode(c).decode() for n, c in files.items()}
     assert parse_load(json.dumps({"parameters": parameters}).encode()) == LoadOrder(config, files)
@@ -92,7 +93,8 @@ def test_a_grpc_load_that_is_wrong(name: str, kind: str, value: object, message:
         triton_grpc.decode_load_request(request.SerializeToString())
 
 
-def test_tr_r13_unload_over_http() -> None:
+@pytest.mark.clause("TR-R13")
+def test_unload_over_http() -> None:
     """TR-R13: other parameters are nobody's business."""
     assert parse_unload(body(unload_dependents=True))
     for text in (b"", b"{}", body(unload_dependents=False, whatever=[1])):
@@ -102,7 +104,8 @@ def test_tr_r13_unload_over_http() -> None:
             parse_unload(text)
 
 
-def test_tr_r13_unload_over_grpc() -> None:
+@pytest.mark.clause("TR-R13")
+def test_unload_over_grpc() -> None:
     """TR-R13."""
     request = pb.RepositoryModelUnloadRequest(model_name="m")
     request.parameters["whatever"].int64_param = 1
@@ -114,7 +117,8 @@ def test_tr_r13_unload_over_grpc() -> None:
         triton_grpc.decode_unload_request(request.SerializeToString())
 
 
-def test_tr_r37_a_repository_that_is_named() -> None:
+@pytest.mark.clause("TR-R37")
+def test_a_repository_that_is_named() -> None:
     """TR-R37."""
     message = "^'repository_name' specification is not supported$"
     for parse in (parse_load, parse_unload):

@@ -14,7 +14,8 @@ def pbtxt(text: str) -> Translation:
     return parse_pbtxt(text.encode(), "/r/m/config.pbtxt", "m")
 
 
-def test_tr_c11_what_instances_take_of_shared_resources() -> None:
+@pytest.mark.clause("TR-C11")
+def test_what_instances_take_of_shared_resources() -> None:
     text = """
     instance_group {
       count: 2
@@ -52,6 +53,7 @@ def parameters(**values: str) -> str:
     )
 
 
+@pytest.mark.clause("TR-C12")
 @pytest.mark.parametrize(
     ("text", "threads", "options", "silent"),
     [
@@ -84,7 +86,7 @@ def parameters(**values: str) -> str:
         (parameters(execution_mode="1"), 0, {}, ["execution_mode"]),
     ],
 )
-def test_tr_c12_parameters_become_options_of_their_backend(
+def test_parameters_become_options_of_their_backend(
     text: str, threads: int, options: dict[str, str], silent: list[str]
 ) -> None:
     config, _, notices, _ = pbtxt(text)
@@ -123,7 +125,8 @@ shape = [-1, -1]
 """
 
 
-def test_tr_c6_ragged_inputs_of_both_files_come_to_the_same() -> None:
+@pytest.mark.clause("TR-C6")
+def test_ragged_inputs_of_both_files_come_to_the_same() -> None:
     config, _, notices, _ = pbtxt(RAGGED + ENDS + SCATTER)
     ends = BatchInput("accumulated_element_count", "ENDS", DataType.INT32, "R")
     assert config.ragged == Ragged(("R",), (ends,), {"Y": "R"})
@@ -141,12 +144,14 @@ def test_tr_c6_ragged_inputs_of_both_files_come_to_the_same() -> None:
     assert parse_toml((RAGGED_TOML + table).encode(), "f").ragged == config.ragged
 
 
-def test_tr_c6_a_python_model_is_told_nothing_besides() -> None:
+@pytest.mark.clause("TR-C6")
+def test_a_python_model_is_told_nothing_besides() -> None:
     config, _, notices, _ = pbtxt("backend: 'python' " + RAGGED + ENDS)
     assert config.ragged == Ragged(("R",))
     assert [n.split("`")[1] for n in notices] == ["batch_input"]
 
 
+@pytest.mark.clause("TR-C6")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -168,7 +173,7 @@ def test_tr_c6_a_python_model_is_told_nothing_besides() -> None:
         ),
     ],
 )
-def test_tr_c6_what_does_not_fit_is_refused_in_tritons_words(text: str, message: str) -> None:
+def test_what_does_not_fit_is_refused_in_tritons_words(text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         pbtxt(RAGGED + text)
     assert message in str(caught.value)
@@ -225,7 +230,8 @@ max_size = 1
 """
 
 
-def test_tr_c8_queue_policies_of_both_files_come_to_the_same() -> None:
+@pytest.mark.clause("TR-C8")
+def test_queue_policies_of_both_files_come_to_the_same() -> None:
     config, _, notices, _ = pbtxt(PRIO)
     assert config.queue == Queue(
         2,
@@ -238,7 +244,8 @@ def test_tr_c8_queue_policies_of_both_files_come_to_the_same() -> None:
     assert notices == ()
 
 
-def test_tr_c8_a_decoupled_model_keeps_the_default_policys_time_and_size() -> None:
+@pytest.mark.clause("TR-C8")
+def test_a_decoupled_model_keeps_the_default_policys_time_and_size() -> None:
     decoupled = 'backend: "python" model_transaction_policy { decoupled: true }'
     config, _, notices, _ = pbtxt(decoupled + PRIO)
     assert (config.queue, config.timeout_ms, config.batching.max_queue) == (None, 5000.0, 2)
@@ -247,6 +254,7 @@ def test_tr_c8_a_decoupled_model_keeps_the_default_policys_time_and_size() -> No
     )
 
 
+@pytest.mark.clause("TR-C8")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -271,18 +279,20 @@ def test_tr_c8_a_decoupled_model_keeps_the_default_policys_time_and_size() -> No
         ),
     ],
 )
-def test_tr_c8_policies_that_contradict_are_refused_in_tritons_words(text: str, message: str) -> None:
+def test_policies_that_contradict_are_refused_in_tritons_words(text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         pbtxt(f"dynamic_batching {{ {text} }}")
     assert message in str(caught.value)
 
 
-def test_tr_c8_order_is_kept_where_it_is_asked_for() -> None:
+@pytest.mark.clause("TR-C8")
+def test_order_is_kept_where_it_is_asked_for() -> None:
     config, _, notices, _ = pbtxt("dynamic_batching { preserve_ordering: true }")
     assert config.batching.preserve_order and config.queue is None and notices == ()
 
 
-def test_tr_c7_tr_c11_what_is_about_gpus_is_accepted_with_one_line_a_key() -> None:
+@pytest.mark.clause("TR-C7", "TR-C11")
+def test_what_is_about_gpus_is_accepted_with_one_line_a_key() -> None:
     text = """
     optimization {
       graph { level: 1 }
@@ -306,13 +316,15 @@ def test_tr_c7_tr_c11_what_is_about_gpus_is_accepted_with_one_line_a_key() -> No
     assert len(notices) == len(lines) and set(notices) == lines
 
 
-def test_tr_c16_with_nothing_said_requests_share_runs() -> None:
+@pytest.mark.clause("TR-C16")
+def test_with_nothing_said_requests_share_runs() -> None:
     silent, said = (pbtxt(f"max_batch_size: 8 {more}")[0] for more in ("", "dynamic_batching { }"))
     assert silent == said
     assert (silent.batching.enabled, silent.batching.max_rows, silent.batching.max_delay_ms) == (True, 8, 0)
     assert not pbtxt("max_batch_size: 0")[0].batching.enabled
 
 
+@pytest.mark.clause("TR-C2", "TR-C8")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -327,12 +339,13 @@ def test_tr_c16_with_nothing_said_requests_share_runs() -> None:
         ("version_policy { specific { } }", "at least one version must be available"),
     ],
 )
-def test_tr_c2_tr_c8_sizes_and_versions_that_cannot_be_are_refused(text: str, message: str) -> None:
+def test_sizes_and_versions_that_cannot_be_are_refused(text: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         pbtxt(f"max_batch_size: 4 {text}")
 
 
-def test_tr_c2_tr_c8_sizes_and_versions_that_can() -> None:
+@pytest.mark.clause("TR-C2", "TR-C8")
+def test_sizes_and_versions_that_can() -> None:
     text = "max_batch_size: 4 version_policy { } dynamic_batching { preferred_batch_size: [4, 2] }"
     config = pbtxt(text).config
     assert config.batching.preferred_rows == (2, 4)

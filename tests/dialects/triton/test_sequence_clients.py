@@ -256,8 +256,9 @@ def base(model: str) -> int:
     return 100 if model == "kept_oldest" else 0
 
 
+@pytest.mark.clause("TR-S4")
 @pytest.mark.parametrize("model", KINDS)
-def test_tr_s4_sequences_over_http_and_grpc_share_a_model(http: Any, grpc: Any, model: str) -> None:
+def test_sequences_over_http_and_grpc_share_a_model(http: Any, grpc: Any, model: str) -> None:
     began = base(model)
     assert ask(http, model, 1, 5, "s") == began + 5
     assert ask(grpc, model, 2, 50, "s") == began + 50
@@ -270,7 +271,8 @@ def test_tr_s4_sequences_over_http_and_grpc_share_a_model(http: Any, grpc: Any, 
             ask(client, model, 1, 1)
 
 
-def test_tr_r6_generate_knows_sequences(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-R6")
+def test_generate_knows_sequences(server: ServerProcess) -> None:
     url = f"http://127.0.0.1:{server.port}/v2/models/own_direct/generate"
     for value, told, total in ((5, {"sequence_start": True}, 5), (6, {"sequence_end": True}, 11)):
         body = json.dumps({"IN": value, "sequence_id": 41, **told}).encode()
@@ -278,7 +280,8 @@ def test_tr_r6_generate_knows_sequences(server: ServerProcess) -> None:
             assert json.load(reply)["SUM"] == total
 
 
-def test_tr_c9_callers_do_not_see_the_servers_tensors(http: Any, grpc: Any) -> None:
+@pytest.mark.clause("TR-C9")
+def test_callers_do_not_see_the_servers_tensors(http: Any, grpc: Any) -> None:
     for model in KINDS:
         metadata = http.get_model_metadata(model)
         assert [tensor["name"] for tensor in metadata["inputs"]] == ["IN"]
@@ -289,7 +292,8 @@ def test_tr_c9_callers_do_not_see_the_servers_tensors(http: Any, grpc: Any) -> N
     assert "sequence" in http.get_server_metadata()["extensions"]
 
 
-def test_tr_s4_one_row_a_request(http: Any) -> None:
+@pytest.mark.clause("TR-S4")
+def test_one_row_a_request(http: Any) -> None:
     given = triton_http.InferInput("IN", [2, 1], "INT32")
     given.set_data_from_numpy(np.ones((2, 1), np.int32))
     words = "must specify batch-size 1 due to requirements of sequence batcher"
@@ -357,8 +361,9 @@ def _over_http(server: ServerProcess, model: str, ids: list[int], chance: random
     return ended
 
 
+@pytest.mark.clause("TR-S4")
 @pytest.mark.parametrize("model", KINDS)
-def test_tr_s4_many_at_once_and_callers_that_die(server: ServerProcess, model: str) -> None:
+def test_many_at_once_and_callers_that_die(server: ServerProcess, model: str) -> None:
     """No sum is another's, and in the end every slot is free."""
     with ThreadPoolExecutor(8) as pool:
         jobs = []
@@ -370,14 +375,16 @@ def test_tr_s4_many_at_once_and_callers_that_die(server: ServerProcess, model: s
     until(lambda: sequences(server, model) == {"slot": 0, "backlog": 0})
 
 
-def test_tr_c9_silence_ends_a_sequence(server: ServerProcess, http: Any) -> None:
+@pytest.mark.clause("TR-C9")
+def test_silence_ends_a_sequence(server: ServerProcess, http: Any) -> None:
     assert ask(http, "kept_direct", 900, 5, "s") == 5
     until(lambda: sequences(server, "kept_direct")["slot"] == 0)
     with pytest.raises(InferenceServerException, match="Nothing was heard of it for 1500 ms"):
         ask(http, "kept_direct", 900, 5)
 
 
-def test_tr_s4_all_slots_taken(server: ServerProcess, http: Any) -> None:
+@pytest.mark.clause("TR-S4")
+def test_all_slots_taken(server: ServerProcess, http: Any) -> None:
     """The fifth waits until one of the four that a direct model of four rows has is over."""
     for id in (1, 2, 3, 4):
         ask(http, "kept_direct", id, 1, "s")
@@ -397,7 +404,8 @@ def test_tr_s4_all_slots_taken(server: ServerProcess, http: Any) -> None:
         ask(http, "kept_direct", id, 1, "e")
 
 
-def test_tr_s8_decoupled_sequences(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-S8")
+def test_decoupled_sequences(server: ServerProcess) -> None:
     """Each request has its responses in order, and goes on where the one before it stopped."""
     stream = Stream(server)
     for id in (1, 2):
@@ -413,7 +421,8 @@ def test_tr_s8_decoupled_sequences(server: ServerProcess) -> None:
     until(lambda: sequences(server, "down") == {"slot": 0, "backlog": 0})
 
 
-def test_tr_s4_a_host_that_dies_ends_its_sequences(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-S4")
+def test_a_host_that_dies_ends_its_sequences(server: ServerProcess) -> None:
     """Nothing is ever answered from a state that is gone."""
     stream = Stream(server)
     stream.send("down", 11, 1, "s")
@@ -434,7 +443,8 @@ def test_tr_s4_a_host_that_dies_ends_its_sequences(server: ServerProcess) -> Non
     until(lambda: sequences(server, "down") == {"slot": 0, "backlog": 0})
 
 
-def test_tr_s5_requests_are_run_again_until_the_model_is_done(server: ServerProcess, http: Any) -> None:
+@pytest.mark.clause("TR-S5")
+def test_requests_are_run_again_until_the_model_is_done(server: ServerProcess, http: Any) -> None:
     """In-flight batching: short ones leave the runs that long ones go on with."""
     with ThreadPoolExecutor(4) as pool:
 
@@ -451,7 +461,8 @@ def test_tr_s5_requests_are_run_again_until_the_model_is_done(server: ServerProc
     until(lambda: sequences(server, "iterates") == {"slot": 0, "backlog": 0})
 
 
-def test_tr_s5_what_a_model_may_not_say(http: Any) -> None:
+@pytest.mark.clause("TR-S5")
+def test_what_a_model_may_not_say(http: Any) -> None:
     with pytest.raises(InferenceServerException, match="Expected a None object in the execute function"):
         ask(http, "iterates", 0, 0)
     text = "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE"
@@ -459,7 +470,8 @@ def test_tr_s5_what_a_model_may_not_say(http: Any) -> None:
         ask(http, "does_not", 1, 3, "s")
 
 
-def test_tr_s5_a_response_a_run(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-S5")
+def test_a_response_a_run(server: ServerProcess) -> None:
     stream = Stream(server)
     stream.send("generates", 0, 4)
     stream.send("generates", 0, 2)
@@ -474,13 +486,15 @@ def test_tr_s5_a_response_a_run(server: ServerProcess) -> None:
     until(lambda: sequences(server, "generates") == {"slot": 0, "backlog": 0})
 
 
-def test_tr_s7_a_model_that_asks_by_sequences(http: Any) -> None:
+@pytest.mark.clause("TR-S7")
+def test_a_model_that_asks_by_sequences(http: Any) -> None:
     given = triton_http.InferInput("IN", [1, 4], "INT32")
     given.set_data_from_numpy(np.array([[1, 2, 3, 4]], np.int32))
     assert http.infer("asks", [given]).as_numpy("SUM").item() == 10
 
 
-def test_tr_s6_an_ensemble_hands_its_sequence_on(http: Any, grpc: Any) -> None:
+@pytest.mark.clause("TR-S6")
+def test_an_ensemble_hands_its_sequence_on(http: Any, grpc: Any) -> None:
     assert ask(http, "ensemble", 31, 5, "s") == 5
     assert ask(grpc, "ensemble", 31, 6, "e") == 11
     with pytest.raises(InferenceServerException, match=r"sequence 31 to model 'kept_direct' must specify"):

@@ -34,6 +34,7 @@ def toml(text: str) -> ModelConfig:
     return parse_toml(text.encode(), "salver.toml")
 
 
+@pytest.mark.clause("TR-C9")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -82,11 +83,12 @@ def toml(text: str) -> ModelConfig:
         ),
     ],
 )
-def test_tr_c9_sequence_batching(text: str, expected: Sequences) -> None:
+def test_sequence_batching(text: str, expected: Sequences) -> None:
     assert sequences(text) == expected
 
 
-def test_tr_c9_models_without_it_have_no_sequences() -> None:
+@pytest.mark.clause("TR-C9")
+def test_models_without_it_have_no_sequences() -> None:
     assert pbtxt("").sequences == Sequences()
     assert not toml("").sequences.strategy
 
@@ -95,6 +97,7 @@ KIND = "CONTROL_SEQUENCE_START"
 FLAGS = "'int32_false_true', 'fp32_false_true'"
 
 
+@pytest.mark.clause("TR-C9")
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -160,14 +163,15 @@ FLAGS = "'int32_false_true', 'fp32_false_true'"
         (STATE % (INITIAL % 'data_file: "../secret"'), "must lie in the model's folder initial_state"),
     ],
 )
-def test_tr_c9_wrong_ones_are_refused_in_tritons_words(text: str, words: str) -> None:
+def test_wrong_ones_are_refused_in_tritons_words(text: str, words: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         sequences(text)
     assert words in str(refused.value)
     assert refused.value.field == "sequence_batching"
 
 
-def test_tr_c9_not_with_ragged_batches() -> None:
+@pytest.mark.clause("TR-C9")
+def test_not_with_ragged_batches() -> None:
     ragged = 'input { name: "x" data_type: TYPE_FP32 dims: [-1] allow_ragged_batch: true }'
     ragged += " sequence_batching { }"
     with pytest.raises(InvalidInput, match="`sequence_batching` cannot be honoured with"):
@@ -196,7 +200,8 @@ initial_shape = [3, 2]
 """
 
 
-def test_tr_c9_the_same_in_toml() -> None:
+@pytest.mark.clause("TR-C9")
+def test_the_same_in_toml() -> None:
     assert toml(TOML).sequences == Sequences(
         "oldest",
         candidates=8,
@@ -226,7 +231,8 @@ def test_wrong_keys_are_named(text: str, words: str) -> None:
     assert words in str(refused.value)
 
 
-def test_tr_c9_a_state_that_begins_with_a_file(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C9")
+def test_a_state_that_begins_with_a_file(tmp_path: Path) -> None:
     (tmp_path / "m" / "initial_state").mkdir(parents=True)
     state = STATE % (INITIAL % 'data_file: "begin"')
     config = f"max_batch_size: 4 sequence_batching {{ {state} }}"
@@ -250,7 +256,8 @@ SPEC = TensorSpec("x", DataType.FP32, (-1, 1))
 SIGNATURE = Signature((SPEC,), (SPEC,), batched=True)
 
 
-def test_tr_c9_a_configuration_in_toml_reads_as_tritons() -> None:
+@pytest.mark.clause("TR-C9")
+def test_a_configuration_in_toml_reads_as_tritons() -> None:
     config = toml(TOML)
     facts = Facts("onnx", "model.onnx", max_rows=4, sequences=config.sequences)
     shown = as_json(complete(b"", ModelId("m", "1"), SIGNATURE, facts))["sequence_batching"]
@@ -268,7 +275,8 @@ def test_tr_c9_a_configuration_in_toml_reads_as_tritons() -> None:
     assert as_json(again)["sequence_batching"] == shown
 
 
-def test_tr_c9_idle_time_has_tritons_default() -> None:
+@pytest.mark.clause("TR-C9")
+def test_idle_time_has_tritons_default() -> None:
     config = pbtxt("sequence_batching { }")
     told = parse_pbtxt(b"max_batch_size: 4 sequence_batching { }", "", "m").message
     facts = Facts("onnx", "model.onnx", max_rows=4, sequences=config.sequences)

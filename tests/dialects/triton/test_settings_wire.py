@@ -36,7 +36,8 @@ def text_of(error: pytest.ExceptionInfo[SalverError]) -> str:
     return error.value.triton or str(error.value)
 
 
-def test_tr_r9_shown_as_text_and_a_list_of_levels() -> None:
+@pytest.mark.clause("TR-R9")
+def test_shown_as_text_and_a_list_of_levels() -> None:
     shown = trace_json(TraceSetting())
     assert shown == {
         "trace_level": ["OFF"],
@@ -58,7 +59,8 @@ def test_tr_r9_shown_as_text_and_a_list_of_levels() -> None:
     }
 
 
-def test_tr_r9_a_change_and_what_clears() -> None:
+@pytest.mark.clause("TR-R9")
+def test_a_change_and_what_clears() -> None:
     body = {"trace_level": ["TENSORS", "TIMESTAMPS"], "trace_rate": "1", "trace_count": None, "colour": 3}
     change = {"trace_level": ("TIMESTAMPS", "TENSORS"), "trace_rate": 1, "trace_count": None}
     assert parse_trace(json.dumps(body).encode()) == change
@@ -68,12 +70,14 @@ def test_tr_r9_a_change_and_what_clears() -> None:
     assert triton_grpc.decode_trace_request(message) == ("m", change)
 
 
+@pytest.mark.clause("TR-R9")
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"trace_level":["LOUD"]}', b'{"trace_level":[]}', b'{"a":1}'])
-def test_tr_r9_what_is_not_known_changes_nothing(body: bytes) -> None:
+def test_what_is_not_known_changes_nothing(body: bytes) -> None:
     assert parse_trace(body) == {}
 
 
-def test_tr_r9_levels() -> None:
+@pytest.mark.clause("TR-R9")
+def test_levels() -> None:
     assert parse_trace(b'{"trace_level":["OFF"]}') == {"trace_level": ("OFF",)}
     assert parse_trace(b'{"trace_level":["LOUD","TIMESTAMPS"]}') == {"trace_level": ("TIMESTAMPS",)}
     assert triton_grpc.decode_trace_request(trace_request(trace_level=[]))[1] == {"trace_level": None}
@@ -81,6 +85,7 @@ def test_tr_r9_levels() -> None:
         parse_trace(b'{"trace_level":["OFF","TIMESTAMPS"]}')
 
 
+@pytest.mark.clause("TR-R9")
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
@@ -107,7 +112,7 @@ def test_tr_r9_levels() -> None:
         ("trace_count", "many", "Unable to parse 'trace_count', got: many"),
     ],
 )
-def test_tr_r9_numbers_that_are_none(name: str, text: str, said: str) -> None:
+def test_numbers_that_are_none(name: str, text: str, said: str) -> None:
     with pytest.raises(InvalidInput) as error:
         parse_trace(json.dumps({name: text}).encode())
     assert text_of(error) == said
@@ -116,7 +121,8 @@ def test_tr_r9_numbers_that_are_none(name: str, text: str, said: str) -> None:
     assert text_of(error) == said
 
 
-def test_tr_r9_a_count_below_the_least() -> None:
+@pytest.mark.clause("TR-R9")
+def test_a_count_below_the_least() -> None:
     """Triton's two wires differ by a space."""
     with pytest.raises(InvalidInput) as error:
         parse_trace(b'{"trace_count":"-5"}')
@@ -126,14 +132,16 @@ def test_tr_r9_a_count_below_the_least() -> None:
     assert text_of(error) == "Unable to parse 'trace_count'. Expecting value >= -1, got: -5"
 
 
-def test_tr_g3_one_value_for_a_number() -> None:
+@pytest.mark.clause("TR-G3")
+def test_one_value_for_a_number() -> None:
     with pytest.raises(InvalidInput) as error:
         triton_grpc.decode_trace_request(trace_request(trace_rate=["1", "2"]))
     assert text_of(error) == "expect only 1 value for 'trace_rate'"
 
 
+@pytest.mark.clause("TR-R9")
 @pytest.mark.parametrize("value", ["golden.json", None, 3])
-def test_tr_r9_the_file_is_the_operators(value: object) -> None:
+def test_the_trace_file_is_the_operators(value: object) -> None:
     said = "trace file location can not be updated through network protocol"
     with pytest.raises(Unsupported) as error:
         parse_trace(json.dumps({"trace_file": value}).encode())
@@ -142,6 +150,7 @@ def test_tr_r9_the_file_is_the_operators(value: object) -> None:
         triton_grpc.decode_trace_request(trace_request(trace_file=[str(value)]))
 
 
+@pytest.mark.clause("TR-R9")
 @pytest.mark.parametrize(
     "body",
     [
@@ -154,12 +163,13 @@ def test_tr_r9_the_file_is_the_operators(value: object) -> None:
         b'{"trace_rate":[]}',
     ],
 )
-def test_tr_r9_bodies_of_the_wrong_form(body: bytes) -> None:
+def test_trace_settings_of_the_wrong_form(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         parse_trace(body)
 
 
-def test_tr_r10_shown_in_both_forms() -> None:
+@pytest.mark.clause("TR-R10")
+def test_shown_in_both_forms() -> None:
     settings = LogSettings("/log", log_info=False, log_verbose_level=2)
     message = pb.LogSettingsResponse.FromString(triton_grpc.encode_log(settings))
     assert {n: getattr(v, v.WhichOneof("parameter_choice")) for n, v in message.settings.items()} == {
@@ -173,7 +183,8 @@ def test_tr_r10_shown_in_both_forms() -> None:
     assert message.settings["log_verbose_level"].WhichOneof("parameter_choice") == "uint32_param"
 
 
-def test_tr_r10_a_change() -> None:
+@pytest.mark.clause("TR-R10")
+def test_a_change() -> None:
     body = {"log_info": False, "log_verbose_level": 4, "log_format": "ISO8601", "log_colour": 1}
     change = {"log_info": False, "log_verbose_level": 4, "log_format": "ISO8601"}
     assert parse_log(json.dumps(body).encode()) == change
@@ -182,6 +193,7 @@ def test_tr_r10_a_change() -> None:
     assert parse_log(b"") == {}
 
 
+@pytest.mark.clause("TR-R10")
 @pytest.mark.parametrize(
     ("name", "value", "json_says", "grpc_says"),
     [
@@ -202,7 +214,7 @@ def test_tr_r10_a_change() -> None:
         ("log_format", True, "attempt to access JSON non-string as string", "expect string for 'log_format'"),
     ],
 )
-def test_tr_r10_values_of_the_wrong_type(name: str, value: Any, json_says: str, grpc_says: str) -> None:
+def test_values_of_the_wrong_type(name: str, value: Any, json_says: str, grpc_says: str) -> None:
     with pytest.raises(InvalidInput) as error:
         parse_log(json.dumps({name: value}).encode())
     assert text_of(error) == f"{json_says} (at {name})"
@@ -211,13 +223,15 @@ def test_tr_r10_values_of_the_wrong_type(name: str, value: Any, json_says: str, 
     assert text_of(error) == grpc_says
 
 
+@pytest.mark.clause("TR-R10")
 @pytest.mark.parametrize("level", [-1, 1 << 32, 1.5])
-def test_tr_r10_a_verbose_level_fits_the_message(level: float) -> None:
+def test_a_verbose_level_fits_the_message(level: float) -> None:
     with pytest.raises(InvalidInput):
         parse_log(json.dumps({"log_verbose_level": level}).encode())
 
 
-def test_tr_r10_formats() -> None:
+@pytest.mark.clause("TR-R10")
+def test_formats() -> None:
     with pytest.raises(InvalidInput) as error:
         parse_log(b'{"log_format":"fancy"}')
     assert text_of(error) == "invalid argument for --log_format, got: fancy"
@@ -226,14 +240,16 @@ def test_tr_r10_formats() -> None:
     assert text_of(error) == "invalid argument for log_format, got: fancy"
 
 
-def test_tr_g3_a_setting_without_a_value() -> None:
+@pytest.mark.clause("TR-G3")
+def test_a_setting_without_a_value() -> None:
     request = pb.LogSettingsRequest()
     request.settings["log_info"].SetInParent()
     with pytest.raises(InvalidInput, match="expect boolean for 'log_info'"):
         triton_grpc.decode_log_request(request.SerializeToString())
 
 
-def test_tr_r10_the_file_is_the_operators() -> None:
+@pytest.mark.clause("TR-R10")
+def test_the_log_file_is_the_operators() -> None:
     said = "log file location can not be updated through network protocol"
     with pytest.raises(Unsupported) as error:
         parse_log(b'{"log_file":"golden.log","log_info":false}')
@@ -243,7 +259,8 @@ def test_tr_r10_the_file_is_the_operators() -> None:
     assert text_of(error) == said
 
 
+@pytest.mark.clause("TR-R10")
 @pytest.mark.parametrize("body", [b"nope", b"[]", b"7"])
-def test_tr_r10_bodies_of_the_wrong_form(body: bytes) -> None:
+def test_log_settings_of_the_wrong_form(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         parse_log(body)

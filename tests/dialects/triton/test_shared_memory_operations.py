@@ -96,7 +96,8 @@ def test_there_is_no_cuda_memory(memory: SharedMemory) -> None:
         grpc(memory, "CudaSharedMemoryRegister", name="r", raw_handle=b"x", byte_size=8)
 
 
-def test_tr_f11_where_it_is_not_allowed() -> None:
+@pytest.mark.clause("TR-F11")
+def test_where_it_is_not_allowed() -> None:
     assert http(NO_REGIONS, "GET", f"{SYSTEM}/status") == (200, b"[]")
     with pytest.raises(NotFound, match="Unable to find system shared memory region: 'r'"):
         http(NO_REGIONS, "GET", f"{SYSTEM}/region/r/status")

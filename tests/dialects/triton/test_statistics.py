@@ -93,7 +93,8 @@ def test_what_never_reached_an_engine_is_not_a_failure(code: Code) -> None:
     assert found.snapshot()["model_stats"][0]["inference_stats"]["fail"]["count"] == 0
 
 
-def test_tr_r8_a_request_one_of_whose_responses_is_an_error_was_served() -> None:
+@pytest.mark.clause("TR-R8")
+def test_a_request_one_of_whose_responses_is_an_error_was_served() -> None:
     found = statistics()
     found.observe([READY, ran(), msgspec.structs.replace(served("model_failed"), why="response")])
     row = found.snapshot()["model_stats"][0]

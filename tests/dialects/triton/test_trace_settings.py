@@ -59,18 +59,21 @@ def test_nothing_is_traced_at_first() -> None:
     assert taken(found, "m", 3000) == []
 
 
-def test_tr_r9_one_request_in_so_many() -> None:
+@pytest.mark.clause("TR-R9")
+def test_one_request_in_so_many() -> None:
     found = settings(level="timestamps", rate=3)
     assert found.is_on
     assert taken(found, "m", 10) == [3, 6, 9]
 
 
-def test_tr_r9_models_without_settings_of_their_own_are_counted_together() -> None:
+@pytest.mark.clause("TR-R9")
+def test_models_without_settings_of_their_own_are_counted_together() -> None:
     found = settings(level="timestamps", rate=2)
     assert [found.scope(model).takes() for model in ("a", "b", "c", "d")] == [False, True, False, True]
 
 
-def test_tr_r9_so_many_and_no_more() -> None:
+@pytest.mark.clause("TR-R9")
+def test_so_many_and_no_more() -> None:
     found = settings(level="timestamps", rate=2, count=2)
     assert taken(found, "m", 3) == [2]
     assert found.of().trace_count == 1
@@ -82,7 +85,8 @@ def test_tr_r9_so_many_and_no_more() -> None:
     assert len(taken(found, "m", 100)) == 50
 
 
-def test_tr_r9_a_models_own_settings_and_back() -> None:
+@pytest.mark.clause("TR-R9")
+def test_a_models_own_settings_and_back() -> None:
     found = settings(level="off", rate=1)
     found.update("m", ON)
     assert found.is_on
@@ -95,7 +99,8 @@ def test_tr_r9_a_models_own_settings_and_back() -> None:
     assert taken(found, "m", 2) == []
 
 
-def test_tr_r9_what_a_model_leaves_open_follows_the_server() -> None:
+@pytest.mark.clause("TR-R9")
+def test_what_a_model_leaves_open_follows_the_server() -> None:
     found = settings(level="timestamps", rate=7)
     found.update("m", {"log_frequency": 5, "trace_count": 3})
     found.update("", {"trace_rate": 1, "log_frequency": 9})
@@ -107,7 +112,8 @@ def test_tr_r9_what_a_model_leaves_open_follows_the_server() -> None:
     assert found.of("m").log_frequency == 9
 
 
-def test_tr_r9_cleared_values_of_the_server_are_those_of_the_start() -> None:
+@pytest.mark.clause("TR-R9")
+def test_cleared_values_of_the_server_are_those_of_the_start() -> None:
     found = settings(level="timestamps", rate=7, count=4, log_frequency=2)
     found.update("", {"trace_rate": 1, "trace_count": 9, "log_frequency": 8, "trace_level": ("OFF",)})
     assert not found.is_on
@@ -116,6 +122,7 @@ def test_tr_r9_cleared_values_of_the_server_are_those_of_the_start() -> None:
     assert found.of() == TraceSetting(("TIMESTAMPS",), 7, 4, 2, "trace.json")
 
 
+@pytest.mark.clause("TR-R9")
 @pytest.mark.parametrize(
     ("config", "change", "said"),
     [
@@ -127,7 +134,7 @@ def test_tr_r9_cleared_values_of_the_server_are_those_of_the_start() -> None:
         ),
     ],
 )
-def test_tr_r9_what_cannot_be_traced_changes_nothing(config: Any, change: Any, said: str) -> None:
+def test_what_cannot_be_traced_changes_nothing(config: Any, change: Any, said: str) -> None:
     found = TraceSettings(config)
     before = found.of()
     for model in ("", "m"):
@@ -153,13 +160,15 @@ def test_tensors_are_refused() -> None:
     assert not found.is_on
 
 
+@pytest.mark.clause("TR-F8")
 @pytest.mark.parametrize("wrong", [{"rate": 0}, {"count": -2}, {"log_frequency": -1}])
-def test_tr_f8_numbers_of_the_start_that_make_no_sense(wrong: dict[str, int]) -> None:
+def test_numbers_of_the_start_that_make_no_sense(wrong: dict[str, int]) -> None:
     with pytest.raises(InvalidInput, match="are out of range"):
         settings(**wrong)
 
 
-def test_tr_f8_tracing_from_the_start_needs_a_file() -> None:
+@pytest.mark.clause("TR-F8")
+def test_tracing_from_the_start_needs_a_file() -> None:
     with pytest.raises(InvalidInput, match="--trace-file"):
         TraceSettings(TraceConfig(level="timestamps"))
 
@@ -173,7 +182,8 @@ def objects(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_tr_o1_a_request_in_tritons_form(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-O1")
+def test_a_request_in_tritons_form(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     TraceFile(str(path)).write([Trace(1, served())])
     named, stamped = objects(path)
@@ -184,7 +194,8 @@ def test_tr_o1_a_request_in_tritons_form(tmp_path: Path) -> None:
     assert seconds == [10.0, 10.5, 12.0, 12.5, 14.5, 15.0, 16.0]
 
 
-def test_tr_o1_what_is_not_known_is_left_out() -> None:
+@pytest.mark.clause("TR-O1")
+def test_what_is_not_known_is_left_out() -> None:
     failed = served(outcome="model_failed", timing=Timing())
     assert moments(failed) == {"REQUEST_START": 10_000_000_000, "REQUEST_END": 16_000_000_000}
 
@@ -238,7 +249,8 @@ def test_a_file_that_was_taken_away_comes_back(tmp_path: Path) -> None:
     assert (numbers(tmp_path / "old.json"), numbers(path)) == ([1], [2])
 
 
-def test_tr_r9_log_frequency_counts_files_up(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R9")
+def test_log_frequency_counts_files_up(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     file = TraceFile(str(path))
     for number in range(1, 6):
@@ -309,7 +321,8 @@ async def test_off_means_that_nothing_is_looked_at(tmp_path: Path) -> None:
     assert not (tmp_path / "trace.json").exists()
 
 
-async def test_tr_r9_unknown_models_have_no_settings(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R9")
+async def test_unknown_models_have_no_settings(tmp_path: Path) -> None:
     found = traced(tmp_path / "trace.json", level="off")
     for model in ("nosuch", "n"):
         for change in ({}, ON):
@@ -351,8 +364,9 @@ async def test_a_file_that_cannot_be_written_costs_traces_and_nothing_else(
     assert numbers(folder / "trace.json") == [3]
 
 
-async def test_tr_o1_what_is_asked_in_the_service_of_a_request_is_below_it(tmp_path: Path) -> None:
-    """TR-O1, U-51: it comes before the request, since that is answered last."""
+@pytest.mark.clause("TR-O1")
+async def test_what_is_asked_in_the_service_of_a_request_is_below_it(tmp_path: Path) -> None:
+    """It comes before the request, since that is answered last."""
     path = tmp_path / "trace.json"
     traced = Tracing(TraceConfig(str(path), "timestamps", 4), Models())
     for request in ("skipped", "taken"):
@@ -379,7 +393,8 @@ async def test_tr_o1_what_is_asked_in_the_service_of_a_request_is_below_it(tmp_p
     assert not any(entry["request_id"] == "skipped" for entry in named)
 
 
-async def test_tr_o1_families_whose_head_never_comes_are_forgotten(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-O1")
+async def test_families_whose_head_never_comes_are_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     traced = Tracing(TraceConfig(str(path), "timestamps", 1), Models())
     orphans = [served("a", parent=f"p{n}") for n in range(tracing.FAMILIES + 1)]

@@ -153,13 +153,13 @@ TAKEN = {
 }
 
 
+@pytest.mark.clause("TR-A3", "TR-S7")
 @pytest.mark.parametrize("code", TAKEN)
-def test_tr_a3_tr_s7_bytes_and_numpy_values_stand_for_texts_and_numbers(
-    code: str, client: Any, pid: int
-) -> None:
+def test_bytes_and_numpy_values_stand_for_texts_and_numbers(code: str, client: Any, pid: int) -> None:
     assert said_to(client, code) == (TAKEN[code], pid)
 
 
+@pytest.mark.clause("TR-A3", "TR-S7")
 @pytest.mark.parametrize(
     "code",
     [
@@ -211,12 +211,13 @@ def test_tr_a3_tr_s7_bytes_and_numpy_values_stand_for_texts_and_numbers(
         "Tensor(None, X)",
     ],
 )
-def test_tr_a3_tr_s7_what_stands_for_nothing_raises_in_the_model(code: str, client: Any, pid: int) -> None:
+def test_what_stands_for_nothing_raises_in_the_model(code: str, client: Any, pid: int) -> None:
     said, same = said_to(client, code)
     assert said.startswith(("TypeError: ", "TritonModelException: ", "ValueError: ")), said
     assert same == pid
 
 
+@pytest.mark.clause("TR-A3")
 @pytest.mark.parametrize(
     "code",
     [
@@ -232,9 +233,7 @@ def test_tr_a3_tr_s7_what_stands_for_nothing_raises_in_the_model(code: str, clie
         "Response([Tensor('SAID', np.array([{}, None], object))])",
     ],
 )
-def test_tr_a3_what_is_too_long_or_makes_no_sense_costs_its_request_alone(
-    code: str, client: Any, pid: int
-) -> None:
+def test_what_is_too_long_or_makes_no_sense_costs_its_request_alone(code: str, client: Any, pid: int) -> None:
     try:
         said_to(client, code)
     except Exception as error:
@@ -242,7 +241,8 @@ def test_tr_a3_what_is_too_long_or_makes_no_sense_costs_its_request_alone(
     assert said_to(client, "1") == ("1", pid)
 
 
-def test_tr_a3_a_requests_parameters_that_are_too_long_end_no_process(
+@pytest.mark.clause("TR-A3")
+def test_a_requests_parameters_that_are_too_long_end_no_process(
     server: ServerProcess, client: Any, pid: int
 ) -> None:
     tensor = triton_grpc.InferInput("CODE", [1], "BYTES")

@@ -85,7 +85,8 @@ def client(server: TritonProcess) -> Iterator[Any]:
         yield client
 
 
-def test_tr_a5_a_program_of_a_backend_that_is_otherwise_refused(client: Any) -> None:
+@pytest.mark.clause("TR-A5")
+def test_a_program_of_a_backend_that_is_otherwise_refused(client: Any) -> None:
     """Triton's vLLM backend is one."""
     assert ask(client, "tower").as_numpy("Y").tolist() == [1, 2]
     assert client.get_model_config("tower")["backend"] == "vllm"
@@ -97,8 +98,9 @@ def ask(client: Any, model: str) -> Any:
     return client.infer(model, [tensor])
 
 
+@pytest.mark.clause("TR-A5")
 @pytest.mark.parametrize(("model", "factor"), [("twice", 2), ("thrice", 3)])
-def test_tr_a5_one_program_runs_many_models(model: str, factor: int, client: Any) -> None:
+def test_one_program_runs_many_models(model: str, factor: int, client: Any) -> None:
     answer = ask(client, model)
     assert answer.as_numpy("Y").tolist() == [factor, 2 * factor]
     args = json.loads(answer.as_numpy("ARGS")[0])
@@ -109,6 +111,7 @@ def test_tr_a5_one_program_runs_many_models(model: str, factor: int, client: Any
     assert client.get_model_config(model)["backend"] == "scaler"
 
 
+@pytest.mark.clause("TR-A5")
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
@@ -119,14 +122,15 @@ def test_tr_a5_one_program_runs_many_models(model: str, factor: int, client: Any
         ("pictures", "there is no backend for 'dali'. Known are: onnxruntime, "),
     ],
 )
-def test_tr_a5_why_a_model_of_such_a_backend_is_not_served(model: str, reason: str, client: Any) -> None:
+def test_why_a_model_of_such_a_backend_is_not_served(model: str, reason: str, client: Any) -> None:
     with pytest.raises(InferenceServerException):
         ask(client, model)
     (entry,) = [e for e in client.get_model_repository_index() if e["name"] == model]
     assert reason in entry["reason"]
 
 
-def test_tr_f13_settings_without_an_effect_are_named_with_the_reason(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-F13")
+def test_settings_without_an_effect_are_named_with_the_reason(server: TritonProcess) -> None:
     log = server.output()
     said = "--backend-config python,shm-default-byte-size=1048576 is accepted and has no effect here: shared"
     assert said in log

@@ -378,16 +378,19 @@ def metrics(server: ServerProcess) -> str:
     return server.get("/metrics")[1].decode()
 
 
-def test_tr_s7_a_call_and_a_call_of_one_that_calls(client: Any) -> None:
+@pytest.mark.clause("TR-S7")
+def test_a_call_and_a_call_of_one_that_calls(client: Any) -> None:
     assert ask(client, "sync", 1, 2, 3) == [2, 4, 6]
     assert ask(client, "nested", 1, 2, 3) == [4, 6, 8]
 
 
-def test_tr_s7_a_hundred_at_once(client: Any) -> None:
+@pytest.mark.clause("TR-S7")
+def test_a_hundred_at_once(client: Any) -> None:
     assert ask(client, "gathering", 100) == list(range(0, 200, 2))
 
 
-def test_tr_s7_calls_of_a_decoupled_models_threads(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-S7")
+def test_calls_of_a_decoupled_models_threads(server: ServerProcess) -> None:
     replies: queue.Queue[Any] = queue.Queue()
     with triton_grpc.InferenceServerClient(server.address) as client:
         client.start_stream(lambda result, error: replies.put(error or result))
@@ -399,21 +402,24 @@ def test_tr_s7_calls_of_a_decoupled_models_threads(server: ServerProcess) -> Non
     assert found == list(range(0, 40, 2))
 
 
-def test_tr_s7_a_model_may_call_itself_while_an_instance_is_free(client: Any) -> None:
+@pytest.mark.clause("TR-S7")
+def test_a_model_may_call_itself_while_an_instance_is_free(client: Any) -> None:
     assert ask(client, "itself", 1) == [0]
     with pytest.raises(InferenceServerException, match="'itself' would wait for itself"):
         ask(client, "itself", 2)
     assert ask(client, "itself", 1) == [0]
 
 
-def test_tr_s7_any_number_of_responses_and_the_empty_one_at_the_end(client: Any) -> None:
+@pytest.mark.clause("TR-S7")
+def test_any_number_of_responses_and_the_empty_one_at_the_end(client: Any) -> None:
     assert ask(client, "summing", 1, 2, 3) == [4, 6, 1] * 2
     assert ask(client, "summing", 1, -1, 3) == [4, 4, 1] * 2
     assert ask(client, "summing", *range(1000)) == [1001, 499500, 1] * 2
 
 
+@pytest.mark.clause("TR-S7")
 @pytest.mark.parametrize("cancels", [0, 1])
-def test_tr_s7_who_drops_the_responses_gives_the_request_up(
+def test_who_drops_the_responses_gives_the_request_up(
     cancels: int, client: Any, server: ServerProcess
 ) -> None:
     before = server.output().count("nobody wants more")
@@ -424,6 +430,7 @@ def test_tr_s7_who_drops_the_responses_gives_the_request_up(
 NOT_READY = "Error when running inference: Failed for execute the inference request. Model '{}' is not ready."
 
 
+@pytest.mark.clause("TR-S7")
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
@@ -436,13 +443,14 @@ NOT_READY = "Error when running inference: Failed for execute the inference requ
         (6, f"4: Model none - {NOT_READY.format('none')}"),
     ],
 )
-def test_tr_s7_what_a_call_is_told_when_it_fails(kind: int, text: str, client: Any) -> None:
+def test_what_a_call_is_told_when_it_fails(kind: int, text: str, client: Any) -> None:
     with pytest.raises(InferenceServerException) as caught:
         ask(client, "wrong", kind)
     assert text in str(caught.value)
 
 
-def test_tr_s7_the_callers_deadline_is_that_of_its_calls(client: Any, server: ServerProcess) -> None:
+@pytest.mark.clause("TR-S7")
+def test_the_callers_deadline_is_that_of_its_calls(client: Any, server: ServerProcess) -> None:
     began = server.output().count('"protocol":"bls"')
     with pytest.raises(InferenceServerException, match="Request timeout expired"):
         ask(client, "waiting", 100_000, timeout=100_000)
@@ -454,9 +462,8 @@ def test_tr_s7_the_callers_deadline_is_that_of_its_calls(client: Any, server: Se
     wakes.unlink()
 
 
-def test_tr_s7_a_host_that_is_killed_amid_a_call_costs_only_its_own(
-    client: Any, server: ServerProcess
-) -> None:
+@pytest.mark.clause("TR-S7")
+def test_a_host_that_is_killed_amid_a_call_costs_only_its_own(client: Any, server: ServerProcess) -> None:
     (pid,) = ask(client, "waiting", 0)
     in_slow = 'salver_running_batches{model="slow",version="1"} 1.0'
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -475,7 +482,8 @@ def answers(client: Any, model: str) -> bool:
         return False
 
 
-def test_tr_a3_tr_s11_a_model_is_told_that_its_caller_has_gone(client: Any, server: ServerProcess) -> None:
+@pytest.mark.clause("TR-A3", "TR-S11")
+def test_a_model_is_told_that_its_caller_has_gone(client: Any, server: ServerProcess) -> None:
     assert ask(client, "patient", 1) == [0]
     with pytest.raises(InferenceServerException, match="Request timeout expired"):
         ask(client, "patient", 0, timeout=200_000)
@@ -483,8 +491,8 @@ def test_tr_a3_tr_s11_a_model_is_told_that_its_caller_has_gone(client: Any, serv
     assert ask(client, "patient", 1) == [0]
 
 
-def test_tr_m8_numbers_of_all_instances_through_the_death_of_one(client: Any, server: ServerProcess) -> None:
-    """And U-50."""
+@pytest.mark.clause("TR-M8")
+def test_numbers_of_all_instances_through_the_death_of_one(client: Any, server: ServerProcess) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         said = list(pool.map(lambda n: ask_apart(server, "counting", n, 0), range(20)))
     assert len({pid for _, _, pid in said}) == 2
@@ -501,7 +509,8 @@ def test_tr_m8_numbers_of_all_instances_through_the_death_of_one(client: Any, se
     assert [line for line in lines if line.startswith("my_level ")]
 
 
-def test_tr_a2_a_model_has_a_say_in_whether_it_is_ready(client: Any, server: ServerProcess) -> None:
+@pytest.mark.clause("TR-A2")
+def test_a_model_has_a_say_in_whether_it_is_ready(client: Any, server: ServerProcess) -> None:
     assert client.is_model_ready("fickle")
     ask(client, "fickle", 1)
     assert not client.is_model_ready("fickle")
@@ -512,16 +521,16 @@ def test_tr_a2_a_model_has_a_say_in_whether_it_is_ready(client: Any, server: Ser
     assert client.is_server_ready()
 
 
-def test_tr_a3_lines_of_a_model_have_their_own_level(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-A3")
+def test_lines_of_a_model_have_their_own_level(server: ServerProcess) -> None:
     lines = [line for line in server.output().splitlines() if "[fickle:1]" in line]
     assert any('"level":"info"' in line and "some of it" in line for line in lines)
     assert any('"level":"error"' in line and "bad news" in line for line in lines)
     assert not any("all of it" in line for line in lines)
 
 
-def test_tr_s7_a_call_is_in_the_trace_of_the_request_that_it_serves(
-    client: Any, server: ServerProcess
-) -> None:
+@pytest.mark.clause("TR-S7")
+def test_a_call_is_in_the_trace_of_the_request_that_it_serves(client: Any, server: ServerProcess) -> None:
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     assert ask(client, "tracing", 4, headers={"traceparent": trace}) == [8]
     until(lambda: '"request":"below"' in server.output() or '"request_id":"below"' in server.output())
@@ -529,5 +538,6 @@ def test_tr_s7_a_call_is_in_the_trace_of_the_request_that_it_serves(
     assert "a" * 32 in line and '"bls"' in line
 
 
-def test_tr_s7_models_load_and_unload_others(client: Any) -> None:
+@pytest.mark.clause("TR-S7")
+def test_models_load_and_unload_others(client: Any) -> None:
     assert ask(client, "managing", 1) == [1, 1, 1]

@@ -84,7 +84,8 @@ def given(kind: type) -> list[object]:
     return [found]
 
 
-def test_tr_r16_each_port_serves_its_part(triton: Triton) -> None:
+@pytest.mark.clause("TR-R16")
+def test_each_port_serves_its_part(triton: Triton) -> None:
     assert triton.get("/metrics")[0] == 404
     status, page = triton.page()
     assert status == 200
@@ -98,7 +99,8 @@ def test_tr_r16_each_port_serves_its_part(triton: Triton) -> None:
             ask(b"", timeout=5)
 
 
-def test_tr_r34_restricted_over_http(triton: Triton) -> None:
+@pytest.mark.clause("TR-R34")
+def test_restricted_over_http(triton: Triton) -> None:
     for path, verb in (("/v2/models/mlp/config", "GET"), ("/v2/repository/index", "POST")):
         for headers in ({}, {"admin-key": "open"}):
             status, body = triton.ask(verb, path, headers=headers)
@@ -113,7 +115,8 @@ def test_tr_r34_restricted_over_http(triton: Triton) -> None:
         client.unload_model("other", headers=SECRET)
 
 
-def test_tr_g15_restricted_over_grpc(triton: Triton) -> None:
+@pytest.mark.clause("TR-G15")
+def test_restricted_over_grpc(triton: Triton) -> None:
     with triton_grpc.InferenceServerClient(f"{triton.host}:{triton.grpc_port}") as client:
         assert client.get_server_metadata().name == "by-name"
         with pytest.raises(InferenceServerException) as caught:
@@ -126,18 +129,21 @@ def test_tr_g15_restricted_over_grpc(triton: Triton) -> None:
         np.testing.assert_allclose(answer.as_numpy("y"), mlp_answer(ROW), rtol=1e-5)
 
 
-def test_tr_f1_its_own_name_over_http(triton: Triton) -> None:
+@pytest.mark.clause("TR-F1")
+def test_its_own_name_over_http(triton: Triton) -> None:
     assert json.loads(triton.get("/v2")[1])["name"] == "by-name"
 
 
-def test_tr_f3_the_most_bytes_of_a_body(triton: Triton) -> None:
+@pytest.mark.clause("TR-F3")
+def test_the_most_bytes_of_a_body(triton: Triton) -> None:
     status, body = triton.ask("POST", "/v2/models/mlp/infer", b" " * 2001)
     assert status == 400
     assert "exceeds the maximum allowed input size of 2000 bytes" in json.loads(body)["error"]
     assert "--http-max-input-size" in json.loads(body)["error"]
 
 
-def test_tr_r32_a_model_sees_forwarded_headers(triton: Triton) -> None:
+@pytest.mark.clause("TR-R32")
+def test_a_model_sees_forwarded_headers(triton: Triton) -> None:
     body = {
         "parameters": {"own": 1},
         "inputs": [{"name": "IN", "datatype": "INT32", "shape": [1], "data": [0]}],
@@ -148,7 +154,8 @@ def test_tr_r32_a_model_sees_forwarded_headers(triton: Triton) -> None:
     assert json.loads(json.loads(reply)["outputs"][0]["data"][0]) == {"x-fwd-who": "me", "own": 1}
 
 
-def test_tr_g16_a_model_sees_forwarded_metadata(triton: Triton) -> None:
+@pytest.mark.clause("TR-G16")
+def test_a_model_sees_forwarded_metadata(triton: Triton) -> None:
     one = triton_grpc.InferInput("IN", [1], "INT32")
     one.set_data_from_numpy(np.zeros(1, np.int32))
     headers = {"triton-grpc-protocol-admin-key": "sesame", "x-fwd-who": "me"}
@@ -157,7 +164,8 @@ def test_tr_g16_a_model_sees_forwarded_metadata(triton: Triton) -> None:
     assert json.loads(seen) == {"x-fwd-who": "me"}
 
 
-def test_tr_m1_tritons_numbers_follow_requests(triton: Triton) -> None:
+@pytest.mark.clause("TR-M1")
+def test_tritons_numbers_follow_requests(triton: Triton) -> None:
     def count(name: str) -> float:
         lines = triton.page()[1].splitlines()
         return next(float(x.split()[-1]) for x in lines if x.startswith(name + '{model="mlp"'))
@@ -185,13 +193,15 @@ def broken(folder: Path) -> Path:
     return folder / "models"
 
 
-def test_tr_f2_a_model_that_does_not_load_ends_the_server(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-F2")
+def test_a_model_that_does_not_load_ends_the_server(tmp_path: Path) -> None:
     with Triton([broken(tmp_path)], tmp_path / "log") as server:
         assert server.wait() == 1
         assert "--exit-on-error=false" in server.output()
 
 
-def test_tr_l5_or_it_serves_the_others_and_is_ready_when_that_is_enough(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L5")
+def test_or_it_serves_the_others_and_is_ready_when_that_is_enough(tmp_path: Path) -> None:
     options = ["--exit-on-error=false", "--strict-readiness=false"]
     with Triton([broken(tmp_path)], tmp_path / "log", options) as server:
         server.wait_ready()
@@ -208,7 +218,8 @@ def test_strictly_it_is_not_ready(tmp_path: Path) -> None:
         assert server.get("/v2/health/ready")[0] == 400
 
 
-def test_tr_f5_tr_f8_log_and_traces_go_into_files(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-F5", "TR-F8")
+def test_log_and_traces_go_into_files(tmp_path: Path) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     traces = tmp_path / "traces.json"
     options = [f"--log-file={tmp_path / 'file.log'}", "--trace-config", f"triton,file={traces}"]

@@ -106,8 +106,9 @@ def unpacked(server: ServerProcess) -> list[Path]:
     return [path for path in cache.glob("salver-env-*") if "-path-" not in path.name]
 
 
+@pytest.mark.clause("TR-A4")
 @pytest.mark.parametrize("model", ["unpacked", "packed", "twice"])
-def test_tr_a4_a_model_runs_in_the_python_that_it_brings(model: str, server: ServerProcess) -> None:
+def test_a_model_runs_in_the_python_that_it_brings(model: str, server: ServerProcess) -> None:
     status, reply = server.post(f"/v2/models/{model}/infer", {"inputs": [X]})
     assert status == 200, reply
     prefix, word, variable = reply["outputs"][0]["data"]
@@ -116,6 +117,7 @@ def test_tr_a4_a_model_runs_in_the_python_that_it_brings(model: str, server: Ser
     assert ("salver-env-" in prefix) == (model != "unpacked")
 
 
+@pytest.mark.clause("TR-A4")
 @pytest.mark.parametrize(
     ("model", "text"),
     [
@@ -127,12 +129,13 @@ def test_tr_a4_a_model_runs_in_the_python_that_it_brings(model: str, server: Ser
         ("old", "EXECUTION_ENV_PATH is Python 3.9. Make it of Python 3.11 or newer, with numpy and msgspec."),
     ],
 )
-def test_tr_a4_what_an_environment_must_have(model: str, text: str, server: ServerProcess) -> None:
+def test_what_an_environment_must_have(model: str, text: str, server: ServerProcess) -> None:
     (entry,) = [e for e in server.post("/v2/repository/index", {})[1] if e["name"] == model]
     assert text in entry["reason"]
 
 
-def test_tr_a4_an_archive_is_unpacked_once_and_removed_with_its_last_model(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-A4")
+def test_an_archive_is_unpacked_once_and_removed_with_its_last_model(server: ServerProcess) -> None:
     assert len(unpacked(server)) == 1
     server.post("/v2/repository/models/packed/unload", {})
     until(lambda: server.get("/v2/models/packed/ready")[0] != 200)

@@ -72,13 +72,15 @@ def test_forms_of_true_and_false(words: list[str], expected: bool) -> None:
     assert config(*words).readiness == ("whole" if expected else "settled")
 
 
-def test_tr_f1_global_flags() -> None:
+@pytest.mark.clause("TR-F1")
+def test_global_flags() -> None:
     found = config("--id=me", "--exit-timeout-secs=7")
     assert found.server_name == "me"
     assert {front.grace_seconds for front in (found.front, *found.more)} == {7}
 
 
-def test_tr_f2_repository_flags() -> None:
+@pytest.mark.clause("TR-F2")
+def test_repository_flags() -> None:
     found = config(
         "--model-store=more", "--model-control-mode=explicit", "--load-model=a", "--load-model", "b"
     )
@@ -88,7 +90,8 @@ def test_tr_f2_repository_flags() -> None:
     assert (polling.control, polling.poll_seconds, polling.exits_on_error) == ("poll", 3, False)
 
 
-def test_tr_f2_flags_of_how_models_are_read_and_loaded() -> None:
+@pytest.mark.clause("TR-F2")
+def test_flags_of_how_models_are_read_and_loaded() -> None:
     usual = config()
     assert (usual.lifecycle.parallel_loads, usual.lifecycle.retries) == (4, 0)
     assert usual.repository.default_rows == {"onnx": 4, "tensorflow": 4, "openvino": 4}
@@ -107,7 +110,8 @@ def test_tr_f2_flags_of_how_models_are_read_and_loaded() -> None:
     assert config("--model-repository=s3://bucket/models").paths == ("models", "s3://bucket/models")
 
 
-def test_tr_f13_batches_of_models_that_leave_their_size_to_the_backend() -> None:
+@pytest.mark.clause("TR-F13")
+def test_batches_of_models_that_leave_their_size_to_the_backend() -> None:
     key = "default-max-batch-size"
     found = config(f"--backend-config=onnxruntime,{key}=16", f"--backend-config={key}=8")
     assert found.repository.default_rows == {"onnx": 8, "tensorflow": 8, "openvino": 8}
@@ -119,7 +123,8 @@ def test_tr_f13_batches_of_models_that_leave_their_size_to_the_backend() -> None
             config(f"--backend-config={wrong}")
 
 
-def test_tr_f3_http_flags() -> None:
+@pytest.mark.clause("TR-F3")
+def test_http_flags() -> None:
     assert "http" not in fronts("--allow-http=false")
     http = fronts("--http-address=0.0.0.0", "--http-port=1", "--reuse-http-port=true")["http"]
     assert (http.host, http.port, http.shares_port) == ("0.0.0.0", 1, True)
@@ -138,7 +143,8 @@ def test_tr_f3_http_flags() -> None:
     assert found.grpc.restrictions == ()
 
 
-def test_tr_f4_grpc_flags() -> None:
+@pytest.mark.clause("TR-F4")
+def test_grpc_flags() -> None:
     assert "grpc" not in fronts("--allow-grpc", "false")
     found = config("--grpc-restricted-protocol=health:k=v", "--grpc-header-forward-pattern=a.*")
     assert found.grpc.restrictions == (Restriction(("health",), "k", "v"),)
@@ -153,6 +159,7 @@ def test_tr_f4_grpc_flags() -> None:
         config("--grpc-use-ssl=true", "--grpc-server-cert=c")
 
 
+@pytest.mark.clause("TR-F5")
 @pytest.mark.parametrize(
     ("flags", "levels"),
     [
@@ -163,14 +170,16 @@ def test_tr_f4_grpc_flags() -> None:
         (["--log-warning=0", "--log-error=off"], {"INFO"}),
     ],
 )
-def test_tr_f5_log_flags(flags: list[str], levels: set[str]) -> None:
+def test_log_flags(flags: list[str], levels: set[str]) -> None:
     assert set(map(logging.getLevelName, config(*flags).table("log", LogConfig).levels())) == levels
 
 
-def test_tr_f5_the_log_in_a_file() -> None:
+@pytest.mark.clause("TR-F5")
+def test_the_log_in_a_file() -> None:
     assert config("--log-file=x.log").table("log", LogConfig).file == "x.log"
 
 
+@pytest.mark.clause("TR-F8")
 @pytest.mark.parametrize(
     "flags",
     [
@@ -185,19 +194,21 @@ def test_tr_f5_the_log_in_a_file() -> None:
         ["triton,file=t.json", "level=OFF", "level=MAX", "log-frequency=5", "rate=10", "opentelemetry,url=u"],
     ],
 )
-def test_tr_f8_trace_settings(flags: list[str]) -> None:
+def test_trace_settings(flags: list[str]) -> None:
     found = config(*(f"--trace-config={flag}" for flag in flags)).table("trace", TraceConfig)
     assert (found.file, found.level, found.rate, found.count) == ("t.json", "timestamps", 10, -1)
     assert found.log_frequency == 5
 
 
-def test_tr_f14_the_older_trace_flags() -> None:
+@pytest.mark.clause("TR-F14")
+def test_the_older_trace_flags() -> None:
     found = config(
         "--trace-file=t", "--trace-level", "TIMESTAMPS", "--trace-rate=3", "--trace-count=-1"
     ).table("trace", TraceConfig)
     assert (found.file, found.level, found.rate, found.count) == ("t", "timestamps", 3, -1)
 
 
+@pytest.mark.clause("TR-F8")
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
@@ -207,12 +218,13 @@ def test_tr_f14_the_older_trace_flags() -> None:
         ("colour=red", "no setting 'colour'"),
     ],
 )
-def test_tr_f8_wrong_trace_settings(setting: str, text: str) -> None:
+def test_wrong_trace_settings(setting: str, text: str) -> None:
     with pytest.raises(SalverError, match=text):
         config(f"--trace-config={setting}")
 
 
-def test_tr_f7_metrics_flags() -> None:
+@pytest.mark.clause("TR-F7")
+def test_metrics_flags() -> None:
     assert "metrics" not in fronts("--allow-metrics=false")
     assert fronts("--http-address=10.0.0.1")["metrics"].host == "10.0.0.1"
     assert fronts("--http-address=10.0.0.1", "--metrics-address=::1")["metrics"].host == "::1"
@@ -225,7 +237,8 @@ def test_tr_f7_metrics_flags() -> None:
     assert (found.counters, found.summaries, found.quantiles) == (False, True, (0.5, 0.75))
 
 
-def test_tr_f13_every_flag_without_an_effect_is_told_once() -> None:
+@pytest.mark.clause("TR-F13")
+def test_every_flag_without_an_effect_is_told_once() -> None:
     values = {"text": "x", "int": "1", "bool": "true", "switch": "true"}
     flags = [f"--{name}={values[kind]}" for name, (kind, _) in IGNORED.items()]
     notices = triton.configure([REPOSITORY, *flags, *flags]).notices
@@ -281,7 +294,8 @@ def test_each_flag_is_in_one_table_and_in_the_help(capsys: pytest.CaptureFixture
     assert all(f"--{name} " in shown for name in TRITON.types)
 
 
-def test_tr_f12_resources_that_models_share() -> None:
+@pytest.mark.clause("TR-F12")
+def test_resources_that_models_share() -> None:
     given = ["--model-repository=r", "--rate-limit-resource=bus:3", "--rate-limit-resource", "bus:4:1"]
     assert triton.configure(given).config.resources is None
     assert triton.configure([*given, "--rate-limit=execution_count"]).config.resources == {"bus": 4}
@@ -314,7 +328,8 @@ def test_an_error_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_tr_v7_the_command_line_of_the_openai_front_end_opens_its_port_alone() -> None:
+@pytest.mark.clause("TR-V7")
+def test_the_command_line_of_the_openai_front_end_opens_its_port_alone() -> None:
     found = fronts("--tokenizer=words")
     assert found.keys() == {"openai"}
     assert (found["openai"].host, found["openai"].port) == ("127.0.0.1", 9000)
@@ -330,7 +345,8 @@ def test_tr_v7_the_command_line_of_the_openai_front_end_opens_its_port_alone() -
     assert fronts("--kserve-grpc-port=8101", "--enable-kserve-frontends")["grpc"].port == 8101
 
 
-def test_tr_v7_the_openai_port_beside_tritonservers() -> None:
+@pytest.mark.clause("TR-V7")
+def test_the_openai_port_beside_tritonservers() -> None:
     assert "openai" not in fronts()
     assert fronts("--allow-openai=true", "--tokenizer=t").keys() == {"http", "grpc", "openai", "metrics"}
     assert fronts("--tokenizer=t", "--allow-http=true", "--grpc-port=8101").keys() == {
@@ -344,7 +360,8 @@ def test_tr_v7_the_openai_port_beside_tritonservers() -> None:
     assert (found["openai"].tls_cert, found["openai"].tls_key) == ("c", "k")
 
 
-def test_tr_v7_how_models_are_spoken_to() -> None:
+@pytest.mark.clause("TR-V7")
+def test_how_models_are_spoken_to() -> None:
     assert config("--allow-openai=true").table("openai", OpenAiConfig) == OpenAiConfig()
     assert config(
         "--chat-template=chat.jinja",
@@ -361,7 +378,8 @@ def test_tr_v7_how_models_are_spoken_to() -> None:
         config("--tool-call-parser=hermes")
 
 
-def test_tr_v7_restricted_operations_of_the_openai_front_end() -> None:
+@pytest.mark.clause("TR-V7")
+def test_restricted_operations_of_the_openai_front_end() -> None:
     both = config(
         *("--openai-restricted-api", "inference,model-repository", "key", "secret with spaces"),
         *("--openai-restricted-api", "model-management", "admin", "other"),

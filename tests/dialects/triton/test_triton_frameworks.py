@@ -155,7 +155,8 @@ def ask(server: TritonProcess, model: str, **values: list[list[float]]) -> dict[
 JSON = {grpc_client: {"as_json": True}, http_client: {}}
 
 
-def test_tr_a1_tr_c16_openvino_completes_its_configuration(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-A1", "TR-C16")
+def test_openvino_completes_its_configuration(server: TritonProcess) -> None:
     assert ask(server, "ov", x=[[1, 2, 3], [4, 5, 6]]) == {"y": [[2, 4, 6], [8, 10, 12]]}
     with http_client.InferenceServerClient(server.address) as client:
         config = client.get_model_config("ov")
@@ -171,19 +172,22 @@ def test_tr_a1_tr_c16_openvino_completes_its_configuration(server: TritonProcess
     assert config["dynamic_batching"]["preferred_batch_size"] == [4]
 
 
-def test_tr_a1_torchscript_by_the_numbers_of_its_tensors(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-A1")
+def test_torchscript_by_the_numbers_of_its_tensors(server: TritonProcess) -> None:
     answer = ask(server, "torch", INPUT__0=[[5, 5]], INPUT__1=[[3, 3]])
     assert answer == {"OUTPUT__0": [[2, 2]], "OUTPUT__1": [[15, 15]]}
 
 
-def test_tr_a1_a_module_and_its_weights(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-A1")
+def test_a_module_and_its_weights(server: TritonProcess) -> None:
     assert ask(server, "module", left=[[5, 5]], right=[[3, 4]]) == {"OUTPUT__0": [[20, 10]]}
     with http_client.InferenceServerClient(server.address) as client:
         assert client.get_model_config("module")["runtime"] == "model.py"
 
 
+@pytest.mark.clause("TR-A1")
 @pytest.mark.parametrize("kind", FORESTS)
-def test_tr_a1_forests_as_fil_has_them(server: TritonProcess, kind: str) -> None:
+def test_forests_as_fil_has_them(server: TritonProcess, kind: str) -> None:
     assert ask(server, kind, input__0=[[1, 0, 0, 0], [-1, 0, 0, 0]]) == {"output__0": [[1], [0]]}
 
 

@@ -72,7 +72,8 @@ def values(text: str) -> dict[str, float]:
     return found
 
 
-def test_tr_m1_counts() -> None:
+@pytest.mark.clause("TR-M1")
+def test_counts() -> None:
     found = values(page())
     assert found["nv_inference_request_success"] == 2
     assert found["nv_inference_count"] == 4
@@ -84,7 +85,8 @@ def test_tr_m1_counts() -> None:
     assert found["nv_inference_pending_request_count"] == 3
 
 
-def test_tr_m1_a_request_one_of_whose_responses_is_an_error_was_served() -> None:
+@pytest.mark.clause("TR-M1")
+def test_a_request_one_of_whose_responses_is_an_error_was_served() -> None:
     metrics = Metrics(Present())
     metrics.add_view(TritonView())
     metrics.observe([*EVENTS, msgspec.structs.replace(EVENTS[0], outcome="model_failed", why="response")])
@@ -93,7 +95,8 @@ def test_tr_m1_a_request_one_of_whose_responses_is_an_error_was_served() -> None
     assert found["nv_inference_request_failure BACKEND"] == 1
 
 
-def test_tr_m2_durations_are_microseconds_summed_over_requests() -> None:
+@pytest.mark.clause("TR-M2")
+def test_durations_are_microseconds_summed_over_requests() -> None:
     found = values(page())
     assert found["nv_inference_request_duration_us"] == 20_000
     assert found["nv_inference_queue_duration_us"] == 6_000
@@ -102,7 +105,8 @@ def test_tr_m2_durations_are_microseconds_summed_over_requests() -> None:
     assert found["nv_inference_compute_output_duration_us"] == 500
 
 
-def test_tr_m4_summaries_come_when_asked_for() -> None:
+@pytest.mark.clause("TR-M4")
+def test_summaries_come_when_asked_for() -> None:
     assert "summary_us" not in page()
     found = values(page(TritonMetricsConfig(counters=False, summaries=True, quantiles=(0.5, 0.9))))
     assert not any("duration_us" in name for name in found)
@@ -125,7 +129,8 @@ def firsts(metrics: Metrics) -> dict[str, float]:
     return found
 
 
-def test_tr_m3_the_time_to_the_first_response_of_models_that_answer_in_pieces() -> None:
+@pytest.mark.clause("TR-M3")
+def test_the_time_to_the_first_response_of_models_that_answer_in_pieces() -> None:
     present = Present()
     metrics = Metrics(present)
     metrics.add_view(TritonView(TritonMetricsConfig(histograms=True)))
@@ -153,14 +158,16 @@ def test_models_that_nobody_has_asked_count_from_zero_and_unknown_ones_do_not_co
     assert models == {("fraud", "7"), ("idle", "1")}
 
 
-def test_tr_m8_tags_of_the_owner_are_labels() -> None:
+@pytest.mark.clause("TR-M8")
+def test_tags_of_the_owner_are_labels() -> None:
     lines = [x for x in page().splitlines() if x.startswith("nv_inference_") and 'model="fraud"' in x]
     assert len(lines) > 10
     assert all('_team_a="blue"' in line for line in lines)
     assert not any("_team_a" in x for x in page().splitlines() if x.startswith("salver_"))
 
 
-def test_tr_m6_machine_and_loads() -> None:
+@pytest.mark.clause("TR-M6")
+def test_machine_and_loads() -> None:
     found = values(page())
     assert found["nv_model_load_duration_secs"] == 1.5
     assert found["nv_pinned_memory_pool_total_bytes"] == 0

@@ -62,6 +62,7 @@ class TestTritonPython(BackendConformance):
         return BACKEND.load(manifest_of(BACKEND, path, config), LoadOptions(own_process=True))
 
 
+@pytest.mark.clause("TR-A2")
 @pytest.mark.parametrize(
     ("source", "form"),
     [
@@ -76,7 +77,7 @@ class TestTritonPython(BackendConformance):
         ("from elsewhere import TritonPythonModel as Other\n", None),
     ],
 )
-def test_tr_a2_the_two_kinds_are_told_apart_by_content(source: str, form: str | None, tmp_path: Path) -> None:
+def test_the_two_kinds_are_told_apart_by_content(source: str, form: str | None, tmp_path: Path) -> None:
     """TR-A2: and nothing is run for it."""
     path = tmp_path / "model.py"
     path.write_text(f"raise SystemExit\n{source}")
@@ -91,7 +92,8 @@ def test_it_is_refused_outside_a_process_of_its_own(tmp_path: Path) -> None:
     assert "triton_python_backend_utils" not in sys.modules
 
 
-def test_tr_a2_each_request_of_a_run_brings_its_own_rows(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A2")
+def test_each_request_of_a_run_brings_its_own_rows(tmp_path: Path) -> None:
     """TR-A2: not one stacked tensor; and each gets its own answer."""
     body = """class TritonPythonModel:
     def execute(self, requests):
@@ -128,7 +130,8 @@ CODES = """class TritonPythonModel:
 """
 
 
-def test_tr_a3_an_error_of_one_request_costs_its_mates_nothing(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A3")
+def test_an_error_of_one_request_costs_its_mates_nothing(tmp_path: Path) -> None:
     """TR-A3: error objects of every code, and answers that are none."""
     model = load(write(tmp_path, CODES))
     answers = model.answer([request(rows(code)) for code in range(13)])
@@ -144,6 +147,7 @@ def test_tr_a3_an_error_of_one_request_costs_its_mates_nothing(tmp_path: Path) -
     assert pb_utils.TritonError("x").code() == pb_utils.TritonError.INTERNAL
 
 
+@pytest.mark.clause("TR-A3")
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
@@ -154,7 +158,7 @@ def test_tr_a3_an_error_of_one_request_costs_its_mates_nothing(tmp_path: Path) -
         ("return None", "Expected a list in the execute return"),
     ],
 )
-def test_tr_a3_what_fails_a_whole_run_says_so_as_triton(statement: str, said: str, tmp_path: Path) -> None:
+def test_what_fails_a_whole_run_says_so_as_triton(statement: str, said: str, tmp_path: Path) -> None:
     """TR-A3."""
     body = f"class TritonPythonModel:\n    def execute(self, requests):\n        {statement}\n"
     model = load(write(tmp_path, body))
@@ -170,7 +174,8 @@ FACTS = ModelConfig(
 )
 
 
-def test_tr_a3_what_a_model_sees_of_a_request(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A3")
+def test_what_a_model_sees_of_a_request(tmp_path: Path) -> None:
     """TR-A3: id, parameters, timeout, sequence, flags and wanted outputs."""
     body = """class TritonPythonModel:
     def execute(self, requests):
@@ -200,7 +205,8 @@ def test_tr_a3_what_a_model_sees_of_a_request(tmp_path: Path) -> None:
     assert [set(a) for a in answers] == [{"FACTS", "Y"}, {"FACTS"}, {"FACTS"}, {"FACTS"}]
 
 
-def test_tr_a2_what_initialize_is_told(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A2")
+def test_what_initialize_is_told(tmp_path: Path) -> None:
     """TR-A2: the keys of Triton, every value a text; one name for each instance."""
     body = """class TritonPythonModel:
     def initialize(self, args):
@@ -265,7 +271,8 @@ COMPLETE = """class TritonPythonModel:
 """
 
 
-def test_tr_c16_a_model_completes_its_own_configuration(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C16")
+def test_a_model_completes_its_own_configuration(tmp_path: Path) -> None:
     """TR-C16."""
     model: Any = load(write(tmp_path, COMPLETE), ModelConfig())
     signature = model.signature
@@ -278,6 +285,7 @@ def test_tr_c16_a_model_completes_its_own_configuration(tmp_path: Path) -> None:
     assert model.run(rows(1, 2))["Y"].tolist() == [[2, 2], [4, 4]]
 
 
+@pytest.mark.clause("TR-C16")
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -306,7 +314,7 @@ def test_tr_c16_a_model_completes_its_own_configuration(tmp_path: Path) -> None:
         ("set_model_transaction_policy({'other': True})", "other than 'decoupled'"),
     ],
 )
-def test_tr_c16_a_completion_that_contradicts_is_refused(call: str, said: str, tmp_path: Path) -> None:
+def test_a_completion_that_contradicts_is_refused(call: str, said: str, tmp_path: Path) -> None:
     """TR-C16: in Triton's words."""
     body = f"""class TritonPythonModel:
     @staticmethod
@@ -322,6 +330,7 @@ def test_tr_c16_a_completion_that_contradicts_is_refused(call: str, said: str, t
     assert said in str(caught.value)
 
 
+@pytest.mark.clause("TR-A2")
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -343,14 +352,15 @@ def test_tr_c16_a_completion_that_contradicts_is_refused(call: str, said: str, t
         ),
     ],
 )
-def test_tr_a2_what_its_owner_reads_when_it_does_not_load(body: str, said: str, tmp_path: Path) -> None:
+def test_what_its_owner_reads_when_it_does_not_load(body: str, said: str, tmp_path: Path) -> None:
     """TR-A2."""
     with pytest.raises(LoadFailed) as caught:
         load(write(tmp_path, body))
     assert said in str(caught.value)
 
 
-def test_tr_c16_without_inputs_or_outputs_it_says_where_to_write_them(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C16")
+def test_without_inputs_or_outputs_it_says_where_to_write_them(tmp_path: Path) -> None:
     """TR-C16."""
     with pytest.raises(
         LoadFailed, match=r"the inputs and outputs of model 'm' are not described\. Write a config\.pbtxt"
@@ -358,7 +368,8 @@ def test_tr_c16_without_inputs_or_outputs_it_says_where_to_write_them(tmp_path: 
         load(write(tmp_path, DOUBLE), ModelConfig())
 
 
-def test_tr_c4_other_shapes_than_callers_see(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C4")
+def test_other_shapes_than_callers_see(tmp_path: Path) -> None:
     """TR-C4: the model gets its own; not where it is decoupled, whose requests nobody reshapes."""
     told = {
         "name": "m",
@@ -375,7 +386,8 @@ def test_tr_c4_other_shapes_than_callers_see(tmp_path: Path) -> None:
         load(write(tmp_path, DOUBLE), config, decoupled)
 
 
-def test_tr_a2_it_imports_its_neighbours_whenever_it_likes(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A2")
+def test_it_imports_its_neighbours_whenever_it_likes(tmp_path: Path) -> None:
     """TR-A2: beside the file, beside the version, and relative ones."""
     body = """class TritonPythonModel:
     def execute(self, requests):
@@ -393,7 +405,8 @@ def test_tr_a2_it_imports_its_neighbours_whenever_it_likes(tmp_path: Path) -> No
     assert load(path).run(rows(0))["Y"].tolist() == [[111, 111]]
 
 
-def test_tr_a3_a_model_may_write_to_its_inputs_and_keep_them(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A3")
+def test_a_model_may_write_to_its_inputs_and_keep_them(tmp_path: Path) -> None:
     """TR-A3: as in Triton, where the memory is the model's."""
     body = """class TritonPythonModel:
     def initialize(self, args):
@@ -417,7 +430,8 @@ def test_tr_a3_a_model_may_write_to_its_inputs_and_keep_them(tmp_path: Path) -> 
     assert model.run(rows(2))["Y"].tolist() == [[5, 5]]
 
 
-def test_tr_a2_an_async_execute_and_finalize(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A2")
+def test_an_async_execute_and_finalize(tmp_path: Path) -> None:
     """TR-A2."""
     body = f"""import asyncio
 from pathlib import Path
@@ -440,7 +454,8 @@ class TritonPythonModel:
     assert (tmp_path / "closed").exists()
 
 
-def test_tr_a3_parameters_of_a_response(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A3")
+def test_parameters_of_a_response(tmp_path: Path) -> None:
     """TR-A3."""
     body = """class TritonPythonModel:
     def execute(self, requests):
@@ -454,7 +469,8 @@ def test_tr_a3_parameters_of_a_response(tmp_path: Path) -> None:
     assert all(isinstance(error, ModelFailed) and "parameters" in str(error) for error in others)
 
 
-def test_tr_a3_texts_go_in_and_out_as_bytes_objects(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A3")
+def test_texts_go_in_and_out_as_bytes_objects(tmp_path: Path) -> None:
     """TR-A3: what is no text is said as text."""
     body = """class TritonPythonModel:
     def execute(self, requests):
@@ -473,7 +489,8 @@ def test_tr_a3_texts_go_in_and_out_as_bytes_objects(tmp_path: Path) -> None:
     assert outputs_of(answer)["Y"] == [[b"ABC", "é".encode(), b"7", b"None"]]
 
 
-def test_tr_a3_bf16_is_seen_as_fp32(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A3")
+def test_bf16_is_seen_as_fp32(tmp_path: Path) -> None:
     """TR-A3: numpy has no such type; Triton's own raises."""
     half = TensorSpec("X", DataType.BF16, (-1, 2))
     config = ModelConfig(inputs=(half,), outputs=(msgspec.structs.replace(half, name="Y"),))
@@ -529,7 +546,8 @@ class TestTensor:
             pb_utils.Tensor.from_dlpack("t", object())
 
 
-def test_tr_a3_only_tensors_and_errors_make_a_response() -> None:
+@pytest.mark.clause("TR-A3")
+def test_only_tensors_and_errors_make_a_response() -> None:
     """TR-A3."""
     with pytest.raises(TypeError):
         pb_utils.InferenceResponse([np.zeros(1)])  # type: ignore[list-item]
@@ -542,7 +560,8 @@ def test_tr_a3_only_tensors_and_errors_make_a_response() -> None:
     assert not response.has_error() and response.error() is None
 
 
-def test_tr_a3_type_names_and_numbers() -> None:
+@pytest.mark.clause("TR-A3")
+def test_type_names_and_numbers() -> None:
     """TR-A3."""
     assert pb_utils.triton_string_to_numpy("TYPE_FP16") is np.float16
     assert pb_utils.triton_string_to_numpy("TYPE_STRING") is np.object_
@@ -557,14 +576,16 @@ def test_tr_a3_type_names_and_numbers() -> None:
     assert pb_utils.numpy_to_triton_type(np.complex64) is None and pb_utils.triton_to_numpy_type(14) is None
 
 
-def test_tr_a3_binary_form_of_texts() -> None:
+@pytest.mark.clause("TR-A3")
+def test_binary_form_of_texts() -> None:
     """TR-A3: lengths of four bytes, little-endian."""
     encoded = pb_utils.serialize_byte_tensor(np.array([[b"ab", "é"], [b"", 5]], object))
     assert encoded == b"\x02\0\0\0ab\x02\0\0\0\xc3\xa9\0\0\0\0\x01\0\0\x005"
     assert pb_utils.deserialize_bytes_tensor(encoded).tolist() == [b"ab", "é".encode(), b"", b"5"]
 
 
-def test_tr_a3_the_logger_writes_lines_of_the_models_own(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.clause("TR-A3")
+def test_the_logger_writes_lines_of_the_models_own(capsys: pytest.CaptureFixture[str]) -> None:
     """TR-A3: verbose ones only when asked, which is not done."""
     log = pb_utils.Logger
     log.log_info("one")

@@ -251,17 +251,17 @@ def stream(server: TritonProcess, model: str, value: int, id: str) -> list[Any]:
                 return found
 
 
+@pytest.mark.clause("TR-A3")
 @pytest.mark.parametrize("model", ["add_sub", "torch_add_sub", "bls_async"])
-def test_tr_a3_sums_by_numpy_by_dlpack_and_by_calls(model: str, client: Any) -> None:
+def test_sums_by_numpy_by_dlpack_and_by_calls(model: str, client: Any) -> None:
     a, b = np.array([1, 2, 3, 4], np.float32), np.array([10, 20, 30, 40], np.float32)
     answer = client.infer(model, [given("INPUT0", a), given("INPUT1", b)])
     assert answer.as_numpy("OUTPUT0").tolist() == [11, 22, 33, 44]
     assert answer.as_numpy("OUTPUT1").tolist() == [-9, -18, -27, -36]
 
 
-def test_tr_o1_tr_s7_calls_are_traced_below_the_request_that_they_serve(
-    client: Any, server: TritonProcess
-) -> None:
+@pytest.mark.clause("TR-O1", "TR-S7")
+def test_calls_are_traced_below_the_request_that_they_serve(client: Any, server: TritonProcess) -> None:
     x = np.zeros(4, np.float32)
     client.infer("bls_async", [given("INPUT0", x), given("INPUT1", x)], headers={"x-request-id": "traced"})
     path = Path(server._log).parent / "trace.json"
@@ -276,11 +276,13 @@ def test_tr_o1_tr_s7_calls_are_traced_below_the_request_that_they_serve(
     until(lambda: below() == {"add_sub", "torch_add_sub"}, entries)
 
 
-def test_tr_s8_as_many_responses_as_the_request_says(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-S8")
+def test_as_many_responses_as_the_request_says(server: TritonProcess) -> None:
     assert [stream(server, "square", n, "q") for n in (0, 1, 4)] == [[], [1], [4] * 4]
 
 
-def test_tr_a2_a_configuration_that_the_model_completes(client: Any) -> None:
+@pytest.mark.clause("TR-A2")
+def test_a_configuration_that_the_model_completes(client: Any) -> None:
     raw = np.array([[0, 255], [51, 102]], np.uint8)
     answer = client.infer("preprocess", [given("RAW", raw)])
     np.testing.assert_allclose(answer.as_numpy("SCALED"), raw / 255, rtol=1e-6)
@@ -288,16 +290,19 @@ def test_tr_a2_a_configuration_that_the_model_completes(client: Any) -> None:
     assert client.get_model_config("preprocess")["max_batch_size"] == 4
 
 
-def test_tr_s5_a_request_runs_as_often_as_its_model_wants(client: Any) -> None:
+@pytest.mark.clause("TR-S5")
+def test_a_request_runs_as_often_as_its_model_wants(client: Any) -> None:
     for n in (1, 5):
         answer = client.infer("again", [given("IN", np.array([n], np.int32))], request_id=f"r{n}")
         assert answer.as_numpy("OUT").tolist() == [n]
 
 
-def test_tr_s5_a_decoupled_model_answers_a_bit_in_each_run(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-S5")
+def test_a_decoupled_model_answers_a_bit_in_each_run(server: TritonProcess) -> None:
     assert stream(server, "again_decoupled", 4, "d") == [3, 2, 1, 0]
 
 
+@pytest.mark.clause("TR-S5")
 @pytest.mark.parametrize(
     ("model", "text"),
     [
@@ -305,12 +310,13 @@ def test_tr_s5_a_decoupled_model_answers_a_bit_in_each_run(server: TritonProcess
         ("not_iterative", "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE"),
     ],
 )
-def test_tr_s5_what_triton_refuses_too(model: str, text: str, client: Any) -> None:
+def test_what_triton_refuses_too(model: str, text: str, client: Any) -> None:
     with pytest.raises(InferenceServerException, match=text):
         client.infer(model, [given("IN", np.array([3], np.int32))], request_id="r")
 
 
-def test_tr_s5_a_decoupled_model_without_sequences_cannot_go_on(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-S5")
+def test_a_decoupled_model_without_sequences_cannot_go_on(server: TritonProcess) -> None:
     first, error = stream(server, "not_iterative_decoupled", 3, "d")
     assert first == 2
     assert "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE" in error

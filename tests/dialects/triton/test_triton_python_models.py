@@ -213,28 +213,32 @@ def number(value: int, *shape: int) -> np.ndarray:
     return np.full(shape or (1,), value, np.int32)
 
 
-def test_tr_r4_metadata_names_the_backend_and_its_tensors(client: Any) -> None:
+@pytest.mark.clause("TR-R4")
+def test_metadata_names_the_backend_and_its_tensors(client: Any) -> None:
     """TR-R4."""
     metadata = client.get_model_metadata("optional")
     assert metadata["platform"] == "python"
     assert [(t["name"], t["shape"]) for t in metadata["inputs"]] == [("A", [1]), ("B", [1])]
 
 
-def test_tr_a2_texts(client: Any) -> None:
+@pytest.mark.clause("TR-A2")
+def test_texts(client: Any) -> None:
     """TR-A2."""
     x = np.array([[b"abc", b"", "é".encode()]], dtype=object)
     answer = client.infer("upper", [given("TEXT", x)])
     assert answer.as_numpy("UPPER").tolist() == [[b"ABC", b"", "é".encode()]]
 
 
-def test_tr_c4_an_optional_input_that_is_left_out(client: Any) -> None:
+@pytest.mark.clause("TR-C4")
+def test_an_optional_input_that_is_left_out(client: Any) -> None:
     """TR-C4."""
     a, b = given("A", number(5)), given("B", number(6))
     assert client.infer("optional", [a, b]).as_numpy("C").tolist() == [11]
     assert client.infer("optional", [a]).as_numpy("C").tolist() == [105]
 
 
-def test_tr_a3_one_requests_error_costs_its_batch_mates_nothing(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-A3")
+def test_one_requests_error_costs_its_batch_mates_nothing(server: ServerProcess) -> None:
     """TR-A3: error objects inside a batch reach their own callers, with their own codes."""
     gate = Path(server._paths[0]) / "together" / "gate"
 
@@ -283,7 +287,8 @@ def test_codes_of_error_objects(
     assert (caught.value.status(), caught.value.message()) == (f"StatusCode.{grpc}", f"code {code}")
 
 
-def test_tr_a3_what_is_raised_is_told_and_logged(server: ServerProcess, client: Any) -> None:
+@pytest.mark.clause("TR-A3")
+def test_what_is_raised_is_told_and_logged(server: ServerProcess, client: Any) -> None:
     """TR-A3: the caller reads what, the log also where."""
     with pytest.raises(InferenceServerException) as caught:
         client.infer("raiser", [given("CODE", number(9))])
@@ -292,7 +297,8 @@ def test_tr_a3_what_is_raised_is_told_and_logged(server: ServerProcess, client: 
     assert "raiser/1/model.py" in server.output()
 
 
-def test_tr_a2_tr_c13_runs_only_when_asked_and_knows_where(server: ServerProcess, client: Any) -> None:
+@pytest.mark.clause("TR-A2", "TR-C13")
+def test_runs_only_when_asked_and_knows_where(server: ServerProcess, client: Any) -> None:
     """TR-A2, TR-C13: no run before the first request, unless model_warmup wants it."""
     answers = [client.infer("counter", [given("IN", number(0))]) for _ in range(2)]
     assert [a.as_numpy("RUNS").tolist() for a in answers] == [[0], [1]]
@@ -311,7 +317,8 @@ def test_tr_a2_tr_c13_runs_only_when_asked_and_knows_where(server: ServerProcess
     assert "ready to count" in server.output()
 
 
-def test_tr_c16_a_model_without_a_configuration_completes_it(client: Any) -> None:
+@pytest.mark.clause("TR-C16")
+def test_a_model_without_a_configuration_completes_it(client: Any) -> None:
     """TR-C16: and what it says holds: no run is larger."""
     config = client.get_model_config("auto")
     assert (config["max_batch_size"], config["backend"]) == (4, "python")
@@ -320,8 +327,9 @@ def test_tr_c16_a_model_without_a_configuration_completes_it(client: Any) -> Non
     assert client.infer("auto", [given("IN", x)]).as_numpy("OUT").tolist() == (x * 2).tolist()
 
 
+@pytest.mark.clause("TR-S8", "TR-G9")
 @pytest.mark.parametrize("elements", [[], [4], [1, -1, 3]])
-def test_tr_s8_tr_g9_a_decoupled_model_over_a_grpc_stream(elements: list[int], server: ServerProcess) -> None:
+def test_a_decoupled_model_over_a_grpc_stream(elements: list[int], server: ServerProcess) -> None:
     """TR-S8, TR-G9: as many responses as it sends, errors among them, then the empty last one."""
     replies: queue.Queue[tuple[Any, Any]] = queue.Queue()
     with triton_grpc.InferenceServerClient(server.address) as client:
@@ -341,7 +349,8 @@ def test_tr_s8_tr_g9_a_decoupled_model_over_a_grpc_stream(elements: list[int], s
     assert said == ["negative element" if n < 0 else n for n in elements]
 
 
-def test_tr_r31_tr_s8_a_decoupled_model_over_plain_http(server: ServerProcess, client: Any) -> None:
+@pytest.mark.clause("TR-R31", "TR-S8")
+def test_a_decoupled_model_over_plain_http(server: ServerProcess, client: Any) -> None:
     """TR-R31, TR-S8: events for generate_stream, a refusal for infer; the configuration says so, too."""
     reply = server.post("/v2/models/repeat/infer", {"inputs": []})
     assert reply[0] == 501 and "any number of responses" in reply[1]["error"]
@@ -354,7 +363,8 @@ def test_tr_r31_tr_s8_a_decoupled_model_over_plain_http(server: ServerProcess, c
         assert client.get_model_config(name)["model_transaction_policy"] == {"decoupled": True}
 
 
-def test_tr_r12_tr_a2_a_model_that_cannot_start_says_why(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R12", "TR-A2")
+def test_a_model_that_cannot_start_says_why(tmp_path: Path) -> None:
     """TR-R12, TR-A2."""
     version = tmp_path / "models" / "bad" / "1"
     version.mkdir(parents=True)

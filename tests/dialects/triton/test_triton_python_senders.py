@@ -36,6 +36,7 @@ def sending(folder: Path, plan: str, returned: str = "None") -> Answer | SalverE
     return answer
 
 
+@pytest.mark.clause("TR-A3")
 @pytest.mark.parametrize(
     ("plan", "returned"),
     [
@@ -46,14 +47,13 @@ def sending(folder: Path, plan: str, returned: str = "None") -> Answer | SalverE
         ("threading.Thread(target=lambda: (time.sleep(0.02), sender.send(response, FINAL))).start()", "None"),
     ],
 )
-def test_tr_a3_a_model_in_default_mode_may_send_its_one_response(
-    tmp_path: Path, plan: str, returned: str
-) -> None:
+def test_a_model_in_default_mode_may_send_its_one_response(tmp_path: Path, plan: str, returned: str) -> None:
     answer = sending(tmp_path, plan, returned)
     assert isinstance(answer, Answer)
     np.testing.assert_array_equal(answer.outputs["Y"], [[2, 2]])
 
 
+@pytest.mark.clause("TR-A3")
 @pytest.mark.parametrize(
     ("plan", "returned", "text"),
     [
@@ -62,18 +62,18 @@ def test_tr_a3_a_model_in_default_mode_may_send_its_one_response(
         ("sender.send(3)", "None", "TypeError: a response must be a pb_utils.InferenceResponse, not int"),
     ],
 )
-def test_tr_a3_what_a_sender_in_default_mode_refuses(
-    tmp_path: Path, plan: str, returned: str, text: str
-) -> None:
+def test_what_a_sender_in_default_mode_refuses(tmp_path: Path, plan: str, returned: str, text: str) -> None:
     with pytest.raises(ModelFailed, match=text):
         sending(tmp_path, plan, returned)
 
 
-def test_tr_a3_a_sender_that_goes_without_a_word_leaves_an_error(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A3")
+def test_a_sender_that_goes_without_a_word_leaves_an_error(tmp_path: Path) -> None:
     answer = sending(tmp_path, "del sender")
     assert isinstance(answer, ModelFailed) and "no response was sent" in str(answer)
 
 
+@pytest.mark.clause("TR-A3")
 @pytest.mark.parametrize(
     "call",
     [
@@ -84,24 +84,27 @@ def test_tr_a3_a_sender_that_goes_without_a_word_leaves_an_error(tmp_path: Path)
         "pb_utils.is_model_ready('m', 1)",
     ],
 )
-def test_tr_a3_arguments_that_are_no_texts_are_the_models_mistake(call: str) -> None:
+def test_arguments_that_are_no_texts_are_the_models_mistake(call: str) -> None:
     with pytest.raises(TypeError, match="must be a text"):
         eval(call, {"pb_utils": pb_utils})
 
 
-def test_tr_a3_where_the_program_lies(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A3")
+def test_where_the_program_lies(tmp_path: Path) -> None:
     path = write(tmp_path, DOUBLE)
     load(path)
     assert pb_utils.get_model_dir() == str(path.parent.resolve())
 
 
-def test_tr_a3_parameters_of_a_response_fit_the_wire(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A3")
+def test_parameters_of_a_response_fit_the_wire(tmp_path: Path) -> None:
     body = DOUBLE.replace('"Y", a * 2)])', '"Y", a * 2)], parameters={"big": 2**64})')
     (answer,) = load(write(tmp_path, body)).answer([request({"X": np.ones((1, 2), "f4")})])
     assert isinstance(answer, ModelFailed) and "'big'" in str(answer)
 
 
-def test_tr_c16_a_model_may_have_outputs_alone(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C16")
+def test_a_model_may_have_outputs_alone(tmp_path: Path) -> None:
     body = """class TritonPythonModel:
     @staticmethod
     def auto_complete_config(config):
@@ -117,7 +120,8 @@ def test_tr_c16_a_model_may_have_outputs_alone(tmp_path: Path) -> None:
     assert isinstance(answer, Answer) and answer.outputs["Y"].tolist() == [1.0]
 
 
-def test_tr_c4_a_tensor_has_dimensions(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C4")
+def test_a_tensor_has_dimensions(tmp_path: Path) -> None:
     body = DOUBLE.replace(
         "class TritonPythonModel:\n",
         """class TritonPythonModel:

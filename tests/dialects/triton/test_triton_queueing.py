@@ -124,7 +124,8 @@ def waiting(server: TritonProcess) -> int:
     return int(found[1])
 
 
-def test_tr_c8_priorities_sizes_and_times_over_grpc(server: TritonProcess, gate: Path) -> None:
+@pytest.mark.clause("TR-C8")
+def test_priorities_sizes_and_times_over_grpc(server: TritonProcess, gate: Path) -> None:
     with grpc.InferenceServerClient(f"127.0.0.1:{server.ports['grpc']}") as client:
         asking = Asking(client)
         asking.ask("blocker", -1)
@@ -152,7 +153,8 @@ def test_tr_c8_priorities_sizes_and_times_over_grpc(server: TritonProcess, gate:
     }
 
 
-def test_tr_c12_a_forest_of_a_fil_repository_over_http(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-C12")
+def test_a_forest_of_a_fil_repository_over_http(server: TritonProcess) -> None:
     from sklearn.datasets import load_iris
 
     x, y = load_iris(return_X_y=True)

@@ -138,8 +138,9 @@ def test_what_does_not_load_leaves_what_is_loaded(
     until(lambda: brought(place) == [])
 
 
+@pytest.mark.clause("TR-L5")
 @CLIENTS
-def test_tr_l5_a_failed_load_makes_a_strict_server_unready_until_it_is_taken_back(
+def test_a_failed_load_makes_a_strict_server_unready_until_it_is_taken_back(
     place: Path, tmp_path: Path, triton: ModuleType
 ) -> None:
     """That an unload mends it is our own (conformance page)."""
@@ -178,8 +179,9 @@ def fail_and_mend(client: Any, triton: ModuleType, folder: Path, *, is_strict: b
     assert client.is_server_ready()
 
 
+@pytest.mark.clause("TR-R12", "TR-R13", "TR-R37")
 @CLIENTS
-def test_tr_r12_tr_r13_tr_r37_refusals(server: ServerProcess, place: Path, triton: ModuleType) -> None:
+def test_refusals(server: ServerProcess, place: Path, triton: ModuleType) -> None:
     """TR-R12, TR-R13, TR-R37."""
     given = {"config": config()}
     with triton.InferenceServerClient(server.address) as client:
@@ -235,7 +237,8 @@ def test_what_requests_brought_goes_with_the_server(place: Path, tmp_path: Path)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_tr_l7_a_name_in_two_repositories_is_refused_with_both_places(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L7")
+def test_a_name_in_two_repositories_is_refused_with_both_places(tmp_path: Path) -> None:
     """TR-L7: without namespacing nobody can tell which of the two is meant."""
     roots = [tmp_path / "one", tmp_path / "two"]
     for root in roots:
@@ -249,7 +252,8 @@ def test_tr_l7_a_name_in_two_repositories_is_refused_with_both_places(tmp_path: 
         assert str(root / "constant") in str(caught.value)
 
 
-def test_tr_l3_tr_r12_tr_r13_without_explicit_control_nothing_is_loaded_by_request(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L3", "TR-R12", "TR-R13")
+def test_without_explicit_control_nothing_is_loaded_by_request(tmp_path: Path) -> None:
     """TR-L3, TR-R12, TR-R13."""
     write_constant(tmp_path / "models", 1)
     refusal = (

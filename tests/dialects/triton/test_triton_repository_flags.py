@@ -17,7 +17,8 @@ input {{ name: "x" data_type: TYPE_FP32 dims: 16 }} output {{ name: "y" data_typ
 """
 
 
-def test_tr_l7_tr_s12_two_repositories_share_a_name_and_one_is_checked(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L7", "TR-S12")
+def test_two_repositories_share_a_name_and_one_is_checked(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for root, version in ((one, 1), (two, 2)):
         write_constant(root, version)
@@ -61,7 +62,8 @@ def test_tr_l7_tr_s12_two_repositories_share_a_name_and_one_is_checked(tmp_path:
                 grpc.load_model("sealed")
 
 
-def test_tr_f2_a_load_is_tried_again_before_the_server_gives_up(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-F2")
+def test_a_load_is_tried_again_before_the_server_gives_up(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "late" / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(

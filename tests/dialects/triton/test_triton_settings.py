@@ -72,7 +72,8 @@ def grpc_values(settings: Any) -> dict[str, Any]:
     return {name: v if name == "trace_level" else v[0] for name, v in shown.items()}
 
 
-def test_tr_r9_the_trace_extension_over_http(traced: ServerProcess, folder: Path) -> None:
+@pytest.mark.clause("TR-R9")
+def test_the_trace_extension_over_http(traced: ServerProcess, folder: Path) -> None:
     start = TRACE | {"trace_file": str(folder / "trace.json")}
     with over_http.InferenceServerClient(traced.address) as client:
         assert {"trace", "logging"} <= set(client.get_server_metadata()["extensions"])
@@ -94,7 +95,8 @@ def test_tr_r9_the_trace_extension_over_http(traced: ServerProcess, folder: Path
         assert client.get_trace_settings() == start
 
 
-def test_tr_g3_the_trace_extension_over_grpc(traced: ServerProcess, folder: Path) -> None:
+@pytest.mark.clause("TR-G3")
+def test_the_trace_extension_over_grpc(traced: ServerProcess, folder: Path) -> None:
     start = TRACE | {"trace_file": str(folder / "trace.json")}
     with over_grpc.InferenceServerClient(traced.address) as client:
         assert grpc_values(client.get_trace_settings()) == start
@@ -111,7 +113,8 @@ def test_tr_g3_the_trace_extension_over_grpc(traced: ServerProcess, folder: Path
             assert error.value.status() == status
 
 
-def test_tr_o1_requests_of_both_wires_are_traced(traced: ServerProcess, folder: Path) -> None:
+@pytest.mark.clause("TR-O1")
+def test_requests_of_both_wires_are_traced(traced: ServerProcess, folder: Path) -> None:
     path = folder / "trace.json"
     with over_http.InferenceServerClient(traced.address) as client:
         assert ask(traced, id="before") == 200
@@ -147,9 +150,8 @@ def test_tr_o1_requests_of_both_wires_are_traced(traced: ServerProcess, folder: 
     assert named == {"mlp": 1}
 
 
-def test_tr_o1_the_time_in_the_model_stands_between_its_timestamps(
-    traced: ServerProcess, folder: Path
-) -> None:
+@pytest.mark.clause("TR-O1")
+def test_the_time_in_the_model_stands_between_its_timestamps(traced: ServerProcess, folder: Path) -> None:
     with over_http.InferenceServerClient(traced.address) as client:
         once = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1", "trace_count": "1", "log_frequency": "1"}
         client.update_trace_settings("moody", once)
@@ -164,14 +166,16 @@ def test_tr_o1_the_time_in_the_model_stands_between_its_timestamps(
     assert not (folder / "trace.json.1").exists()
 
 
-def test_tr_r9_without_a_file_nothing_can_be_traced(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-R9")
+def test_without_a_file_nothing_can_be_traced(server: ServerProcess) -> None:
     with over_http.InferenceServerClient(server.address) as client:
         with pytest.raises(InferenceServerException, match="trace file name is not given"):
             client.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"], "trace_rate": "1"})
         assert client.get_trace_settings() == TRACE | {"trace_file": ""}
 
 
-def test_tr_r10_the_logging_extension_over_http(traced: ServerProcess) -> None:
+@pytest.mark.clause("TR-R10")
+def test_the_logging_extension_over_http(traced: ServerProcess) -> None:
     with over_http.InferenceServerClient(traced.address) as client:
         assert client.get_log_settings() == LOG
         try:
@@ -189,7 +193,8 @@ def test_tr_r10_the_logging_extension_over_http(traced: ServerProcess) -> None:
             client.update_log_settings({"log_format": "fancy"})
 
 
-def test_tr_g3_the_logging_extension_over_grpc(traced: ServerProcess) -> None:
+@pytest.mark.clause("TR-G3")
+def test_the_logging_extension_over_grpc(traced: ServerProcess) -> None:
     with over_grpc.InferenceServerClient(traced.address) as client:
         assert client.get_log_settings(as_json=True)["settings"]["log_info"] == {"bool_param": True}
         changed = client.update_log_settings({"log_verbose_level": 1, "log_error": False}, as_json=True)
@@ -205,7 +210,8 @@ def test_tr_g3_the_logging_extension_over_grpc(traced: ServerProcess) -> None:
             assert error.value.status() == status
 
 
-def test_tr_f5_tr_f8_from_the_start(folder: Path) -> None:
+@pytest.mark.clause("TR-F5", "TR-F8")
+def test_from_the_start(folder: Path) -> None:
     options = ["--log-file", str(folder / "own.log"), "--log-format", "json", "--log-level", "warning"]
     options += ["--trace-file", str(folder / "all.json"), "--trace-level", "timestamps", "--trace-rate", "1"]
     options += ["--trace-count", "3", "--trace-log-frequency", "2"]

@@ -86,7 +86,8 @@ def ask_mlp(triton: Any, client: Any, input_at: tuple[Any, ...], output_at: tupl
     return client.infer("mlp", [given], outputs=[wanted], request_id="i")
 
 
-def test_tr_r14_tr_g4_register_infer_read_and_let_go(triton: Any, client: Any, segment: Segment) -> None:
+@pytest.mark.clause("TR-R14", "TR-G4")
+def test_register_infer_read_and_let_go(triton: Any, client: Any, segment: Segment) -> None:
     shm.set_shared_memory_region(segment.handle, [X])
     client.register_system_shared_memory("in", segment.key, 8192)
     client.register_system_shared_memory("out", segment.key, 4096, offset=8192)
@@ -134,7 +135,7 @@ def test_strings(triton: Any, client: Any, segment: Segment) -> None:
     assert found.tolist() == values.tolist()
 
 
-def test_u33_errors_of_registering(client: Any, segment: Segment) -> None:
+def test_errors_of_registering(client: Any, segment: Segment) -> None:
     with pytest.raises(InferenceServerException) as caught:
         client.register_system_shared_memory("r", "/salver_no_such_segment", 8)
     text = caught.value.message()
@@ -154,7 +155,8 @@ def test_u33_errors_of_registering(client: Any, segment: Segment) -> None:
     client.unregister_system_shared_memory("nosuch")
 
 
-def test_tr_r14_tr_g4_segments_that_shrink_vanish_or_lie_never_end_the_server(
+@pytest.mark.clause("TR-R14", "TR-G4")
+def test_segments_that_shrink_vanish_or_lie_never_end_the_server(
     triton: Any, client: Any, segment: Segment, sharing: ServerProcess
 ) -> None:
     shm.set_shared_memory_region(segment.handle, [X])
@@ -176,7 +178,8 @@ def test_tr_r14_tr_g4_segments_that_shrink_vanish_or_lie_never_end_the_server(
     assert not [fd for fd in held if "/dev/shm" in str(fd.readlink())]
 
 
-def test_tr_r15_there_is_no_cuda_memory(triton: Any, client: Any) -> None:
+@pytest.mark.clause("TR-R15")
+def test_there_is_no_cuda_memory(triton: Any, client: Any) -> None:
     found = client.get_cuda_shared_memory_status()
     assert not (found if isinstance(found, list) else found.regions)
     with pytest.raises(InferenceServerException, match="Unable to find cuda shared memory region: 'r'"):
@@ -200,7 +203,8 @@ def test_it_is_an_extension_where_it_is_allowed(client: Any, sharing: ServerProc
     assert sharing.ask("POST", "/v2/systemsharedmemory/unregister") == (200, b"")
 
 
-def test_tr_f11_it_is_off_unless_asked_for(triton: Any, server: ServerProcess, segment: Segment) -> None:
+@pytest.mark.clause("TR-F11")
+def test_it_is_off_unless_asked_for(triton: Any, server: ServerProcess, segment: Segment) -> None:
     text = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
     with triton.InferenceServerClient(server.address) as client:
         assert statuses(client) == []
@@ -235,8 +239,9 @@ class TritonPythonModel:
 FP32 = '[{ name: "%s" data_type: TYPE_FP32 dims: [-1] }]'
 
 
+@pytest.mark.clause("TR-R14", "TR-G4")
 @pytest.mark.parametrize("way", ["http", "grpc", "stream"])
-def test_tr_r14_tr_g4_what_is_unregistered_while_requests_use_it_stays_until_they_end(
+def test_what_is_unregistered_while_requests_use_it_stays_until_they_end(
     way: str, tmp_path: Path, segment: Segment
 ) -> None:
     gate = tmp_path / "gate"
@@ -309,7 +314,8 @@ def test_over_a_stream(sharing: ServerProcess, segment: Segment) -> None:
     np.testing.assert_allclose(answer, mlp_answer(X), rtol=1e-5, atol=1e-6)
 
 
-def test_tr_f11_with_tritonservers_flags(tmp_path: Path, segment: Segment) -> None:
+@pytest.mark.clause("TR-F11")
+def test_with_tritonservers_flags(tmp_path: Path, segment: Segment) -> None:
     """TR-F11 as tritonserver spells it."""
     write_mlp(tmp_path / "repository" / "mlp", 1)
     port = free_port()

@@ -116,8 +116,9 @@ def is_final(result: triton.InferResult) -> bool:
     return result.get_response().parameters[FINAL].bool_param
 
 
+@pytest.mark.clause("TR-G2", "TR-G12")
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
-def test_tr_g2_tr_g12_a_stream_of_requests_is_answered_in_order(streaming, compression):
+def test_a_stream_of_requests_is_answered_in_order(streaming, compression):
     with Stream(streaming, compression_algorithm=compression) as stream:
         for number in range(300):
             stream.client.async_stream_infer("mlp", [rows(1 + number % 7)[1]], request_id=str(number))
@@ -129,7 +130,8 @@ def test_tr_g2_tr_g12_a_stream_of_requests_is_answered_in_order(streaming, compr
             np.testing.assert_allclose(result.as_numpy("y"), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_tr_g9_errors_leave_the_stream_open(streaming):
+@pytest.mark.clause("TR-G9")
+def test_errors_leave_the_stream_open(streaming):
     with Stream(streaming) as stream:
         ask = stream.client.async_stream_infer
         ask("nobody", [rows(1)[1]])
@@ -142,7 +144,8 @@ def test_tr_g9_errors_leave_the_stream_open(streaming):
         assert stream.result().as_numpy("y").shape == (2, 3)
 
 
-def test_tr_g9_an_error_as_a_status_ends_the_stream(streaming):
+@pytest.mark.clause("TR-G9")
+def test_an_error_as_a_status_ends_the_stream(streaming):
     with Stream(streaming, headers={"triton_grpc_error": "true"}) as stream:
         stream.client.async_stream_infer("mlp", [rows(1)[1]])
         stream.result()
@@ -152,8 +155,9 @@ def test_tr_g9_an_error_as_a_status_ends_the_stream(streaming):
             stream.client.async_stream_infer("mlp", [rows(1)[1]])
 
 
+@pytest.mark.clause("TR-G2", "TR-G11")
 @pytest.mark.parametrize("enabled", [False, True])
-def test_tr_g2_tr_g11_tokens_come_one_by_one_beside_other_answers(streaming, enabled):
+def test_tokens_come_one_by_one_beside_other_answers(streaming, enabled):
     hold = Path(streaming._log).parent / "hold"
     hold.touch()
     with Stream(streaming) as stream:
@@ -179,7 +183,8 @@ def test_tr_g2_tr_g11_tokens_come_one_by_one_beside_other_answers(streaming, ena
     assert stream.came.empty()
 
 
-async def test_tr_g2_tr_g9_the_asyncio_client(streaming):
+@pytest.mark.clause("TR-G2", "TR-G9")
+async def test_the_asyncio_client(streaming):
     async def requests():
         yield {"model_name": "mlp", "inputs": [rows(3)[1]], "request_id": "a"}
         yield {"model_name": "nobody", "inputs": [rows(3)[1]], "request_id": "b"}
@@ -195,7 +200,8 @@ async def test_tr_g2_tr_g9_the_asyncio_client(streaming):
     np.testing.assert_allclose(whole.as_numpy("y"), mlp_answer(rows(3)[0]), rtol=1e-5, atol=1e-6)
 
 
-def test_tr_s8_the_configuration_says_who_answers_in_pieces(streaming):
+@pytest.mark.clause("TR-S8")
+def test_the_configuration_says_who_answers_in_pieces(streaming):
     with triton.InferenceServerClient(streaming.address) as client:
         for model, decoupled in (("alphabet", True), ("mlp", False)):
             config = client.get_model_config(model).config
@@ -228,7 +234,8 @@ def plain(id: str, most: int, enable: bool = False) -> pb.ModelInferRequest:
     return message
 
 
-def test_tr_g2_tr_g11_plain_grpcio_half_closes_and_everything_comes(streaming):
+@pytest.mark.clause("TR-G2", "TR-G11")
+def test_plain_grpcio_half_closes_and_everything_comes(streaming):
     with grpc.insecure_channel(streaming.address) as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
         replies = list(stub.ModelStreamInfer(iter([plain(str(n), 5 + n, True) for n in range(8)])))
@@ -238,7 +245,8 @@ def test_tr_g2_tr_g11_plain_grpcio_half_closes_and_everything_comes(streaming):
         assert [r.parameters[FINAL].bool_param for r in own] == [False] * (4 + number) + [True]
 
 
-def test_tr_g14_cancelling_frees_the_slots(streaming):
+@pytest.mark.clause("TR-G14")
+def test_cancelling_frees_the_slots(streaming):
     with Stream(streaming) as stream:
         for number in range(6):
             id = str(number)
@@ -249,7 +257,8 @@ def test_tr_g14_cancelling_frees_the_slots(streaming):
         until_idle(streaming)
 
 
-def test_tr_g14_a_stream_that_times_out_frees_the_slots(streaming):
+@pytest.mark.clause("TR-G14")
+def test_a_stream_that_times_out_frees_the_slots(streaming):
     with Stream(streaming, stream_timeout=0.5) as stream:
         stream.client.async_stream_infer("alphabet", [text("a")], parameters=tokens(2000))
         while True:  # the server may notice it first, and say so in the stream
@@ -273,7 +282,8 @@ for reply in stub.ModelStreamInfer(forever()):
 """
 
 
-def test_tr_g14_a_client_that_is_killed_frees_the_slots(streaming):
+@pytest.mark.clause("TR-G14")
+def test_a_client_that_is_killed_frees_the_slots(streaming):
     message = plain("k", 2000).SerializeToString().hex()
     command = [sys.executable, "-c", KILLED, streaming.address, message]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
@@ -284,7 +294,8 @@ def test_tr_g14_a_client_that_is_killed_frees_the_slots(streaming):
     until_idle(streaming)
 
 
-async def test_tr_g14_streams_dropped_at_random_hurt_nobody(streaming):  # U-18
+@pytest.mark.clause("TR-G14")
+async def test_streams_dropped_at_random_hurt_nobody(streaming):
     chance = random.Random(7)
     async with grpc.aio.insecure_channel(streaming.address) as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
@@ -312,7 +323,8 @@ async def test_tr_g14_streams_dropped_at_random_hurt_nobody(streaming):  # U-18
     await asyncio.to_thread(until_idle, streaming)
 
 
-def test_tr_s8_a_slow_reader_holds_nobody_else_back(streaming):
+@pytest.mark.clause("TR-S8")
+def test_a_slow_reader_holds_nobody_else_back(streaming):
     with grpc.insecure_channel(streaming.address, [("grpc.http2.lookahead_bytes", 65_536)]) as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
         call = stub.ModelStreamInfer(iter([plain("slow", 500)]))
@@ -366,7 +378,8 @@ def test_a_server_that_stops_ends_idle_streams(tmp_path: Path):
             stopping.join()
 
 
-def test_tr_g7_identity_of_every_datatype(server: ServerProcess):
+@pytest.mark.clause("TR-G7")
+def test_identity_of_every_datatype(server: ServerProcess):
     with Stream(server) as stream:
         for datatype, values in EXAMPLES.items():
             given = triton.InferInput("x", list(values.shape), datatype)

@@ -14,8 +14,9 @@ from salver.testing.process import ServerProcess
 BOTH = pytest.mark.parametrize("triton", [http_aio, grpc_aio], ids=["http", "grpc"])
 
 
+@pytest.mark.clause("TR-A8")
 @BOTH
-async def test_tr_a8_health_and_metadata(server: ServerProcess, triton) -> None:  # type: ignore[no-untyped-def]
+async def test_health_and_metadata(server: ServerProcess, triton) -> None:  # type: ignore[no-untyped-def]
     async with triton.InferenceServerClient(server.address) as client:
         assert await client.is_server_live()
         assert await client.is_server_ready()
@@ -26,8 +27,9 @@ async def test_tr_a8_health_and_metadata(server: ServerProcess, triton) -> None:
         assert name == "mlp"
 
 
+@pytest.mark.clause("TR-A8")
 @BOTH
-async def test_tr_a8_many_at_once_each_get_their_own_answer(server: ServerProcess, triton) -> None:  # type: ignore[no-untyped-def]
+async def test_many_at_once_each_get_their_own_answer(server: ServerProcess, triton) -> None:  # type: ignore[no-untyped-def]
     random = np.random.default_rng(5)
     async with triton.InferenceServerClient(server.address) as client:
 

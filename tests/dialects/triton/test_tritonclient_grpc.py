@@ -33,7 +33,8 @@ def moody_inputs(command: str) -> list[triton.InferInput]:
     return [given]
 
 
-def test_tr_g1_health(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-G1")
+def test_health(client: triton.InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("mlp")
@@ -41,7 +42,8 @@ def test_tr_g1_health(client: triton.InferenceServerClient) -> None:
     assert not client.is_model_ready("nobody")
 
 
-def test_tr_g1_metadata(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-G1")
+def test_metadata(client: triton.InferenceServerClient) -> None:
     server = client.get_server_metadata()
     assert server.name == "salver"
     model = client.get_model_metadata("mlp", as_json=True)
@@ -51,7 +53,8 @@ def test_tr_g1_metadata(client: triton.InferenceServerClient) -> None:
     assert (out["name"], out["datatype"], out["shape"]) == ("y", "FP32", ["-1", "3"])
 
 
-def test_tr_g2_infer_with_an_id(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-G2")
+def test_infer_with_an_id(client: triton.InferenceServerClient) -> None:
     values, given = mlp_input(5)
     result = client.infer("mlp", [given], model_version="1", request_id="r-17")
     np.testing.assert_allclose(result.as_numpy("y"), mlp_answer(values), rtol=1e-5, atol=1e-6)
@@ -84,7 +87,8 @@ def test_free_parameters_are_accepted(client: triton.InferenceServerClient) -> N
     assert client.infer("mlp", [given], parameters=parameters).as_numpy("y").shape == (2, 3)
 
 
-def test_tr_g12_compressed_messages(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-G12")
+def test_compressed_messages(client: triton.InferenceServerClient) -> None:
     values, given = mlp_input(64)
     for algorithm in ("gzip", "deflate"):
         result = client.infer("mlp", [given], compression_algorithm=algorithm)
@@ -99,7 +103,8 @@ def test_a_large_message_both_ways(client: triton.InferenceServerClient) -> None
     np.testing.assert_array_equal(found, values)
 
 
-def test_tr_g3_statistics(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-G3")
+def test_statistics(client: triton.InferenceServerClient) -> None:
     client.infer("mlp", [mlp_input()[1]])
     (row,) = client.get_inference_statistics("mlp", "1").model_stats
     assert row.name == "mlp"
@@ -109,7 +114,8 @@ def test_tr_g3_statistics(client: triton.InferenceServerClient) -> None:
     assert [stats.batch_size for stats in row.batch_stats]
 
 
-def test_tr_g3_the_index(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-G3")
+def test_the_index(client: triton.InferenceServerClient) -> None:
     index = {model.name: model for model in client.get_model_repository_index().models}
     assert (index["mlp"].version, index["mlp"].state) == ("1", "READY")
 
@@ -120,7 +126,8 @@ def refused(client: triton.InferenceServerClient, model: str, *inputs: triton.In
     return caught.value.status(), caught.value.message()
 
 
-def test_oip_14_errors_carry_status_and_text(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("OIP-14")
+def test_errors_carry_status_and_text(client: triton.InferenceServerClient) -> None:
     _, good = mlp_input()
     status, text = refused(client, "nobody", good)
     assert status == "StatusCode.NOT_FOUND"
@@ -143,7 +150,8 @@ def test_polling_mode_refuses_explicit_changes(client: triton.InferenceServerCli
     assert client.is_model_ready("mlp")
 
 
-def test_tr_g14_a_deadline_ends_the_wait_and_not_the_server(
+@pytest.mark.clause("TR-G14")
+def test_a_deadline_ends_the_wait_and_not_the_server(
     client: triton.InferenceServerClient, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"  # it is answered while the model waits for this file
@@ -154,7 +162,8 @@ def test_tr_g14_a_deadline_ends_the_wait_and_not_the_server(
     assert client.infer("moody", moody_inputs("ok")).as_numpy("done")[0, 0] == b"ok"
 
 
-def test_tr_g14_tr_s11_cancelled_while_it_waits_is_never_run(
+@pytest.mark.clause("TR-G14", "TR-S11")
+def test_cancelled_while_it_waits_is_never_run(
     client: triton.InferenceServerClient, server: ServerProcess, tmp_path: Path
 ) -> None:
     """Requests that were cancelled while they waited do not reach the model."""

@@ -31,7 +31,8 @@ def moody_inputs(command: str) -> list[triton.InferInput]:
     return [given]
 
 
-def test_tr_r2_tr_r3_health(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-R2", "TR-R3")
+def test_health(client: triton.InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("mlp")
@@ -40,7 +41,8 @@ def test_tr_r2_tr_r3_health(client: triton.InferenceServerClient) -> None:
     assert not client.is_model_ready("nobody")
 
 
-def test_tr_r1_tr_r4_metadata(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-R1", "TR-R4")
+def test_metadata(client: triton.InferenceServerClient) -> None:
     server = client.get_server_metadata()
     assert server["name"] == "salver"
     assert "binary_tensor_data" in server["extensions"]
@@ -51,9 +53,10 @@ def test_tr_r1_tr_r4_metadata(client: triton.InferenceServerClient) -> None:
     assert model["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [-1, 3]}]
 
 
+@pytest.mark.clause("TR-R5", "TR-R20", "TR-R24")
 @pytest.mark.parametrize("binary_out", [True, False])
 @pytest.mark.parametrize("binary_in", [True, False])
-def test_tr_r5_tr_r20_tr_r24_json_and_binary_in_both_directions(
+def test_json_and_binary_in_both_directions(
     client: triton.InferenceServerClient, binary_in: bool, binary_out: bool
 ) -> None:
     values, given = mlp_input(5, binary_in)
@@ -64,8 +67,9 @@ def test_tr_r5_tr_r20_tr_r24_json_and_binary_in_both_directions(
     assert (reply["model_name"], reply["model_version"], reply["id"]) == ("mlp", "1", "r-17")
 
 
+@pytest.mark.clause("TR-R26")
 @pytest.mark.parametrize("datatype", EXAMPLES)
-def test_tr_r26_every_datatype_comes_back_unchanged_in_binary(
+def test_every_datatype_comes_back_unchanged_in_binary(
     client: triton.InferenceServerClient, datatype: str
 ) -> None:
     values = EXAMPLES[datatype]
@@ -76,8 +80,9 @@ def test_tr_r26_every_datatype_comes_back_unchanged_in_binary(
     np.testing.assert_array_equal(found, values)
 
 
+@pytest.mark.clause("TR-R26")
 @pytest.mark.parametrize("datatype", JSON_TYPES)
-def test_tr_r26_what_json_can_carry_comes_back_unchanged(
+def test_what_json_can_carry_comes_back_unchanged(
     client: triton.InferenceServerClient, datatype: str
 ) -> None:
     values = EXAMPLES[datatype] if datatype != "BYTES" else np.array([["ä€", "", "a b"]], dtype=object)
@@ -107,7 +112,8 @@ def test_free_parameters_are_accepted(client: triton.InferenceServerClient) -> N
     assert client.infer("mlp", [given], parameters=parameters).as_numpy("y").shape == (2, 3)
 
 
-def test_tr_r28_compressed_bodies(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-R28")
+def test_compressed_bodies(client: triton.InferenceServerClient) -> None:
     values, given = mlp_input(64)
     for algorithm in ("gzip", "deflate"):
         result = client.infer(
@@ -119,7 +125,8 @@ def test_tr_r28_compressed_bodies(client: triton.InferenceServerClient) -> None:
         np.testing.assert_allclose(result.as_numpy("y"), mlp_answer(values), rtol=1e-5, atol=1e-6)
 
 
-def test_tr_a8_asynchronous_requests_get_their_own_answers(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-A8")
+def test_asynchronous_requests_get_their_own_answers(client: triton.InferenceServerClient) -> None:
     requests = [(rows, client.async_infer("mlp", [mlp_input(rows)[1]])) for rows in range(1, 30)]
     for rows, request in requests:
         values, _ = mlp_input(rows)
@@ -128,7 +135,8 @@ def test_tr_a8_asynchronous_requests_get_their_own_answers(client: triton.Infere
         )
 
 
-def test_tr_r8_statistics_count_what_was_asked(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-R8")
+def test_statistics_count_what_was_asked(client: triton.InferenceServerClient) -> None:
     def numbers() -> tuple[int, int, int]:
         (row,) = client.get_inference_statistics("mlp")["model_stats"]
         success = row["inference_stats"]["success"]
@@ -141,7 +149,8 @@ def test_tr_r8_statistics_count_what_was_asked(client: triton.InferenceServerCli
     assert [b - a for a, b in zip(before, after, strict=True)] == [6, 3, 3]
 
 
-def test_tr_r11_the_index_lists_every_version_with_its_state(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-R11")
+def test_the_index_lists_every_version_with_its_state(client: triton.InferenceServerClient) -> None:
     index = {entry["name"]: entry for entry in client.get_model_repository_index()}
     assert (index["mlp"]["version"], index["mlp"]["state"]) == ("1", "READY")
     assert "identity_bf16" in index
@@ -161,7 +170,8 @@ def refused(client: triton.InferenceServerClient, model: str, *inputs: triton.In
     return caught.value.status(), caught.value.message()
 
 
-def test_tr_r19_errors_carry_status_and_text(client: triton.InferenceServerClient) -> None:
+@pytest.mark.clause("TR-R19")
+def test_errors_carry_status_and_text(client: triton.InferenceServerClient) -> None:
     _, good = mlp_input()
     status, text = refused(client, "nobody", good)
     assert status == "404"
@@ -190,9 +200,8 @@ def test_tr_r19_errors_carry_status_and_text(client: triton.InferenceServerClien
     assert "expected 1 inputs but got 0 inputs for model 'mlp'" in text
 
 
-def test_tr_r23_the_requests_own_timeout_is_honoured(
-    client: triton.InferenceServerClient, tmp_path: Path
-) -> None:
+@pytest.mark.clause("TR-R23")
+def test_the_requests_own_timeout_is_honoured(client: triton.InferenceServerClient, tmp_path: Path) -> None:
     gate = tmp_path / "gate"  # it is answered while the model waits for this file
     with pytest.raises(InferenceServerException, match="Request timeout expired") as caught:
         client.infer("moody", moody_inputs(f"hold {gate}"), timeout=150_000)

@@ -141,7 +141,8 @@ def load(server: ServerProcess, model: str) -> None:
         client.load_model(model)
 
 
-def test_tr_c13_tr_s13_every_instance_runs_every_sample(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-C13", "TR-S13")
+def test_every_instance_runs_every_sample(triton: TritonProcess) -> None:
     """In their order, as often and in as many rows as they say; a batch of 0 is none."""
     load(triton, "diary")
     zeros = [[[0, 0], [0, 0]], ["", ""]]
@@ -152,7 +153,8 @@ def test_tr_c13_tr_s13_every_instance_runs_every_sample(triton: TritonProcess) -
     assert second in ([zeros, files, files], [zeros, files, files, own])  # of the other instance or this
 
 
-def test_tr_c13_random_data_are_numbers(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-C13")
+def test_random_data_are_numbers(triton: TritonProcess) -> None:
     load(triton, "random")
     (((row,), texts),) = ask(triton, "random")
     assert len(set(row)) == 4
@@ -160,8 +162,9 @@ def test_tr_c13_random_data_are_numbers(triton: TritonProcess) -> None:
     assert texts == [""]
 
 
+@pytest.mark.clause("TR-C13")
 @pytest.mark.parametrize("name", [name for name, (_, error) in SAMPLES.items() if error])
-def test_tr_c13_a_sample_that_cannot_be_run_fails_the_load(name: str, triton: TritonProcess) -> None:
+def test_a_sample_that_cannot_be_run_fails_the_load(name: str, triton: TritonProcess) -> None:
     with pytest.raises(InferenceServerException) as caught:
         load(triton, name)
     assert SAMPLES[name][1] in caught.value.message()
@@ -169,11 +172,12 @@ def test_tr_c13_a_sample_that_cannot_be_run_fails_the_load(name: str, triton: Tr
         assert not client.is_model_ready(name)
 
 
+@pytest.mark.clause("TR-S13")
 @pytest.mark.parametrize(
     ("shape", "error"),
     [([16], ""), ([4], "unexpected shape for input 'x' for model 'mlp'. Expected [-1,16]")],
 )
-def test_tr_s13_salvers_own_samples(shape: list[int], error: str, tmp_path: Path) -> None:
+def test_salvers_own_samples(shape: list[int], error: str, tmp_path: Path) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     given = f'{{ datatype = "FP32", shape = {shape} }}'
     sample = f'[[warmup.samples]]\nname = "own"\nrows = 3\ninputs.x = {given}\n'

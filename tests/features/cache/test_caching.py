@@ -54,7 +54,8 @@ def cached(model, cache=None, **more):
     return caching, caching.before(model.infer, ID, "f", **{"sees_parameters": False, **more})
 
 
-async def test_tr_s10_the_second_equal_request_does_not_reach_the_model():
+@pytest.mark.clause("TR-S10")
+async def test_the_second_equal_request_does_not_reach_the_model():
     model = Model()
     caching, front = cached(model)
     first = await front.infer(ask(3, "a"))
@@ -70,7 +71,8 @@ async def test_tr_s10_the_second_equal_request_does_not_reach_the_model():
     assert use.facts is not None and use.facts.entries == 2
 
 
-async def test_tr_s10_errors_and_answers_that_are_too_large_are_not_kept():
+@pytest.mark.clause("TR-S10")
+async def test_errors_and_answers_that_are_too_large_are_not_kept():
     model = Model(ModelFailed("no"))
     caching, front = cached(model)
     for _ in range(2):

@@ -20,7 +20,8 @@ class TestLocalCache(MeasuredCacheConformance):
         return local({"size": "64k"})
 
 
-async def test_tr_s10_the_one_that_nobody_asked_for_the_longest_goes_first():
+@pytest.mark.clause("TR-S10")
+async def test_the_one_that_nobody_asked_for_the_longest_goes_first():
     cache = LocalCache(3 * (OVERHEAD + 10))
     for number in range(3):
         await cache.insert(key(1, number), bytes(10))
@@ -32,7 +33,8 @@ async def test_tr_s10_the_one_that_nobody_asked_for_the_longest_goes_first():
     assert cache.facts().evictions == 1
 
 
-async def test_tr_s10_a_version_that_goes_takes_its_entries_along():
+@pytest.mark.clause("TR-S10")
+async def test_a_version_that_goes_takes_its_entries_along():
     cache = LocalCache(1 << 16)
     await cache.insert(key(1, 1), b"one")
     await cache.insert(key(2, 1), b"two")
@@ -81,6 +83,7 @@ def test_sizes_have_units(text: str, size: int):
     assert byte_size(text, "size") == size
 
 
+@pytest.mark.clause("TR-F9")
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -91,6 +94,6 @@ def test_sizes_have_units(text: str, size: int):
         (["local,=1"], "'=1' is not a setting"),
     ],
 )
-def test_tr_f9_words_that_ask_for_no_cache_are_refused(words: list[str], text: str):
+def test_words_that_ask_for_no_cache_are_refused(words: list[str], text: str):
     with pytest.raises(InvalidInput, match=text):
         cache_of(words, "--cache-config")

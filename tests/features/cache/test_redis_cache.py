@@ -24,7 +24,8 @@ class TestRedisCache(CacheConformance):
         return RedisCache(fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()), 60)
 
 
-async def test_tr_s10_values_stay_for_others_when_a_version_goes_and_leave_in_time():
+@pytest.mark.clause("TR-S10")
+async def test_values_stay_for_others_when_a_version_goes_and_leave_in_time():
     client = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
     cache = RedisCache(client, 60)
     await cache.insert(key(1, 1), b"x")
@@ -36,6 +37,7 @@ async def test_tr_s10_values_stay_for_others_when_a_version_goes_and_leave_in_ti
     await cache.close()
 
 
+@pytest.mark.clause("TR-F9")
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -45,7 +47,7 @@ async def test_tr_s10_values_stay_for_others_when_a_version_goes_and_leave_in_ti
         ({"db": "-1"}, "is not an integer of at least 0"),
     ],
 )
-def test_tr_f9_settings_that_make_no_sense_are_refused(options: dict[str, str], text: str):
+def test_settings_that_make_no_sense_are_refused(options: dict[str, str], text: str):
     with pytest.raises(InvalidInput, match=text):
         redis(options)
 
@@ -69,8 +71,9 @@ def hits(server: ServerProcess) -> float:
     return float(line.rsplit(" ", 1)[1])
 
 
+@pytest.mark.clause("TR-F9", "TR-S10")
 @pytest.mark.timeout(90)
-def test_tr_f9_tr_s10_two_servers_share_their_answers(port: int, tmp_path: Path):
+def test_two_servers_share_their_answers(port: int, tmp_path: Path):
     write_mlp(tmp_path / "models" / "mlp", 1)
     (tmp_path / "models" / "mlp" / "salver.toml").write_text("response_cache = true\n")
     rows = np.ones((2, 16), np.float32)

@@ -119,7 +119,8 @@ def page(server: TritonProcess) -> dict[str, float]:
     }
 
 
-def test_tr_r8_hits_count_as_successes_and_as_no_inferences(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-R8")
+def test_hits_count_as_successes_and_as_no_inferences(triton: TritonProcess) -> None:
     with triton_http.InferenceServerClient(triton.address) as client:
         for value, count in ((1.0, 1), (2.0, 3), (1.0, 1)):
             answer = client.infer("mlp", rows(value, count))
@@ -143,7 +144,8 @@ def test_tr_r8_hits_count_as_successes_and_as_no_inferences(triton: TritonProces
     assert stats["cache_miss"]["ns"] > 0
 
 
-def test_tr_m5_metrics_of_the_cache(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-M5")
+def test_metrics_of_the_cache(triton: TritonProcess) -> None:
     with triton_http.InferenceServerClient(triton.address) as client:
         client.load_model("mlp")
         before = page(triton)
@@ -162,7 +164,8 @@ def test_tr_m5_metrics_of_the_cache(triton: TritonProcess) -> None:
     assert "nv_cache_num_hits_per_model plain" not in after
 
 
-def test_tr_m3_tr_c15_the_time_to_the_first_response(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-M3", "TR-C15")
+def test_the_time_to_the_first_response(triton: TritonProcess) -> None:
     body = json.dumps({"IN": ["a"]}).encode()
     status, events = triton.ask("POST", "/v2/models/pieces/generate_stream", body)
     assert (status, events.decode().count('"RUNS":')) == (200, 2)
@@ -173,7 +176,8 @@ def test_tr_m3_tr_c15_the_time_to_the_first_response(triton: TritonProcess) -> N
     assert f"{name}_count mlp" not in found
 
 
-def test_tr_s10_a_python_models_answer_is_kept_over_both_protocols(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-S10")
+def test_a_python_models_answer_is_kept_over_both_protocols(triton: TritonProcess) -> None:
     with (
         triton_http.InferenceServerClient(triton.address) as http,
         triton_grpc.InferenceServerClient(f"{triton.host}:{triton.grpc_port}") as grpc,
@@ -190,7 +194,8 @@ def test_tr_s10_a_python_models_answer_is_kept_over_both_protocols(triton: Trito
     assert stats["inference_stats"]["cache_miss"]["count"] == "3"
 
 
-def test_tr_s10_a_changed_model_has_nothing_in_the_cache(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-S10")
+def test_a_changed_model_has_nothing_in_the_cache(triton: TritonProcess) -> None:
     with triton_http.InferenceServerClient(triton.address) as client:
         client.unload_model("counting")
         client.load_model("counting")
@@ -202,14 +207,16 @@ def test_tr_s10_a_changed_model_has_nothing_in_the_cache(triton: TritonProcess) 
         assert int(client.infer("counting", ask).as_numpy("RUNS")[0]) == 101
 
 
-def test_tr_c14_a_decoupled_model_is_refused_in_tritons_words(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-C14")
+def test_a_decoupled_model_is_refused_in_tritons_words(triton: TritonProcess) -> None:
     with triton_http.InferenceServerClient(triton.address) as client:
         words = "Response Cache does not currently support model stream with 'decoupled' transaction policy"
         with pytest.raises(InferenceServerException, match=words):
             client.load_model("stream")
 
 
-def test_tr_c14_the_configuration_says_so(triton: TritonProcess) -> None:
+@pytest.mark.clause("TR-C14")
+def test_the_configuration_says_so(triton: TritonProcess) -> None:
     status, body = triton.get("/v2/models/counting/config")
     assert status == 200
     assert json.loads(body)["response_cache"] == {"enable": True}

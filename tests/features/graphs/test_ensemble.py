@@ -126,9 +126,10 @@ def sums(index, count):
     return function
 
 
+@pytest.mark.clause("TR-S6")
 @settings(max_examples=60)
 @given(graphs())
-def test_tr_s6_any_graph_answers_as_its_models_do_one_by_one(graph):
+def test_any_graph_answers_as_its_models_do_one_by_one(graph):
     made, order, random = graph
     models, steps, values = {}, [], {"t0": rows(1, 2), "t1": rows(-3, 5)}
     for index, (reads, writes, turns) in enumerate(made):
@@ -163,7 +164,8 @@ def test_tr_s6_any_graph_answers_as_its_models_do_one_by_one(graph):
     assert all(len(model.asked) <= 1 for model in models.values())
 
 
-async def test_tr_s6_arrays_are_handed_on_as_they_are():
+@pytest.mark.clause("TR-S6")
+async def test_arrays_are_handed_on_as_they_are():
     world = World(chain(double=Model(lambda x: x), one=Model(lambda x: x)), DOUBLE, ADD)
     given = rows(1, 2, 3)
     response = await world.ask(a=given)
@@ -172,7 +174,8 @@ async def test_tr_s6_arrays_are_handed_on_as_they_are():
         assert np.shares_memory(array, given)
 
 
-async def test_tr_s6_steps_that_are_ready_run_at_the_same_time():
+@pytest.mark.clause("TR-S6")
+async def test_steps_that_are_ready_run_at_the_same_time():
     models = {name: Model(lambda x: x) for name in ("left", "right")} | {"sum": Model(np.add, "x1 x2")}
     models["sum"].function = lambda x1, x2: x1 + x2
     steps = (
@@ -191,7 +194,8 @@ async def test_tr_s6_steps_that_are_ready_run_at_the_same_time():
     assert numbers(await task, "d") == [2.0]
 
 
-async def test_tr_s6_what_a_request_says_reaches_its_models():
+@pytest.mark.clause("TR-S6")
+async def test_what_a_request_says_reaches_its_models():
     world = World(chain(), DOUBLE, ADD)
     standing = Standing("acme", 1)
     given = {"priority": 1, "mine": "x", "timeout": 9_000_000}
@@ -206,7 +210,8 @@ async def test_tr_s6_what_a_request_says_reaches_its_models():
     assert response.timing.inference == 3.0
 
 
-async def test_tr_r20_replies_say_of_which_sequence_they_are():
+@pytest.mark.clause("TR-R20")
+async def test_replies_say_of_which_sequence_they_are():
     world = World(chain(), DOUBLE, ADD)
     response = await world.ask(a=rows(1))
     assert response.parameters == {"sequence_id": 0, "sequence_start": False, "sequence_end": False}
@@ -221,7 +226,7 @@ async def test_tr_r20_replies_say_of_which_sequence_they_are():
     assert response.parameters == expected
 
 
-async def test_u_51_a_span_and_a_count_for_each_step():
+async def test_a_span_and_a_count_for_each_step():
     world = World(chain(), DOUBLE, ADD)
     await world.ask(a=rows(1, 2))
     first, second = world.seen(Served)
@@ -237,7 +242,8 @@ async def test_u_51_a_span_and_a_count_for_each_step():
     assert (run.duration, run.merge, run.split) == (4.0, 1.0, 1.0)
 
 
-async def test_tr_s6_ensembles_of_ensembles():
+@pytest.mark.clause("TR-S6")
+async def test_ensembles_of_ensembles():
     inner = World(chain(), DOUBLE, ADD)
     inner.engine.leases = 0
     outer = World({"inner": inner.engine, "one": Model(lambda x: x + 1)}, step("inner", "a=a", "c=b"), ADD)
@@ -247,7 +253,8 @@ async def test_tr_s6_ensembles_of_ensembles():
     assert served.parent == PARENT
 
 
-async def test_tr_c3_a_plain_model_gets_a_single_row_without_its_batch_dimension():
+@pytest.mark.clause("TR-C3")
+async def test_a_plain_model_gets_a_single_row_without_its_batch_dimension():
     plain = Model(lambda x: x * 2, shape=(3,))
     world = World(
         {"plain": plain, "one": Model(lambda x: x + 1)},
@@ -261,7 +268,8 @@ async def test_tr_c3_a_plain_model_gets_a_single_row_without_its_batch_dimension
     assert response.outputs[0].array.tolist() == [[3.0, 3.0, 3.0]]
 
 
-async def test_tr_c4_callers_may_see_other_shapes():
+@pytest.mark.clause("TR-C4")
+async def test_callers_may_see_other_shapes():
     world = World(
         chain(),
         DOUBLE,
@@ -275,7 +283,7 @@ async def test_tr_c4_callers_may_see_other_shapes():
     assert response.outputs[0].shape == (4, 2, 1)
 
 
-async def test_u_20_steps_that_run_on_a_condition():
+async def test_steps_that_run_on_a_condition():
     kinds = {"flag": DataType.BOOL}
     models = {
         "score": Model(lambda x: {"y": x, "flag": x > 1}, outs="y flag", kinds=kinds),
@@ -300,7 +308,8 @@ async def test_u_20_steps_that_run_on_a_condition():
 # -- what goes wrong ---------------------------------------------------------------------------
 
 
-async def test_tr_s6_a_request_that_does_not_fit_asks_nobody():
+@pytest.mark.clause("TR-S6")
+async def test_a_request_that_does_not_fit_asks_nobody():
     world = World(chain(), DOUBLE, ADD)
     with pytest.raises(InvalidInput, match=r"^unexpected inference input 'x' for model 'e'"):
         await world.ask(x=rows(1))
@@ -309,7 +318,8 @@ async def test_tr_s6_a_request_that_does_not_fit_asks_nobody():
     assert not world.models["double"].asked
 
 
-async def test_tr_s6_an_error_names_the_ensemble_and_keeps_its_kind():
+@pytest.mark.clause("TR-S6")
+async def test_an_error_names_the_ensemble_and_keeps_its_kind():
     world = World(chain(one=Model(lambda x: ModelFailed("boom", fix="mend it"))), DOUBLE, ADD)
     with pytest.raises(ModelFailed) as caught:
         await world.ask(a=rows(1))
@@ -319,7 +329,8 @@ async def test_tr_s6_an_error_names_the_ensemble_and_keeps_its_kind():
     assert world.engine.running == 0
 
 
-async def test_tr_s6_a_branch_that_fails_ends_the_others():
+@pytest.mark.clause("TR-S6")
+async def test_a_branch_that_fails_ends_the_others():
     models = {
         "bad": Model(lambda x: ModelFailed("boom"), turns=3),
         "slow": Model(lambda x: x),
@@ -334,7 +345,8 @@ async def test_tr_s6_a_branch_that_fails_ends_the_others():
     assert [e.outcome for e in world.seen(Served)] == ["model_failed", "cancelled"]
 
 
-async def test_tr_s11_a_caller_who_leaves_takes_every_step_along():
+@pytest.mark.clause("TR-S11")
+async def test_a_caller_who_leaves_takes_every_step_along():
     models = {name: Model(lambda x: x) for name in ("left", "right")}
     for model in models.values():
         model.gate = asyncio.Event()
@@ -347,7 +359,7 @@ async def test_tr_s11_a_caller_who_leaves_takes_every_step_along():
     assert [model.cancelled for model in models.values()] == [1, 1]
 
 
-async def test_u_43_past_the_deadline_no_step_runs():
+async def test_past_the_deadline_no_step_runs():
     world = World(chain(), DOUBLE, ADD)
     world.models["double"].function = lambda x: setattr(world, "now", 105.0) or x
     with pytest.raises(DeadlineExceeded, match=r"in ensemble 'e', Request timeout expired"):
@@ -356,13 +368,14 @@ async def test_u_43_past_the_deadline_no_step_runs():
     assert not world.models["one"].asked
 
 
-async def test_u_43_an_ensemble_may_have_a_deadline_of_its_own():
+async def test_an_ensemble_may_have_a_deadline_of_its_own():
     world = World(chain(), DOUBLE, ADD, timeout_ms=2000)
     await world.ask(a=rows(1))
     assert world.models["one"].how[0][0] == 102.0
 
 
-async def test_tr_c10_no_more_requests_of_a_step_than_allowed():
+@pytest.mark.clause("TR-C10")
+async def test_no_more_requests_of_a_step_than_allowed():
     world = World(chain(), DOUBLE, ADD, max_inflight_requests=2)
     world.models["one"].turns = 5
     await asyncio.gather(*(world.ask(a=rows(n)) for n in range(9)))
@@ -376,7 +389,8 @@ async def test_tr_c10_no_more_requests_of_a_step_than_allowed():
     await asyncio.gather(*held)
 
 
-async def test_tr_c10_as_many_as_may_wait_and_no_more():
+@pytest.mark.clause("TR-C10")
+async def test_as_many_as_may_wait_and_no_more():
     world = World(chain(), DOUBLE, ADD, max_inflight_requests=1, batching=Batching(max_queue=2))
     world.models["double"].gate = asyncio.Event()
     held = [asyncio.create_task(world.ask(a=rows(n))) for n in range(2)]
@@ -387,7 +401,8 @@ async def test_tr_c10_as_many_as_may_wait_and_no_more():
     await asyncio.gather(*held)
 
 
-async def test_tr_s6_the_models_are_kept_until_the_ensemble_goes():
+@pytest.mark.clause("TR-S6")
+async def test_the_models_are_kept_until_the_ensemble_goes():
     world = World(chain(), DOUBLE, ADD)
     assert [model.leases for model in world.models.values()] == [1, 1]
     await world.engine.close()
@@ -404,8 +419,9 @@ def stream_world(*steps, source=count, **more):
     return World(models, step("source", "x=n", "y=a"), *(steps or (DOUBLE, ADD)), **more)
 
 
+@pytest.mark.clause("TR-S8")
 @pytest.mark.parametrize("many", [0, 1, 2, 70])
-async def test_tr_s8_each_response_of_a_decoupled_model_goes_its_own_way(many):
+async def test_each_response_of_a_decoupled_model_goes_its_own_way(many):
     world = stream_world()
     world.models["double"].turns = 2
     pieces = await world.stream(n=rows(many))
@@ -415,7 +431,8 @@ async def test_tr_s8_each_response_of_a_decoupled_model_goes_its_own_way(many):
     assert (run.model, run.ok) == ("e", True)
 
 
-async def test_tr_s8_responses_keep_their_order_however_long_each_takes():
+@pytest.mark.clause("TR-S8")
+async def test_responses_keep_their_order_however_long_each_takes():
     world = stream_world()
     took = iter((9, 0, 5, 1, 0))
 
@@ -429,7 +446,8 @@ async def test_tr_s8_responses_keep_their_order_however_long_each_takes():
     assert [numbers(piece)[0] for piece in pieces] == [1.0, 3.0, 5.0, 7.0, 9.0]
 
 
-async def test_tr_s8_decoupled_models_one_after_another():
+@pytest.mark.clause("TR-S8")
+async def test_decoupled_models_one_after_another():
     models = {"source": Pieces(count), "twice": Pieces(lambda x: [x, x + 0.5]), "one": Model(lambda x: x + 1)}
     steps = (step("source", "x=n", "y=a"), step("twice", "x=a", "y=b"), step("one", "x=b", "y=c"))
     world = World(models, *steps)
@@ -437,7 +455,8 @@ async def test_tr_s8_decoupled_models_one_after_another():
     assert [numbers(piece)[0] for piece in pieces] == [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
 
 
-async def test_tr_s8_two_paths_of_one_response_meet_again():
+@pytest.mark.clause("TR-S8")
+async def test_two_paths_of_one_response_meet_again():
     models = {
         "source": Pieces(count),
         "left": Model(lambda x: x * 10, turns=4),
@@ -454,12 +473,14 @@ async def test_tr_s8_two_paths_of_one_response_meet_again():
     assert [numbers(piece)[0] for piece in pieces] == [1.0, 12.0, 23.0, 34.0]
 
 
-async def test_tr_s8_one_answer_is_not_to_be_had():
+@pytest.mark.clause("TR-S8")
+async def test_one_answer_is_not_to_be_had():
     with pytest.raises(OnlyStreams, match="gives any number of responses"):
         await stream_world().ask(n=rows(1))
 
 
-async def test_tr_s8_an_error_among_the_responses_ends_the_ensemble():
+@pytest.mark.clause("TR-S8")
+async def test_an_error_among_the_responses_ends_the_ensemble():
     world = stream_world(source=lambda x: [rows(1), ModelFailed("broke"), rows(2)])
     got = []
     with pytest.raises(ModelFailed, match=r"^in ensemble 'e', broke"):
@@ -471,7 +492,8 @@ async def test_tr_s8_an_error_among_the_responses_ends_the_ensemble():
     assert world.engine.running == 0
 
 
-async def test_tr_s8_a_step_behind_that_fails_ends_the_source():
+@pytest.mark.clause("TR-S8")
+async def test_a_step_behind_that_fails_ends_the_source():
     world = stream_world()
     world.models["one"].function = lambda x: ModelFailed("boom") if x[0, 0] == 4 else x
     source = world.models["source"]
@@ -482,7 +504,8 @@ async def test_tr_s8_a_step_behind_that_fails_ends_the_source():
     assert len(world.models["double"].asked) < 100
 
 
-async def test_tr_s8_a_reader_who_leaves_ends_everything():
+@pytest.mark.clause("TR-S8")
+async def test_a_reader_who_leaves_ends_everything():
     world = stream_world(source=lambda x: (rows(n) for n in range(10_000)))
     request = InferRequest("e", (tensor("n", rows(1)),))
     async with aclosing(world.engine.stream(request)) as pieces:
@@ -493,7 +516,8 @@ async def test_tr_s8_a_reader_who_leaves_ends_everything():
     assert [model.running for model in world.models.values()] == [0, 0, 0]
 
 
-async def test_tr_c10_a_slow_reader_holds_up_the_source():
+@pytest.mark.clause("TR-C10")
+async def test_a_slow_reader_holds_up_the_source():
     world = stream_world(source=lambda x: (rows(n) for n in range(10_000)), max_inflight_requests=3)
     request = InferRequest("e", (tensor("n", rows(1)),))
     async with aclosing(world.engine.stream(request)) as pieces:
@@ -503,7 +527,7 @@ async def test_tr_c10_a_slow_reader_holds_up_the_source():
         assert len(world.models["double"].asked) < 10
 
 
-async def test_u_43_the_deadline_holds_for_what_follows_a_response():
+async def test_the_deadline_holds_for_what_follows_a_response():
     world = stream_world()
     world.models["double"].function = lambda x: setattr(world, "now", 200.0) or x
     with pytest.raises(DeadlineExceeded):

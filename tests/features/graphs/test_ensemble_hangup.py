@@ -195,10 +195,9 @@ def caller(server: ServerProcess, model: str, name: str, protocol: str, streams:
     return Curl(server, model, name, protocol, "generate_stream" if streams else "generate")
 
 
+@pytest.mark.clause("TR-S6", "TR-R35", "TR-G14")
 @PROTOCOLS
-def test_tr_s6_tr_r35_tr_g14_steps_of_who_has_left_never_run(
-    server: ServerProcess, notes: Path, protocol: str
-) -> None:
+def test_steps_of_who_has_left_never_run(server: ServerProcess, notes: Path, protocol: str) -> None:
     """One leaves while its first step runs, one while it waits for that; one stays."""
     runs = caller(server, "chain", "runs", protocol)
     until((notes / "gate began runs").exists)
@@ -217,9 +216,10 @@ def test_tr_s6_tr_r35_tr_g14_steps_of_who_has_left_never_run(
     assert left == ["after began stays", "gate began runs", "gate began stays"]
 
 
+@pytest.mark.clause("TR-S6", "TR-S8")
 @PROTOCOLS
 @pytest.mark.parametrize("name", ["endless", "quiet"])
-def test_tr_s6_tr_s8_a_decoupled_step_is_told_who_has_left(
+def test_a_decoupled_step_is_told_who_has_left(
     server: ServerProcess, notes: Path, protocol: str, name: str
 ) -> None:
     """While responses come, and while none does."""

@@ -161,7 +161,8 @@ def text_body(text: str) -> dict:
     return {"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": [text]}]}
 
 
-def test_tr_s6_over_http_and_grpc(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-S6")
+def test_over_http_and_grpc(server: TritonProcess) -> None:
     scores, names = expected(*TEXTS)
     http = triton_http.InferenceServerClient(f"127.0.0.1:{server.port}")
     grpc = triton.InferenceServerClient(f"127.0.0.1:{server.ports['grpc']}")
@@ -184,7 +185,8 @@ def test_tr_s6_over_http_and_grpc(server: TritonProcess) -> None:
     assert answer["parameters"] == {"sequence_id": 5, "sequence_start": False, "sequence_end": True}
 
 
-def test_tr_s6_only_the_steps_that_are_needed_run(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-S6")
+def test_only_the_steps_that_are_needed_run(server: TritonProcess) -> None:
     http = triton_http.InferenceServerClient(f"127.0.0.1:{server.port}")
     before = successes(server, "namer")
     wanted = [triton_http.InferRequestedOutput("SCORES")]
@@ -193,7 +195,8 @@ def test_tr_s6_only_the_steps_that_are_needed_run(server: TritonProcess) -> None
     assert successes(server, "namer") == before
 
 
-def test_tr_r27_classes_have_the_ensembles_labels(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-R27")
+def test_classes_have_the_ensembles_labels(server: TritonProcess) -> None:
     http = triton_http.InferenceServerClient(f"127.0.0.1:{server.port}")
     wanted = [triton_http.InferRequestedOutput("SCORES", class_count=1)]
     answer = http.infer("animal", [given(kind=triton_http)], outputs=wanted)
@@ -202,7 +205,8 @@ def test_tr_r27_classes_have_the_ensembles_labels(server: TritonProcess) -> None
     assert labels == names
 
 
-def test_tr_s6_over_kserve_v1_and_generate(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-S6")
+def test_over_kserve_v1_and_generate(server: TritonProcess) -> None:
     scores, names = expected("1 2 3")
     status, answer = server.post("/v1/models/animal:predict", {"instances": [{"TEXT": ["1 2 3"]}]})
     assert status == 200
@@ -213,7 +217,8 @@ def test_tr_s6_over_kserve_v1_and_generate(server: TritonProcess) -> None:
     np.testing.assert_allclose(answer["SCORES"], scores[0], rtol=1e-5, atol=1e-6)
 
 
-def test_tr_r8_statistics_of_an_ensemble_and_of_its_models(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-R8")
+def test_statistics_of_an_ensemble_and_of_its_models(server: TritonProcess) -> None:
     def stats(model: str) -> dict:
         return json.loads(server.get(f"/v2/models/{model}/stats")[1])["model_stats"][0]
 
@@ -240,7 +245,8 @@ def successes(server: TritonProcess, model: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def test_tr_o1_u_51_the_traces_of_steps_have_a_parent(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-O1")
+def test_the_traces_of_steps_have_a_parent(server: TritonProcess) -> None:
     http = triton_http.InferenceServerClient(f"127.0.0.1:{server.port}")
     http.infer("animal", [given(kind=triton_http)], headers={"x-request-id": "traced"})
     path = Path(server._log).parent / "trace.json"
@@ -280,7 +286,8 @@ def stream(server: TritonProcess, model: str, texts: list[str]) -> list[str]:
         client.close()
 
 
-def test_tr_s8_a_decoupled_model_in_an_ensemble(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-S8")
+def test_a_decoupled_model_in_an_ensemble(server: TritonProcess) -> None:
     words = "a bb ccc dddd eeeeeeee"
     names = [expected(str(len(word)))[1][0] for word in words.split()]
     assert stream(server, "each", [words]) == names
@@ -293,7 +300,8 @@ def test_tr_s8_a_decoupled_model_in_an_ensemble(server: TritonProcess) -> None:
     assert server.post("/v2/models/each/generate", {"TEXT": "a"})[1]["NAME"] == names[0]
 
 
-def test_tr_s4_sequences_go_through_an_ensemble_in_order(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-S4")
+def test_sequences_go_through_an_ensemble_in_order(server: TritonProcess) -> None:
     came: queue.Queue = queue.Queue()
     client = triton.InferenceServerClient(f"127.0.0.1:{server.ports['grpc']}")
     client.start_stream(lambda result, error: came.put((result, error)))
@@ -309,7 +317,8 @@ def test_tr_s4_sequences_go_through_an_ensemble_in_order(server: TritonProcess) 
     assert [int(r.as_numpy("total")[0, 0]) for r, _ in answers] == np.cumsum(range(50)).tolist()
 
 
-def test_tr_s6_an_error_of_a_step(server: TritonProcess) -> None:
+@pytest.mark.clause("TR-S6")
+def test_an_error_of_a_step(server: TritonProcess) -> None:
     grpc = triton.InferenceServerClient(f"127.0.0.1:{server.ports['grpc']}")
     with pytest.raises(InferenceServerException, match=r"in ensemble 'animal', .*reader"):
         grpc.infer("animal", [given(("no number",))])
@@ -325,7 +334,8 @@ outputs = { y = "y" }
 """
 
 
-def test_tr_l4_a_model_is_replaced_under_an_ensemble_without_a_gap(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L4")
+def test_a_model_is_replaced_under_an_ensemble_without_a_gap(tmp_path: Path) -> None:
     root = tmp_path / "repository"
     write_constant(root, 1)
     put(root, "over/salver.toml", OVER)
@@ -363,7 +373,8 @@ def test_tr_l4_a_model_is_replaced_under_an_ensemble_without_a_gap(tmp_path: Pat
         )
 
 
-def test_tr_r12_tr_r13_by_request(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R12", "TR-R13")
+def test_by_request(tmp_path: Path) -> None:
     root = tmp_path / "repository"
     write_constant(root, 1)
     put(root, "over/salver.toml", OVER)

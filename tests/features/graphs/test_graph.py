@@ -57,7 +57,8 @@ NET = member("x:FP32[3]", "y:FP32[2]")
 CHAIN = (step("net", "x=a", "y=b"), step("post", "x=b", "y=c"))
 
 
-def test_tr_s6_a_chain() -> None:
+@pytest.mark.clause("TR-S6")
+def test_a_chain() -> None:
     graph = made(
         {"net": NET, "post": member("x:FP32[2]", "y:BYTES[1]")}, *CHAIN, ins="a:FP32[3]", outs="c:BYTES[1]"
     )
@@ -68,7 +69,8 @@ def test_tr_s6_a_chain() -> None:
     assert not graph.is_decoupled
 
 
-def test_tr_s6_inputs_and_outputs_that_nobody_names_are_the_models_own() -> None:
+@pytest.mark.clause("TR-S6")
+def test_inputs_and_outputs_that_nobody_names_are_the_models_own() -> None:
     labelled = Member(
         Signature(
             (TensorSpec("x", FP32, (-1, 2)),), (TensorSpec("y", FP32, (-1, 2), labels=("cat", "dog")),), True
@@ -82,6 +84,7 @@ def test_tr_s6_inputs_and_outputs_that_nobody_names_are_the_models_own() -> None
     assert named.signature.outputs[0].labels == ("cat", "dog")
 
 
+@pytest.mark.clause("TR-C10")
 @pytest.mark.parametrize(
     ("post", "more", "message"),
     [
@@ -130,23 +133,26 @@ def test_tr_s6_inputs_and_outputs_that_nobody_names_are_the_models_own() -> None
         ),
     ],
 )
-def test_tr_c10_models_that_do_not_fit(post: Member, more: dict[str, str], message: str) -> None:
+def test_models_that_do_not_fit(post: Member, more: dict[str, str], message: str) -> None:
     with pytest.raises(LoadFailed) as caught:
         made({"net": NET, "post": post}, *CHAIN, **more)  # type: ignore[arg-type]
     assert message in str(caught.value)
 
 
-def test_tr_c10_optional_inputs_need_no_tensor() -> None:
+@pytest.mark.clause("TR-C10")
+def test_optional_inputs_need_no_tensor() -> None:
     graph = made({"net": NET, "post": member("x:FP32[2] z:FP32[2]?", "y:BYTES[1]")}, *CHAIN)
     assert [port.name for port in graph.steps[1].inputs] == ["x"]
 
 
-def test_tr_c10_free_extents_are_for_the_request_to_fit() -> None:
+@pytest.mark.clause("TR-C10")
+def test_free_extents_are_for_the_request_to_fit() -> None:
     made(
         {"net": NET, "post": member("x:FP32[-1]", "y:BYTES[1]")}, *CHAIN, ins="a:FP32[-1]", outs="c:BYTES[-1]"
     )
 
 
+@pytest.mark.clause("TR-C10")
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -155,13 +161,14 @@ def test_tr_c10_free_extents_are_for_the_request_to_fit() -> None:
         (member("x:FP32[5,3]", "y:FP32[-1,2]", batched=False), member("x:FP32[2]", "y:FP32[2]")),
     ],
 )
-def test_tr_c10_batched_and_plain_models_may_be_mixed(first: Member, second: Member) -> None:
+def test_batched_and_plain_models_may_be_mixed(first: Member, second: Member) -> None:
     made({"net": first, "post": second}, *CHAIN)
 
 
 SPLIT = member("x:FP32[3]", "y:FP32[2]", decoupled=True)
 
 
+@pytest.mark.clause("TR-R6")
 @pytest.mark.parametrize(
     ("first", "guard", "gives_parts"),
     [
@@ -171,7 +178,7 @@ SPLIT = member("x:FP32[3]", "y:FP32[2]", decoupled=True)
         (NET, "", False),
     ],
 )
-def test_tr_r6_responses_are_parts_of_one_answer_where_those_of_the_model_are(
+def test_responses_are_parts_of_one_answer_where_those_of_the_model_are(
     first: Member, guard: str, gives_parts: bool
 ) -> None:
     last = step("post", "x=b", "y=c", **({"when": guard} if guard else {}))
@@ -185,13 +192,15 @@ def test_tr_r6_responses_are_parts_of_one_answer_where_those_of_the_model_are(
     assert graph.gives_parts is gives_parts
 
 
-def test_tr_s8_what_follows_a_decoupled_model_runs_for_each_of_its_responses() -> None:
+@pytest.mark.clause("TR-S8")
+def test_what_follows_a_decoupled_model_runs_for_each_of_its_responses() -> None:
     graph = made({"net": SPLIT, "post": member("x:FP32[2]", "y:FP32[2]")}, *CHAIN)
     assert [(s.reach, s.gives) for s in graph.steps] == [(0, 1), (1, 1)]
     assert (graph.is_decoupled, graph.reach) == (True, 1)
 
 
-def test_tr_s8_responses_of_different_models_do_not_meet() -> None:
+@pytest.mark.clause("TR-S8")
+def test_responses_of_different_models_do_not_meet() -> None:
     both = member("x:FP32[2] z:FP32[2]", "y:FP32[2]")
     steps = (step("net", "x=a", "y=b"), step("net", "x=a", "y=d"), step("post", "x=b z=d", "y=c"))
     text = "step of model '{}' receives inputs originated from different decoupled models"
@@ -207,7 +216,7 @@ def test_tr_s8_responses_of_different_models_do_not_meet() -> None:
         made({"net": SPLIT}, *steps[:2])
 
 
-def test_u_20_a_condition_is_boolean() -> None:
+def test_a_condition_is_boolean() -> None:
     with pytest.raises(LoadFailed, match="the condition 'b' of step 1 is FP32, not BOOL"):
         made(
             {"net": NET, "post": member("x:FP32[3]", "y:FP32[2]")},
@@ -235,7 +244,8 @@ def ready(flow: Flow, *names: str, absent: tuple[str, ...] = (), **more: Value |
     return [step.index for step in flow.put(values | more, absent)]
 
 
-def test_tr_s6_a_step_is_ready_when_all_its_tensors_are_there() -> None:
+@pytest.mark.clause("TR-S6")
+def test_a_step_is_ready_when_all_its_tensors_are_there() -> None:
     steps = (step("two", "x=b z=c", "y=d"), step("one", "x=a", "y=b"), step("one", "x=a", "y=c"))
     flow = Flow(made({"one": ONE, "two": TWO}, *steps))
     assert ready(flow, "a") == [1, 2]
@@ -244,7 +254,8 @@ def test_tr_s6_a_step_is_ready_when_all_its_tensors_are_there() -> None:
     assert ready(flow, "d") == []
 
 
-def test_tr_s6_steps_whose_outputs_nobody_wants_are_left_out() -> None:
+@pytest.mark.clause("TR-S6")
+def test_steps_whose_outputs_nobody_wants_are_left_out() -> None:
     steps = (step("one", "x=a", "y=b"), step("one", "x=b", "y=c"), step("one", "x=b", "y=d"))
     graph = made({"one": ONE}, *steps)
     assert graph.needed(["c"]) == {0, 1}
@@ -253,7 +264,8 @@ def test_tr_s6_steps_whose_outputs_nobody_wants_are_left_out() -> None:
     assert ready(flow, "b") == [1]
 
 
-def test_tr_s6_one_tensor_may_be_several_inputs_of_a_step() -> None:
+@pytest.mark.clause("TR-S6")
+def test_one_tensor_may_be_several_inputs_of_a_step() -> None:
     assert ready(Flow(made({"two": TWO}, step("two", "x=a z=a", "y=b"))), "a") == [0]
 
 
@@ -265,14 +277,14 @@ BRANCHES = (
 
 
 @pytest.mark.parametrize(("values", "runs"), [((True,), 0), ((False,), 1), ((False, True), 0), ((), 1)])
-def test_u_20_one_of_two_branches_runs(values: tuple[bool, ...], runs: int) -> None:
+def test_one_of_two_branches_runs(values: tuple[bool, ...], runs: int) -> None:
     flow = Flow(made({"one": ONE}, *BRANCHES))
     assert ready(flow, "a", flag=flag(*values)) == [runs]
     assert flow.absent == set()
     assert ready(flow, "b") == [2]
 
 
-def test_u_20_what_waits_for_a_step_that_is_skipped_is_skipped_too() -> None:
+def test_what_waits_for_a_step_that_is_skipped_is_skipped_too() -> None:
     steps = (
         step("one", "x=a", "y=b", when="flag"),
         step("one", "x=b", "y=c"),
@@ -284,7 +296,7 @@ def test_u_20_what_waits_for_a_step_that_is_skipped_is_skipped_too() -> None:
     assert flow.absent == {"b", "c", "e"}
 
 
-def test_u_20_an_absent_condition_skips_both_branches() -> None:
+def test_an_absent_condition_skips_both_branches() -> None:
     steps = (step("flags", "x=a", "y=flag", when="first"), *BRANCHES)
     members = {"one": ONE, "flags": member("x:FP32[1]", "y:BOOL[1]")}
     flow = Flow(made(members, *steps))
@@ -292,13 +304,15 @@ def test_u_20_an_absent_condition_skips_both_branches() -> None:
     assert flow.absent == {"flag", "b", "c"}
 
 
-def test_tr_c4_an_input_that_was_left_out_keeps_nobody_waiting() -> None:
+@pytest.mark.clause("TR-C4")
+def test_an_input_that_was_left_out_keeps_nobody_waiting() -> None:
     graph = made({"two": TWO}, step("two", "x=a z=b", "y=c"), ins="a:FP32[1] b:FP32[1]?", outs="c:FP32[1]")
     assert ready(Flow(graph), "a", b=None) == [0]
     guarded = made({"one": ONE}, *BRANCHES, ins="a:FP32[1] flag:BOOL[]?", outs="c:FP32[1]")
     assert ready(Flow(guarded), "a", flag=None) == [1]
 
 
+@pytest.mark.clause("TR-S6")
 @pytest.mark.parametrize(
     ("shape", "rows", "expected", "batched", "seen"),
     [
@@ -311,7 +325,7 @@ def test_tr_c4_an_input_that_was_left_out_keeps_nobody_waiting() -> None:
         ((2, 3), 2, (3,), False, (2, 3)),
     ],
 )
-def test_tr_s6_with_and_without_a_batch_dimension_nothing_is_copied(
+def test_with_and_without_a_batch_dimension_nothing_is_copied(
     shape: tuple[int, ...], rows: int, expected: tuple[int, ...], batched: bool, seen: tuple[int, ...]
 ) -> None:
     value = Value(tensor("t", np.zeros(shape, "f4")), rows, Marks())
@@ -320,7 +334,8 @@ def test_tr_s6_with_and_without_a_batch_dimension_nothing_is_copied(
     assert np.shares_memory(array, value.tensor.array)
 
 
-def test_tr_s4_marks_of_a_sequence() -> None:
+@pytest.mark.clause("TR-S4")
+def test_marks_of_a_sequence() -> None:
     mine = Marks(7, True, False)
     assert Marks.of({}, mine) is mine
     assert Marks.of({"other": 1}, mine) is mine
@@ -329,7 +344,8 @@ def test_tr_s4_marks_of_a_sequence() -> None:
     assert Marks("s").parameters() == {"sequence_id": "s", "sequence_start": False, "sequence_end": False}
 
 
-def test_tr_c4_shapes_inside_may_be_others() -> None:
+@pytest.mark.clause("TR-C4")
+def test_shapes_inside_may_be_others() -> None:
     reshape = Reshape({"a": (-1, 3)}, {"b": (-1, 2)})
     graph = made(
         {"net": NET}, step("net", "x=a", "y=b"), ins="a:FP32[1,3]", outs="b:FP32[2,1]", reshape=reshape

@@ -53,7 +53,8 @@ def loader(models, caching=None, missing="") -> Loader:
     return Loader({}, bus, time.monotonic, Terms(2), Additions({"ensemble": ensembles}, (), attachments))
 
 
-async def test_tr_s6_an_ensemble_holds_its_models_until_it_is_closed() -> None:
+@pytest.mark.clause("TR-S6")
+async def test_an_ensemble_holds_its_models_until_it_is_closed() -> None:
     models = chain()
     servable = await loader(models).load(manifest())
     can = servable.capabilities
@@ -66,7 +67,8 @@ async def test_tr_s6_an_ensemble_holds_its_models_until_it_is_closed() -> None:
     assert [model.leases for model in models.values()] == [0, 0]
 
 
-async def test_tr_s6_models_that_do_not_answer_or_do_not_fit_are_let_go() -> None:
+@pytest.mark.clause("TR-S6")
+async def test_models_that_do_not_answer_or_do_not_fit_are_let_go() -> None:
     models = chain()
     with pytest.raises(LoadFailed, match="mapping to non-existing input z in model one"):
         await loader(models).load(manifest(STEPS[0], step("one", "z=b", "y=c")))
@@ -76,7 +78,8 @@ async def test_tr_s6_models_that_do_not_answer_or_do_not_fit_are_let_go() -> Non
     assert [model.leases for model in models.values()] == [0, 0]
 
 
-async def test_tr_s10_answers_of_a_decoupled_ensemble_are_not_kept() -> None:
+@pytest.mark.clause("TR-S10")
+async def test_answers_of_a_decoupled_ensemble_are_not_kept() -> None:
     models = chain(source=Pieces(count))
     steps = (step("source", "x=n", "y=a"), *STEPS)
     with pytest.raises(LoadFailed, match="does not currently support model e with 'decoupled'"):
@@ -87,7 +90,8 @@ async def test_tr_s10_answers_of_a_decoupled_ensemble_are_not_kept() -> None:
     await servable.close()
 
 
-async def test_tr_s10_answers_of_an_ensemble_may_be_kept() -> None:
+@pytest.mark.clause("TR-S10")
+async def test_answers_of_an_ensemble_may_be_kept() -> None:
     models = chain()
     caching = Caching(LocalCache(1 << 20), time.monotonic)
     servable = await loader(models, caching).load(manifest(response_cache=True))

@@ -91,8 +91,9 @@ ASKED = {"text_input": "ABCxy", "max_tokens": 4, "temperature": 0}
 TOKENS = ["z", "a", "b", "c"]
 
 
+@pytest.mark.clause("TR-S6")
 @pytest.mark.parametrize("model", MODELS)
-def test_tr_s6_tokens_come_through_an_ensemble_one_by_one(server: ServerProcess, model: str) -> None:
+def test_tokens_come_through_an_ensemble_one_by_one(server: ServerProcess, model: str) -> None:
     status, text = server.ask("POST", f"/v2/models/{model}/generate_stream", json.dumps(ASKED).encode())
     assert status == 200
     events = [json.loads(line[6:]) for line in text.decode().splitlines() if line]
@@ -100,7 +101,8 @@ def test_tr_s6_tokens_come_through_an_ensemble_one_by_one(server: ServerProcess,
     assert {event["model_name"] for event in events} == {model}
 
 
-def test_tr_s6_tr_g2_and_over_grpc(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-S6", "TR-G2")
+def test_and_over_grpc(server: ServerProcess) -> None:
     came: queue.Queue[Any] = queue.Queue()
     with triton.InferenceServerClient(server.address) as client:
         client.start_stream(lambda result, error: came.put(error or result))
@@ -111,13 +113,12 @@ def test_tr_s6_tr_g2_and_over_grpc(server: ServerProcess) -> None:
         assert answers == TOKENS
 
 
+@pytest.mark.clause("TR-R6")
 @pytest.mark.parametrize(
     ("model", "more"),
     [("before", {}), ("after", {"is_letter": [True] * 4}), ("around", {})],
 )
-def test_tr_r6_the_whole_answer_of_an_ensemble(
-    server: ServerProcess, model: str, more: dict[str, object]
-) -> None:
+def test_the_whole_answer_of_an_ensemble(server: ServerProcess, model: str, more: dict[str, object]) -> None:
     """Texts are strung together, and what a step gives of each token is one after the other."""
     status, answer = server.post(f"/v2/models/{model}/generate", ASKED)
     assert status == 200
@@ -126,7 +127,8 @@ def test_tr_r6_the_whole_answer_of_an_ensemble(
     assert {name: answer[name] for name in more} == more
 
 
-def test_tr_r6_what_is_not_sure_to_be_one_answer_is_refused(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-R6")
+def test_what_is_not_sure_to_be_one_answer_is_refused(server: ServerProcess) -> None:
     """A step on a condition may leave outputs out of some of the parts."""
     status, answer = server.post("/v2/models/at_times/generate", ASKED)
     assert status == 200

@@ -168,7 +168,8 @@ def test_many_versions_and_latencies_stay_bounded() -> None:
     assert max(len(s.slowest) for s in slices) == SLOWEST
 
 
-def test_tr_s6_the_time_of_an_ensemble_is_that_of_its_models() -> None:
+@pytest.mark.clause("TR-S6")
+def test_the_time_of_an_ensemble_is_that_of_its_models() -> None:
     rig = Rig()
     rig.see(BatchRan("m", "1", 1, 1, 0.004, 0.0, 0.0, "steps"), ok(0.1, inference=0.09))
     found = rig.told.model("m", "1")

@@ -5,6 +5,7 @@ import json
 import re
 
 import numpy as np
+import pytest
 import tritonclient.grpc as triton
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -117,7 +118,8 @@ def test_the_trace_is_continued(server: ServerProcess) -> None:
     assert "traceparent" not in headers_of(server)
 
 
-def test_tr_o2_logs_are_json_lines_with_request_and_trace(server: ServerProcess) -> None:
+@pytest.mark.clause("TR-O2")
+def test_logs_are_json_lines_with_request_and_trace(server: ServerProcess) -> None:
     headers_of(server, x_request_id="find-me", traceparent=TRACE)
     until(lambda: "find-me" in server.output(), server.output)
     lines = [json.loads(line) for line in server.output().splitlines() if line.startswith("{")]

@@ -92,7 +92,8 @@ def of(spans: list[Any], trace: str) -> list[Any]:
     return [span for span in spans if span.trace_id.hex() == trace]
 
 
-def test_tr_o1_by_opentelemetrys_variables(tmp_path: Path, collector: Collector) -> None:
+@pytest.mark.clause("TR-O1")
+def test_by_opentelemetrys_variables(tmp_path: Path, collector: Collector) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
@@ -153,7 +154,8 @@ def test_tr_o1_by_opentelemetrys_variables(tmp_path: Path, collector: Collector)
         assert b"salver_spans_lost_total 0.0" in server.get("/metrics")[1]
 
 
-def test_tr_f8_tritons_mode(tmp_path: Path, collector: Collector) -> None:
+@pytest.mark.clause("TR-F8")
+def test_tritons_mode(tmp_path: Path, collector: Collector) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     settings = (
         "mode=opentelemetry",
@@ -184,7 +186,8 @@ def test_tr_f8_tritons_mode(tmp_path: Path, collector: Collector) -> None:
             ]
 
 
-def test_tr_f8_a_collector_that_is_not_there_costs_no_answer(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-F8")
+def test_a_collector_that_is_not_there_costs_no_answer(tmp_path: Path) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "20"}
     with ServerProcess([tmp_path / "models"], tmp_path / "log", ["--state-dir="], environment) as server:
@@ -207,8 +210,9 @@ ensemble_scheduling {
 """
 
 
+@pytest.mark.clause("TR-O1")
 @pytest.mark.parametrize("headers", [SAMPLED, None], ids=["its caller's trace", "its own trace"])
-def test_tr_o1_the_members_of_an_ensemble_are_parts_of_its_request(
+def test_the_members_of_an_ensemble_are_parts_of_its_request(
     tmp_path: Path, collector: Collector, headers: dict[str, str] | None
 ) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)

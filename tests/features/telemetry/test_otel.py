@@ -23,7 +23,8 @@ def test_without_a_collector_there_are_none() -> None:
     assert spans(OTEL_TRACES_EXPORTER="none") is None
 
 
-def test_tr_f8_opentelemetrys_variables() -> None:
+@pytest.mark.clause("TR-F8")
+def test_opentelemetrys_variables() -> None:
     assert spans() == SpanConfig("http://c:4318/v1/traces")
     assert spans(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="https://t/x") == SpanConfig("https://t/x")
     found = spans(
@@ -46,6 +47,7 @@ def test_tr_f8_opentelemetrys_variables() -> None:
     )
 
 
+@pytest.mark.clause("TR-F8")
 @pytest.mark.parametrize(
     ("sampler", "ratio", "rate"),
     [
@@ -55,7 +57,7 @@ def test_tr_f8_opentelemetrys_variables() -> None:
         ("traceidratio", "0", 0),
     ],
 )
-def test_tr_f8_samplers(sampler: str, ratio: str, rate: int) -> None:
+def test_samplers(sampler: str, ratio: str, rate: int) -> None:
     found = spans(OTEL_TRACES_SAMPLER=sampler, **({"OTEL_TRACES_SAMPLER_ARG": ratio} if ratio else {}))
     assert found is not None
     assert found.rate == rate
@@ -89,7 +91,8 @@ def config(*settings: str, **environment: str) -> ServeConfig:
     return triton.configure(words, environment).config
 
 
-def test_tr_f8_tritons_settings() -> None:
+@pytest.mark.clause("TR-F8")
+def test_tritons_settings() -> None:
     found = config(
         "mode=opentelemetry",
         "level=TIMESTAMPS",
@@ -114,7 +117,8 @@ def test_tr_f8_tritons_settings() -> None:
     )
 
 
-def test_tr_f8_tritons_defaults() -> None:
+@pytest.mark.clause("TR-F8")
+def test_tritons_defaults() -> None:
     found = config("mode=OpenTelemetry", "level=TIMESTAMPS").table("tracing", SpanConfig)
     assert found == SpanConfig(
         "http://localhost:4318/v1/traces", (("service.name", "triton-inference-server"),), rate=1000
@@ -123,6 +127,7 @@ def test_tr_f8_tritons_defaults() -> None:
     assert config("level=OFF", "opentelemetry,url=http://c:1").tables["tracing"] == {}
 
 
+@pytest.mark.clause("TR-F8")
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
@@ -133,6 +138,6 @@ def test_tr_f8_tritons_defaults() -> None:
         ("opentelemetry,url=c:1", "cannot go to"),
     ],
 )
-def test_tr_f8_wrong_opentelemetry_settings(setting: str, text: str) -> None:
+def test_wrong_opentelemetry_settings(setting: str, text: str) -> None:
     with pytest.raises(SalverError, match=text):
         config("mode=opentelemetry", "level=TIMESTAMPS", setting).table("tracing", SpanConfig)

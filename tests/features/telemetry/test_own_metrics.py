@@ -38,7 +38,8 @@ def page(accept=""):
     return [line for line in metrics.render(accept)[0].decode().splitlines() if "my_" in line]
 
 
-def test_tr_m8_the_page_has_them_as_their_author_wrote_them():
+@pytest.mark.clause("TR-M8")
+def test_the_page_has_them_as_their_author_wrote_them():
     assert page() == [
         "# HELP my_calls Calls of mine.",
         "# TYPE my_calls counter",
@@ -56,11 +57,13 @@ def test_tr_m8_the_page_has_them_as_their_author_wrote_them():
     ]
 
 
-def test_tr_m8_openmetrics_has_them_too():
+@pytest.mark.clause("TR-M8")
+def test_openmetrics_has_them_too():
     assert 'my_calls{kind="a"} 2.0' in page("application/openmetrics-text; version=1.0.0")
 
 
-def test_tr_m8_instances_add_up_and_a_gauge_has_the_last_word():
+@pytest.mark.clause("TR-M8")
+def test_instances_add_up_and_a_gauge_has_the_last_word():
     own = OwnMetrics()
     first, again = own.open("m", COUNTER), own.open("m", COUNTER)
     assert first == again
@@ -73,7 +76,8 @@ def test_tr_m8_instances_add_up_and_a_gauge_has_the_last_word():
     assert own.value("m", level) == 3
 
 
-def test_tr_m8_a_new_version_carries_on_and_the_last_one_takes_it_along():
+@pytest.mark.clause("TR-M8")
+def test_a_new_version_carries_on_and_the_last_one_takes_it_along():
     own = OwnMetrics()
     own.change("old", own.open("old", COUNTER), "add", 2)
     handle = own.open("new", COUNTER)
@@ -86,6 +90,7 @@ def test_tr_m8_a_new_version_carries_on_and_the_last_one_takes_it_along():
     assert own.value("again", own.open("again", COUNTER)) == 0
 
 
+@pytest.mark.clause("TR-M8")
 @pytest.mark.parametrize(
     ("series", "kind", "text"),
     [
@@ -96,7 +101,7 @@ def test_tr_m8_a_new_version_carries_on_and_the_last_one_takes_it_along():
         (Series("nv_inference_count", "", "counter", {}), InvalidInput, "the server's own"),
     ],
 )
-def test_tr_m8_what_would_confuse_the_page_is_refused(series, kind, text):
+def test_what_would_confuse_the_page_is_refused(series, kind, text):
     own = OwnMetrics()
     own.open("m", COUNTER)
     own.open("m", HISTOGRAM)
@@ -105,11 +110,12 @@ def test_tr_m8_what_would_confuse_the_page_is_refused(series, kind, text):
     assert len(list(own.collect())) == 2
 
 
+@pytest.mark.clause("TR-M8")
 @pytest.mark.parametrize(
     ("series", "how", "value"),
     [(COUNTER, "add", -1), (COUNTER, "set", 1), (HISTOGRAM, "add", 1), (GAUGE, "observe", 1)],
 )
-def test_tr_m8_a_kind_does_only_its_own(series, how, value):
+def test_a_kind_does_only_its_own(series, how, value):
     own = OwnMetrics()
     handle = own.open("m", series)
     with pytest.raises(InvalidInput, match=f"a {series.kind} does not {how}"):
@@ -118,7 +124,8 @@ def test_tr_m8_a_kind_does_only_its_own(series, how, value):
         own.change("stranger", handle, "add", 1)
 
 
-def test_tr_m8_there_is_a_bound(monkeypatch):
+@pytest.mark.clause("TR-M8")
+def test_there_is_a_bound(monkeypatch):
     monkeypatch.setattr(own_metrics, "MOST_SERIES", 3)
     own = OwnMetrics()
     for _ in range(2):

@@ -45,7 +45,8 @@ def spans(event: Served, offset: int = 0) -> list[Span]:
     return spans_of(event, offset, ids().__next__)
 
 
-def test_tr_o1_a_request_and_its_phases() -> None:
+@pytest.mark.clause("TR-O1")
+def test_a_request_and_its_phases() -> None:
     own, *phases = spans(served(context()), 1_000_000_000_000)
     assert (own.trace_id, own.span_id, own.parent_id, own.kind) == (TRACE, OWN, "", "SERVER")
     assert (own.name, own.error) == ("InferRequest", "")
@@ -79,12 +80,14 @@ def test_tr_o1_a_request_and_its_phases() -> None:
     assert len({s.span_id for s in (own, *phases)}) == 5
 
 
-def test_tr_o1_a_callers_trace_goes_on() -> None:
+@pytest.mark.clause("TR-O1")
+def test_a_callers_trace_goes_on() -> None:
     own, *_ = spans(served(context(), origin=CALLER))
     assert (own.trace_id, own.parent_id, own.kind) == (TRACE, CALLER, "SERVER")
 
 
-def test_tr_o1_what_is_asked_in_the_service_of_a_request_is_part_of_it() -> None:
+@pytest.mark.clause("TR-O1")
+def test_what_is_asked_in_the_service_of_a_request_is_part_of_it() -> None:
     own, *phases = spans(served(parent=context()))
     assert (own.trace_id, own.parent_id, own.kind, own.name) == (TRACE, OWN, "INTERNAL", "m")
     assert own.span_id not in ("", OWN)
@@ -93,6 +96,7 @@ def test_tr_o1_what_is_asked_in_the_service_of_a_request_is_part_of_it() -> None
     assert (nested.span_id, nested.parent_id) == (CALLER, OWN)
 
 
+@pytest.mark.clause("TR-O1")
 @pytest.mark.parametrize(
     "event",
     [
@@ -103,22 +107,24 @@ def test_tr_o1_what_is_asked_in_the_service_of_a_request_is_part_of_it() -> None
         served(parent="nonsense"),
     ],
 )
-def test_tr_o1_traces_that_nobody_records_have_no_spans(event: Served) -> None:
+def test_traces_that_nobody_records_have_no_spans(event: Served) -> None:
     assert spans(event) == []
 
 
-def test_tr_o1_a_request_that_failed_says_so_and_has_no_phases() -> None:
+@pytest.mark.clause("TR-O1")
+def test_a_request_that_failed_says_so_and_has_no_phases() -> None:
     (own,) = spans(served(context(), outcome="invalid_input", timing=Timing()))
     assert own.error == "invalid_input"
     assert ("error.type", "invalid_input") in own.attributes
 
 
+@pytest.mark.clause("TR-F8")
 @given(
     name=st.text(max_size=20),
     value=st.one_of(st.text(max_size=20), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats()),
     times=st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
 )
-def test_tr_f8_opentelemetrys_own_messages_read_what_is_sent(
+def test_opentelemetrys_own_messages_read_what_is_sent(
     name: str, value: str | bool | int | float, times: tuple[int, int]
 ) -> None:
     span = Span(
@@ -179,7 +185,8 @@ def export(collector: Collector, **config: float) -> SpanExport:
     return SpanExport(settings, ids().__next__, "1", collector, collector.sleep, lambda: 0)
 
 
-async def test_tr_f8_a_full_batch_leaves_at_once_and_the_rest_at_the_end() -> None:
+@pytest.mark.clause("TR-F8")
+async def test_a_full_batch_leaves_at_once_and_the_rest_at_the_end() -> None:
     collector = Collector(200)
     found = export(collector, batch=8)
     ran = BatchRan("m", "1", 1, 1, 0.1, 0.0, 0.0, "full")
@@ -194,7 +201,8 @@ async def test_tr_f8_a_full_batch_leaves_at_once_and_the_rest_at_the_end() -> No
     assert found.lost == 0
 
 
-async def test_tr_f8_a_small_batch_waits_no_longer_than_the_delay() -> None:
+@pytest.mark.clause("TR-F8")
+async def test_a_small_batch_waits_no_longer_than_the_delay() -> None:
     collector = Collector(200)
     found = export(collector, delay_s=0.01)
     found.observe([served(context())])
@@ -203,7 +211,8 @@ async def test_tr_f8_a_small_batch_waits_no_longer_than_the_delay() -> None:
     await found.close()
 
 
-async def test_tr_f8_spans_beyond_the_queue_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.clause("TR-F8")
+async def test_spans_beyond_the_queue_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     collector = Collector(200)
     found = export(collector, batch=10, queue=10)
     with caplog.at_level(logging.WARNING):
@@ -214,7 +223,8 @@ async def test_tr_f8_spans_beyond_the_queue_are_dropped_and_counted(caplog: pyte
     assert "spans have been dropped" in caplog.text
 
 
-async def test_tr_f8_a_collector_that_is_busy_is_asked_again() -> None:
+@pytest.mark.clause("TR-F8")
+async def test_a_collector_that_is_busy_is_asked_again() -> None:
     collector = Collector(503, OSError("refused"), 429, 200)
     found = export(collector, batch=5)
     found.observe([served(context())])
@@ -226,8 +236,9 @@ async def test_tr_f8_a_collector_that_is_busy_is_asked_again() -> None:
     assert found.lost == 0
 
 
+@pytest.mark.clause("TR-F8")
 @pytest.mark.parametrize(("answer", "asked"), [(400, 1), (503, 4), (OSError("refused"), 4)])
-async def test_tr_f8_what_it_never_takes_is_dropped_and_counted(answer: int | OSError, asked: int) -> None:
+async def test_what_it_never_takes_is_dropped_and_counted(answer: int | OSError, asked: int) -> None:
     collector = Collector(answer)
     found = export(collector, batch=5)
     found.observe([served(context())])
@@ -241,7 +252,8 @@ async def test_tr_f8_what_it_never_takes_is_dropped_and_counted(answer: int | OS
     await found.close()
 
 
-def test_tr_f8_one_in_so_many_and_no_more_than_so_many() -> None:
+@pytest.mark.clause("TR-F8")
+def test_one_in_so_many_and_no_more_than_so_many() -> None:
     def pattern(**config: int) -> str:
         found = SpanExport(SpanConfig(URL, **config), ids().__next__)  # type: ignore[arg-type]
         return "".join("x" if found.samples() else "." for _ in range(9))

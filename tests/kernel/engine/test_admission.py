@@ -112,7 +112,8 @@ def test_refusals(signature, tensors, text):
     assert caught.value.about == (None if text.startswith("unexpected inference") else "")
 
 
-def test_tr_r30_a_refusal_says_which_request_it_was():
+@pytest.mark.clause("TR-R30")
+def test_a_refusal_says_which_request_it_was():
     """TR-R30: the id is in front, but for names that the model does not have."""
     request = InferRequest("m", (A,), id="q1")
     with pytest.raises(InvalidInput) as caught:
@@ -197,8 +198,9 @@ class TestFreeShapes:
             with pytest.raises(InvalidInput, match="unexpected shape for input 'x'"):
                 self.admission(batched=True, any_rank=any_rank).bind(self.ask(any_shape=False))
 
+    @pytest.mark.clause("TF-B1")
     @pytest.mark.parametrize("judges", [True, False])
-    def test_tf_b1_what_is_no_batch_is_told_in_tensorflow_servings_words(self, judges: bool) -> None:
+    def test_what_is_no_batch_is_told_in_tensorflow_servings_words(self, judges: bool) -> None:
         with pytest.raises(InvalidInput) as caught:
             self.admission(batched=True, judges=judges).bind(self.ask())
         assert str(caught.value) == "Batching Run() input tensors must have at least one dimension"

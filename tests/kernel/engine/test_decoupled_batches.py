@@ -89,7 +89,8 @@ async def turns(count: int = 20) -> None:
         await asyncio.sleep(0)
 
 
-async def test_tr_s8_what_comes_at_once_and_what_waits_shares_a_run() -> None:
+@pytest.mark.clause("TR-S8")
+async def test_what_comes_at_once_and_what_waits_shares_a_run() -> None:
     rig = Rig()
     asked = rig.begin(1, 2, 3)
     await turns()

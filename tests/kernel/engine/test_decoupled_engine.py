@@ -279,7 +279,8 @@ async def test_responses_from_a_thread_after_execute_has_returned(tmp_path: Path
         assert texts(await talk.ask("threads", 3)) == [b"piece 0", b"piece 1", b"piece 2"]
 
 
-async def test_tr_s8_an_instance_that_has_returned_takes_the_next_request(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S8")
+async def test_an_instance_that_has_returned_takes_the_next_request(tmp_path: Path) -> None:
     """As many answers under way at once as the model likes, each at its own reader's pace."""
     async with rig(tmp_path) as talk:
         async with AsyncExitStack() as stack:
@@ -302,7 +303,8 @@ async def test_tr_s8_an_instance_that_has_returned_takes_the_next_request(tmp_pa
         assert (talk.engine.running, talk.engine.queued) == (0, 0)
 
 
-async def test_tr_s8_large_responses_of_several_threads_keep_apart(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S8")
+async def test_large_responses_of_several_threads_keep_apart(tmp_path: Path) -> None:
     async with rig(tmp_path) as talk:
         found = await asyncio.gather(*(talk.ask("large", number) for number in (1, 2, 3)))
         for number, pieces in enumerate(found, 1):
@@ -310,7 +312,8 @@ async def test_tr_s8_large_responses_of_several_threads_keep_apart(tmp_path: Pat
             assert texts(pieces) == [b"%d" % number * size for size in sizes]
 
 
-async def test_tr_s8_many_threads_send_to_one_request(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S8")
+async def test_many_threads_send_to_one_request(tmp_path: Path) -> None:
     async with rig(tmp_path) as talk:
         pieces = await talk.ask("crowd", 30)
         assert sorted(int(piece.outputs[1].array[0]) for piece in pieces) == list(range(30))

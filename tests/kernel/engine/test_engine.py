@@ -231,7 +231,8 @@ async def test_a_request_larger_than_a_batch_is_cut_and_joined():
         assert max(rig.model.batches) == 4
 
 
-async def test_tr_s1_slots_run_side_by_side():
+@pytest.mark.clause("TR-S1")
+async def test_slots_run_side_by_side():
     async with Rig(Batching(max_rows=1), slots=2) as rig:
         rig.hold()
         tasks = [asyncio.create_task(rig.engine.infer(request(i))) for i in range(3)]

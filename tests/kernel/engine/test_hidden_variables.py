@@ -5,7 +5,8 @@ import pytest
 from salver.kernel.engine.spawn import _seen
 
 
-def test_ts_c3_hidden_variables_are_those_that_match_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TS-C3")
+def test_hidden_variables_are_those_that_match_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET", "x")
     monkeypatch.setenv("MY_AWS_SECRET", "y")
     assert "AWS_SECRET" in _seen("")

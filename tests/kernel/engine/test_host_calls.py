@@ -114,7 +114,8 @@ async def pass_on(runner: ProcessRunner, array: Array) -> Array:
     return outputs["x"]
 
 
-async def test_tr_s7_what_was_asked_arrives_and_what_was_said_comes_back() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_what_was_asked_arrives_and_what_was_said_comes_back() -> None:
     world = World()
     async with asking(world) as runner:
         assert (await pass_on(runner, np.array([[2.5, 1]], "f4"))).tolist() == [[2.5, 1]]
@@ -126,7 +127,8 @@ async def test_tr_s7_what_was_asked_arrives_and_what_was_said_comes_back() -> No
     assert world.hosts == 0 and world.is_left
 
 
-async def test_tr_s7_every_kind_of_array_crosses_both_ways() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_every_kind_of_array_crosses_both_ways() -> None:
     given: list[Array] = [
         np.array([[b"", b"a\x00b"], ["ü".encode(), b"x" * 3_000_000]], dtype=object),
         np.empty((0, 4), dtype=object),
@@ -143,20 +145,23 @@ async def test_tr_s7_every_kind_of_array_crosses_both_ways() -> None:
             assert (back.dtype, back.shape, back.tolist()) == (array.dtype, array.shape, array.tolist())
 
 
+@pytest.mark.clause("TR-S7")
 @pytest.mark.parametrize(("what", "count"), [("ask_at_once", 100), ("ask_on_threads", 80)])
-async def test_tr_s7_many_at_once_are_not_mixed_up(what: str, count: int) -> None:
+async def test_many_at_once_are_not_mixed_up(what: str, count: int) -> None:
     async with asking(World()) as runner:
         assert await do(runner, what) == count
 
 
-async def test_tr_s7_requests_of_other_threads_are_not_what_the_run_waits_for() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_requests_of_other_threads_are_not_what_the_run_waits_for() -> None:
     world = World()
     async with asking(world) as runner:
         await do(runner, "ask_on_threads")
     assert {terms.is_of_run for terms in world.terms} == {False}
 
 
-async def test_tr_s7_pieces_come_as_they_are_used_up() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_pieces_come_as_they_are_used_up() -> None:
     world = World()
     async with asking(world) as runner:
         counting = asyncio.ensure_future(do(runner, "ask_for_pieces"))
@@ -165,7 +170,8 @@ async def test_tr_s7_pieces_come_as_they_are_used_up() -> None:
         assert await counting == 100
 
 
-async def test_tr_s7_unused_pieces_are_waited_for() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_unused_pieces_are_waited_for() -> None:
     world = World()
     async with asking(world) as runner:
         counting = asyncio.ensure_future(do(runner, "ask_for_pieces"))
@@ -177,7 +183,8 @@ async def test_tr_s7_unused_pieces_are_waited_for() -> None:
         await counting
 
 
-async def test_tr_s7_what_nobody_wants_is_given_up() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_what_nobody_wants_is_given_up() -> None:
     world = World()
     async with asking(world) as runner:
         giving_up = asyncio.ensure_future(do(runner, "ask_and_give_up"))
@@ -187,7 +194,8 @@ async def test_tr_s7_what_nobody_wants_is_given_up() -> None:
         assert world.cancelled == 1
 
 
-async def test_tr_s7_a_host_that_is_killed_takes_what_it_asked_with_it() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_a_host_that_is_killed_takes_what_it_asked_with_it() -> None:
     world = World()
     async with nothing_left(), asking(world) as runner:
         pids = runner.pids
@@ -210,12 +218,14 @@ async def test_nonsense_beside_the_runs_ends_the_host(what: str) -> None:
             await do(runner, what)
 
 
-async def test_tr_s7_too_many_are_refused_and_the_rest_goes_on() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_too_many_are_refused_and_the_rest_goes_on() -> None:
     async with asking(World()) as runner:
         assert await do(runner, "ask_too_often") == 1
 
 
-async def test_tr_s7_what_a_run_asks_for_inherits_its_deadline() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_what_a_run_asks_for_inherits_its_deadline() -> None:
     world = World()
     async with asking(world) as runner:
         (host,) = [seat.host for seat in runner._seats]
@@ -227,7 +237,8 @@ async def test_tr_s7_what_a_run_asks_for_inherits_its_deadline() -> None:
         assert world.terms[-1] == CallTerms(None, False)
 
 
-async def test_tr_m8_numbers_and_lines_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.clause("TR-M8")
+async def test_numbers_and_lines_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     async with asking(world) as runner:
         with caplog.at_level(logging.WARNING, "salver.kernel.engine.host"):
@@ -236,7 +247,8 @@ async def test_tr_m8_numbers_and_lines_of_its_own(caplog: pytest.LogCaptureFixtu
     assert "[m:7] a warning of its own" in caplog.messages
 
 
-async def test_tr_s7_models_are_loaded_and_looked_at() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_models_are_loaded_and_looked_at() -> None:
     world = World()
     async with asking(world) as runner:
         assert await do(runner, "ask_to_manage") == 1
@@ -248,14 +260,16 @@ async def test_tr_s7_models_are_loaded_and_looked_at() -> None:
     assert unload == ModelCommand("unload", "refused", dependents=True)
 
 
-async def test_tr_s7_a_model_that_would_wait_for_its_own_load_is_told_so() -> None:
+@pytest.mark.clause("TR-S7")
+async def test_a_model_that_would_wait_for_its_own_load_is_told_so() -> None:
     world = World()
     with pytest.raises(InvalidInput, match="model 'm' cannot load itself while it is being loaded"):
         await ProcessRunner.start("host_backends:LoadsItself", MANIFEST, LoadOptions(), server=world)
     assert world.is_left and not world.wishes
 
 
-async def test_tr_a2_a_model_says_whether_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TR-A2")
+async def test_a_model_says_whether_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     async with asking(World()) as runner:
         assert runner.has_opinion and await runner.is_ready()
         await do(runner, "fall_ill")

@@ -99,7 +99,8 @@ def test_over_a_real_socket_orders_come_in_order_and_the_end_is_seen_awake_or_no
         assert isinstance(orders.receive(is_lone=True), Stop)
 
 
-def test_ts_b7_whoever_keeps_something_hears_once_that_nothing_comes() -> None:
+@pytest.mark.clause("TS-B7")
+def test_whoever_keeps_something_hears_once_that_nothing_comes() -> None:
     ours, theirs = socket.socketpair()
     idle, heard = threading.Semaphore(0), []
     waiting = Channel(theirs, idle_s=0.02)
@@ -117,7 +118,8 @@ def test_ts_b7_whoever_keeps_something_hears_once_that_nothing_comes() -> None:
     theirs.close()
 
 
-def test_ts_b7_what_comes_at_once_is_no_idleness() -> None:
+@pytest.mark.clause("TS-B7")
+def test_what_comes_at_once_is_no_idleness() -> None:
     ours, theirs = socket.socketpair()
     waiting = Channel(theirs, idle_s=30.0)
     waiting.when_idle(pytest.fail)

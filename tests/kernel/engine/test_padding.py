@@ -112,8 +112,9 @@ async def ask(served: Engine, array: Array) -> dict[str, Array]:
     return {t.name: t.array for t in answer.outputs}
 
 
+@pytest.mark.clause("TF-B1")
 @pytest.mark.parametrize("inline", [False, True])
-async def test_tf_b1_batches_have_the_allowed_sizes_and_answers_do_not_show_it(inline: bool) -> None:
+async def test_batches_have_the_allowed_sizes_and_answers_do_not_show_it(inline: bool) -> None:
     runner, events = Doubling(inline=inline), list[BatchRan]()
     served = engine(runner, events, max_rows=8, sizes=(4, 8))
     arrays = [np.full((rows, 2), rows, np.float32) for rows in (1, 2, 3, 4, 5)]
@@ -130,7 +131,8 @@ async def test_tf_b1_batches_have_the_allowed_sizes_and_answers_do_not_show_it(i
     await served.close()
 
 
-async def test_tf_b1_large_requests_are_cut_or_refused() -> None:
+@pytest.mark.clause("TF-B1")
+async def test_large_requests_are_cut_or_refused() -> None:
     runner, events = Doubling(), list[BatchRan]()
     served = engine(runner, events, max_rows=4, max_request_rows=9, sizes=(2, 4))
     array = np.arange(18, dtype=np.float32).reshape(9, 2)
@@ -141,7 +143,8 @@ async def test_tf_b1_large_requests_are_cut_or_refused() -> None:
     await served.close()
 
 
-async def test_tf_b1_inputs_of_different_lengths_share_a_run_where_that_is_wanted() -> None:
+@pytest.mark.clause("TF-B1")
+async def test_inputs_of_different_lengths_share_a_run_where_that_is_wanted() -> None:
     short, long = np.ones((1, 1), np.float32), np.arange(3, dtype=np.float32).reshape(1, 3)
     for pad, runs in ((True, [2]), (False, [1, 1])):
         runner, events = Doubling((-1, -1)), list[BatchRan]()
@@ -153,8 +156,9 @@ async def test_tf_b1_inputs_of_different_lengths_share_a_run_where_that_is_wante
         await served.close()
 
 
+@pytest.mark.clause("TF-B1")
 @given(st.integers(1, 12), SIZES, st.data())
-def test_tf_b1_no_answer_changes_through_filling_up(rows: int, sizes: list[int], data: st.DataObject) -> None:
+def test_no_answer_changes_through_filling_up(rows: int, sizes: list[int], data: st.DataObject) -> None:
     values = data.draw(st.lists(st.integers(-99, 99), min_size=2 * rows, max_size=2 * rows))
     x = np.array(values, np.float32).reshape(rows, 2)
     runner = Doubling(inline=True)
@@ -172,7 +176,8 @@ async def test_a_runner_that_cannot_be_resized_says_so() -> None:
         await PaddedRunner(Doubling(), (1, 2)).resize(3)
 
 
-def test_tf_b1_the_queue_is_bounded_in_rows() -> None:
+@pytest.mark.clause("TF-B1")
+def test_the_queue_is_bounded_in_rows() -> None:
     batcher = Batcher(Batching(max_rows=4, max_queue_rows=8))
     for rows in (4, 3):
         assert batcher.offer(QueuedRequest(None, rows, None, 0.0)) is None

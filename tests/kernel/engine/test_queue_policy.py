@@ -65,6 +65,7 @@ def names(batcher: Batcher, now: float) -> list[object]:
     return [w.payload for w in batcher.take(now).members]
 
 
+@pytest.mark.clause("TR-C8")
 @pytest.mark.parametrize(
     ("level", "timeout", "until"),
     [
@@ -76,13 +77,14 @@ def names(batcher: Batcher, now: float) -> list[object]:
         (9, 0.1, 0.1),  # a level that there is not is the default level
     ],
 )
-def test_tr_c8_a_requests_timeout_only_shortens_a_default_that_allows_it(
+def test_a_requests_timeout_only_shortens_a_default_that_allows_it(
     level: int, timeout: float, until: float
 ) -> None:
     assert join(schedule(PRIO), "x", level=level, timeout=timeout) == until
 
 
-def test_tr_c8_each_level_has_a_size_of_its_own() -> None:
+@pytest.mark.clause("TR-C8")
+def test_each_level_has_a_size_of_its_own() -> None:
     plan = schedule(PRIO)
     join(plan, "low", level=3)
     for name in ("a", "b"):
@@ -94,7 +96,8 @@ def test_tr_c8_each_level_has_a_size_of_its_own() -> None:
     assert plan.batcher.depth == 5
 
 
-def test_tr_c8_a_delayed_request_still_takes_its_place_in_the_size() -> None:
+@pytest.mark.clause("TR-C8")
+def test_a_delayed_request_still_takes_its_place_in_the_size() -> None:
     plan = schedule(PRIO, max_rows=1)
     join(plan, "late", level=3)
     join(plan, "first", level=1)
@@ -104,7 +107,8 @@ def test_tr_c8_a_delayed_request_still_takes_its_place_in_the_size() -> None:
     assert names(plan.batcher, 2.0) == ["late"]
 
 
-def test_tr_s2_who_waited_too_long_goes_behind_the_others_of_its_level() -> None:
+@pytest.mark.clause("TR-S2")
+def test_who_waited_too_long_goes_behind_the_others_of_its_level() -> None:
     plan = schedule(Queue(timeout_ms=100, timeout_action="delay"), levels=1, max_rows=2)
     for name, now in (("old", 0.0), ("older", 0.01), ("new", 0.2), ("newer", 0.21)):
         join(plan, name, now)
@@ -115,7 +119,8 @@ def test_tr_s2_who_waited_too_long_goes_behind_the_others_of_its_level() -> None
     assert plan.batcher.depth == 0
 
 
-def test_tr_s2_a_delayed_request_stays_before_lower_levels() -> None:
+@pytest.mark.clause("TR-S2")
+def test_a_delayed_request_stays_before_lower_levels() -> None:
     plan = schedule(Queue(levels={1: DELAY}), levels=2, max_rows=1)
     join(plan, "high", level=1)
     join(plan, "low", level=2)
@@ -145,9 +150,10 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.clause("TR-C8")
 @settings(max_examples=200)
 @given(STEPS, st.integers(1, 5))
-def test_tr_c8_nothing_is_lost_or_doubled_and_only_deadlines_end_the_delayed(
+def test_nothing_is_lost_or_doubled_and_only_deadlines_end_the_delayed(
     steps: list[tuple[object, ...]], max_rows: int
 ) -> None:
     plan = schedule(Queue(max_size=9, levels={2: DELAY, 3: QueuePolicy(timeout_ms=100)}), max_rows=max_rows)
@@ -248,7 +254,8 @@ async def start(
     return model, engine, blocker
 
 
-async def test_tr_r23_time_to_wait_is_over_and_the_run_under_way_goes_on() -> None:
+@pytest.mark.clause("TR-R23")
+async def test_time_to_wait_is_over_and_the_run_under_way_goes_on() -> None:
     model, engine, blocker = await start(Queue(timeout_ms=20, allow_timeout_override=True))
     with pytest.raises(WaitedTooLong, match="Request timeout expired"):
         await engine.infer(asked(1, timeout=1000))
@@ -264,7 +271,8 @@ async def test_tr_r23_time_to_wait_is_over_and_the_run_under_way_goes_on() -> No
     assert model.seen == [[0]]
 
 
-async def test_tr_r23_without_a_default_a_requests_timeout_is_ignored() -> None:
+@pytest.mark.clause("TR-R23")
+async def test_without_a_default_a_requests_timeout_is_ignored() -> None:
     model, engine, blocker = await start(Queue(allow_timeout_override=True))
     other = asyncio.create_task(engine.infer(asked(1, timeout=1)))
     for value in range(2, 4):  # and others come and go meanwhile
@@ -277,7 +285,8 @@ async def test_tr_r23_without_a_default_a_requests_timeout_is_ignored() -> None:
     await engine.close()
 
 
-async def test_tr_c8_the_delayed_run_last() -> None:
+@pytest.mark.clause("TR-C8")
+async def test_the_delayed_run_last() -> None:
     queue = Queue(timeout_ms=20, timeout_action="delay", allow_timeout_override=True)
     now = 0.0
     model, engine, blocker = await start(queue, 1, lambda: now)
@@ -293,7 +302,8 @@ async def test_tr_c8_the_delayed_run_last() -> None:
     assert model.seen == [[0], [2], [1]]
 
 
-async def test_tr_r30_the_full_queue_names_the_request() -> None:
+@pytest.mark.clause("TR-R30")
+async def test_the_full_queue_names_the_request() -> None:
     model, engine, blocker = await start(Queue(max_size=1))
     waits = asyncio.create_task(engine.infer(asked(1)))
     while not engine.queued:
@@ -306,7 +316,8 @@ async def test_tr_r30_the_full_queue_names_the_request() -> None:
     await engine.close()
 
 
-async def test_tr_s2_who_is_found_too_late_is_told_so_as_well() -> None:
+@pytest.mark.clause("TR-S2")
+async def test_who_is_found_too_late_is_told_so_as_well() -> None:
     now = 0.0
     model, engine, blocker = await start(Queue(timeout_ms=20), 1, lambda: now)
     late = asyncio.create_task(engine.infer(asked(1)))
@@ -320,7 +331,8 @@ async def test_tr_s2_who_is_found_too_late_is_told_so_as_well() -> None:
     assert model.seen == [[0]]
 
 
-async def test_tr_s1_one_queue_of_which_instances_take_by_themselves() -> None:
+@pytest.mark.clause("TR-S1")
+async def test_one_queue_of_which_instances_take_by_themselves() -> None:
     model = Held()
     engine = Engine(
         ModelId("m", "1"),
@@ -343,9 +355,10 @@ async def test_tr_s1_one_queue_of_which_instances_take_by_themselves() -> None:
 # -- preserve_ordering ------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("TR-C8")
 @settings(max_examples=100)
 @given(st.permutations(range(6)), st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5)))
-def test_tr_c8_answers_go_out_in_the_order_of_their_requests(
+def test_answers_go_out_in_the_order_of_their_requests(
     done: list[int], fail: set[int], cancel: set[int]
 ) -> None:
     async def main() -> None:

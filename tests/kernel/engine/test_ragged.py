@@ -28,6 +28,7 @@ SHAPES = st.lists(
 )  # rows, and two extents
 
 
+@pytest.mark.clause("TR-C6")
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -40,7 +41,7 @@ SHAPES = st.lists(
     ],
 )
 @pytest.mark.parametrize("datatype", [INT32, FP32])
-def test_tr_c6_what_a_model_is_told_of_a_run(kind: str, expected: list[object], datatype: DataType) -> None:
+def test_what_a_model_is_told_of_a_run(kind: str, expected: list[object], datatype: DataType) -> None:
     """The example of Triton's own schema: a batch of 2 of [3, 1], and one of [2, 2]."""
     extra = BatchInput(kind, "T", datatype, "X")  # type: ignore[arg-type]
     said = described(extra, [(2, 3, 1), (1, 2, 2)])
@@ -48,9 +49,10 @@ def test_tr_c6_what_a_model_is_told_of_a_run(kind: str, expected: list[object], 
     assert said.tolist() == expected
 
 
+@pytest.mark.clause("TR-S3")
 @settings(max_examples=100)
 @given(SHAPES)
-def test_tr_s3_what_was_put_together_comes_apart_unswapped(shapes: list[tuple[int, int, int]]) -> None:
+def test_what_was_put_together_comes_apart_unswapped(shapes: list[tuple[int, int, int]]) -> None:
     signature = Signature(
         (TensorSpec("X", FP32, (-1, -1, -1)), TensorSpec("S", INT32, (-1, 2))),
         (
@@ -83,7 +85,8 @@ def test_tr_s3_what_was_put_together_comes_apart_unswapped(shapes: list[tuple[in
             batch.check(outputs | {"Y": inputs["X"][1:]}, [arrays for arrays, _ in requests])
 
 
-def test_tr_c6_free_extents_of_a_scattered_output_are_the_inputs() -> None:
+@pytest.mark.clause("TR-C6")
+def test_free_extents_of_a_scattered_output_are_the_inputs() -> None:
     signature = Signature(
         (TensorSpec("X", FP32, (-1, -1)),), (TensorSpec("Y", FP32, (-1, -1, 2)),), batched=True
     )
@@ -93,7 +96,8 @@ def test_tr_c6_free_extents_of_a_scattered_output_are_the_inputs() -> None:
     assert [part["Y"].shape for part in parts] == [(1, 3, 2), (1, 1, 2)]
 
 
-def test_tr_c4_only_ragged_inputs_may_differ_within_a_run() -> None:
+@pytest.mark.clause("TR-C4")
+def test_only_ragged_inputs_may_differ_within_a_run() -> None:
     signature = Signature(
         (TensorSpec("R", FP32, (-1, -1)), TensorSpec("S", FP32, (-1, -1), optional=True)), (), batched=True
     )
@@ -141,7 +145,8 @@ class Rig:
         return await self.engine.infer(InferRequest("m", (tensor("R", array),)))
 
 
-async def test_tr_s3_requests_of_any_length_share_a_run_of_a_real_model(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S3")
+async def test_requests_of_any_length_share_a_run_of_a_real_model(tmp_path: Path) -> None:
     rig = Rig(manifest(tmp_path))
     asked = [[1.0, 2.0, 3.0], [4.0], [5.0, 6.0]]
     answers = await asyncio.gather(*map(rig.ask, asked))
@@ -151,7 +156,8 @@ async def test_tr_s3_requests_of_any_length_share_a_run_of_a_real_model(tmp_path
     assert [a.outputs[1].array.tolist() for a in answers] == [[[3]], [[4]], [[6]]]
 
 
-async def test_tr_c6_callers_do_not_see_what_the_model_is_told(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C6")
+async def test_callers_do_not_see_what_the_model_is_told(tmp_path: Path) -> None:
     rig = Rig(manifest(tmp_path))
     assert [spec.name for spec in rig.engine.signature.inputs] == ["R"]
     assert [spec.shape for spec in rig.engine.signature.outputs] == [(-1, -1), (-1, 1)]
@@ -169,7 +175,8 @@ async def test_an_output_without_a_row_for_each_row_fails_that_request_alone(tmp
     assert isinstance(bad, ModelFailed) and "TOTAL" in str(bad)
 
 
-def test_tr_c6_a_target_that_the_model_does_not_have_is_told_at_load(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C6")
+def test_a_target_that_the_model_does_not_have_is_told_at_load(tmp_path: Path) -> None:
     extra = (BatchInput("element_count", "COUNTS", FP32, "R"),)
     config = ModelConfig(inputs=CONFIG.inputs, ragged=Ragged(("R",), extra))
     with pytest.raises(LoadFailed, match="no 'COUNTS' among its inputs"):

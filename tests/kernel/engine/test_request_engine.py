@@ -100,7 +100,8 @@ async def test_each_gets_its_own_shape_id_and_parameters(tmp_path: Path) -> None
         assert first.timing.batch_rows == 3 and first.timing.inference > 0
 
 
-async def test_tr_a3_an_error_object_is_its_own_callers_alone(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A3")
+async def test_an_error_object_is_its_own_callers_alone(tmp_path: Path) -> None:
     """TR-A3: one run, two answers, one error."""
     async with rig(tmp_path) as talk:
         asked = [talk.ask(1, id="a"), talk.ask(-2, id="b"), talk.ask(1, id="c")]
@@ -129,7 +130,7 @@ async def test_only_what_is_wanted_comes_back(tmp_path: Path) -> None:
 
 
 async def test_a_request_larger_than_a_batch_is_cut_and_joined(tmp_path: Path) -> None:
-    """U-10: each part is a request to the model."""
+    """Each part is a request to the model."""
     async with rig(tmp_path) as talk:
         answer = await talk.ask(*[1] * 20, id="a")
         assert texts(answer) == [[b"a {'of': 'a'}"]] * 20
@@ -163,7 +164,8 @@ async def test_inputs_and_outputs_of_many_megabytes_come_whole(tmp_path: Path) -
         assert set(texts[0].ravel().tolist()) == {b" {}"}
 
 
-async def test_tr_a2_tr_a4_every_instance_has_a_name_of_its_own_and_keeps_it(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-A2", "TR-A4")
+async def test_every_instance_has_a_name_of_its_own_and_keeps_it(tmp_path: Path) -> None:
     """TR-A2, TR-A4: one process an instance; a new process of the same instance has the same name."""
     async with rig(tmp_path, slots=2) as talk:
 
@@ -187,7 +189,8 @@ async def test_warm_up_and_benchmarks_ask_it_as_one_request(rows: int, tmp_path:
         assert outputs["run"].tolist() == [[b"1 m_0"]] * rows
 
 
-async def test_tr_c13_each_instance_is_warmed_up_once(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C13")
+async def test_each_instance_is_warmed_up_once(tmp_path: Path) -> None:
     async with rig(tmp_path, slots=3) as talk:
         outputs = await talk.engine.run_alone({"x": np.ones((1, 1), np.int32)})
         assert sorted(o["run"][0, 0] for o in outputs) == [b"1 m_0", b"1 m_1", b"1 m_2"]

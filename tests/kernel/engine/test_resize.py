@@ -82,8 +82,9 @@ class Rig:
         await auntil(lambda: Twice.now >= count)
 
 
+@pytest.mark.clause("TR-L4")
 @pytest.mark.parametrize("shared", [False, True])
-async def test_tr_l4_threads_come_and_go(shared: bool) -> None:
+async def test_threads_come_and_go(shared: bool) -> None:
     rig = Rig(1, shared=shared)
     await rig.ask_many(5)
     for slots in (3, 2, 4, 1, 2):
@@ -101,7 +102,8 @@ async def test_tr_l4_threads_come_and_go(shared: bool) -> None:
     assert all(model.is_closed for model in rig.made)
 
 
-async def test_tr_l4_an_instance_that_goes_ends_its_run_first() -> None:
+@pytest.mark.clause("TR-L4")
+async def test_an_instance_that_goes_ends_its_run_first() -> None:
     rig = Rig(3)
     Twice.gate = threading.Event()
     asking = asyncio.create_task(rig.ask_many(9))
@@ -118,7 +120,8 @@ async def test_tr_l4_an_instance_that_goes_ends_its_run_first() -> None:
     await rig.engine.close()
 
 
-async def test_tr_l4_before_the_first_run_nothing_has_begun() -> None:
+@pytest.mark.clause("TR-L4")
+async def test_before_the_first_run_nothing_has_begun() -> None:
     rig = Rig(3)
     await rig.engine.resize(1)
     assert sum(model.is_closed for model in rig.made) == 2
@@ -128,7 +131,8 @@ async def test_tr_l4_before_the_first_run_nothing_has_begun() -> None:
     assert all(model.is_closed for model in rig.made)
 
 
-async def test_tr_l4_one_more_that_cannot_be_had_leaves_all_as_it_was() -> None:
+@pytest.mark.clause("TR-L4")
+async def test_one_more_that_cannot_be_had_leaves_all_as_it_was() -> None:
     rig = Rig(1)
     loads = iter([Twice()])
 
@@ -154,7 +158,8 @@ async def test_a_learned_rule_or_shared_resources_keep_an_engine_from_changing()
     assert not Rig(1, config=learned).engine.can_resize
 
 
-async def test_tr_l4_hosts_come_and_go_and_those_that_stay_are_the_same() -> None:
+@pytest.mark.clause("TR-L4")
+async def test_hosts_come_and_go_and_those_that_stay_are_the_same() -> None:
     manifest = Manifest(ModelId("m", "7"), Path("/nowhere"), "test", "test")
     runner = await ProcessRunner.start("host_backends:Good", manifest, LoadOptions(threads=1), slots=1)
     try:

@@ -179,8 +179,9 @@ async def turns(count=20):
         await asyncio.sleep(0)
 
 
+@pytest.mark.clause("TR-S4")
 @pytest.mark.parametrize("kind", [ByRow, ById, Pure, PureDirect])
-async def test_tr_s4_sums_of_interleaved_sequences(kind):
+async def test_sums_of_interleaved_sequences(kind):
     async with Rig(kind) as rig:
         assert [t.name for t in rig.engine.signature.inputs] == ["IN"]
         assert [t.name for t in rig.engine.signature.outputs] == ["SUM"]
@@ -194,8 +195,9 @@ async def test_tr_s4_sums_of_interleaved_sequences(kind):
         assert {event.requests for event in rig.events} == {1}
 
 
+@pytest.mark.clause("TR-S4")
 @pytest.mark.parametrize("kind", [ByRow, ById, Pure, PureDirect])
-async def test_tr_s4_requests_that_come_at_once_share_a_run(kind):
+async def test_requests_that_come_at_once_share_a_run(kind):
     async with Rig(kind) as rig:
         firsts = await asyncio.gather(*(rig.ask(id, id, "s") for id in (1, 2, 3)))
         seconds = await asyncio.gather(*(rig.ask(id, 10) for id in (1, 2, 3)))
@@ -203,8 +205,9 @@ async def test_tr_s4_requests_that_come_at_once_share_a_run(kind):
         assert rig.runners[0].shapes == [3, 3]
 
 
+@pytest.mark.clause("TR-S4")
 @pytest.mark.parametrize("kind", [ByRow, ById, Pure, PureDirect])
-async def test_tr_s4_all_of_a_sequence_at_once_is_answered_in_its_order(kind):
+async def test_all_of_a_sequence_at_once_is_answered_in_its_order(kind):
     async with Rig(kind) as rig:
         asked = [rig.begin(1, 1, "s"), *(rig.begin(1, 1) for _ in range(8)), rig.begin(1, 1, "e")]
         assert await asyncio.gather(*asked) == list(range(1, 11))
@@ -240,9 +243,10 @@ async def _client(rig, chance, id, going, seen):
         going.discard(id)
 
 
+@pytest.mark.clause("TR-S4")
 @pytest.mark.parametrize("kind", [ByRow, ById, Pure, PureDirect])
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_tr_s4_a_thousand_interleaved_sequences(kind, seed):
+async def test_a_thousand_interleaved_sequences(kind, seed):
     """Random lengths, callers that die in the middle, silences: no state mixes, and every slot is freed."""
     chance = random.Random(seed)
     seen = dict.fromkeys(("left", "ended", "expired"), 0)
@@ -269,7 +273,8 @@ async def test_tr_s4_a_thousand_interleaved_sequences(kind, seed):
         assert (rig.engine.queued, rig.engine.running) == (0, 0)
 
 
-async def test_tr_r23_ids_are_numbers_or_texts():
+@pytest.mark.clause("TR-R23")
+async def test_ids_are_numbers_or_texts():
     async with Rig(ById) as rig:
         assert await rig.ask("walk-1", 5, "s") == 5
         assert await rig.ask("walk-1", 6, "e") == 11
@@ -282,8 +287,9 @@ async def test_tr_r23_ids_are_numbers_or_texts():
                 await rig.ask(id, 1, "s")
 
 
+@pytest.mark.clause("TR-R23")
 @pytest.mark.parametrize("id", [None, 0, ""])
-async def test_tr_r23_without_an_id(id):
+async def test_without_an_id(id):
     async with Rig() as rig:
         with pytest.raises(InvalidInput) as refused:
             await rig.ask(id, 1, "s")
@@ -292,14 +298,16 @@ async def test_tr_r23_without_an_id(id):
         assert refused.value.about is None
 
 
-async def test_tr_r23_a_flag_is_a_boolean():
+@pytest.mark.clause("TR-R23")
+async def test_a_flag_is_a_boolean():
     async with Rig() as rig:
         with pytest.raises(InvalidInput, match="parameter 'sequence_end' must be a boolean"):
             parameters = {"sequence_id": 1, "sequence_end": 1}
             await rig.engine.infer(InferRequest("m", request(1, 1).inputs, parameters=parameters))
 
 
-async def test_tr_s4_one_row_a_request():
+@pytest.mark.clause("TR-S4")
+async def test_one_row_a_request():
     async with Rig() as rig:
         with pytest.raises(InvalidInput) as refused:
             await rig.engine.infer(request(1, 1, "s", rows=2))
@@ -308,14 +316,16 @@ async def test_tr_s4_one_row_a_request():
         )
 
 
-async def test_tr_s4_a_restart_forgets():
+@pytest.mark.clause("TR-S4")
+async def test_a_restart_forgets():
     async with Rig(Pure) as rig:
         assert await rig.ask(1, 5, "s") == 5
         assert await rig.ask(1, 2, "s") == 2
         assert await rig.ask(1, 3, "e") == 5
 
 
-async def test_tr_c9_silence_ends_a_sequence_and_gives_its_slot_to_another():
+@pytest.mark.clause("TR-C9")
+async def test_silence_ends_a_sequence_and_gives_its_slot_to_another():
     async with Rig(ByRow, rows=1) as rig:
         assert await rig.ask(1, 5, "s") == 5
         second = rig.begin(2, 7, "s")
@@ -328,7 +338,8 @@ async def test_tr_c9_silence_ends_a_sequence_and_gives_its_slot_to_another():
             await rig.ask(1, 6)
 
 
-async def test_tr_c9_a_request_that_comes_too_late_is_too_late_before_anybody_noticed():
+@pytest.mark.clause("TR-C9")
+async def test_a_request_that_comes_too_late_is_too_late_before_anybody_noticed():
     async with Rig(ByRow) as rig:
         await rig.ask(1, 5, "s")
         rig.now += 1.5
@@ -336,7 +347,8 @@ async def test_tr_c9_a_request_that_comes_too_late_is_too_late_before_anybody_no
             await rig.ask(1, 6)
 
 
-async def test_tr_s4_a_caller_that_leaves_while_it_waits_ends_its_sequence():
+@pytest.mark.clause("TR-S4")
+async def test_a_caller_that_leaves_while_it_waits_ends_its_sequence():
     async with Rig(ByRow) as rig:
         rig.runners[0].gate = asyncio.Event()
         first = rig.begin(1, 1, "s")
@@ -351,7 +363,8 @@ async def test_tr_s4_a_caller_that_leaves_while_it_waits_ends_its_sequence():
         assert rig.slots == (0, 0)
 
 
-async def test_tr_s4_a_caller_that_leaves_while_it_runs_leaves_no_gap():
+@pytest.mark.clause("TR-S4")
+async def test_a_caller_that_leaves_while_it_runs_leaves_no_gap():
     async with Rig(ByRow) as rig:
         rig.runners[0].gate = asyncio.Event()
         first = rig.begin(1, 1, "s")
@@ -362,7 +375,8 @@ async def test_tr_s4_a_caller_that_leaves_while_it_runs_leaves_no_gap():
         assert await rig.ask(1, 2) == 3
 
 
-async def test_tr_s4_a_request_past_its_deadline_ends_its_sequence():
+@pytest.mark.clause("TR-S4")
+async def test_a_request_past_its_deadline_ends_its_sequence():
     async with Rig(ByRow) as rig:
         rig.runners[0].gate = asyncio.Event()
         first = rig.begin(1, 1, "s")
@@ -438,7 +452,8 @@ async def test_a_full_queue_refuses():
         assert await asyncio.gather(*asked) == [1, 2, 3]
 
 
-async def test_tr_s4_an_unload_with_sequences_alive():
+@pytest.mark.clause("TR-S4")
+async def test_an_unload_with_sequences_alive():
     rig = Rig(ByRow, rows=1)
     rig.runners[0].gate = asyncio.Event()
     first = rig.begin(1, 1, "s")
@@ -459,7 +474,8 @@ async def test_tr_s4_an_unload_with_sequences_alive():
     assert rig.engine.queued == 0
 
 
-async def test_tr_s9_instances_take_turns_with_others():
+@pytest.mark.clause("TR-S9")
+async def test_instances_take_turns_with_others():
     pool = ResourcePool({"r": 2})
     async with Rig(ByRow, instances=2) as rig:
         rig.engine.share(pool, [RateLimit(2, {"r": 2})])
@@ -491,7 +507,8 @@ class Growing(FakeRunner):
         return {"SUM": grown.sum(axis=1, keepdims=True), "S_OUT": grown}, 1e-3
 
 
-async def test_tr_c9_states_of_free_extent_share_runs_where_they_are_alike():
+@pytest.mark.clause("TR-C9")
+async def test_states_of_free_extent_share_runs_where_they_are_alike():
     async with Rig(Growing) as rig:
         assert await asyncio.gather(*(rig.ask(id, id, "s") for id in (1, 2, 3))) == [1, 2, 3]
         assert await rig.ask(3, 10) == 13
@@ -499,7 +516,8 @@ async def test_tr_c9_states_of_free_extent_share_runs_where_they_are_alike():
         assert sorted(rig.runners[0].shapes) == [1, 1, 2, 3]
 
 
-async def test_tr_c9_a_state_of_another_shape_than_said_is_the_models_error():
+@pytest.mark.clause("TR-C9")
+async def test_a_state_of_another_shape_than_said_is_the_models_error():
     class Wrong(Pure):
         def compute(self, columns):
             total = (columns["IN"] + columns["S_IN"])[:, None]
@@ -510,6 +528,7 @@ async def test_tr_c9_a_state_of_another_shape_than_said_is_the_models_error():
             await rig.ask(1, 1, "s")
 
 
+@pytest.mark.clause("TR-C9")
 @pytest.mark.parametrize(
     ("sequences", "words"),
     [
@@ -518,7 +537,7 @@ async def test_tr_c9_a_state_of_another_shape_than_said_is_the_models_error():
         (Sequences("direct", states=(SequenceState("IN", "S_OUT", DataType.INT64, (1,)),)), "output 'S_OUT'"),
     ],
 )
-async def test_tr_c9_a_model_without_the_tensors_of_its_sequences(sequences, words):
+async def test_a_model_without_the_tensors_of_its_sequences(sequences, words):
     with pytest.raises(LoadFailed, match=words):
         SequenceEngine(ID, [ByRow()], ModelConfig(sequences=sequences), clock=lambda: 0.0, emit=print)
 
@@ -553,7 +572,8 @@ class Asking(FakeRunner):
         return Answer({"SUM": np.array([[values["IN"]]])})
 
 
-async def test_tr_s5_a_request_is_run_until_the_model_is_done_with_it():
+@pytest.mark.clause("TR-S5")
+async def test_a_request_is_run_until_the_model_is_done_with_it():
     async with Rig(Asking, rows=2) as rig:
         assert await asyncio.gather(*(rig.ask(None, n) for n in (3, 1, 2))) == [3, 1, 2]
         assert len(rig.runners[0].asked) == 6
@@ -564,7 +584,8 @@ async def test_tr_s5_a_request_is_run_until_the_model_is_done_with_it():
         assert rig.slots == (0, 0)
 
 
-async def test_tr_s5_a_sequence_that_iterates_has_one_request():
+@pytest.mark.clause("TR-S5")
+async def test_a_sequence_that_iterates_has_one_request():
     async with Rig(Asking) as rig:
         asked = rig.begin(7, 1_000_000, "s")
         await turns()
@@ -577,7 +598,8 @@ async def test_tr_s5_a_sequence_that_iterates_has_one_request():
         assert rig.slots == (0, 0)
 
 
-async def test_tr_s5_a_caller_that_leaves_ends_the_iteration():
+@pytest.mark.clause("TR-S5")
+async def test_a_caller_that_leaves_ends_the_iteration():
     async with Rig(Asking) as rig:
         asked = rig.begin(None, 1_000_000)
         await turns(50)
@@ -589,7 +611,8 @@ async def test_tr_s5_a_caller_that_leaves_ends_the_iteration():
         assert len(rig.runners[0].asked) == count
 
 
-async def test_tr_s5_only_sequences_that_iterate_are_asked_again():
+@pytest.mark.clause("TR-S5")
+async def test_only_sequences_that_iterate_are_asked_again():
     class Plain(Asking):
         sequences = Sequences("oldest", controls=(FLAGS[0],))
 

@@ -206,8 +206,9 @@ async def rig(folder: Path, sequences: Sequences = OLDEST) -> AsyncIterator[Rig]
         yield Rig(made.engine, folder, made.events)
 
 
+@pytest.mark.clause("TR-S8")
 @pytest.mark.parametrize("what", ["plain", "mixed", "later"])
-async def test_tr_s8_sequences_share_a_run_and_each_hears_its_own(what: str, tmp_path: Path) -> None:
+async def test_sequences_share_a_run_and_each_hears_its_own(what: str, tmp_path: Path) -> None:
     """Responses in any order among requests, from ``execute`` or after it; of one request in their own."""
     async with rig(tmp_path) as talk:
         found = await asyncio.gather(*(talk.ask(id, id, "s", what, count=id) for id in (1, 2, 3, 4)))
@@ -221,14 +222,16 @@ async def test_tr_s8_sequences_share_a_run_and_each_hears_its_own(what: str, tmp
         assert all(event.ok for event in talk.events)
 
 
-async def test_tr_s8_rows_of_a_direct_model_that_nobody_has(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S8")
+async def test_rows_of_a_direct_model_that_nobody_has(tmp_path: Path) -> None:
     async with rig(tmp_path, READY) as talk:
         await asyncio.gather(*(talk.ask(id, id, "s") for id in (1, 2, 3)))
         assert await talk.ask(3, 4, "e", count=2) == [[7, 0, 3], [7, 1, 3]]  # it is in the third row
         await talk.until(2)
 
 
-async def test_tr_s8_the_next_request_waits_for_the_last_response_and_others_do_not(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S8")
+async def test_the_next_request_waits_for_the_last_response_and_others_do_not(tmp_path: Path) -> None:
     async with rig(tmp_path) as talk:
         first = asyncio.ensure_future(talk.ask(1, 1, "s", "waits"))
         await talk.until(1)  # the model has returned, and answers later
@@ -242,7 +245,8 @@ async def test_tr_s8_the_next_request_waits_for_the_last_response_and_others_do_
         await talk.until(0)
 
 
-async def test_tr_s4_a_reader_that_leaves_early_does_not_let_its_sequence_overtake(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S4")
+async def test_a_reader_that_leaves_early_does_not_let_its_sequence_overtake(tmp_path: Path) -> None:
     async with rig(tmp_path) as talk:
         async with aclosing(talk.engine.stream(talk.request(1, 1, "s", "later", 1000))) as pieces:
             await anext(pieces)
@@ -255,7 +259,8 @@ async def test_tr_s4_a_reader_that_leaves_early_does_not_let_its_sequence_overta
         await talk.until(0)
 
 
-async def test_tr_s8_a_deadline_ends_one_and_not_its_mates(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S8")
+async def test_a_deadline_ends_one_and_not_its_mates(tmp_path: Path) -> None:
     async with rig(tmp_path) as talk:
         soon = talk.engine._clock() + 0.1
         late = asyncio.ensure_future(talk.ask(1, 1, "s", "waits", deadline=soon))
@@ -308,7 +313,8 @@ async def test_a_host_that_dies_ends_what_it_knew_and_a_slow_reader_nothing_afte
         await talk.until(0)
 
 
-async def test_tr_s5_sequences_that_iterate_share_their_runs(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S5")
+async def test_sequences_that_iterate_share_their_runs(tmp_path: Path) -> None:
     async with rig(tmp_path, ITERATING) as talk:
         found = await asyncio.gather(*(talk.ask(id, id, "s", "iterates", count=2 * id) for id in (1, 2, 3)))
         lefts = [[piece[1] for piece in pieces] for pieces in found]
@@ -361,7 +367,8 @@ async def _client(talk: Rig, id: int, chance: random.Random) -> str:
     return "ended"
 
 
-async def test_tr_s4_hundreds_of_sequences_mixed(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-S4")
+async def test_hundreds_of_sequences_mixed(tmp_path: Path) -> None:
     """Callers that leave in the middle of an answer among them: no sum is another's, every slot is freed."""
     async with rig(tmp_path) as talk:
         room = asyncio.Semaphore(24)

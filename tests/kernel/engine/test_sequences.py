@@ -37,14 +37,16 @@ def run(slots, instance=0, now=0.0):
     return payloads(company)
 
 
+@pytest.mark.clause("TR-S4")
 @pytest.mark.parametrize("id", [77, "walk-1"])
-def test_tr_s4_the_first_request_must_start(id):
+def test_the_first_request_must_start(id):
     with pytest.raises(InvalidInput) as refused:
         scheduler().offer(id, "a", False, False, 0.0)
     assert str(refused.value) == MUST_START.format(id)
 
 
-def test_tr_s4_after_the_end_comes_a_start():
+@pytest.mark.clause("TR-S4")
+def test_after_the_end_comes_a_start():
     slots = scheduler()
     slots.offer(5, "a", True, True, 0.0)
     with pytest.raises(InvalidInput):
@@ -55,14 +57,16 @@ def test_tr_s4_after_the_end_comes_a_start():
     assert slots.live == 1
 
 
-def test_tr_s4_a_number_and_a_text_are_two_sequences():
+@pytest.mark.clause("TR-S4")
+def test_a_number_and_a_text_are_two_sequences():
     slots = scheduler()
     slots.offer(5, "number", True, False, 0.0)
     slots.offer("5", "text", True, False, 0.0)
     assert slots.live == 2
 
 
-def test_tr_s4_one_request_of_a_sequence_at_a_time():
+@pytest.mark.clause("TR-S4")
+def test_one_request_of_a_sequence_at_a_time():
     slots = scheduler()
     for name in "abc":
         slots.offer(1, name, name == "a", False, 0.0)
@@ -74,7 +78,8 @@ def test_tr_s4_one_request_of_a_sequence_at_a_time():
     assert run(slots) == ["c"]
 
 
-def test_tr_s4_a_start_on_a_live_sequence_takes_its_place():
+@pytest.mark.clause("TR-S4")
+def test_a_start_on_a_live_sequence_takes_its_place():
     slots = scheduler(rows=1)
     first = slots.offer(1, "a", True, False, 0.0)
     again = slots.offer(1, "b", True, False, 0.0)
@@ -84,7 +89,8 @@ def test_tr_s4_a_start_on_a_live_sequence_takes_its_place():
     assert (slots.live, slots.waiting) == (1, 0)
 
 
-def test_tr_s4_direct_a_sequence_keeps_its_row():
+@pytest.mark.clause("TR-S4")
+def test_direct_a_sequence_keeps_its_row():
     slots = scheduler(READY)
     slots.offer(1, "a1", True, False, 0.0)
     slots.offer(2, "b1", True, False, 0.0)
@@ -97,7 +103,8 @@ def test_tr_s4_direct_a_sequence_keeps_its_row():
     assert run(slots) == ["c1", None]
 
 
-def test_tr_s4_direct_without_a_ready_control_has_no_empty_rows():
+@pytest.mark.clause("TR-S4")
+def test_direct_without_a_ready_control_has_no_empty_rows():
     slots = scheduler()
     slots.offer(1, "a1", True, False, 0.0)
     slots.offer(2, "b1", True, False, 0.0)
@@ -106,7 +113,8 @@ def test_tr_s4_direct_without_a_ready_control_has_no_empty_rows():
     assert run(slots) == ["b2"]
 
 
-def test_tr_s4_sequences_are_spread_over_instances():
+@pytest.mark.clause("TR-S4")
+def test_sequences_are_spread_over_instances():
     slots = scheduler(instances=2)
     for id in (1, 2, 3):
         slots.offer(id, id, True, False, 0.0)
@@ -114,7 +122,8 @@ def test_tr_s4_sequences_are_spread_over_instances():
     assert run(slots, 1) == [2]
 
 
-def test_tr_s4_oldest_first_and_no_more_than_candidates():
+@pytest.mark.clause("TR-S4")
+def test_oldest_first_and_no_more_than_candidates():
     slots = scheduler(OLDEST)
     for id in (1, 2, 3, 4):
         slots.offer(id, id, True, True, 0.0)
@@ -124,14 +133,16 @@ def test_tr_s4_oldest_first_and_no_more_than_candidates():
     assert (slots.live, slots.waiting, slots.queued) == (0, 0, 0)
 
 
-def test_tr_c9_candidates_are_as_many_as_rows_if_not_said():
+@pytest.mark.clause("TR-C9")
+def test_candidates_are_as_many_as_rows_if_not_said():
     slots = scheduler(Sequences("oldest"), rows=2)
     for id in (1, 2, 3):
         slots.offer(id, id, True, False, 0.0)
     assert (slots.live, slots.waiting) == (2, 1)
 
 
-def test_tr_c9_oldest_waits_for_a_preferred_size():
+@pytest.mark.clause("TR-C9")
+def test_oldest_waits_for_a_preferred_size():
     slots = scheduler(Sequences("oldest", candidates=8, max_delay_ms=1000, preferred_rows=(2, 4)), rows=4)
     slots.offer(1, "a", True, False, 0.0)
     assert slots.due(0, 0.5) == 1.0
@@ -145,7 +156,8 @@ def test_tr_c9_oldest_waits_for_a_preferred_size():
     assert (payloads(company), company.reason) == (["c"], "time")
 
 
-def test_tr_c9_direct_waits_until_enough_slots_have_a_request():
+@pytest.mark.clause("TR-C9")
+def test_direct_waits_until_enough_slots_have_a_request():
     slots = scheduler(Sequences("direct", max_delay_ms=1000, min_fill=0.5), rows=4)
     slots.offer(1, "a", True, False, 0.0)
     assert slots.due(0, 0.0) == 1.0
@@ -154,7 +166,8 @@ def test_tr_c9_direct_waits_until_enough_slots_have_a_request():
     assert slots.take(0, 0.0).reason == "preferred"
 
 
-def test_tr_c9_direct_does_not_wait_if_any_fill_will_do():
+@pytest.mark.clause("TR-C9")
+def test_direct_does_not_wait_if_any_fill_will_do():
     slots = scheduler(Sequences("direct", max_delay_ms=1000), rows=4)
     slots.offer(1, "a", True, False, 0.0)
     assert slots.due(0, 0.0) == 0.0
@@ -168,7 +181,8 @@ def test_what_cannot_be_stacked_does_not_share_a_run():
     assert run(slots) == ["y1"]
 
 
-def test_tr_c9_a_sequence_that_is_silent_for_too_long_ends():
+@pytest.mark.clause("TR-C9")
+def test_a_sequence_that_is_silent_for_too_long_ends():
     slots = scheduler(Sequences("direct", idle_ms=2000), rows=1)
     slots.offer(1, "a", True, False, 0.0)
     slots.offer(2, "b", True, False, 0.0)
@@ -252,7 +266,8 @@ def test_an_instance_that_forgets_ends_what_it_knew():
             slots.offer(id, "x", False, False, 0.0)
 
 
-def test_tr_s5_a_request_may_be_run_once_more():
+@pytest.mark.clause("TR-S5")
+def test_a_request_may_be_run_once_more():
     slots = scheduler(rows=1)
     turn = slots.offer(1, "a", True, False, 0.0)
     slots.take(0, 0.0)
@@ -265,7 +280,8 @@ def test_tr_s5_a_request_may_be_run_once_more():
     assert slots.live == 0
 
 
-def test_tr_s4_what_is_shut_ends_with_what_it_was_asked():
+@pytest.mark.clause("TR-S4")
+def test_what_is_shut_ends_with_what_it_was_asked():
     """As when its version has been replaced, and has waited long enough."""
     slots = scheduler(rows=2)
     for id, name in ((1, "a"), (1, "b"), (2, "c"), (3, "d")):
@@ -294,7 +310,8 @@ def test_why_sequences_ended_is_not_kept_without_end():
     assert sum(bool(register.why(id)) for id in range(3000)) == 1024
 
 
-def test_tr_s4_of_two_versions_that_know_an_id_the_one_where_it_began_last_is_asked():
+@pytest.mark.clause("TR-S4")
+def test_of_two_versions_that_know_an_id_the_one_where_it_began_last_is_asked():
     old, new = scheduler(), scheduler()
     old.register = new.register = Register()
     old.offer(1, "a", True, False, 0.0)

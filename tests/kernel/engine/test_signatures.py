@@ -85,7 +85,8 @@ def root(*values: float) -> InferRequest:
 COUNTING = InferRequest("m", (), signature="count")
 
 
-async def test_tf_b1_each_signature_answers_and_batches_by_itself() -> None:
+@pytest.mark.clause("TF-B1")
+async def test_each_signature_answers_and_batches_by_itself() -> None:
     async with Rig() as rig:
         rig.model.gate = threading.Event()
         first = asyncio.ensure_future(rig.infer(request(1.0)))

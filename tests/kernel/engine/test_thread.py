@@ -53,8 +53,9 @@ async def test_slots_share_one_model_and_run_side_by_side():
     assert model.closed == 1
 
 
+@pytest.mark.clause("TR-C13")
 @pytest.mark.parametrize("slots", [1, 3])
-async def test_tr_c13_each_thread_is_warmed_up_once(slots):
+async def test_each_thread_is_warmed_up_once(slots):
     models = [Model() for _ in range(slots)]
     runner = ThreadRunner(models, Traits(concurrent=False), slots=slots, name="m")
     for _ in range(2):

@@ -40,8 +40,9 @@ class Asker:
         self.begin()
 
 
+@pytest.mark.clause("TR-S9")
 @pytest.mark.parametrize("priorities", [(1, 1), (1, 2), (2, 1), (1, 3), (1, 2, 4)])
-def test_tr_s9_turns_are_in_inverse_proportion_to_priority(priorities: tuple[int, ...]) -> None:
+def test_turns_are_in_inverse_proportion_to_priority(priorities: tuple[int, ...]) -> None:
     pool = ResourcePool({"r": 1})
     askers = [Asker(pool, [RateLimit(1, {"r": 1}, priority)]) for priority in priorities]
     for asker in askers:
@@ -54,7 +55,8 @@ def test_tr_s9_turns_are_in_inverse_proportion_to_priority(priorities: tuple[int
         assert asker.begun == pytest.approx(240 / priority / share, abs=2)
 
 
-def test_tr_s9_who_needs_much_is_not_starved_by_those_who_need_little() -> None:
+@pytest.mark.clause("TR-S9")
+def test_who_needs_much_is_not_starved_by_those_who_need_little() -> None:
     pool = ResourcePool({"r": 4})
     small = [Asker(pool, [RateLimit(1, {"r": 1})]) for _ in range(4)]
     large = Asker(pool, [RateLimit(1, {"r": 4})])
@@ -66,7 +68,8 @@ def test_tr_s9_who_needs_much_is_not_starved_by_those_who_need_little() -> None:
     assert large.begun > 10
 
 
-def test_tr_s9_other_resources_are_not_waited_for() -> None:
+@pytest.mark.clause("TR-S9")
+def test_other_resources_are_not_waited_for() -> None:
     pool = ResourcePool({"a": 1, "b": 1})
     first, second, other = (Asker(pool, [RateLimit(1, {name: 1})]) for name in "aab")
     for asker in (first, second, other):
@@ -74,7 +77,8 @@ def test_tr_s9_other_resources_are_not_waited_for() -> None:
     assert [asker.begun for asker in (first, second, other)] == [1, 0, 1]
 
 
-def test_tr_f12_a_resource_without_a_count_has_what_the_neediest_instance_takes() -> None:
+@pytest.mark.clause("TR-F12")
+def test_a_resource_without_a_count_has_what_the_neediest_instance_takes() -> None:
     pool = ResourcePool({})
     large, small = (Asker(pool, [RateLimit(1, {"r": count})]) for count in (3, 2))
     large.begin()
@@ -87,7 +91,8 @@ def test_tr_f12_a_resource_without_a_count_has_what_the_neediest_instance_takes(
     assert pool.join([RateLimit(1, {"r": 5})], 1, lambda: None).enter() is not None
 
 
-def test_tr_s9_more_than_there_is_is_told_at_load_in_tritons_words() -> None:
+@pytest.mark.clause("TR-S9")
+def test_more_than_there_is_is_told_at_load_in_tritons_words() -> None:
     with pytest.raises(
         LoadFailed,
         match='Resource count for "r" is limited to 3 which will prevent scheduling of one or more model '
@@ -96,7 +101,8 @@ def test_tr_s9_more_than_there_is_is_told_at_load_in_tritons_words() -> None:
         ResourcePool({"r": 3}).join([RateLimit(1, {"r": 4})], 1, lambda: None)
 
 
-def test_tr_c11_groups_have_needs_of_their_own_and_the_rest_none() -> None:
+@pytest.mark.clause("TR-C11")
+def test_groups_have_needs_of_their_own_and_the_rest_none() -> None:
     pool = ResourcePool({"r": 2})
     asker = Asker(pool, [RateLimit(1, {"r": 2}), RateLimit(2, {"r": 1})], slots=4)
     asker.begin()
@@ -126,6 +132,7 @@ def test_who_leaves_while_waiting_holds_up_nobody() -> None:
     assert (second.begun, third.begun) == (0, 1)
 
 
+@pytest.mark.clause("TR-S9")
 @settings(max_examples=150)
 @given(
     st.lists(
@@ -143,7 +150,7 @@ def test_who_leaves_while_waiting_holds_up_nobody() -> None:
     ),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40),
 )
-def test_tr_s9_never_more_is_held_than_there_is_and_all_run_in_the_end(
+def test_never_more_is_held_than_there_is_and_all_run_in_the_end(
     models: list[list[RateLimit]], steps: list[tuple[int, int]]
 ) -> None:
     limits = {"a": 3, "b": 4}
@@ -195,7 +202,8 @@ class Counting:
         pass
 
 
-async def test_tr_s9_engines_that_share_one_slot_never_run_side_by_side() -> None:
+@pytest.mark.clause("TR-S9")
+async def test_engines_that_share_one_slot_never_run_side_by_side() -> None:
     Counting.now = Counting.most = Counting.runs = 0
     pool = ResourcePool({"slot": 1})
     engines = []

@@ -84,7 +84,8 @@ def version(manager: Manager[Servable], label: str) -> str:
     return lease.id.version
 
 
-async def test_tf_l7_a_label_moves_when_its_version_is_up_and_keeps_the_old_one_until_then() -> None:
+@pytest.mark.clause("TF-L7")
+async def test_a_label_moves_when_its_version_is_up_and_keeps_the_old_one_until_then() -> None:
     loader = Loader()
     manager: Manager[Servable] = Manager(loader, lambda: 0.0, lambda event: None, reclaim=lambda: None)
     stable = {"stable": "1"}
@@ -105,7 +106,8 @@ async def test_tf_l7_a_label_moves_when_its_version_is_up_and_keeps_the_old_one_
     await manager.drain(1)
 
 
-async def test_tf_l7_labels_of_what_is_not_there() -> None:
+@pytest.mark.clause("TF-L7")
+async def test_labels_of_what_is_not_there() -> None:
     manager: Manager[Servable] = Manager(Loader(), lambda: 0.0, lambda event: None, reclaim=lambda: None)
     manager.apply([m("1", {"stable": "1", "next": "7"}, "1")])
     await manager.settled()
@@ -127,7 +129,8 @@ class Failing(Loader):
         return await super().load(manifest)
 
 
-async def test_tf_g11_versions_that_ended_stay_listed() -> None:
+@pytest.mark.clause("TF-G11")
+async def test_versions_that_ended_stay_listed() -> None:
     manager: Manager[Servable] = Manager(Failing(), lambda: 0.0, lambda event: None, reclaim=lambda: None)
     manager.apply([m(v, {}, "1", "2", "3") for v in ("1", "2", "3", "4")])
     await manager.tried({"m"})
@@ -148,7 +151,8 @@ async def test_tf_g11_versions_that_ended_stay_listed() -> None:
     await manager.drain(1)
 
 
-async def test_tf_l5_what_failed_once_is_not_waited_for_until_its_last_try() -> None:
+@pytest.mark.clause("TF-L5")
+async def test_what_failed_once_is_not_waited_for_until_its_last_try() -> None:
     config = LifecycleConfig(retries=5, backoff_s=3600, backoff_factor=1.0)
     manager: Manager[Servable] = Manager(
         Failing(), lambda: 0.0, lambda event: None, config, reclaim=lambda: None

@@ -99,7 +99,8 @@ async def test_a_version_outside_the_policy_is_known_but_not_loaded(rig: Manager
     assert rig.manager.ready()
 
 
-async def test_tf_g11_versions_that_have_ended_stay_listed(rig: ManagerRig) -> None:
+@pytest.mark.clause("TF-G11")
+async def test_versions_that_have_ended_stay_listed(rig: ManagerRig) -> None:
     def told(name: str) -> dict[str, str]:
         return {s.id.version: s.state.value for s in rig.manager.versions(name)}
 
@@ -386,7 +387,8 @@ async def test_retries_back_off_and_end() -> None:
     assert rig.states() == {"m:1": "FAILED"}
 
 
-async def test_tr_f2_who_waits_for_a_load_waits_for_its_further_tries() -> None:
+@pytest.mark.clause("TR-F2")
+async def test_who_waits_for_a_load_waits_for_its_further_tries() -> None:
     rig = ManagerRig(LifecycleConfig(retries=3, backoff_s=0))
     rig.loader.errors["m:1@a"] = LoadFailed("torn")
     await up(rig, m("1"))
@@ -463,7 +465,8 @@ def sized(fingerprint: str, body: str = "same") -> Manifest:
     return replace(m("1", fingerprint), body=body)
 
 
-async def test_tr_l4_other_instances_alone_are_changed_in_place(rig: ManagerRig) -> None:
+@pytest.mark.clause("TR-L4")
+async def test_other_instances_alone_are_changed_in_place(rig: ManagerRig) -> None:
     await up(rig, sized("a"))
     lease = rig.manager.acquire("m")
     gate = rig.loader.shut("adjust m:1@b")
@@ -479,8 +482,9 @@ async def test_tr_l4_other_instances_alone_are_changed_in_place(rig: ManagerRig)
     assert rig.manager.acquire("m").servable.tag == "m:1@c" and len(rig.loader.loaded) == 2
 
 
+@pytest.mark.clause("TR-L4")
 @pytest.mark.parametrize("raises", [False, True])
-async def test_tr_l4_what_cannot_change_in_place_is_loaded_anew(rig: ManagerRig, raises: bool) -> None:
+async def test_what_cannot_change_in_place_is_loaded_anew(rig: ManagerRig, raises: bool) -> None:
     await up(rig, sized("a"))
     if raises:
         rig.loader.errors["adjust m:1@b"] = LoadFailed("no memory")
@@ -493,7 +497,8 @@ async def test_tr_l4_what_cannot_change_in_place_is_loaded_anew(rig: ManagerRig,
     await auntil(lambda: rig.loader.loaded[0].closed == 1)
 
 
-async def test_tr_l4_a_model_that_is_unloaded_while_it_changes_goes(rig: ManagerRig) -> None:
+@pytest.mark.clause("TR-L4")
+async def test_a_model_that_is_unloaded_while_it_changes_goes(rig: ManagerRig) -> None:
     await up(rig, sized("a"))
     gate = rig.loader.shut("adjust m:1@b")
     rig.manager.apply([sized("b")])

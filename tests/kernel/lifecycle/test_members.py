@@ -34,7 +34,8 @@ def copy(key: int, name: str, state: State, fingerprint: str = "a", version: str
 READY, LOADING, FAILED = State.READY, State.LOADING, State.FAILED
 
 
-def test_tr_s6_lists_without_ensembles_are_left_alone() -> None:
+@pytest.mark.clause("TR-S6")
+def test_lists_without_ensembles_are_left_alone() -> None:
     known = [m("a"), m("b")]
     assert bind(known, [copy(1, "a", READY)]) == BoundEnsembles(tuple(known))
 
@@ -155,10 +156,11 @@ CASES: list[tuple[str, list[Manifest], list[Present], str, str, str]] = [
 ]
 
 
+@pytest.mark.clause("TR-S6")
 @pytest.mark.parametrize(
     ("known", "present", "fingerprint", "waits", "problem"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-def test_tr_s6_what_can_be_made_of_an_ensemble(
+def test_what_can_be_made_of_an_ensemble(
     known: list[Manifest], present: list[Present], fingerprint: str, waits: str, problem: str
 ) -> None:
     bound = bind(known, present)
@@ -169,13 +171,15 @@ def test_tr_s6_what_can_be_made_of_an_ensemble(
         assert found.fingerprint == fingerprint
 
 
-def test_tr_s6_closure() -> None:
+@pytest.mark.clause("TR-S6")
+def test_closure() -> None:
     known = [m("e", "f", "a"), m("f", "b"), m("a"), m("b"), m("c")]
     assert with_members(known, frozenset({"e"})) == {"e", "f", "a", "b"}
     assert with_members(known, frozenset({"c", "nosuch"})) == {"c", "nosuch"}
 
 
-def test_tr_s6_a_step_for_those_that_wait_or_are_broken() -> None:
+@pytest.mark.clause("TR-S6")
+def test_a_step_for_those_that_wait_or_are_broken() -> None:
     known = [m("e", "a"), m("a")]
     present = [copy(1, "e", READY, "a+9")]
     bound = bind(known, present)
@@ -197,7 +201,8 @@ def loaded(rig: ManagerRig) -> list[str]:
     return [servable.tag for servable in rig.loader.loaded]
 
 
-async def test_tr_s6_an_ensemble_is_loaded_after_its_models(rig: ManagerRig) -> None:
+@pytest.mark.clause("TR-S6")
+async def test_an_ensemble_is_loaded_after_its_models(rig: ManagerRig) -> None:
     gate = rig.loader.shut("load b:1@a")
     rig.manager.apply([m("e", "a", "b"), m("a"), m("b")])
     await auntil(lambda: rig.states()["a:1"] == "READY")
@@ -216,7 +221,8 @@ async def test_tr_s6_an_ensemble_is_loaded_after_its_models(rig: ManagerRig) -> 
     assert rig.manager.ready()
 
 
-async def test_tr_s6_a_model_that_is_replaced_makes_another_ensemble_of_it(rig: ManagerRig) -> None:
+@pytest.mark.clause("TR-S6")
+async def test_a_model_that_is_replaced_makes_another_ensemble_of_it(rig: ManagerRig) -> None:
     rig.manager.apply([m("e", "a"), m("a")])
     await rig.manager.settled()
     old = rig.manager.acquire("e")
@@ -232,7 +238,8 @@ async def test_tr_s6_a_model_that_is_replaced_makes_another_ensemble_of_it(rig: 
     await auntil(lambda: held.servable.closed == 1)
 
 
-async def test_tr_s6_an_ensemble_that_does_not_fit_the_new_model_stays_with_the_old_one(
+@pytest.mark.clause("TR-S6")
+async def test_an_ensemble_that_does_not_fit_the_new_model_stays_with_the_old_one(
     rig: ManagerRig,
 ) -> None:
     rig.manager.apply([m("e", "a"), m("a")])
@@ -247,7 +254,8 @@ async def test_tr_s6_an_ensemble_that_does_not_fit_the_new_model_stays_with_the_
     assert rig.manager.acquire("e").servable.tag == "e:1@a+5"
 
 
-async def test_tr_r13_without_one_of_its_models_an_ensemble_goes_and_comes_back(rig: ManagerRig) -> None:
+@pytest.mark.clause("TR-R13")
+async def test_without_one_of_its_models_an_ensemble_goes_and_comes_back(rig: ManagerRig) -> None:
     rig.manager.apply([m("e", "a"), m("a")])
     await rig.manager.settled()
     old = rig.manager.acquire("e")
@@ -270,7 +278,8 @@ async def test_tr_r13_without_one_of_its_models_an_ensemble_goes_and_comes_back(
     assert rig.manager.acquire("e").servable.tag == "e:1@a+3"
 
 
-async def test_tr_r12_loading_an_ensemble_tries_its_models_again(rig: ManagerRig) -> None:
+@pytest.mark.clause("TR-R12")
+async def test_loading_an_ensemble_tries_its_models_again(rig: ManagerRig) -> None:
     rig.loader.errors["a:1@a"] = LoadFailed("torn")
     rig.manager.apply([m("e", "a"), m("a")])
     with pytest.raises(LoadFailed, match=r"^load failed for model 'e': ensemble 'e' depends on 'a' .* torn;"):
@@ -280,7 +289,8 @@ async def test_tr_r12_loading_an_ensemble_tries_its_models_again(rig: ManagerRig
     assert rig.manager.acquire("e").servable.tag.startswith("e:1@a+")
 
 
-async def test_tr_s6_at_the_end_ensembles_go_first(rig: ManagerRig) -> None:
+@pytest.mark.clause("TR-S6")
+async def test_at_the_end_ensembles_go_first(rig: ManagerRig) -> None:
     rig.manager.apply([m("e", "a"), m("a")])
     await rig.manager.settled()
     held = rig.manager.acquire("a")
@@ -343,9 +353,10 @@ MADE_OF = {"a": (), "b": (), "e": ("a", "b"), "f": ("e", "a"), "g": ("b:1",)}
 lists = st.dictionaries(st.sampled_from(sorted(MADE_OF)), st.sampled_from("xyz"))
 
 
+@pytest.mark.clause("TR-S6")
 @settings(max_examples=80)
 @given(st.lists(lists, min_size=1, max_size=6), st.sets(st.sampled_from(["ax", "by"])), st.data())
-def test_tr_s6_whatever_comes_and_goes_ensembles_follow(changes, failing, data) -> None:
+def test_whatever_comes_and_goes_ensembles_follow(changes, failing, data) -> None:
     async def walk() -> None:
         loader = Holder(failing)
         loader.turns = iter(data.draw(st.lists(st.integers(0, 5), max_size=40)))

@@ -12,7 +12,7 @@ from salver.kernel.lifecycle import memory
 
 
 @pytest.mark.parametrize(("wish", "asked"), [(None, [(-8, 1)]), ("4", [])])
-def test_u1_one_heap_unless_the_environment_says_otherwise(
+def test_one_heap_unless_the_environment_says_otherwise(
     monkeypatch: pytest.MonkeyPatch, wish: str | None, asked: list[tuple[int, int]]
 ) -> None:
     calls: list[tuple[int, int]] = []

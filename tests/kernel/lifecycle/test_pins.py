@@ -1,4 +1,4 @@
-"""Which version is asked where none is named: a pinned one stays (X-12), and how versions end."""
+"""Which version is asked where none is named: a pinned one stays, and how versions end."""
 
 import asyncio
 from pathlib import Path
@@ -65,8 +65,9 @@ def asked(manager: Manager[Loaded], version: str = "") -> str:
     return lease.id.version
 
 
+@pytest.mark.clause("TS-M6")
 @pytest.mark.parametrize("kind", [FORMAT, "onnx"])
-async def test_ts_m6_a_pinned_version_is_asked_whatever_else_comes(kind: str) -> None:
+async def test_a_pinned_version_is_asked_whatever_else_comes(kind: str) -> None:
     lives, _ = manager()
     lives.pin("m", "1.0")
     lives.apply([handler("1.0", kind=kind), handler("2.0", kind=kind)])
@@ -82,7 +83,8 @@ async def test_ts_m6_a_pinned_version_is_asked_whatever_else_comes(kind: str) ->
     await lives.drain(1)
 
 
-async def test_ts_m6_a_pinned_version_that_cannot_answer_has_no_stand_in() -> None:
+@pytest.mark.clause("TS-M6")
+async def test_a_pinned_version_that_cannot_answer_has_no_stand_in() -> None:
     lives, _ = manager("1.0")
     lives.pin("m", "1.0")
     lives.apply([handler("1.0"), handler("2.0")])
@@ -112,7 +114,8 @@ async def test_a_pinned_version_that_its_owner_wants_no_more_makes_way_until_it_
     await lives.drain(1)
 
 
-async def test_ts_m6_a_model_without_a_pin_is_as_before() -> None:
+@pytest.mark.clause("TS-M6")
+async def test_a_model_without_a_pin_is_as_before() -> None:
     lives, _ = manager()
     lives.unpin("m")
     lives.apply([handler("1"), handler("2")])
@@ -121,7 +124,8 @@ async def test_ts_m6_a_model_without_a_pin_is_as_before() -> None:
     await lives.drain(1)
 
 
-async def test_ts_m1_the_outcome_of_one_version_is_told() -> None:
+@pytest.mark.clause("TS-M1")
+async def test_the_outcome_of_one_version_is_told() -> None:
     lives, _ = manager("2.0")
     lives.apply([handler("1.0"), handler("2.0")])
     assert await lives.outcome(ModelId("m", "1.0")) == ""
@@ -132,7 +136,8 @@ async def test_ts_m1_the_outcome_of_one_version_is_told() -> None:
     await lives.drain(1)
 
 
-async def test_ts_m5_a_handler_that_is_taken_out_goes_though_no_other_is_ready() -> None:
+@pytest.mark.clause("TS-M5")
+async def test_a_handler_that_is_taken_out_goes_though_no_other_is_ready() -> None:
     lives, loading = manager("1.0")
     lives.apply([handler("1.0"), handler("2.0")])
     await lives.settled()
@@ -149,7 +154,8 @@ async def test_ts_m5_a_handler_that_is_taken_out_goes_though_no_other_is_ready()
     await lives.drain(1)
 
 
-async def test_ts_m5_who_takes_a_version_out_does_not_wait_for_one_that_is_registered_anew() -> None:
+@pytest.mark.clause("TS-M5")
+async def test_who_takes_a_version_out_does_not_wait_for_one_that_is_registered_anew() -> None:
     lives, loading = manager()
     lives.apply([handler("1.0")])
     await lives.settled()
@@ -167,7 +173,8 @@ async def test_ts_m5_who_takes_a_version_out_does_not_wait_for_one_that_is_regis
     await lives.drain(1)
 
 
-async def test_ts_m5_nor_for_one_that_was_on_its_way_up_and_is_wanted_again() -> None:
+@pytest.mark.clause("TS-M5")
+async def test_nor_for_one_that_was_on_its_way_up_and_is_wanted_again() -> None:
     lives, loading = manager()
     lives.apply([handler("1.0")])
     lives.apply([])
@@ -180,7 +187,8 @@ async def test_ts_m5_nor_for_one_that_was_on_its_way_up_and_is_wanted_again() ->
     await lives.drain(0)
 
 
-async def test_ts_m2_other_workers_are_no_other_version() -> None:
+@pytest.mark.clause("TS-M2")
+async def test_other_workers_are_no_other_version() -> None:
     lives, loading = manager()
     lives.apply([handler("1.0")])
     await lives.settled()

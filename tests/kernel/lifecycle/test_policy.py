@@ -167,6 +167,7 @@ def body(fingerprint: str, body: str = "same") -> Manifest:
     return replace(manifest("m", "1", fingerprint), body=body)
 
 
+@pytest.mark.clause("TR-L4")
 @pytest.mark.parametrize(
     ("there", "expected"),
     [
@@ -178,7 +179,7 @@ def body(fingerprint: str, body: str = "same") -> Manifest:
         (replace(present(1, "1", State.LOADING), body="same"), Load(body("b"))),
     ],
 )
-def test_tr_l4_what_differs_in_its_instances_alone_is_changed_in_place(
+def test_what_differs_in_its_instances_alone_is_changed_in_place(
     there: Present, expected: Step | None
 ) -> None:
     steps = plan([body("b")], [there], 0.0)

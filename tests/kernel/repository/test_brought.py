@@ -33,7 +33,8 @@ def load(repository: Repository, name: str, order: LoadOrder) -> list[Manifest]:
     return [m for m in repository.scan(0.0, frozenset({name})) if m.id.name == name]
 
 
-def test_tr_r12_files_lie_in_a_private_folder_until_they_are_discarded() -> None:
+@pytest.mark.clause("TR-R12")
+def test_files_lie_in_a_private_folder_until_they_are_discarded() -> None:
     """TR-R12."""
     brought = bring(
         "m", LoadOrder(CONFIG, {"1/model.onnx": b"\x00\xff", "1/sub/w.bin": b"", "labels.txt": b"a"})
@@ -86,7 +87,8 @@ def test_a_file_cannot_be_a_folder_too() -> None:
         bring("m", LoadOrder(CONFIG, {"1": b"x", "1/x": b"x"}))
 
 
-def test_tr_r12_files_stand_for_a_model_that_is_in_no_repository(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R12")
+def test_files_stand_for_a_model_that_is_in_no_repository(tmp_path: Path) -> None:
     """TR-R12."""
     repository = a_repository(tmp_path)
     repository.scan(0.0)
@@ -98,7 +100,8 @@ def test_tr_r12_files_stand_for_a_model_that_is_in_no_repository(tmp_path: Path)
     assert {m.id.name for m in repository.scan(2.0)} == {"a", "b"}
 
 
-def test_tr_r12_files_take_the_place_of_the_models_own_and_leave_them_alone(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R12")
+def test_files_take_the_place_of_the_models_own_and_leave_them_alone(tmp_path: Path) -> None:
     """TR-R12: of the versions in the model's folder, none is left."""
     repository = a_repository(tmp_path)
     (own, _) = repository.scan(0.0)
@@ -125,7 +128,8 @@ def test_all_models_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         repository.bring("b", LoadOrder(CONFIG, {"1/model.onnx": b"xxx"}))
 
 
-def test_tr_r12_code_comes_by_request_only_where_it_is_trusted(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-R12")
+def test_code_comes_by_request_only_where_it_is_trusted(tmp_path: Path) -> None:
     """TR-R12, narrowed: whoever may load a model may not therefore run programs."""
     order = LoadOrder("{}", {"1/model.py": b"class Model: ..."})
     (refused,) = load(a_repository(tmp_path / "1"), "m", order)
@@ -161,7 +165,8 @@ def test_a_configuration_that_is_wrong_is_told_from_one_that_asks_for_too_much(
     assert manifest.is_unreadable is is_unreadable
 
 
-def test_tr_c2_tr_r12_the_versions_policy_of_an_order_counts(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-C2", "TR-R12")
+def test_the_versions_policy_of_an_order_counts(tmp_path: Path) -> None:
     """TR-C2, TR-R12."""
     config = '{"version_policy": {"specific": {"versions": [1, 3]}}}'
     for manifest in load(a_repository(tmp_path), "a", LoadOrder(config)):

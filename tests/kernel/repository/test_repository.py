@@ -290,7 +290,8 @@ def test_skipped_folders_give_one_notice(tmp_path: Path) -> None:
     assert notice.endswith("a version folder is a number without leading zero")
 
 
-def test_tf_l1_a_version_that_is_there_twice_gives_a_notice(tmp_path: Path) -> None:
+@pytest.mark.clause("TF-L1")
+def test_a_version_that_is_there_twice_gives_a_notice(tmp_path: Path) -> None:
     write_files(tmp_path, {f"m/{v}/saved_model.pb": "" for v in ("7", "007", "8")})
     found = scan(tmp_path / "m")
     assert list(found) == ["m:7", "m:8"]
@@ -569,6 +570,7 @@ instance_group [ {groups} ]
 """
 
 
+@pytest.mark.clause("TR-L4")
 @pytest.mark.parametrize(
     ("groups", "more", "is_alike"),
     [
@@ -580,7 +582,7 @@ instance_group [ {groups} ]
         ("{ count: 3 }", "parameters { key: 'a' value { string_value: 'b' } }", False),
     ],
 )
-def test_tr_l4_the_body_tells_whether_more_than_instances_has_changed(
+def test_the_body_tells_whether_more_than_instances_has_changed(
     groups: str, more: str, is_alike: bool, tmp_path: Path
 ) -> None:
     config = PBTXT.format(groups="{ count: 1 }", more="")
@@ -592,7 +594,8 @@ def test_tr_l4_the_body_tells_whether_more_than_instances_has_changed(
     assert (after.body == before.body) is is_alike
 
 
-def test_tr_l4_the_body_of_a_toml_file_and_of_the_artefact(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L4")
+def test_the_body_of_a_toml_file_and_of_the_artefact(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/model.onnx": "ONNX", "m/salver.toml": "[instances]\ncount = 1"})
     before = scan(tmp_path)["m:1"].body
     write_files(tmp_path, {"m/salver.toml": "[instances]\ncount = 2\n"})
@@ -606,8 +609,9 @@ def test_tr_l4_the_body_of_a_toml_file_and_of_the_artefact(tmp_path: Path) -> No
     assert scan(tmp_path)["m:1"].body != before
 
 
+@pytest.mark.clause("TR-A1")
 @pytest.mark.parametrize("named", ['backend: "vllm"', 'platform: "tensorrt_plan"', 'backend: "dali"'])
-def test_tr_a1_a_backend_that_there_is_not_unless_a_program_of_its_name_is_there(
+def test_a_backend_that_there_is_not_unless_a_program_of_its_name_is_there(
     tmp_path: Path, named: str
 ) -> None:
     name = named.split('"')[1]

@@ -19,7 +19,8 @@ def scan(config: RepositoryConfig, *paths: Path) -> dict[str, Manifest]:
     return {str(m.id): m for m in Repository(paths, formats(recognise), config).scan(0.0)}
 
 
-def test_tr_f2_a_custom_configuration_stands_in_where_there_is_one(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-F2")
+def test_a_custom_configuration_stands_in_where_there_is_one(tmp_path: Path) -> None:
     write_files(
         tmp_path,
         {
@@ -38,18 +39,18 @@ def test_tr_f2_a_custom_configuration_stands_in_where_there_is_one(tmp_path: Pat
     assert not any(manifest.notices or manifest.problem for manifest in big.values())
 
 
+@pytest.mark.clause("TR-L1")
 @pytest.mark.parametrize("name", ["../a", "a/b", "a\n"])
-def test_tr_l1_a_custom_configuration_lies_among_the_others(name: str) -> None:
+def test_a_custom_configuration_lies_among_the_others(name: str) -> None:
     with pytest.raises(InvalidInput, match="cannot name a configuration"):
         RepositoryConfig(config_name=name)
 
 
+@pytest.mark.clause("TR-C16")
 @pytest.mark.parametrize(
     ("config", "rows"), [(None, 4), ("", 4), ("max_batch_size: 0", 64), ("max_batch_size: 7", 7)]
 )
-def test_tr_c16_batches_of_models_that_leave_their_size_out(
-    tmp_path: Path, config: str | None, rows: int
-) -> None:
+def test_batches_of_models_that_leave_their_size_out(tmp_path: Path, config: str | None, rows: int) -> None:
     write_files(
         tmp_path, {"a/1/m.onnx": "ONNX", "t/1/m.pt": "TORCH", "s/1/m.onnx": "ONNX", "s/salver.toml": ""}
     )
@@ -65,6 +66,7 @@ def test_a_default_for_batches_has_bounds() -> None:
         RepositoryConfig(default_rows={"onnx": -1})
 
 
+@pytest.mark.clause("TR-F2")
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
@@ -75,7 +77,7 @@ def test_a_default_for_batches_has_bounds() -> None:
         (WHOLE, ""),
     ],
 )
-def test_tr_f2_a_configuration_that_must_be_whole(tmp_path: Path, config: str | None, problem: str) -> None:
+def test_a_configuration_that_must_be_whole(tmp_path: Path, config: str | None, problem: str) -> None:
     write_files(tmp_path, {"a/1/m.onnx": "ONNX", "s/1/m.onnx": "ONNX", "s/salver.toml": "", "c.onnx": "ONNX"})
     if config is not None:
         write_files(tmp_path, {"a/config.pbtxt": config})
@@ -89,7 +91,8 @@ def test_tr_f2_a_configuration_that_must_be_whole(tmp_path: Path, config: str | 
     assert "config.pbtxt" in found["c:1"].problem
 
 
-def test_tr_l7_models_of_several_repositories_may_have_one_name(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L7")
+def test_models_of_several_repositories_may_have_one_name(tmp_path: Path) -> None:
     one = write_files(tmp_path / "one", {"m/1/m.onnx": "ONNX", "n/1/m.onnx": "ONNX"})
     two = write_files(tmp_path / "two", {"m/1/m.onnx": "ONNX", "m/2/m.onnx": "ONNX"})
     assert all(
@@ -101,7 +104,8 @@ def test_tr_l7_models_of_several_repositories_may_have_one_name(tmp_path: Path) 
     assert found["two::m:2"].home == two / "m"
 
 
-def test_tr_l7_an_ensemble_is_made_of_the_models_of_its_own_repository(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-L7")
+def test_an_ensemble_is_made_of_the_models_of_its_own_repository(tmp_path: Path) -> None:
     io = "".join(
         f'{side} {{ name: "{name}" data_type: TYPE_FP32 dims: 4 }} '
         for side, name in (("input", "a"), ("output", "b"))

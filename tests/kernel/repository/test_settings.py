@@ -173,7 +173,8 @@ def test_bytes_that_are_no_text() -> None:
         parse_pbtxt(b"# \n\xff", "x", "m")
 
 
-def test_tr_c4_tr_c5_shapes_of_the_models_own() -> None:
+@pytest.mark.clause("TR-C4", "TR-C5")
+def test_shapes_of_the_models_own() -> None:
     """TR-C4, TR-C5."""
     outputs = 'output { name: "y" data_type: TYPE_FP32 dims: [1] reshape { } }'
     text = f"max_batch_size: 4 {X} dims: [2, -1, 6] reshape {{ shape: [1, 2, -1, 3, 2] }} }} {outputs}"
@@ -188,7 +189,8 @@ def test_tr_c4_tr_c5_shapes_of_the_models_own() -> None:
 METRIC = "metric_identifier { family: 'nv_inference_first_response_histogram_ms' }"
 
 
-def test_tr_c15_buckets_of_a_metric() -> None:
+@pytest.mark.clause("TR-C15")
+def test_buckets_of_a_metric() -> None:
     told = f"model_metrics {{ metric_control {{ {METRIC} histogram_options {{ buckets: [1, 2.5] }} }} }}"
     config, _, notices, message = pbtxt(told)
     assert (config, notices) == (pbtxt("").config, ())

@@ -63,6 +63,7 @@ def asking(model="b", **fields):
 RUN = CallTerms(None, True)
 
 
+@pytest.mark.clause("TR-S7")
 @pytest.mark.parametrize(
     ("hosts", "found"),
     [
@@ -77,18 +78,20 @@ RUN = CallTerms(None, True)
         ({A: [{C}]}, set()),  # which is no model of host processes
     ],
 )
-def test_tr_s7_who_waits_for_ever(hosts, found):
+def test_who_waits_for_ever(hosts, found):
     assert deadlocked(hosts) == found
 
 
+@pytest.mark.clause("TR-S7")
 @given(st.dictionaries(st.sampled_from([A, B, C]), st.lists(st.sets(st.sampled_from([A, B, C])), min_size=1)))
-def test_tr_s7_whoever_is_stuck_waits_for_the_stuck_alone(hosts):
+def test_whoever_is_stuck_waits_for_the_stuck_alone(hosts):
     found = deadlocked(hosts)
     assert all(waits & found for id in found for waits in hosts[id])
     free = set(hosts) - found  # and it is the most that can be said
     assert all(any(not waits & found for waits in hosts[id]) for id in free)
 
 
+@pytest.mark.clause("TR-S7")
 @pytest.mark.parametrize(
     ("model", "said", "kind", "text"),
     [
@@ -109,20 +112,22 @@ def test_tr_s7_whoever_is_stuck_waits_for_the_stuck_alone(hosts):
         ("b", ModelFailed("its own words"), ModelFailed, "^its own words$"),
     ],
 )
-async def test_tr_s7_what_goes_wrong_is_said_in_tritons_words(model, said, kind, text):
+async def test_what_goes_wrong_is_said_in_tritons_words(model, said, kind, text):
     asker = calls_of(World(said)).admit(A).enter()
     with pytest.raises(kind, match=text):
         await asker.infer(asking(model), RUN)
 
 
-async def test_tr_s7_a_models_own_refusal_is_not_dressed_up():
+@pytest.mark.clause("TR-S7")
+async def test_a_models_own_refusal_is_not_dressed_up():
     error = InvalidInput("my own")
     error.is_late = True
     with pytest.raises(InvalidInput, match=r"^my own$"):
         await calls_of(World(error)).admit(A).enter().infer(asking(), RUN)
 
 
-async def test_tr_s7_a_request_is_below_the_span_in_whose_service_it_is():
+@pytest.mark.clause("TR-S7")
+async def test_a_request_is_below_the_span_in_whose_service_it_is():
     world = World(True)
     asker = calls_of(world).admit(A).enter()
     await asker.infer(asking(trace=PARENT, id="mine"), CallTerms(7.0, True))
@@ -134,7 +139,8 @@ async def test_tr_s7_a_request_is_below_the_span_in_whose_service_it_is():
     assert (free.parent, free.traceparent, free.request_id, free.deadline) == ("", "", "c" * 16, None)
 
 
-async def test_tr_s7_a_circle_is_refused_and_opens_again():
+@pytest.mark.clause("TR-S7")
+async def test_a_circle_is_refused_and_opens_again():
     world = World()
     calls = calls_of(world)
     a, b = calls.admit(A).enter(), calls.admit(B).enter()
@@ -159,7 +165,8 @@ async def test_tr_s7_a_circle_is_refused_and_opens_again():
     assert repr(calls) == "<ModelCallbacks of none>"
 
 
-async def test_tr_s7_models_are_managed_by_who_manages_them():
+@pytest.mark.clause("TR-S7")
+async def test_models_are_managed_by_who_manages_them():
     world = World(True)
     asker = calls_of(world).admit(A).enter()
     order = LoadOrder("{}")

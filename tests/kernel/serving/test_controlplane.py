@@ -241,7 +241,8 @@ async def test_a_configuration_in_the_request_lasts_until_unload() -> None:
     assert rig.repository.overrides == {}
 
 
-async def test_tr_l4_an_order_that_fails_leaves_a_loaded_model_as_it_was() -> None:
+@pytest.mark.clause("TR-L4")
+async def test_an_order_that_fails_leaves_a_loaded_model_as_it_was() -> None:
     """TR-L4."""
     rig = Rig(ControlMode("explicit"), m("a"), m("b"))
     await rig.plane.start()
@@ -255,7 +256,8 @@ async def test_tr_l4_an_order_that_fails_leaves_a_loaded_model_as_it_was() -> No
     assert rig.manager.loads == ["a", "a"]
 
 
-async def test_tr_r12_a_first_order_that_fails_is_kept_until_the_next_one() -> None:
+@pytest.mark.clause("TR-R12")
+async def test_a_first_order_that_fails_is_kept_until_the_next_one() -> None:
     """TR-R12: its reason stands in the index, and the server is not ready."""
     rig = Rig(ControlMode("explicit"), m("a"))
     await rig.plane.start()
@@ -271,7 +273,8 @@ async def test_tr_r12_a_first_order_that_fails_is_kept_until_the_next_one() -> N
     assert [k.fingerprint for k in rig.manager.known] == ["a"], "the model's own configuration"
 
 
-async def test_tr_r12_tr_r13_files_that_came_by_request_go_when_nothing_lives_on_them() -> None:
+@pytest.mark.clause("TR-R12", "TR-R13")
+async def test_files_that_came_by_request_go_when_nothing_lives_on_them() -> None:
     """TR-R12, TR-R13."""
     rig = Rig(ControlMode("explicit"), m("a"))
     await rig.plane.start()
@@ -304,7 +307,8 @@ async def test_files_that_came_by_request_go_with_the_server() -> None:
     assert not any(b.folder.exists() for b in rig.repository.brought if b.folder)
 
 
-async def test_tr_r12_files_without_a_configuration_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.clause("TR-R12")
+async def test_files_without_a_configuration_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     """TR-R12."""
     rig = Rig(ControlMode("explicit"), m("a"))
     await rig.plane.start()
@@ -316,7 +320,8 @@ async def test_tr_r12_files_without_a_configuration_are_refused(caplog: pytest.L
     assert rig.repository.brought == []
 
 
-async def test_tr_l3_a_load_touches_no_other_model() -> None:
+@pytest.mark.clause("TR-L3")
+async def test_a_load_touches_no_other_model() -> None:
     """TR-L3: changed files of a model count when somebody asks for it."""
     rig = Rig(ControlMode("explicit"), m("a"), m("b"))
     await rig.plane.start()
@@ -334,7 +339,8 @@ async def test_tr_l3_a_load_touches_no_other_model() -> None:
     assert {k.id.name for k in rig.manager.known} == {"a", "b"}, "what runs, runs on"
 
 
-async def test_tr_r12_a_configuration_that_cannot_be_read_is_not_loaded() -> None:
+@pytest.mark.clause("TR-R12")
+async def test_a_configuration_that_cannot_be_read_is_not_loaded() -> None:
     """TR-R12."""
     unreadable = msgspec.structs.replace(m("a", problem="line 3: no such field"), is_unreadable=True)
     rig = Rig(ControlMode("explicit"), unreadable)
@@ -375,7 +381,8 @@ def loaded(rig: Rig) -> str:
     return " ".join(id.partition(":")[0] for id in rig.manager.applied[-1])
 
 
-async def test_tr_r12_loading_an_ensemble_loads_its_models() -> None:
+@pytest.mark.clause("TR-R12")
+async def test_loading_an_ensemble_loads_its_models() -> None:
     rig = Rig(ControlMode("explicit"), *FAMILY)
     await rig.plane.start()
     await rig.plane.load("outer")
@@ -383,13 +390,15 @@ async def test_tr_r12_loading_an_ensemble_loads_its_models() -> None:
     assert rig.manager.loads == ["outer"]
 
 
-async def test_tr_l3_ensembles_named_at_the_start_bring_their_models() -> None:
+@pytest.mark.clause("TR-L3")
+async def test_ensembles_named_at_the_start_bring_their_models() -> None:
     rig = Rig(ControlMode("explicit", load=("other",)), *FAMILY)
     await rig.plane.start()
     assert loaded(rig) == "b other"
 
 
-async def test_tr_r13_the_models_of_an_ensemble_stay_unless_asked_to_go() -> None:
+@pytest.mark.clause("TR-R13")
+async def test_the_models_of_an_ensemble_stay_unless_asked_to_go() -> None:
     rig = Rig(ControlMode("explicit"), *FAMILY)
     await rig.plane.start()
     await rig.plane.load("outer")
@@ -400,7 +409,8 @@ async def test_tr_r13_the_models_of_an_ensemble_stay_unless_asked_to_go() -> Non
     assert rig.manager.applied[-1] == []
 
 
-async def test_tr_r13_what_others_need_or_somebody_named_stays() -> None:
+@pytest.mark.clause("TR-R13")
+async def test_what_others_need_or_somebody_named_stays() -> None:
     rig = Rig(ControlMode("explicit"), *FAMILY)
     await rig.plane.start()
     await rig.plane.load("a")
@@ -413,7 +423,8 @@ async def test_tr_r13_what_others_need_or_somebody_named_stays() -> None:
     assert loaded(rig) == "a"
 
 
-async def test_tr_r13_a_model_may_be_taken_from_its_ensemble() -> None:
+@pytest.mark.clause("TR-R13")
+async def test_a_model_may_be_taken_from_its_ensemble() -> None:
     rig = Rig(ControlMode("explicit"), *FAMILY)
     await rig.plane.start()
     await rig.plane.load("outer")
@@ -423,7 +434,8 @@ async def test_tr_r13_a_model_may_be_taken_from_its_ensemble() -> None:
     assert loaded(rig) == "a b inner outer"
 
 
-async def test_tr_r12_files_that_have_just_been_written_count_for_all_of_an_ensemble() -> None:
+@pytest.mark.clause("TR-R12")
+async def test_files_that_have_just_been_written_count_for_all_of_an_ensemble() -> None:
     rig = Rig(ControlMode("explicit"), *FAMILY)
     await rig.plane.start()
     await rig.plane.load("a")
@@ -433,7 +445,8 @@ async def test_tr_r12_files_that_have_just_been_written_count_for_all_of_an_ense
     assert loaded(rig) == "a b inner outer"
 
 
-async def test_tr_r12_an_ensemble_without_its_models_is_the_lifecycles_to_refuse() -> None:
+@pytest.mark.clause("TR-R12")
+async def test_an_ensemble_without_its_models_is_the_lifecycles_to_refuse() -> None:
     rig = Rig(ControlMode("explicit"), made_of("lost", "nowhere"))
     await rig.plane.start()
     rig.manager.error = LoadFailed("nowhere")
@@ -441,7 +454,8 @@ async def test_tr_r12_an_ensemble_without_its_models_is_the_lifecycles_to_refuse
         await rig.plane.load("lost")
 
 
-async def test_tr_v2_models_that_come_with_an_ensemble_come_anew_each_time(tmp_path: Path) -> None:
+@pytest.mark.clause("TR-V2")
+async def test_models_that_come_with_an_ensemble_come_anew_each_time(tmp_path: Path) -> None:
     """SageMaker names a folder with all of them."""
     rig = Rig(ControlMode("explicit"), made_of("whole", "part"), m("part"))
     await rig.plane.start()

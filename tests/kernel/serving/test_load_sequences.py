@@ -43,7 +43,8 @@ def loader(**terms) -> Loader:
     return Loader({"python": PythonBackend()}, Bus(), time.monotonic, Terms(cores=2, **terms))
 
 
-async def test_tr_s4_each_instance_has_its_own_sequences(tmp_path: Path):
+@pytest.mark.clause("TR-S4")
+async def test_each_instance_has_its_own_sequences(tmp_path: Path):
     servable = await loader().load(manifest(tmp_path))
     try:
         assert [spec.name for spec in servable.signature.inputs] == ["x"]

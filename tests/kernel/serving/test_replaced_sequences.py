@@ -137,7 +137,8 @@ class World:
         assert all(runner.is_closed for runner in self.runners)
 
 
-async def test_tr_s4_a_replaced_version_ends_its_sequences_and_begins_no_other():
+@pytest.mark.clause("TR-S4")
+async def test_a_replaced_version_ends_its_sequences_and_begins_no_other():
     world = World()
     await world.have("1")
     assert await world.ask(7, 1, "s") == ("1", 1)
@@ -164,7 +165,8 @@ async def test_tr_s4_a_replaced_version_ends_its_sequences_and_begins_no_other()
     await world.end()
 
 
-async def test_tr_l4_files_that_change_under_a_version():
+@pytest.mark.clause("TR-L4")
+async def test_files_that_change_under_a_version():
     world = World()
     await world.have("1")
     await world.ask(7, 1, "s")
@@ -181,7 +183,8 @@ async def test_tr_l4_files_that_change_under_a_version():
     await world.end()
 
 
-async def test_tr_s4_a_version_beside_a_newer_one_keeps_what_began_in_it():
+@pytest.mark.clause("TR-S4")
+async def test_a_version_beside_a_newer_one_keeps_what_began_in_it():
     world = World()
     await world.have("1", all=True)
     await world.ask(7, 1, "s")
@@ -201,7 +204,8 @@ async def test_a_sequence_that_began_by_a_label_stays_where_it_began_when_the_la
     await world.end()
 
 
-async def test_tr_c9_silence_ends_the_last_sequence_of_a_replaced_version():
+@pytest.mark.clause("TR-C9")
+async def test_silence_ends_the_last_sequence_of_a_replaced_version():
     world = World()
     await world.have("1")
     await world.ask(7, 1, "s")
@@ -213,7 +217,8 @@ async def test_tr_c9_silence_ends_the_last_sequence_of_a_replaced_version():
     await world.end()
 
 
-async def test_tr_s4_a_sequence_without_end_is_not_waited_for_without_end():
+@pytest.mark.clause("TR-S4")
+async def test_a_sequence_without_end_is_not_waited_for_without_end():
     world = World()
     await world.have("1")
     await world.ask(7, 1, "s")
@@ -233,8 +238,9 @@ async def test_tr_s4_a_sequence_without_end_is_not_waited_for_without_end():
     await world.end()
 
 
+@pytest.mark.clause("TR-R13")
 @pytest.mark.parametrize("is_replaced_first", [False, True])
-async def test_tr_r13_an_unload_waits_for_no_sequence(is_replaced_first):
+async def test_an_unload_waits_for_no_sequence(is_replaced_first):
     """As in Triton: the model is gone for all requests that come after."""
     world = World()
     await world.have("1")
@@ -249,7 +255,8 @@ async def test_tr_r13_an_unload_waits_for_no_sequence(is_replaced_first):
     await world.end()
 
 
-async def test_tr_l6_the_end_of_the_server_waits_for_no_sequence():
+@pytest.mark.clause("TR-L6")
+async def test_the_end_of_the_server_waits_for_no_sequence():
     world = World()
     await world.have("1")
     await world.ask(7, 1, "s")
@@ -259,7 +266,8 @@ async def test_tr_l6_the_end_of_the_server_waits_for_no_sequence():
     assert world.states == {}
 
 
-async def test_tr_s6_members_that_an_ensemble_holds():
+@pytest.mark.clause("TR-S6")
+async def test_members_that_an_ensemble_holds():
     """A sequence that began through an ensemble of the old version goes on through that of the new one."""
     world = World()
     await world.have("1")
@@ -328,9 +336,10 @@ class Watched:
             assert self.world.now < self.replaced[version] + BOUND_S
 
 
+@pytest.mark.clause("TR-S4")
 @settings(max_examples=60)
 @given(st.lists(ACTION, min_size=10, max_size=40))
-def test_tr_s4_no_sequence_is_cut_by_a_change_of_version(actions):
+def test_no_sequence_is_cut_by_a_change_of_version(actions):
     """Requests, silences and replacements in any order: each sum is its own, and answered where it began."""
 
     async def go():

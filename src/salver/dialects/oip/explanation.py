@@ -1,4 +1,4 @@
-"""Codec of ``POST /v2/models/{m}/explain``, for models that take forms (X-7).
+"""Codec of ``POST /v2/models/{m}/explain``, for models that take forms.
 
 Pure.
 """

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
 
-#: Extensions of the base protocol, by Triton's names (X-6).
+#: Extensions of the base protocol, by Triton's names.
 EXTENSIONS: Final = (
     "classification",
     "sequence",

@@ -1,4 +1,4 @@
-"""Error objects of OpenAI's routes (X-24). Pure."""
+"""Error objects of OpenAI's routes. Pure."""
 
 from typing import Final
 

@@ -12,7 +12,7 @@ _NO_NAMES: Final[Mapping[str, Sequence[str]]] = {}
 def list_models(
     statuses: Iterable[VersionStatus], owner: str, created: int, more: Mapping[str, Sequence[str]] = _NO_NAMES
 ) -> dict[str, Any]:
-    """Return OpenAI's list of models, each with its versions, and KServe v1's list of the ready ones (X-4).
+    """Return OpenAI's list of models, each with its versions, and KServe v1's list of the ready ones.
 
     Args:
         owner: Name of the server.

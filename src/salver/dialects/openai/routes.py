@@ -18,12 +18,12 @@ OPERATIONS: Final = (
 
 
 def is_openai(raw_path: bytes) -> bool:
-    """Return whether errors at a path are OpenAI's objects (X-24)."""
+    """Return whether errors at a path are OpenAI's objects."""
     return raw_path.startswith(PREFIXES)
 
 
 def find(verb: str, raw_path: bytes) -> Route | None:
-    """Find the route of a path that no row matches: a model to load or unload may have slashes (X-26).
+    """Find the route of a path that no row matches: a model to load or unload may have slashes.
 
     Raises:
         NoRoute, WrongVerb: The path is one of OpenAI's, which has no such operation.

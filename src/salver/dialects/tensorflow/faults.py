@@ -32,7 +32,7 @@ def tfs_fault(error: SalverError, *more: tuple[bytes, bytes]) -> HttpReply:
 
 
 def model_fault(error: SalverError, model: str) -> HttpReply:
-    """Return "no such model" for clients of TensorFlow Serving and of TorchServe at once (X-13)."""
+    """Return "no such model" for clients of TensorFlow Serving and of TorchServe at once."""
     return tfs_fault(
         error,
         (b'"code"', b"%d" % KSERVE_V1[error.code]),

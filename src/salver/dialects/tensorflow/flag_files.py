@@ -67,7 +67,7 @@ def parse_file(path: str, kind: str) -> Any:
 
 @contextlib.contextmanager
 def naming(file: str) -> Iterator[None]:
-    """Add the file's name to errors about its content (X-29). Raises InvalidInput."""
+    """Add the file's name to errors about its content. Raises InvalidInput."""
     try:
         yield
     except SalverError as error:

@@ -142,7 +142,7 @@ class TensorFlowServingOperations:
         return model, rows
 
     async def _explain(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        """Answer by the explainer of a handler; models of TensorFlow Serving have no such path (X-2)."""
+        """Answer by the explainer of a handler; models of TensorFlow Serving have no such path."""
         found = self._resolve(route, "POST")
         id, signature = self._find(found)
         if signature.takes_forms:
@@ -159,7 +159,7 @@ class TensorFlowServingOperations:
 
     async def _options(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         origin = http.headers.get(b"origin", b"").lower()
-        return HttpReply(200 if origin.startswith((b"http://", b"https://")) else 400, b"")  # X-22
+        return HttpReply(200 if origin.startswith((b"http://", b"https://")) else 400, b"")
 
     def _find(self, route: Route) -> tuple[ModelId, Signature]:
         """Return the version that answers now, and its signature."""
@@ -174,7 +174,7 @@ class TensorFlowServingOperations:
         return server_version(self._door, self._control, route.model, route.version, route.label)
 
     def _resolve(self, route: Route, verb: str) -> Route:
-        """Return the route to the model with the longest name that fits, if names have slashes (X-26).
+        """Return the route to the model with the longest name that fits, if names have slashes.
 
         Raises:
             InvalidInput: No name fits.

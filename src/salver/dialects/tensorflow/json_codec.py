@@ -101,7 +101,7 @@ class ModelCodec(Codec[HttpBody, HttpReply]):
 
 
 class Predict(ModelCodec):
-    """Codec of ``POST /v1/models/{m}:predict``, also for KServe's handlers (X-1)."""
+    """Codec of ``POST /v1/models/{m}:predict``, also for KServe's handlers."""
 
     explains = False
     _handler = ""  # name of the model, if it is a handler
@@ -154,7 +154,7 @@ class Predict(ModelCodec):
         return HttpReply(200, tfs_layout.object_of([(b'"predictions"', _rows(outputs))], 0))
 
     def fault(self, error: SalverError) -> HttpReply:
-        """Return the error, for a handler with TorchServe's keys as well (X-13)."""
+        """Return the error, for a handler with TorchServe's keys as well."""
         if not self._handler:
             return super().fault(error)
         fault = self._forms.fault(error, self._handler)
@@ -165,7 +165,7 @@ class Predict(ModelCodec):
 
 
 class Explain(Predict):
-    """Codec of ``POST /v1/models/{m}:explain``, which only handlers have (X-2)."""
+    """Codec of ``POST /v1/models/{m}:explain``, which only handlers have."""
 
     explains = True
 

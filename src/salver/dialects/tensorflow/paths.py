@@ -1,7 +1,7 @@
-"""Grammar of TensorFlow Serving's paths (TF-R1 to TF-R7, TF-R28), with KServe's ``:explain`` (X-2).
+"""Grammar of TensorFlow Serving's paths (TF-R1 to TF-R7, TF-R28), with KServe's ``:explain``.
 
 It covers all paths below ``/v1/``, in upper or lower case, with names still encoded. A name has neither
-``/`` nor ``:``; one of OpenAI's may have slashes, and is searched among known names (X-26).
+``/`` nor ``:``; one of OpenAI's may have slashes, and is searched among known names.
 """
 
 import re

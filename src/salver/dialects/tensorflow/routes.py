@@ -41,7 +41,7 @@ OPERATIONS: Final = (
 
 
 def owns_fault(raw_path: bytes) -> bool:
-    """Return whether errors at a path have TensorFlow Serving's layout (X-24)."""
+    """Return whether errors at a path have TensorFlow Serving's layout."""
     return paths.is_below_v1(raw_path) and not raw_path.endswith((b"/load", b"/unload"))
 
 

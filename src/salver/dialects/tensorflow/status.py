@@ -15,7 +15,7 @@ from salver.words.messages import ModelId, Signature, State, TensorSpec, Version
 
 
 def status(model: str, version: str, rows: Iterable[VersionStatus]) -> list[dict[str, Any]]:
-    """Return ``model_version_status`` of all versions, or of the one with this number (X-11).
+    """Return ``model_version_status`` of all versions, or of the one with this number.
 
     Raises:
         NotFound: There is none; the text is TensorFlow Serving's (TF-R21).

@@ -35,7 +35,7 @@ def server_version(door: InferDoor, control: Control, model: str, version: str, 
         return ""
     try:
         door.signature(model, version)
-    except NotFound:  # the folder's name may have leading zeros
+    except NotFound:  # the folder's name may have leading zeros
         for row in control.versions(model):
             if str(number_of_version(row.id.version)) == version:
                 return row.id.version

@@ -44,7 +44,7 @@ TORCHSERVE: Final[dict[Code, tuple[int, str]]] = {
     Code.FORBIDDEN: (403, "IllegalArgumentException"),
     Code.RATE_LIMITED: (429, "ServiceUnavailableException"),
     Code.OVERLOADED: (503, "ServiceUnavailableException"),
-    Code.DEADLINE_EXCEEDED: (503, "ServiceUnavailableException"),
+    Code.DEADLINE_EXCEEDED: (503, "ServiceUnavailableException"),
     Code.CANCELLED: (499, "InternalServerException"),
     Code.TOO_LARGE: (413, "BadRequestException"),
     Code.UNSUPPORTED: (501, "UnsupportedOperationException"),
@@ -213,7 +213,7 @@ def http_fault(error: SalverError, model: str = "", version: str = "") -> TorchS
     if error.code is Code.TOO_LARGE:
         return TorchServeReply(413, b"", ())
     body = {"code": fault.status, "type": fault.kind, "message": fault.message}
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded):
         pause = b"%d" % max(1, math.ceil(fault.retry_after))
         return json_reply(body, fault.status, ((b"retry-after", pause),))
     return json_reply(body, fault.status)
@@ -243,7 +243,7 @@ def inference_status(error: SalverError, model: str = "", version: str = "") -> 
         text = f"{fault.message}\nInternalServerException.()"
         if error.code is Code.NOT_READY:
             return GrpcStatus(_INTERNAL, text)
-        return GrpcStatus(_UNAVAILABLE, text, max(1, math.ceil(fault.retry_after * 1e3)))
+        return GrpcStatus(_UNAVAILABLE, text, max(1, math.ceil(fault.retry_after * 1e3)))
     code = _INTERNAL
     if error.code in (Code.MODEL_FAILED, Code.UNKNOWN):
         code = grpc_code(fault.status)

@@ -1,6 +1,6 @@
 """Handlers for callers of other protocols.
 
-On the routes of KServe's two protocols, on a port for everything (X-1, X-7), the handler gets the body as it
+On the routes of KServe's two protocols, on a port for everything, the handler gets the body as it
 came, and its bytes are the answer; or it gets tensors (``tensors.py``). Pure.
 """
 

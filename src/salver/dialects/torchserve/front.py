@@ -1,6 +1,6 @@
 """ASGI application that answers TorchServe's routes, around Salver's own application.
 
-A port of TorchServe's has TorchServe's routes only; a port for everything passes on other paths (X-9, X-30).
+A port of TorchServe's has TorchServe's routes only; a port for everything passes on other paths.
 The path of an earlier prediction is found without matching and, over HTTP/1.1, answered without a task. What
 a path means and who may use it is in ``port_paths.py``, other operations are in ``port_operations.py``.
 """

@@ -297,7 +297,7 @@ class HandlerStore:
         return "done", ready
 
     def set_default(self, model: str, version: str) -> None:
-        """Send requests without a version to this one; models of any kind (X-12).
+        """Send requests without a version to this one; models of any kind.
 
         Raises:
             Forbidden: the registry owns the model.

@@ -1,7 +1,7 @@
 """TorchServe's own Open Inference service over gRPC.
 
 ``org.pytorch.serve.grpc.openinference.GRPCInferenceService`` (TS-G4), whose messages are those of
-``inference.GRPCInferenceService``. Models of tensors get a request of it as one of that service (X-18).
+``inference.GRPCInferenceService``. Models of tensors get a request of it as one of that service.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Routes of TorchServe's three ports.
 
 Each route (TS-R1 to TS-R11, TS-M1 to TS-M11) exists at the ports that serve it and is 404 at others (TS-P2).
-Raw paths are matched; a name is decoded after its segment is cut out (X-26). Pure.
+Raw paths are matched; a name is decoded after its segment is cut out. Pure.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +16,7 @@ with lazy_imports():
 
 
 Surface = Literal["inference", "management", "metrics"]
-#: First segments of TorchServe's paths on a port for everything; the oldest routes come last (X-23).
+#: First segments of TorchServe's paths on a port for everything; the oldest routes come last.
 OWN: Final = frozenset(
     {
         *("ping", "predictions", "explanations", "invocations", "wfpredict"),
@@ -104,7 +104,7 @@ def is_own(path: bytes) -> bool:
 
 
 def may_be_own(verb: str, path: bytes, query: bytes) -> bool:
-    """Return whether TorchServe may answer a path on a port for everything (X-8, X-22, X-23)."""
+    """Return whether TorchServe may answer a path on a port for everything."""
     if path.startswith((b"/v2/", b"/v1/", b"/V1/")):
         return False
     if path == b"/metrics":

@@ -1,6 +1,6 @@
 """Keys of TorchServe's config.properties, and their effect under ``--compat torchserve``.
 
-Some have TorchServe's effect; the others are accepted without one (X-29). Facts: TorchServe 0.12.0, its
+Some have TorchServe's effect; the others are accepted without one. Facts: TorchServe 0.12.0, its
 earlier releases, and the files that KServe writes. ``settings.py`` reads the files.
 """
 

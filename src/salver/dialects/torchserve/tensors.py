@@ -1,7 +1,7 @@
 """Conversion between tensors and the forms and answers of handlers.
 
 A handler gets the JSON of the Open Inference Protocol as its only part, which TorchServe's envelope
-``kservev2`` unpacks and packs (TS-R7, TS-G4, X-7). Bytes are in base64, as TorchServe writes them. Pure.
+``kservev2`` unpacks and packs (TS-R7, TS-G4). Bytes are in base64, as TorchServe writes them. Pure.
 """
 
 import base64

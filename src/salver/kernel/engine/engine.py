@@ -311,7 +311,7 @@ class Engine:
         sender: Hashable,
         standing: Standing,
     ) -> InferResponse:
-        """Split a request larger than a batch, run the parts and join the outputs (U-10)."""
+        """Split a request larger than a batch, run the parts and join the outputs."""
         size = self._max_rows
         if 0 < self._most_rows < bound.rows:
             raise InvalidInput(

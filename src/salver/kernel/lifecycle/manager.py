@@ -241,7 +241,7 @@ class Manager(Generic[ServableT]):
         return version
 
     def pin(self, name: str, version: str) -> None:
-        """Send requests without a version to this version only, while the version policy wants it (X-12).
+        """Send requests without a version to this version only, while the version policy wants it.
 
         The pin is ignored while the version policy does not want the version.
         """

@@ -97,22 +97,25 @@ def exported(place: Path) -> Path:
 
 
 class TestFormats:
+    @pytest.mark.clause("TS-A7")
     @pytest.mark.parametrize("made", [eager, scripted, in_onnx, exported])
-    def test_ts_a7_each_format_is_loaded_and_asked(self, tmp_path: Path, made: Any) -> None:
+    def test_each_format_is_loaded_and_asked(self, tmp_path: Path, made: Any) -> None:
         handler, context = opened(made(tmp_path))
         assert handler.initialized and handler.map_location == "cpu" and str(handler.get_device()) == "cpu"
         assert ask(handler, context, ROW, [0.0, 0.5, 9.0]) == [[2.0, 4.0, -7.0], [0.0, 1.0, 18.0]]
 
-    def test_ts_a7_onnx_is_a_session_that_handlers_may_run_themselves(self, tmp_path: Path) -> None:
+    @pytest.mark.clause("TS-A7")
+    def test_onnx_is_a_session_that_handlers_may_run_themselves(self, tmp_path: Path) -> None:
         handler, _ = opened(in_onnx(tmp_path))
         (answer,) = handler.model.run(None, {"x": np.array([ROW], "f4")})
         assert answer.tolist() == [[2.0, 4.0, -7.0]]
         with pytest.raises(ValueError, match=r"takes 1 inputs \(x\), and got 2"):
             handler.inference([torch.zeros(1, 3), torch.zeros(1, 3)])
 
+    @pytest.mark.clause("TS-A7", "TS-Y4")
     @pytest.mark.timeout(300)  # most of it is a compiler's
     @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a compiler of C++")
-    def test_ts_a7_ts_y4_what_aot_inductor_has_compiled(self, tmp_path: Path) -> None:
+    def test_what_aot_inductor_has_compiled(self, tmp_path: Path) -> None:
         package = tmp_path / "double.pt2"
         program = torch.export.export(Doubling(), (torch.zeros(1, 3),))
         quick = {"aot_inductor.precompile_headers": False, "aot_inductor.compile_wrapper_opt_level": "O0"}
@@ -128,15 +131,17 @@ class TestFormats:
         with pytest.raises(RuntimeError, match="No model weights could be loaded"):
             opened(compiled_ones[0])
 
-    def test_ts_a7_an_unknown_ending_or_none_at_all_is_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.clause("TS-A7")
+    def test_an_unknown_ending_or_none_at_all_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "model.bin").write_bytes(b"?")
         with pytest.raises(RuntimeError, match="No model weights could be loaded"):
             opened(packed(tmp_path, serialized_file=tmp_path / "model.bin"))
         with pytest.raises(RuntimeError, match="No model weights could be loaded"):
             opened(packed(tmp_path, force=True))
 
+    @pytest.mark.clause("TS-A7")
     @pytest.mark.parametrize("source", ["", NETWORK + NETWORK.replace("Twice", "Thrice")])
-    def test_ts_a7_a_model_file_defines_one_class(self, tmp_path: Path, source: str) -> None:
+    def test_a_model_file_defines_one_class(self, tmp_path: Path, source: str) -> None:
         folder = eager(tmp_path)
         (folder / "twice.py").write_text("import torch\n" + source)
         with pytest.raises(ValueError, match="Expected only one class as model definition"):
@@ -145,11 +150,13 @@ class TestFormats:
         with pytest.raises(RuntimeError, match=r"Missing the model\.py file"):
             opened(folder)
 
-    def test_ts_a7_an_eager_network_may_come_without_weights(self, tmp_path: Path) -> None:
+    @pytest.mark.clause("TS-A7")
+    def test_an_eager_network_may_come_without_weights(self, tmp_path: Path) -> None:
         (tmp_path / "twice.py").write_text(NETWORK)
         handler, context = opened(packed(tmp_path, model_file=tmp_path / "twice.py"))
         assert ask(handler, context, ROW) == [ROW] and not handler.model.training
 
+    @pytest.mark.clause("TS-A7")
     @pytest.mark.parametrize(
         ("message", "package"),
         [
@@ -161,7 +168,7 @@ class TestFormats:
             ("Unknown builtin op: torch_xla::f", "torch-xla"),
         ],
     )
-    def test_ts_a7_a_file_of_a_library_that_is_not_here_is_refused_by_its_name(
+    def test_a_file_of_a_library_that_is_not_here_is_refused_by_its_name(
         self, monkeypatch: pytest.MonkeyPatch, message: str, package: str
     ) -> None:
         def load(*_: Any, **__: Any) -> None:
@@ -176,6 +183,7 @@ class TestFormats:
 
 
 class TestCompilation:
+    @pytest.mark.clause("TS-Y4")
     @pytest.mark.parametrize(
         ("pt2", "options"),
         [
@@ -192,28 +200,32 @@ class TestCompilation:
             (None, None),
         ],
     )
-    def test_ts_y4_pt2_says_what_is_compiled_and_how(self, pt2: Any, options: dict[str, Any] | None) -> None:
+    def test_pt2_says_what_is_compiled_and_how(self, pt2: Any, options: dict[str, Any] | None) -> None:
         before = repr(pt2)
         assert compile_options({"pt2": pt2}) == options
         assert repr(pt2) == before
         assert compile_options({}) is None and compile_options(None) is None
 
-    def test_ts_y4_pt2_of_another_kind_is_refused(self) -> None:
+    @pytest.mark.clause("TS-Y4")
+    def test_pt2_of_another_kind_is_refused(self) -> None:
         with pytest.raises(LoadFailed, match="pt2 should be str or dict"):
             compile_options({"pt2": 3})
 
+    @pytest.mark.clause("TS-A7", "TS-Y4")
     @pytest.mark.parametrize("pt2", ["eager", {"compile": {"enable": True, "backend": "aot_eager"}}])
-    def test_ts_a7_ts_y4_a_compiled_model_answers_alike(self, tmp_path: Path, pt2: Any) -> None:
+    def test_a_compiled_model_answers_alike(self, tmp_path: Path, pt2: Any) -> None:
         folder = eager(tmp_path)
         handler, context = opened(folder, {"pt2": pt2})
         assert type(handler.model).__name__ == "OptimizedModule"
         assert ask(handler, context, ROW) == [[2.0, 4.0, -7.0]]
 
-    def test_ts_a7_what_cannot_be_compiled_runs_as_it_is(self) -> None:
+    @pytest.mark.clause("TS-A7")
+    def test_what_cannot_be_compiled_runs_as_it_is(self) -> None:
         model = Doubling()
         assert compiled(model, {"backend": "eager", "no_such_option": 1}) is model
 
-    def test_ts_a7_a_backend_whose_library_is_missing_is_named(self) -> None:
+    @pytest.mark.clause("TS-A7")
+    def test_a_backend_whose_library_is_missing_is_named(self) -> None:
         with pytest.raises(
             LoadFailed, match=r"backend tensorrt needs the package 'torch_tensorrt', which is not"
         ):
@@ -225,9 +237,8 @@ class TestSteps:
     def rows(self, tmp_path: Path) -> tuple[Any, Context]:
         return opened(eager(tmp_path))
 
-    def test_ts_a4_a_batch_goes_through_three_steps_without_gradients(
-        self, rows: tuple[Any, Context]
-    ) -> None:
+    @pytest.mark.clause("TS-A4")
+    def test_a_batch_goes_through_three_steps_without_gradients(self, rows: tuple[Any, Context]) -> None:
         handler, context = rows
         seen: list[Any] = []
         handler.postprocess = lambda data: seen.append(data) or ["x"]
@@ -235,19 +246,22 @@ class TestSteps:
         assert handler.context is context
         assert seen[0].is_inference() and not seen[0].requires_grad
 
-    def test_ts_a4_the_time_of_a_run_is_a_metric(self, rows: tuple[Any, Context]) -> None:
+    @pytest.mark.clause("TS-A4")
+    def test_the_time_of_a_run_is_a_metric(self, rows: tuple[Any, Context]) -> None:
         handler, context = rows
         ask(handler, context, ROW)
         ((name, took, index, unit),) = context.metrics.times
         assert (name, index, unit) == ("HandlerTime", None, "ms") and took == round(took, 2) >= 0
 
-    def test_ts_a4_describe_answers_in_the_place_of_a_prediction(self, rows: tuple[Any, Context]) -> None:
+    @pytest.mark.clause("TS-A4")
+    def test_describe_answers_in_the_place_of_a_prediction(self, rows: tuple[Any, Context]) -> None:
         handler, context = rows
         assert ask(handler, context, ROW, describe="True") == [{"rows": "of three"}]
         assert BaseHandler().describe_handle() is None
 
+    @pytest.mark.clause("TS-A4", "TS-A11")
     @pytest.mark.parametrize(("row", "target"), [({}, 0), ({"target": 2}, 2), ({"target": ""}, 0)])
-    def test_ts_a4_ts_a11_explanations_are_of_a_target(
+    def test_explanations_are_of_a_target(
         self, rows: tuple[Any, Context], row: Mapping[str, Any], target: int
     ) -> None:
         handler, context = rows
@@ -259,19 +273,22 @@ class TestSteps:
         context.headers = {"explain": "true"}
         assert handler.handle([{"body": ROW}], context) == [[2.0, 4.0, -7.0]]
 
-    def test_ts_a11_a_handler_that_explains_nothing_says_so(self) -> None:
+    @pytest.mark.clause("TS-A11")
+    def test_a_handler_that_explains_nothing_says_so(self) -> None:
         with pytest.raises(NotImplementedError, match="BaseHandler does not explain"):
             BaseHandler().explain_handle(torch.zeros(1), [b"raw"])
 
-    def test_ts_a4_steps_are_timed_where_the_configuration_wants_it(self, rows: tuple[Any, Context]) -> None:
+    @pytest.mark.clause("TS-A4")
+    def test_steps_are_timed_where_the_configuration_wants_it(self, rows: tuple[Any, Context]) -> None:
         handler, context = rows
         context.model_yaml_config = {"handler": {"profile": True}}
         ask(handler, context, ROW)
         names = ["ts_handler_preprocess", "ts_handler_inference", "ts_handler_postprocess", "HandlerTime"]
         assert context.metrics.names() == names
 
+    @pytest.mark.clause("TS-A4")
     @pytest.mark.parametrize("config", [None, {}, {"handler": None}, {"handler": {"profile": False}}])
-    def test_ts_a4_otherwise_they_are_not(self, config: Any) -> None:
+    def test_otherwise_they_are_not(self, config: Any) -> None:
         class Step:
             @timed
             def twice(self, value: int) -> int:
@@ -284,7 +301,8 @@ class TestSteps:
         assert step.twice(4) == 8 and step.twice.__name__ == "twice"
         assert step.context.metrics.times == []
 
-    def test_ts_b12_runs_are_profiled_where_the_environment_wants_it(
+    @pytest.mark.clause("TS-B12")
+    def test_runs_are_profiled_where_the_environment_wants_it(
         self, rows: tuple[Any, Context], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         handler, context = rows
@@ -297,7 +315,8 @@ class TestSteps:
         assert ask(handler, context, ROW, explain="True")[0]["target"] == 0
         assert "explain" in {event.key for event in traces[1].key_averages()}
 
-    def test_ts_b12_a_trace_goes_to_a_folder_of_the_models_name(
+    @pytest.mark.clause("TS-B12")
+    def test_a_trace_goes_to_a_folder_of_the_models_name(
         self, rows: tuple[Any, Context], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         handler, context = rows
@@ -313,7 +332,8 @@ class TestSteps:
         assert folders == [os.path.join("/tmp/pytorch_profiler", "rows")]  # noqa: PTH118
 
 
-def test_ts_a4_a_subclass_may_replace_how_its_model_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A4")
+def test_a_subclass_may_replace_how_its_model_is_loaded(tmp_path: Path) -> None:
     folder = eager(tmp_path)
     (folder / "rows.py").write_text(
         HANDLER
@@ -331,7 +351,8 @@ def test_ts_a4_a_subclass_may_replace_how_its_model_is_loaded(tmp_path: Path) ->
     assert ask(handler, context, ROW) == [[10.0, 20.0, -35.0]]
 
 
-def test_ts_a5_densenet_handler_takes_tensors_as_torch_saves_them(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A5")
+def test_densenet_handler_takes_tensors_as_torch_saves_them(tmp_path: Path) -> None:
     torch.jit.script(Doubling()).save(tmp_path / "double.pt")
     (tmp_path / "dense.py").write_text(DENSE)
     mar = archive(tmp_path, "dense", tmp_path / "dense.py", serialized_file=tmp_path / "double.pt")

@@ -51,6 +51,7 @@ def _shared() -> nn.Sequential:
     return _trained(conv, norm, conv)
 
 
+@pytest.mark.clause("TS-A4")
 @pytest.mark.parametrize(
     ("make", "folded"),
     [
@@ -65,9 +66,7 @@ def _shared() -> nn.Sequential:
         (lambda: _pair().train(), 0),
     ],
 )
-def test_ts_a4_layers_are_folded_where_nobody_can_tell(
-    make: Callable[[], nn.Sequential], folded: int
-) -> None:
+def test_layers_are_folded_where_nobody_can_tell(make: Callable[[], nn.Sequential], folded: int) -> None:
     net = make()
     same = copy.deepcopy(net)
     x = torch.randn(2, 3, 9, 9, dtype=next(net.parameters()).dtype)
@@ -76,7 +75,8 @@ def test_ts_a4_layers_are_folded_where_nobody_can_tell(
         assert torch.allclose(net(x), same(x), rtol=1e-5, atol=1e-5)
 
 
-def test_ts_a4_a_net_without_convolutions_stays_bit_for_bit() -> None:
+@pytest.mark.clause("TS-A4")
+def test_a_net_without_convolutions_stays_bit_for_bit() -> None:
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)).eval()
     x = torch.randn(3, 4)
@@ -85,6 +85,7 @@ def test_ts_a4_a_net_without_convolutions_stays_bit_for_bit() -> None:
     assert torch.equal(net(x), before)
 
 
+@pytest.mark.clause("TS-Y4")
 @pytest.mark.parametrize(
     ("config", "wanted"),
     [
@@ -95,5 +96,5 @@ def test_ts_a4_a_net_without_convolutions_stays_bit_for_bit() -> None:
         ({"handler": {"optimize": False}}, False),
     ],
 )
-def test_ts_y4_owners_may_want_every_bit(config: Any, wanted: bool) -> None:
+def test_owners_may_want_every_bit(config: Any, wanted: bool) -> None:
     assert wants_speed(config) is wanted

@@ -16,18 +16,21 @@ ROWS: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
+@pytest.mark.clause("TS-A3")
 @pytest.mark.parametrize(("row", "body"), ROWS)
-def test_ts_a3_data_goes_before_body(row: dict[str, Any], body: Any) -> None:
+def test_data_goes_before_body(row: dict[str, Any], body: Any) -> None:
     assert body_of(row) == body
 
 
+@pytest.mark.clause("TS-R6", "TS-R7")
 @pytest.mark.parametrize("body", [JSON, b'{"instances": [1]}', bytearray(b'{"instances": [1]}')])
-def test_ts_r6_ts_r7_json_is_read_where_nobody_has_done_so(body: Any) -> None:
+def test_json_is_read_where_nobody_has_done_so(body: Any) -> None:
     assert json_of({"body": body}) == JSON
 
 
+@pytest.mark.clause("TS-A5")
 @pytest.mark.parametrize("body", [b"gr\xc3\xbcn", bytearray(b"gr\xc3\xbcn"), "gr\u00fcn"])
-def test_ts_a5_the_only_body_is_text(body: Any) -> None:
+def test_the_only_body_is_text(body: Any) -> None:
     assert only_body([{"data": body}]) == "grün"
     assert only_body([{"body": JSON}]) == JSON
     for requests in ([], [{"body": b"a"}] * 2):

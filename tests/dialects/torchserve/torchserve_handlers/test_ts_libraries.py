@@ -72,6 +72,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 class TestMissing:
+    @pytest.mark.clause("TS-A5")
     @pytest.mark.parametrize(
         ("handler", "config", "named"),
         [
@@ -98,18 +99,20 @@ class TestMissing:
             ),
         ],
     )
-    def test_ts_a5_a_missing_library_is_named_at_load(self, handler: Any, config: Any, named: str) -> None:
+    def test_a_missing_library_is_named_at_load(self, handler: Any, config: Any, named: str) -> None:
         with pytest.raises(LoadFailed, match=named) as refused:
             handler().initialize(Context(Path("/"), config))
         assert "Install it beside Salver" in str(refused.value.fix)
 
-    def test_ts_a5_one_that_is_there_but_broken_says_why(self, tmp_path: Path, monkeypatch: Any) -> None:
+    @pytest.mark.clause("TS-A5")
+    def test_one_that_is_there_but_broken_says_why(self, tmp_path: Path, monkeypatch: Any) -> None:
         (tmp_path / "broken_library.py").write_text("import no_such_driver\n")
         monkeypatch.syspath_prepend(tmp_path)
         with pytest.raises(LoadFailed, match="which cannot be imported: No module named 'no_such_driver'"):
             libraries.needed("m", "broken_library")
 
-    def test_ts_a5_one_of_another_version_says_what_it_lacks(self, library: Any) -> None:
+    @pytest.mark.clause("TS-A5")
+    def test_one_of_another_version_says_what_it_lacks(self, library: Any) -> None:
         module = library("fancy", __version__="9.1")
         with pytest.raises(LoadFailed, match=r"m needs fancy\.Engine, which version 9\.1 does not have"):
             libraries.part_of(module, "m", "Engine")
@@ -201,9 +204,8 @@ class TestVllm:
         loop = asyncio.get_event_loop_policy().get_event_loop()
         return loop.run_until_complete(made.handle([{"body": body}], context))
 
-    def test_ts_a5_the_engine_is_told_what_the_configuration_says(
-        self, arguments: Any, tmp_path: Path
-    ) -> None:
+    @pytest.mark.clause("TS-A5")
+    def test_the_engine_is_told_what_the_configuration_says(self, arguments: Any, tmp_path: Path) -> None:
         (tmp_path / "weights").mkdir()
         settings = {"max_model_len": 250, "no_such": 1, "served_model_name": ["a", "b"]}
         made, _ = self.opened(
@@ -221,6 +223,7 @@ class TestVllm:
         chat = {**around, "chat_template": "{{ messages }}"}
         assert made.chat_completion_service.told == ("config", ["a", "b"], ("assistant",), chat)
 
+    @pytest.mark.clause("TS-A5")
     @pytest.mark.parametrize(
         ("handler", "model"),
         [
@@ -228,20 +231,18 @@ class TestVllm:
             ({"vllm_engine_config": {"model": "other/name"}}, "other/name"),
         ],
     )
-    def test_ts_a5_a_model_may_be_a_name(
-        self, arguments: Any, tmp_path: Path, handler: Any, model: str
-    ) -> None:
+    def test_a_model_may_be_a_name(self, arguments: Any, tmp_path: Path, handler: Any, model: str) -> None:
         made, _ = self.opened(tmp_path, **handler)
         assert arguments[0].model == model
         assert made.completion_service.told[1] == [model]
 
-    def test_ts_a5_it_must_be_named(self, arguments: Any, tmp_path: Path) -> None:
+    @pytest.mark.clause("TS-A5")
+    def test_it_must_be_named(self, arguments: Any, tmp_path: Path) -> None:
         with pytest.raises(LoadFailed, match="has no model"):
             self.opened(tmp_path)
 
-    def test_ts_a5_ts_r4_the_path_says_what_is_asked(
-        self, arguments: Any, tmp_path: Path, pieces: list[Any]
-    ) -> None:
+    @pytest.mark.clause("TS-A5", "TS-R4")
+    def test_the_path_says_what_is_asked(self, arguments: Any, tmp_path: Path, pieces: list[Any]) -> None:
         made, context = self.opened(tmp_path, model_path="m")
         assert self.ask(made, context, "v1/completions", b'{"prompt": "hi"}') == [{"text": "hi"}]
         assert self.ask(made, context, "v1/chat/completions", {"prompt": "ho"}) == [{"text": "ho"}]
@@ -252,7 +253,8 @@ class TestVllm:
         assert unknown.value.error_code == 404
         assert context.metrics.names() == ["HandlerTime"] * 4 and pieces == []
 
-    def test_ts_a5_ts_r15_a_stream_goes_out_event_by_event(
+    @pytest.mark.clause("TS-A5", "TS-R15")
+    def test_a_stream_goes_out_event_by_event(
         self, arguments: Any, tmp_path: Path, pieces: list[Any]
     ) -> None:
         made, context = self.opened(tmp_path, model_path="m")
@@ -260,13 +262,15 @@ class TestVllm:
         assert self.ask(made, context, "v1/completions", asked) == ["data: [DONE]\n\n"]
         assert pieces == ["data: one\n\n", "data: two\n\n"]
 
-    def test_ts_a5_one_request_a_run(self, arguments: Any, tmp_path: Path) -> None:
+    @pytest.mark.clause("TS-A5")
+    def test_one_request_a_run(self, arguments: Any, tmp_path: Path) -> None:
         made, context = self.opened(tmp_path, model_path="m")
         with pytest.raises(ValueError, match="Expecting batch_size = 1"):
             asyncio.run(made.handle([{"body": 1}, {"body": 2}], context))
 
 
-def test_ts_a5_trt_llm_answers_prompts_whole_and_in_pieces(library: Any, pieces: list[Any]) -> None:
+@pytest.mark.clause("TS-A5")
+def test_trt_llm_answers_prompts_whole_and_in_pieces(library: Any, pieces: list[Any]) -> None:
     class Engine(SimpleNamespace):
         async def generate_async(
             self, prompt: str, streaming: bool, sampling_params: Any
@@ -298,7 +302,8 @@ def test_ts_a5_trt_llm_answers_prompts_whole_and_in_pieces(library: Any, pieces:
 
 
 class TestDistributed:
-    def test_ts_a5_deepspeed_handler_is_on_the_device_of_its_rank(
+    @pytest.mark.clause("TS-A5")
+    def test_deepspeed_handler_is_on_the_device_of_its_rank(
         self, library: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         library("deepspeed")
@@ -307,7 +312,8 @@ class TestDistributed:
         handler.initialize(Context(Path("/")))
         assert handler.device == 3
 
-    def test_ts_y4_deepspeed_is_told_of_configuration_and_weights(self, library: Any, tmp_path: Path) -> None:
+    @pytest.mark.clause("TS-Y4")
+    def test_deepspeed_is_told_of_configuration_and_weights(self, library: Any, tmp_path: Path) -> None:
         library("deepspeed", init_inference=lambda model, **told: (model, told))
         (tmp_path / "ds.json").write_text("{}")
         (tmp_path / "part.bin").write_bytes(b"")
@@ -325,13 +331,15 @@ class TestDistributed:
         with pytest.raises(ValueError, match="m has no deepspeed config in model config yaml file"):
             deepspeed.get_ds_engine("model", Context(tmp_path, config))
 
-    def test_ts_a5_pippy_needs_devices(self, library: Any) -> None:
+    @pytest.mark.clause("TS-A5")
+    def test_pippy_needs_devices(self, library: Any) -> None:
         library("pippy")
         if not torch.cuda.device_count():
             with pytest.raises(LoadFailed, match="the PiPPy handler needs GPUs"):
                 BasePippyHandler().initialize(Context(Path("/")))
 
-    def test_ts_a5_pippy_joins_its_group(self, library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.clause("TS-A5")
+    def test_pippy_joins_its_group(self, library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         class Options(SimpleNamespace):
             def set_device_map(self, worker: str, devices: dict[int, int]) -> None:
                 maps[worker] = devices
@@ -353,7 +361,8 @@ class TestDistributed:
         assert (name, told["rank"], told["world_size"]) == ("worker1", 1, 3)
         assert told["rpc_backend_options"].rpc_timeout == 9
 
-    def test_ts_y4_pippy_cuts_a_model_into_stages(self, library: Any, tmp_path: Path) -> None:
+    @pytest.mark.clause("TS-Y4")
+    def test_pippy_cuts_a_model_into_stages(self, library: Any, tmp_path: Path) -> None:
         told: dict[str, Any] = {}
 
         def all_compile(model: Any, **options: Any) -> tuple[str, str]:
@@ -404,7 +413,8 @@ class Pipeline:
         return [SimpleNamespace(at=halves.__getitem__)]
 
 
-def test_ts_a5_dali_prepares_pictures(library: Any, tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A5")
+def test_dali_prepares_pictures(library: Any, tmp_path: Path) -> None:
     library("nvidia.dali.pipeline", Pipeline=Pipeline)
     context = Context(tmp_path, {"dali": {**DALI["dali"], "pipeline_file": "own.dali"}})
     with pytest.raises(RuntimeError, match="Missing dali pipeline file"):
@@ -423,7 +433,8 @@ def test_ts_a5_dali_prepares_pictures(library: Any, tmp_path: Path) -> None:
         get_dali_pipeline(Context(tmp_path))
 
 
-def test_ts_a5_texts_of_a_batch_come_token_by_token(library: Any) -> None:
+@pytest.mark.clause("TS-A5")
+def test_texts_of_a_batch_come_token_by_token(library: Any) -> None:
     class Streamer:
         def __init__(self, tokenizer: Any, skip_prompt: bool, timeout: float | None, **decoding: Any) -> None:
             self.words: list[str | None] = []
@@ -454,7 +465,8 @@ def test_ts_a5_texts_of_a_batch_come_token_by_token(library: Any) -> None:
         streamer.put(torch.zeros(3, 1))
 
 
-def test_ts_r15_only_the_first_of_a_group_sends_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.clause("TS-R15")
+def test_only_the_first_of_a_group_sends_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     monkeypatch.setattr(utils, "create_predict_response", lambda *told: made.append(told) or b"piece")
     context: Any = Context(Path("/"))
@@ -465,7 +477,8 @@ def test_ts_r15_only_the_first_of_a_group_sends_pieces(monkeypatch: pytest.Monke
     assert context.cl_socket.sent == [b"piece"]
 
 
-def test_ts_a2_classes_by_their_names() -> None:
+@pytest.mark.clause("TS-A2")
+def test_classes_by_their_names() -> None:
     assert utils.import_class("ts.utils.util.PredictionException") is PredictionException
     assert utils.import_class("util.PredictionException", "ts.utils") is PredictionException
     assert utils.import_class("PredictionException", "ts.utils.util") is PredictionException

@@ -61,8 +61,9 @@ def context() -> Context:
     return Context(Path("/"))
 
 
+@pytest.mark.clause("TS-A10")
 @pytest.mark.parametrize("parallelism", [{}, {"inference": 3}, {"preprocess": 2, "postprocess": 2}])
-def test_ts_a10_parts_of_a_batch_come_back_in_order(
+def test_parts_of_a_batch_come_back_in_order(
     handler: Any, context: Context, parallelism: dict[str, int]
 ) -> None:
     handler.handle.parallelism = parallelism
@@ -74,9 +75,10 @@ def test_ts_a10_parts_of_a_batch_come_back_in_order(
     assert handler.context is context
 
 
+@pytest.mark.clause("TS-A10")
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 99), max_size=9), st.integers(1, 4), st.integers(1, 3))
-def test_ts_a10_any_batch_any_part_any_number_of_threads(rows: list[int], size: int, threads: int) -> None:
+def test_any_batch_any_part_any_number_of_threads(rows: list[int], size: int, threads: int) -> None:
     made: Any = Rows()
     made.handle.micro_batch_size = size
     made.handle.parallelism = dict.fromkeys(HANDLER_METHODS, threads)
@@ -84,8 +86,9 @@ def test_ts_a10_any_batch_any_part_any_number_of_threads(rows: list[int], size: 
     made.handle.shutdown()
 
 
+@pytest.mark.clause("TS-A10")
 @pytest.mark.parametrize(("row", "step"), [(-1, "preprocess"), (-2, "inference"), (-3, "postprocess")])
-def test_ts_a10_a_step_that_raises_fails_its_batch_and_no_other(
+def test_a_step_that_raises_fails_its_batch_and_no_other(
     handler: Any, context: Context, row: int, step: str
 ) -> None:
     with pytest.raises(ValueError, match=step):
@@ -93,7 +96,8 @@ def test_ts_a10_a_step_that_raises_fails_its_batch_and_no_other(
     assert ask(handler, context, 1, 2, 3) == [2, 4, 6]
 
 
-def test_ts_a10_threads_come_and_go(handler: Any, context: Context) -> None:
+@pytest.mark.clause("TS-A10")
+def test_threads_come_and_go(handler: Any, context: Context) -> None:
     groups = handler.handle.thread_groups
     handler.handle.parallelism = {"inference": 4}
     assert [len(groups[step]) for step in HANDLER_METHODS] == [1, 4, 1]
@@ -106,19 +110,22 @@ def test_ts_a10_threads_come_and_go(handler: Any, context: Context) -> None:
     assert all(not group for group in groups.values())
 
 
+@pytest.mark.clause("TS-A10")
 @pytest.mark.parametrize("parallelism", [{"inference": 0}, {"infer": 1}])
-def test_ts_a10_a_step_has_a_thread_and_a_known_name(parallelism: dict[str, int]) -> None:
+def test_a_step_has_a_thread_and_a_known_name(parallelism: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1, of one of preprocess, inference, postprocess"):
         MicroBatching(Rows(), parallelism=parallelism)
 
 
-def test_ts_a10_descriptions_and_explanations_pass_the_threads_by(handler: Any, context: Context) -> None:
+@pytest.mark.clause("TS-A10")
+def test_descriptions_and_explanations_pass_the_threads_by(handler: Any, context: Context) -> None:
     assert ask(handler, context, 1, describe="True") == [{"described": True}]
     assert ask(handler, context, 1, 2, explain="True") == ["why", "why"]
     assert handler.threads["inference"] == set()
 
 
-def test_ts_a10_ts_b12_profiled_as_the_handler_itself(
+@pytest.mark.clause("TS-A10", "TS-B12")
+def test_profiled_as_the_handler_itself(
     handler: Any, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ENABLE_TORCH_PROFILER", "1")

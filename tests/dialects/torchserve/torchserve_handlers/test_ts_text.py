@@ -100,10 +100,9 @@ def numbers_of(text: str) -> torch.Tensor:
     return torch.tensor([VOCAB[token] for token in ngrams_iterator(text.split(), 2)])
 
 
+@pytest.mark.clause("TS-A5", "TS-A8")
 @pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in CORPUS.items() for text in texts])
-def test_ts_a5_ts_a8_text_classifier_answers_as_the_network_by_hand(
-    folder: Path, kind: str, text: str
-) -> None:
+def test_text_classifier_answers_as_the_network_by_hand(folder: Path, kind: str, text: str) -> None:
     handler, context = opened(folder)
     by_hand = network(len(VOCAB))
     by_hand.load_state_dict(torch.load(folder / "words.pt"))
@@ -116,19 +115,22 @@ def test_ts_a5_ts_a8_text_classifier_answers_as_the_network_by_hand(
     assert handler.handle([{"data": bytearray(text.encode())}], context) == [answer]
 
 
-def test_ts_a5_of_a_batch_only_the_first_text_is_classified(folder: Path) -> None:
+@pytest.mark.clause("TS-A5")
+def test_of_a_batch_only_the_first_text_is_classified(folder: Path) -> None:
     handler, context = opened(folder)
     first = CORPUS["sport"][0]
     assert ask(handler, context, first, "shares fell on the market") == ask(handler, context, first)
 
 
-def test_ts_a8_a_word_without_a_number_fails_the_request(folder: Path) -> None:
+@pytest.mark.clause("TS-A8")
+def test_a_word_without_a_number_fails_the_request(folder: Path) -> None:
     handler, context = opened(folder)
     with pytest.raises(KeyError, match="zebra"):
         ask(handler, context, "zebra")
 
 
-def test_ts_a8_the_vocabulary_must_be_there(folder: Path) -> None:
+@pytest.mark.clause("TS-A8")
+def test_the_vocabulary_must_be_there(folder: Path) -> None:
     (folder / "source_vocab.pt").rename(folder / "away.pt")
     try:
         with pytest.raises(RuntimeError, match="Missing the source_vocab file"):
@@ -137,7 +139,8 @@ def test_ts_a8_the_vocabulary_must_be_there(folder: Path) -> None:
         (folder / "away.pt").rename(folder / "source_vocab.pt")
 
 
-def test_ts_a11_each_part_of_the_embedding_has_its_share_of_the_score(folder: Path) -> None:
+@pytest.mark.clause("TS-A11")
+def test_each_part_of_the_embedding_has_its_share_of_the_score(folder: Path) -> None:
     from captum.attr import LayerIntegratedGradients
 
     handler, context = opened(folder)
@@ -155,6 +158,7 @@ def test_ts_a11_each_part_of_the_embedding_has_its_share_of_the_score(folder: Pa
     assert torch.equal(torch.tensor(answer["importances"]), shares / shares.sum(-1).norm())
 
 
+@pytest.mark.clause("TS-A5")
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
@@ -167,7 +171,7 @@ def test_ts_a11_each_part_of_the_embedding_has_its_share_of_the_score(folder: Pa
         ("  many\n blanks\t", "many blanks"),
     ],
 )
-def test_ts_a5_a_text_is_cleaned_before_it_is_numbered(text: str, clean: str) -> None:
+def test_a_text_is_cleaned_before_it_is_numbered(text: str, clean: str) -> None:
     """As TorchServe did, which expands the shorter of two contractions that begin alike."""
     handler = TextClassifier()
     handler.device = torch.device("cpu")
@@ -176,27 +180,31 @@ def test_ts_a5_a_text_is_cleaned_before_it_is_numbered(text: str, clean: str) ->
     assert handler.preprocess([{"body": text}])[1] == clean.split()
 
 
+@pytest.mark.clause("TS-A5")
 @given(st.text(alphabet=string.ascii_letters + "' .", max_size=40))
-def test_ts_a5_an_expanded_text_has_no_apostrophe_left(text: str) -> None:
+def test_an_expanded_text_has_no_apostrophe_left(text: str) -> None:
     expanded = TextClassifier()._expand_contractions(text)
     assert "'" not in expanded
     if "'" not in text:
         assert expanded == text
 
 
-def test_ts_a5_contractions_keep_the_case_of_their_first_letter() -> None:
+@pytest.mark.clause("TS-A5")
+def test_contractions_keep_the_case_of_their_first_letter() -> None:
     handler = TextClassifier()
     assert len(CONTRACTION_MAP) == 123
     assert handler._expand_contractions("Don't I'd WE'RE Ain't") == "Do not I would We are As not"
 
 
+@pytest.mark.clause("TS-A5")
 @given(st.lists(st.text("abc", min_size=1), max_size=6), st.integers(1, 4))
-def test_ts_a5_groups_of_neighbours(words: list[str], most: int) -> None:
+def test_groups_of_neighbours(words: list[str], most: int) -> None:
     expected = [" ".join(words[i : i + n]) for n in range(1, most + 1) for i in range(len(words) - n + 1)]
     assert list(ngrams_iterator(words, most)) == expected
 
 
-def test_ts_a5_tokenizers_by_their_names() -> None:
+@pytest.mark.clause("TS-A5")
+def test_tokenizers_by_their_names() -> None:
     basic, blanks = get_tokenizer("basic_english"), get_tokenizer(None)
     assert basic is not None and blanks is not None
     assert basic('He said: "No, no."; (it\'s<br />ok)') == [

