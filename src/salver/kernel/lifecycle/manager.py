@@ -14,7 +14,6 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from salver.kernel.lifecycle.labels import labels_of, settle
 from salver.kernel.lifecycle.members import BoundEnsembles, bind, with_members
 from salver.kernel.lifecycle.memory import give_back_memory
 from salver.kernel.lifecycle.policy import (
@@ -30,6 +29,7 @@ from salver.kernel.lifecycle.policy import (
     version_key,
 )
 from salver.kernel.lifecycle.ports import LifecycleConfig, Loader, Servable
+from salver.kernel.lifecycle.routes import Routes
 from salver.kernel.lifecycle.states import RISING, advance
 from salver.kernel.supervise import reporting
 from salver.words.artifacts import Manifest
@@ -123,24 +123,18 @@ class Manager(Generic[ServableT]):
         self._config = config or LifecycleConfig()
         self._reclaim = reclaim
         self._loading = asyncio.Semaphore(self._config.parallel_loads)
-        self._known: tuple[Manifest, ...] = ()
+        self._known: tuple[Manifest, ...] | None = None  # never ready before the first wanted list
         self._bound = BoundEnsembles(())  # the same, bound to the members that are ready
-        self._has_list = False  # never ready before the first wanted list
         self._targets: dict[ModelId, str] = {}
         self._copies: dict[int, _Copy[ServableT]] = {}
-        self._default: dict[str, _Copy[ServableT]] = {}  # default version of requests without one
-        self._exact: dict[tuple[str, str], _Copy[ServableT]] = {}
-        self._pins: dict[str, str] = {}  # pinned versions, by model
-        self._labels: dict[str, dict[str, str]] = {}  # by model
-        self._default_labels: dict[str, str] = {}  # versions for requests without one, by model
+        self._routes: Routes[_Copy[ServableT]] = Routes()
         self._next_key = 0
-        self._once: set[str] = set()  # models that have been served before
         self._ended: dict[ModelId, None] = {}  # versions with a copy that has been closed, latest last
         self._is_stopping = False
         self._gone = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Manager {len(self._exact)} ready, {len(self._copies)} copies>"
+        return f"<Manager {len(self._routes.exact)} ready, {len(self._copies)} copies>"
 
     # -- one request ---------------------------------------------------------------------------
 
@@ -155,14 +149,9 @@ class Manager(Generic[ServableT]):
             NotFound: unknown model or version.
             NotReady: known, but cannot answer now; the message has the reason.
         """
-        copy = self._exact.get((name, version)) if version else self._default.get(name)
-        if copy is None and version in self._labels.get(name, ()):
-            version = self._labels[name][version]
-            copy = self._exact.get((name, version))
-        if copy is None and not version and (pair := self._of_label(name)):
-            return self.acquire(*pair)
+        copy = self._routes.find(name, version)
         if copy is None or copy.servable is None:
-            raise self._missing(name, version)
+            raise self._missing(*self._routes.resolve(name, version))
         copy.leases += 1
         return Lease(copy.id, copy.servable, copy)
 
@@ -174,9 +163,9 @@ class Manager(Generic[ServableT]):
         Such a copy has been replaced while it had active sequences.
         """
         if not version and all(copy.id.name != name for copy in self._copies.values()):
-            name, version = self._of_label(name) or (name, "")
-        if version in self._labels.get(name, ()):  # these may have been the default when the sequence began
-            version = ""
+            name, version = self._routes.of_label(name) or (name, "")
+        if version in self._routes.labels.get(name, ()):
+            version = ""  # these may have been the default when the sequence began
         for copy in reversed(self._copies.values()):
             if copy.id.name != name or version not in ("", copy.id.version) or copy.servable is None:
                 continue
@@ -184,11 +173,6 @@ class Manager(Generic[ServableT]):
                 copy.leases += 1
                 return Lease(copy.id, copy.servable, copy)
         return None
-
-    def _of_label(self, name: str) -> tuple[str, str] | None:
-        """Return model and label of ``model@label``, or None if there is no such label."""
-        model, _, label = name.rpartition("@")
-        return (model, label) if label in self._labels.get(model, ()) else None
 
     def _missing(self, name: str, version: str) -> SalverError:
         """Return the error for a missing route, with Triton's text (TR-R30) and any pending reason."""
@@ -198,7 +182,7 @@ class Manager(Generic[ServableT]):
                 f"failed to get model version from specified version string '{version}' (details: stol), "
                 "version should be an integral value > 0"
             )
-        if not statuses and name not in self._once:
+        if not statuses and name not in self._routes.once:
             spaced = {s.id.name for s in self.statuses() if s.id.name.endswith(f"::{name}")}
             if spaced:
                 return InvalidInput(
@@ -235,7 +219,7 @@ class Manager(Generic[ServableT]):
         Raises:
             InvalidInput: the model has no such label; TensorFlow Serving's text and code (TF-R21).
         """
-        version = self._labels.get(name, {}).get(label)
+        version = self._routes.labels.get(name, {}).get(label)
         if version is None:
             raise InvalidInput(f"Unrecognized servable version label: {label}")
         return version
@@ -245,17 +229,17 @@ class Manager(Generic[ServableT]):
 
         The pin is ignored while the version policy does not want the version.
         """
-        self._pins[name] = version
+        self._routes.pins[name] = version
         self._publish(name)
 
     def unpin(self, name: str) -> None:
         """Send requests without a version to the newest that is ready again."""
-        if self._pins.pop(name, None) is not None:
+        if self._routes.pins.pop(name, None) is not None:
             self._publish(name)
 
     def pinned(self, name: str) -> str:
         """Return the pinned version of a model; empty = none."""
-        return self._pins.get(name, "")
+        return self._routes.pins.get(name, "")
 
     # -- one tick ------------------------------------------------------------------------------
 
@@ -266,7 +250,6 @@ class Manager(Generic[ServableT]):
         """
         if not self._is_stopping:
             self._known = tuple(known)
-            self._has_list = True
             self._tick()
             self._gone.set()  # or is wanted again
 
@@ -275,7 +258,7 @@ class Manager(Generic[ServableT]):
 
         A version that will be retried counts as loading.
         """
-        names = with_members(self._known, frozenset({name}))
+        names = with_members(self._known or (), frozenset({name}))
         while tasks := [
             task
             for c in self._copies.values()
@@ -300,9 +283,9 @@ class Manager(Generic[ServableT]):
             NotFound: the model is not in the wanted list.
             LoadFailed: at least one version did not load; running versions keep running.
         """
-        if not any(m.id.name == name for m in self._known):
+        if not any(m.id.name == name for m in self._known or ()):
             raise NotFound(f"Request for unknown model: '{name}' is not found", field="model")
-        names = with_members(self._known, frozenset({name}))
+        names = with_members(self._known or (), frozenset({name}))
         for copy in list(self._copies.values()):
             if copy.id.name in names and copy.state is State.FAILED:
                 self._forget(copy)
@@ -318,7 +301,7 @@ class Manager(Generic[ServableT]):
         if failed:
             reasons = "; ".join(f"version {id.version} is at UNAVAILABLE state: {why}" for id, why in failed)
             raise LoadFailed(f"load failed for model '{name}': {reasons}", field="model")
-        if name not in self._default:
+        if name not in self._routes.default:
             raise LoadFailed(
                 f"load failed for model '{name}': at least one version must be available under the version "
                 f"policy of model '{name}'",
@@ -333,7 +316,7 @@ class Manager(Generic[ServableT]):
             if copy.id == id and copy.state in RISING and copy.task is not None and not copy.task.done()
         ]:
             await asyncio.wait(tasks)
-        copy = self._exact.get((id.name, id.version))
+        copy = self._routes.exact.get((id.name, id.version))
         if copy is not None:
             return ""
         failed = [c.reason for c in self._copies.values() if c.id == id and c.state is State.FAILED]
@@ -373,7 +356,7 @@ class Manager(Generic[ServableT]):
                 )
                 for c in self._copies.values()
             ]
-            known, waiting, broken = self._bound = bind(self._known, present)
+            known, waiting, broken = self._bound = bind(self._known or (), present)
             self._targets = {m.id: m.fingerprint for m in choose(known) if m.id not in waiting}
             self._hurry()
             steps = plan(known, present, self._clock(), waiting, broken | self._removed(), self._relabel())
@@ -384,20 +367,13 @@ class Manager(Generic[ServableT]):
 
     def _removed(self) -> set[ModelId]:
         """Return versions of handlers that are gone from the list: none replaces another, so none waits."""
-        known = {manifest.id for manifest in self._known}
+        known = {manifest.id for manifest in self._known or ()}
         return {c.id for c in self._copies.values() if c.manifest.format == FORMAT} - known
 
     def _relabel(self) -> set[ModelId]:
         """Move labels to their wanted versions if these are ready; return versions that labels still hold."""
-        before, self._labels, leaving = self._labels, {}, set()
-        defaults, self._default_labels = self._default_labels, {}
-        for name, wanted in labels_of(self._bound.known).items():
-            ready = {v for model, v in self._exact if model == name}
-            self._labels[name] = found = settle(wanted.versions, before.get(name, {}), ready)
-            leaving |= {ModelId(name, v) for label, v in found.items() if v != wanted.versions[label]}
-            if wanted.default:
-                self._default_labels[name] = wanted.default
-        for name in defaults.keys() | self._default_labels.keys():
+        names, leaving = self._routes.relabel(self._bound.known)
+        for name in names:
             self._publish(name)  # immediately, so that no request goes to a version that is about to drain
         return leaving
 
@@ -511,7 +487,7 @@ class Manager(Generic[ServableT]):
         self._close_if_idle(copy)
 
     def _knows(self, name: str) -> bool:
-        return any(manifest.id.name == name for manifest in self._known)
+        return any(manifest.id.name == name for manifest in self._known or ())
 
     async def _see_off(self, copy: _Copy[ServableT], leave: Callable[[float], Awaitable[None]]) -> None:
         await leave(self._config.sequences_s)
@@ -596,19 +572,19 @@ class Manager(Generic[ServableT]):
 
     def ready(self) -> bool:
         """Return whether every known model has all its chosen versions loaded, and at least one."""
-        if self._is_stopping or not self._has_list:
+        if self._is_stopping or self._known is None:
             return False
         if {id.name for id in self._targets} != {m.id.name for m in self._known}:
             return False
         return all(
-            (copy := self._exact.get((id.name, id.version))) is not None
+            (copy := self._routes.exact.get((id.name, id.version))) is not None
             and copy.manifest.fingerprint == fingerprint
             for id, fingerprint in self._targets.items()
         )
 
     def wanted(self) -> frozenset[str] | None:
         """Return the names of the wanted models; None = unknown yet, or shutting down."""
-        if self._is_stopping or not self._has_list:
+        if self._is_stopping or self._known is None:
             return None
         return frozenset(manifest.id.name for manifest in self._known)
 
@@ -647,16 +623,16 @@ class Manager(Generic[ServableT]):
 
     def labels(self) -> Mapping[str, Mapping[str, str]]:
         """Return the version that each label points to, by model."""
-        return self._labels
+        return self._routes.labels
 
     def servable(self, id: ModelId) -> ServableT | None:
         """Return the servable that answers for a version now, or None."""
-        copy = self._exact.get((id.name, id.version))
+        copy = self._routes.exact.get((id.name, id.version))
         return copy.servable if copy is not None else None
 
     def servables(self) -> list[ServableT]:
         """Return all servables that can answer now, one per version."""
-        return [copy.servable for copy in list(self._exact.values()) if copy.servable is not None]
+        return [copy.servable for copy in list(self._routes.exact.values()) if copy.servable is not None]
 
     def _pending_reasons(self, copy: _Copy[ServableT]) -> Iterator[str]:
         """Return the reasons why wanted successors of running copies are missing."""
@@ -669,23 +645,7 @@ class Manager(Generic[ServableT]):
 
     def _publish(self, name: str) -> None:
         """Set the routes of a model; contains no await."""
-        copies = [c for c in self._copies.values() if c.id.name == name]
-        for copy in copies:
-            self._exact.pop((name, copy.id.version), None)
-        self._default.pop(name, None)
-        ready = [c for c in copies if c.state is State.READY]
-        for copy in sorted(ready, key=lambda c: (version_key(c.id.version), c.key)):
-            self._exact[name, copy.id.version] = copy
-            if self._default_version(name, copy.id.version) == copy.id.version:
-                self._default[name] = copy
-            self._once.add(name)
-
-    def _default_version(self, name: str, newest: str) -> str:
-        """Return the version for requests without one: the configured default, else the newest."""
-        pin, labels = self._pins.get(name), self._labels.get(name, {})
-        if pin and not self._is_let_go(ModelId(name, pin)):
-            return pin
-        return labels.get(self._default_labels.get(name, ""), newest)
+        self._routes.publish(name, self._copies.values(), self._is_let_go)
 
     def _is_let_go(self, id: ModelId) -> bool:
         """Return whether a version is unwanted and gone, so that its pin has no effect."""

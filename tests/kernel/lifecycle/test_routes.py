@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from waiting import PATIENCE_S, auntil
 
 from salver.kernel.lifecycle import LifecycleConfig, Manager
-from salver.kernel.lifecycle.labels import Labels, labels_of, settle
+from salver.kernel.lifecycle.routes import Labels, labels_of, settle
 from salver.words.artifacts import Manifest, ModelConfig, Versions
 from salver.words.errors import InvalidInput, LoadFailed, NotFound
 from salver.words.messages import ModelId, State
