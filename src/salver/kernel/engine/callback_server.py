@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-import msgspec
-
 from salver.backends.callbacks import ModelCommand
 from salver.kernel.engine.callback_messages import (
     MOST_CALLS,
@@ -33,7 +31,8 @@ from salver.kernel.engine.callback_messages import (
     TensorsTaken,
     read_saying,
 )
-from salver.kernel.engine.control import Frames, ResponseHead, describe, frame
+from salver.kernel.engine.control import ResponseHead, describe, frame
+from salver.kernel.engine.frame_socket import FrameSocket
 from salver.kernel.engine.output_limit import LONGEST_LINE
 from salver.kernel.engine.ports import CallbackProvider, CallTerms
 from salver.kernel.engine.shm import Block
@@ -101,16 +100,12 @@ class CallbackServer:
         self._id = id
         self._broken = broken
         self._log_line = log_line
-        self._loop = asyncio.get_running_loop()
-        self._frames = Frames()
         self._calls: dict[int, _Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._leaving = bytearray()
-        self._is_waiting = False  # bytes that the socket does not accept yet
         self._turn = asyncio.Semaphore()  # held while a message uses the arena of answers
         self._probe: asyncio.Future[bool] | None = None
         self._is_closed = False
-        self._loop.add_reader(side.sock.fileno(), self._listen)
+        self._channel = FrameSocket(side.sock, self._on_frame, broken)
 
     def __repr__(self) -> str:
         return f"<Desk of {self._id}, {len(self._calls)} requests under way>"
@@ -118,7 +113,7 @@ class CallbackServer:
     async def is_ready(self) -> bool:
         """Return whether the model says that it is ready, within the timeout."""
         if self._probe is None:
-            self._probe = self._loop.create_future()
+            self._probe = asyncio.get_running_loop().create_future()
             self._send(Probe())
         try:
             return await asyncio.wait_for(asyncio.shield(self._probe), _PROBE_S)
@@ -134,11 +129,10 @@ class CallbackServer:
 
     def close(self) -> None:
         """Stop after reading the last messages of a host that is gone."""
-        while self._listen():
+        while self._channel.listen():
             pass
         self._is_closed = True
-        self._loop.remove_reader(self._side.sock.fileno())
-        self._loop.remove_writer(self._side.sock.fileno())
+        self._channel.close()
         for call in self._calls.values():
             call.give_up()
         self._asker.leave()
@@ -146,24 +140,8 @@ class CallbackServer:
             self._probe.set_result(False)
         self._side.close()
 
-    def _listen(self) -> bool:
-        """Read the available messages; return False at the end of the stream."""
-        try:
-            data = self._side.sock.recv(1 << 16)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._side.sock.fileno())
-            return False
-        try:
-            for payload in self._frames.feed(data):
-                self._hear(read_saying(payload))
-        except (ValueError, msgspec.MsgspecError) as error:
-            self._broken(error)
-            return False
-        return True
+    def _on_frame(self, payload: bytes) -> None:
+        self._hear(read_saying(payload))
 
     def _hear(self, saying: Saying) -> None:
         match saying:
@@ -204,7 +182,7 @@ class CallbackServer:
         if len(self._calls) > 2 * MOST_CALLS or id in self._calls:  # the host limits itself to half of that
             raise ValueError(f"request {id}, with {len(self._calls)} under way")
         self._calls[id] = call = _Call(is_of_run)
-        task = self._loop.create_task(self._carry_out(id, call, blocks, work), name="a model's request")
+        task = asyncio.create_task(self._carry_out(id, call, blocks, work), name="a model's request")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -297,7 +275,7 @@ class CallbackServer:
             return
         await self._turn.acquire()  # released when the host has copied the tensors
         # Written completely even after a cancellation, so that no other tensors overwrite it midway.
-        await asyncio.shield(self._loop.create_task(self._lay_out(id, response, is_end)))
+        await asyncio.shield(asyncio.create_task(self._lay_out(id, response, is_end)))
 
     async def _lay_out(self, id: int, response: InferResponse, is_end: bool) -> None:
         arrays = {tensor.name: tensor.array for tensor in response.outputs}
@@ -320,22 +298,5 @@ class CallbackServer:
         return await asyncio.to_thread(work)
 
     def _send(self, telling: Telling) -> None:
-        """Send a message; what the socket does not accept waits (little: tensors are in the arena)."""
         if not self._is_closed:
-            self._leaving += frame(telling)
-            self._push()
-
-    def _push(self) -> None:
-        fd = self._side.sock.fileno()
-        try:
-            sent = self._side.sock.send(self._leaving)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:  # a dead child is noticed by its process descriptor
-            sent = len(self._leaving)
-        del self._leaving[:sent]
-        if self._leaving:
-            self._loop.add_writer(fd, self._push)
-        elif self._is_waiting:
-            self._loop.remove_writer(fd)
-        self._is_waiting = bool(self._leaving)
+            self._channel.send(frame(telling))

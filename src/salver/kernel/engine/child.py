@@ -9,26 +9,19 @@ for the child fails immediately, its process group is killed, it is reaped, and 
 """
 
 import asyncio
-import itertools
 import logging
-import math
 import os
-import re
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, Self, TypeVar
-
-import msgspec
+from typing import Any, Self, TypeVar
 
 from salver.backends.protocol import Answer
 from salver.kernel.engine.callback_server import CallbackServer
 from salver.kernel.engine.control import (
     EndOfPieces,
-    Frames,
     GiveUp,
     Handle,
     Load,
@@ -51,13 +44,15 @@ from salver.kernel.engine.control import (
     rebuild,
     stacked,
 )
-from salver.kernel.engine.output_limit import LONGEST_LINE
-from salver.kernel.engine.pieces import ResponseStream
+from salver.kernel.engine.frame_socket import FrameSocket
+from salver.kernel.engine.host_output import HostOutput
+from salver.kernel.engine.pieces import HostStreams, ResponseStream
 from salver.kernel.engine.ports import Gave
+from salver.kernel.engine.run_watch import RunWatch
 from salver.kernel.engine.shm import Block
 from salver.kernel.engine.spawn import THREAD_VARIABLES, HostHandles, HostPlan, spawn
 from salver.words.errors import HostDied, HostGone, LoadFailed, ModelFailed, SalverError
-from salver.words.messages import InferRequest, Signature
+from salver.words.messages import InferRequest
 from salver.words.tensor import Array
 
 _log = logging.getLogger("salver.engine.host")
@@ -68,12 +63,6 @@ Done = Callable[[Gave | SalverError], None]
 Work = Mapping[str, Array] | Sequence[InferRequest]
 
 _OFF_LOOP = 1 << 20  # bytes; copying more would block the event loop for more than 0.1 ms
-_REST_S = 0.01  # pause between two reads of a model that writes too much
-_TELL_S = 1.0
-_MOST_LINES = 2000  # lines examined per read
-_LAST_LINES = 12  # lines included in the error of a model that could not be loaded
-#: Messages that TensorFlow's libraries print on import regardless of the log level.
-_CHATTER = re.compile(r"All log messages before absl::InitializeLog\(\)|oneDNN custom operations are on\.")
 GRACE_S = 5.0  # time for a host to finish its run and close its model after a stop
 TERM_S = 1.0  # between SIGTERM and SIGKILL
 
@@ -83,53 +72,33 @@ class HostProcess:
 
     Attributes:
         dead: Result: how it died (``SIGKILL``, ``exit code 3``, …). Never cancelled.
-        signature: Signature of the model.
-        asks: Kind of input: ``batch`` (:meth:`run`), ``requests`` (:meth:`answer`), ``stream`` or ``forms``
-            (of a handler).
-        has_opinion: The model reports its own readiness (:meth:`is_ready`).
-        wants_trace: The model needs the span of each request.
-        alone: Why a fork server cannot fork; empty = it can.
-        imports: Modules imported by a fork server that cannot fork.
+        loaded: What the child has said of its model.
         plan: Plan of the process.
     """
 
-    signature: Signature
-    asks: Literal["batch", "requests", "stream", "forms"]
+    loaded: LoadResult
     watches_streams = True  # time without a sign of life after which a streaming model is killed
-    has_opinion = wants_trace = False
-    alone = ""
-    imports: tuple[str, ...] = ()
 
     def __init__(self, plan: HostPlan, ends: HostHandles) -> None:
         self.plan = plan
-        self._model = plan.manifest.id.name
         self._ends = ends
         self._loop = asyncio.get_running_loop()
         self.dead: asyncio.Future[str] = self._loop.create_future()
         #: Callback for the next reply or for the child's death.
         self._heard: Callable[[Reply | HostDied], None] | None = None
-        self._pieces: dict[
-            int, ResponseStream
-        ] = {}  # streams of requests that may still receive pieces, by mark
-        self._under_way: Sequence[ResponseStream] = ()  # streams of the run that occupies the model
-        self._marks = itertools.count(1)
-        self._leaving = bytearray()  # bytes that the socket does not accept yet
+        self._streams = HostStreams(self._pass_on)
         self._told: Order | None = None  # descriptors sent last; None = the order is still being written
-        self._is_unread = False  # the child died before it had read the whole order
         self._tasks: set[asyncio.Task[None]] = set()
-        self._frames = Frames()
         self._why_killed = ""
         self._deaf_timer: asyncio.TimerHandle | None = None
-        self._hangs_at = math.inf  # time at which the current run counts as hanging
-        self._looks_at = math.inf  # time of the next check: one timer serves many runs
-        self._look_timer: asyncio.TimerHandle | None = None
-        self._line = b""
-        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._watch = RunWatch(plan.limit, self._streams.has_untaken, self.kill)
+        self._channel = FrameSocket(ends.sock, self._on_frame, self._on_broken, self._on_deaf)
+        self._output = HostOutput(ends.output, plan.output, plan.manifest.id)
         self._desk: CallbackServer | None = None
         if plan.server is not None and ends.side is not None:
-            self._desk = CallbackServer(ends.side, plan.server, plan.manifest.id, self.broken, self._log_line)
-        self._loop.add_reader(ends.sock.fileno(), self._on_control)
-        self._loop.add_reader(ends.output, self._on_output)
+            self._desk = CallbackServer(
+                ends.side, plan.server, plan.manifest.id, self.broken, self._output.log
+            )
         self._loop.add_reader(ends.pidfd, self._on_exit)
 
     def __repr__(self) -> str:
@@ -137,6 +106,10 @@ class HostProcess:
         if self.dead.done():
             state = self.dead.result()
         return f"<HostProcess {self.pid} of {self._model}, {state}>"
+
+    @property
+    def _model(self) -> str:
+        return self.plan.manifest.id.name
 
     @property
     def pid(self) -> int:
@@ -203,10 +176,10 @@ class HostProcess:
             self._inherit(work)
             order = self._order(work)
         self._tell_now(order)
-        self._watch_from_now()
+        self._watch.begin()
 
         def hear(reply: Reply | HostDied) -> None:
-            self._hangs_at = math.inf
+            self._watch.end()
             if isinstance(reply, RunResult) and sum([block.nbytes for block in reply.outputs]) > _OFF_LOOP:
                 self._spawn(self._finish(reply, done))
                 return
@@ -230,9 +203,7 @@ class HostProcess:
 
     def open(self, count: int) -> list[ResponseStream]:
         """Return streams for that many requests, to be passed to ``stream``."""
-        found = [ResponseStream(next(self._marks), self._pass_on) for _ in range(count)]
-        self._pieces.update((pieces.mark, pieces) for pieces in found)
-        return found
+        return self._streams.open(count)
 
     async def stream(self, requests: Sequence[InferRequest], found: Sequence[ResponseStream]) -> None:
         """Start requests that the model answers in pieces; return when it can start others.
@@ -245,31 +216,31 @@ class HostProcess:
         try:
             order = await self._copy(size_of(requests), lambda: self._order(requests, marks))
             self._raise_if_dead()
-            self._under_way = found
+            self._streams.under_way = found
             for pieces in found:
                 pieces.begin()
             if self.watches_streams:
-                self._watch_from_now()
+                self._watch.begin()
             self._as_ran(await self.ask(order))
         except SalverError as error:
             for pieces in found:
-                self._pieces.pop(pieces.mark, None)
+                self._streams.end(pieces.mark)
                 pieces.end(_alike(error))
         finally:
-            self._under_way = ()
-            self._hangs_at = math.inf
+            self._streams.under_way = ()
+            self._watch.end()
 
     def _pass_on(self, order: Next | GiveUp) -> None:
         """Send a reader's message; without readers, cancel the callbacks of the run as well."""
         self._tell_now(order)
-        if self._desk is not None and self._under_way and all(p.is_given_up for p in self._under_way):
+        if self._desk is not None and self._streams.is_given_up:
             self._desk.give_up_run()
 
     def _take(self, piece: Piece) -> None:
         """Deliver a response to its stream, unless nobody reads it any more."""
-        pieces = self._pieces.get(piece.mark)
-        if self._under_way and self.watches_streams:
-            self._watch_from_now()  # a host that sends responses is not hanging
+        pieces = self._streams.get(piece.mark)
+        if self._streams.under_way and self.watches_streams:
+            self._watch.begin()  # a host that sends responses is not hanging
         if pieces is None or pieces.is_given_up:
             self._tell_now(TensorsTaken())
         elif sum([block.nbytes for block in piece.outputs]) > _OFF_LOOP:
@@ -293,10 +264,6 @@ class HostProcess:
         except ValueError as error:
             raise self.broken(error) from error
 
-    def _end_pieces(self, over: EndOfPieces) -> None:
-        if (pieces := self._pieces.pop(over.mark, None)) is not None:
-            pieces.end(rebuild(over.why) if over.why else None)
-
     async def read(self, blocks: tuple[Block, ...]) -> Mapping[str, Array]:
         """Return copies of the arrays that the child has written."""
         return await self._copy(sum([block.nbytes for block in blocks]), lambda: self._read(blocks))
@@ -307,30 +274,12 @@ class HostProcess:
         except (ValueError, TypeError, OverflowError, OSError) as error:
             raise self._died() if self.dead.done() else self.broken(error) from error
 
-    def _watch_from_now(self) -> None:
-        """Restart the hang timer: a run has started, or the child has sent something."""
-        self._hangs_at = at = self._loop.time() + self.plan.limit.seconds
-        if at < self._looks_at:
-            if self._look_timer is not None:
-                self._look_timer.cancel()
-            self._looks_at, self._look_timer = at, self._loop.call_at(at, self._look)
-
-    def _look(self) -> None:
-        self._looks_at, self._look_timer = math.inf, None
-        if any(pieces.is_untaken for pieces in self._under_way):  # it waits for a reader
-            self._watch_from_now()
-        elif self._hangs_at <= self._loop.time():
-            self.kill(f"a run did not end within {self.plan.limit.seconds:g} s")
-        elif self._hangs_at < math.inf:
-            self._looks_at = self._hangs_at
-            self._look_timer = self._loop.call_at(self._hangs_at, self._look)
-
     async def _ran(self, order: Run) -> RunResult:
-        self._watch_from_now()
+        self._watch.begin()
         try:
             return self._as_ran(await self.ask(order))
         finally:
-            self._hangs_at = math.inf
+            self._watch.end()
 
     def _as_ran(self, reply: Reply | HostDied) -> RunResult:
         if isinstance(reply, RunResult):
@@ -341,7 +290,7 @@ class HostProcess:
         raise rebuild(reply) if isinstance(reply, RunError) else self.broken(reply)
 
     def _result(self, ran: RunResult, outputs: Mapping[str, Array]) -> Gave:
-        return self._answers(ran, outputs) if self.asks == "requests" else (outputs, ran.seconds)
+        return self._answers(ran, outputs) if self.loaded.asks == "requests" else (outputs, ran.seconds)
 
     def _answers(
         self, ran: RunResult, outputs: Mapping[str, Array]
@@ -354,14 +303,14 @@ class HostProcess:
 
     def _order(self, requests: Sequence[InferRequest], marks: tuple[int, ...] = ()) -> Run:
         """Return the order to run requests whose inputs have been written."""
-        every = len(self.signature.outputs)
+        every = len(self.loaded.signature.outputs)
         asked = tuple([_asked(request, every) for request in requests])
         arena = self._ends.requests
         try:
             if len(requests) == 1:
                 return Run(arena.write({t.name: t.array for t in requests[0].inputs}), asked, (), marks)
             parts = [[(tensor.name, tensor.array) for tensor in request.inputs] for request in requests]
-            columns = stacked(parts) if self.signature.batched else None
+            columns = stacked(parts) if self.loaded.signature.batched else None
             if columns is None:
                 return Run(arena.write(numbered(map(dict, parts))), asked, (), marks)
             rows = tuple([len(request.inputs[0].array) for request in requests])
@@ -385,7 +334,7 @@ class HostProcess:
 
     async def is_ready(self) -> bool:
         """Return whether the model says in time that it is ready; True if it never says so."""
-        return self._desk is None or not self.has_opinion or await self._desk.is_ready()
+        return self._desk is None or not self.loaded.has_opinion or await self._desk.is_ready()
 
     def _inherit(self, requests: Sequence[InferRequest]) -> None:
         """Pass the deadline and the callers' state of the run to its callbacks."""
@@ -434,7 +383,7 @@ class HostProcess:
         try:
             reply = await self.ask(load)
         except HostDied:
-            said = "\n".join(self._last_lines)
+            said = "\n".join(self._output.last_lines)
             raise LoadFailed(
                 f"the host process of model '{self._model}' died ({self.dead.result()}) while loading it"
                 + (f"; it said:\n{said}" if said else "")
@@ -443,12 +392,9 @@ class HostProcess:
             raise rebuild(reply)
         if not isinstance(reply, LoadResult):
             raise self.broken(reply)
-        self.signature = reply.signature
-        self.asks = reply.asks
+        self.loaded = reply
         if self._desk is not None:
             self._desk.has_loaded = True
-        self.alone, self.imports = reply.alone, reply.imports
-        self.has_opinion, self.wants_trace = reply.has_opinion, reply.wants_trace
 
     async def ask(self, order: Order, fds: Sequence[int] = ()) -> Reply:
         """Send an order with descriptors and wait for the reply; one at a time.
@@ -479,26 +425,7 @@ class HostProcess:
         if not self.dead.done():
             framed = frame(order)
             self._told = order
-            is_waiting = bool(self._leaving)
-            self._leaving += framed
-            if not is_waiting:
-                self._push()
-                if self._leaving:  # only long orders, such as the load order
-                    self._loop.add_writer(self._ends.sock.fileno(), self._push_on)
-
-    def _push_on(self) -> None:
-        self._push()
-        if not self._leaving:
-            self._loop.remove_writer(self._ends.sock.fileno())
-
-    def _push(self) -> None:
-        try:
-            sent = self._ends.sock.send(self._leaving)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:  # a dead child is noticed by its process descriptor
-            sent, self._is_unread = len(self._leaving), True
-        del self._leaving[:sent]
+            self._channel.send(framed)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -525,93 +452,26 @@ class HostProcess:
 
     # -- receiving -----------------------------------------------------------------------------
 
-    def _on_control(self) -> None:
-        try:
-            data = self._ends.sock.recv(1 << 14)
-        except (BlockingIOError, InterruptedError):
-            return
-        except ConnectionResetError:  # the child closed its end with unread data in it
-            data, self._is_unread = b"", True
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._ends.sock.fileno())
-            if self._deaf_timer is None:  # usually it is about to exit
-                self._deaf_timer = self._loop.call_later(TERM_S, self.kill, "it closed its control channel")
-            return
-        try:
-            for payload in self._frames.feed(data):
-                self._hear(read_reply(payload))
-        except (ValueError, msgspec.MsgspecError) as error:
-            self.kill(f"it broke the control protocol: {error}")
+    def _on_frame(self, payload: bytes) -> None:
+        self._hear(read_reply(payload))
+
+    def _on_broken(self, error: Exception) -> None:
+        self.kill(f"it broke the control protocol: {error}")
+
+    def _on_deaf(self) -> None:
+        if self._deaf_timer is None:  # usually it is about to exit
+            self._deaf_timer = self._loop.call_later(TERM_S, self.kill, "it closed its control channel")
 
     def _hear(self, reply: Reply | HostDied) -> None:
         if isinstance(reply, Piece):
             self._take(reply)
             return
         if isinstance(reply, EndOfPieces):
-            self._end_pieces(reply)
+            self._streams.end(reply.mark, rebuild(reply.why) if reply.why else None)
             return
         heard, self._heard = self._heard, None
         if heard is not None:
             heard(reply)
-
-    def _on_output(self) -> None:
-        try:
-            data = os.read(self._ends.output, 1 << 16)
-        except (BlockingIOError, InterruptedError):
-            return
-        if not data:
-            self._loop.remove_reader(self._ends.output)
-            return
-        *lines, self._line = (self._line + data).split(b"\n")
-        if len(self._line) > LONGEST_LINE:
-            lines.append(self._line)
-            self._line = b""
-        left = lines[_MOST_LINES:]  # lines of one read; a line may be empty
-        for index, line in enumerate(lines[:_MOST_LINES]):
-            if not self._say(line):  # arrived together with a dropped line
-                left = lines[index + 1 :]
-                break
-        else:
-            if not left:
-                return
-        self._drop(len(left))
-        self._last_lines.extend(map(_text, left[-_LAST_LINES:]))
-        if not self.dead.done():  # pause reading, or the loop would do nothing else
-            self._loop.remove_reader(self._ends.output)
-            self._loop.call_later(_REST_S, self._read_output_again)
-
-    def _read_output_again(self) -> None:
-        if not self.dead.done():
-            self._loop.add_reader(self._ends.output, self._on_output)
-
-    def _say(self, line: bytes) -> bool:
-        """Log a line; return False if it is dropped."""
-        text = _text(line)
-        if not text:
-            return True
-        self._last_lines.append(text)
-        return self._log_line(logging.DEBUG if _CHATTER.search(text) else logging.INFO, text)
-
-    def _log_line(self, level: int, text: str) -> bool:
-        """Log a line within the output limit; dropped lines are reported a second later."""
-        if self.plan.output.takes(len(text), self._loop.time()):
-            _log.log(level, "[%s] %s", self.plan.manifest.id, text)
-            return True
-        self._drop(1)
-        return False
-
-    def _drop(self, lines: int) -> None:
-        limit = self.plan.output
-        if not limit.dropped:
-            self._loop.call_later(_TELL_S, self._tell_dropped)
-        limit.dropped += lines
-
-    def _tell_dropped(self) -> None:
-        if dropped := self.plan.output.told():
-            id = self.plan.manifest.id
-            _log.warning("[%s] %d lines dropped: the model exceeds the limit on log output", id, dropped)
 
     # -- ending --------------------------------------------------------------------------------
 
@@ -627,36 +487,27 @@ class HostProcess:
                 await asyncio.wait([self.dead])
 
     def _on_exit(self) -> None:
-        self._on_control()  # read its last message
-        self._on_output()
+        self._channel.listen()  # read its last message
+        self._output.read()
         if self._desk is not None:
             self._desk.close()
-        self._say(self._line)
+        self._output.close()
         self._signal(signal.SIGKILL)  # its descendants; the group id stays reserved until the child is reaped
         code = self._ends.process.wait()
         how = f"exit code {code}" if code >= 0 else _signal_name(-code)
         if self._why_killed:
             how = f"{how}: {self._why_killed}"
-        for fd in (self._ends.sock.fileno(), self._ends.output, self._ends.pidfd):
-            self._loop.remove_reader(fd)
-        self._loop.remove_writer(self._ends.sock.fileno())
+        self._channel.close()
+        self._loop.remove_reader(self._ends.pidfd)
         # after those who received the last message have read its tensors
         self._loop.call_soon(self._ends.close)
-        for timer in (self._deaf_timer, self._look_timer):
-            if timer is not None:
-                timer.cancel()
+        self._watch.cancel()
+        if self._deaf_timer is not None:
+            self._deaf_timer.cancel()
         self.dead.set_result(how)
-        is_gone = self._told is None or (self._is_unread and isinstance(self._told, Run | Handle))
+        is_gone = self._told is None or (self._channel.is_unread and isinstance(self._told, Run | Handle))
         self._hear(self._died(HostGone if is_gone else HostDied))
-        while self._pieces:
-            _, pieces = self._pieces.popitem()
-            pieces.end(self._died())
-
-
-def _text(line: bytes) -> str:
-    text = line[:LONGEST_LINE].decode(errors="backslashreplace").rstrip()
-    more = len(line) - LONGEST_LINE
-    return f"{text} … ({more} bytes more)" if more > 0 else text
+        self._streams.end_all(self._died)
 
 
 def _alike(error: SalverError) -> SalverError:

@@ -5,7 +5,8 @@ request. It holds at most one response, because the model waits until that has b
 """
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 from salver.backends.protocol import Answer
 from salver.kernel.engine.control import GiveUp, Next
@@ -105,3 +106,49 @@ class ResponseStream:
             self.error = error
             self.over.set_result(None)
             self._came.set()
+
+
+class HostStreams:
+    """Streams of the requests that a host answers in pieces.
+
+    Args:
+        tell: Sends a message to the host.
+
+    Attributes:
+        under_way: Streams of the run that occupies the model.
+    """
+
+    def __init__(self, tell: Callable[[Next | GiveUp], None]) -> None:
+        self.under_way: Sequence[ResponseStream] = ()
+        self._tell = tell
+        self._marks = itertools.count(1)
+        self._open: dict[int, ResponseStream] = {}  # those that may still receive pieces, by mark
+
+    def open(self, count: int) -> list[ResponseStream]:
+        """Return new streams for that many requests."""
+        found = [ResponseStream(next(self._marks), self._tell) for _ in range(count)]
+        self._open.update((pieces.mark, pieces) for pieces in found)
+        return found
+
+    def get(self, mark: int) -> ResponseStream | None:
+        """Return an open stream."""
+        return self._open.get(mark)
+
+    def end(self, mark: int, error: SalverError | None = None) -> None:
+        """End a stream, if it is open."""
+        if (pieces := self._open.pop(mark, None)) is not None:
+            pieces.end(error)
+
+    def end_all(self, died: Callable[[], SalverError]) -> None:
+        """End all open streams, each with an error of its own."""
+        for mark in list(self._open):
+            self.end(mark, died())
+
+    @property
+    def is_given_up(self) -> bool:
+        """Return whether nobody reads the responses of the run any more."""
+        return bool(self.under_way) and all(pieces.is_given_up for pieces in self.under_way)
+
+    def has_untaken(self) -> bool:
+        """Return whether the run may have to wait for a reader."""
+        return any(pieces.is_untaken for pieces in self.under_way)

@@ -71,16 +71,17 @@ class ProcessRunner:
     Attributes:
         deaths: Number of hosts that have died.
         reruns: See :class:`~salver.kernel.engine.ports.RestartingRunner`.
-        has_opinion, wants_trace: As of :class:`~salver.kernel.engine.child.HostProcess`.
+        has_opinion, wants_trace: As of :class:`~salver.kernel.engine.control.LoadResult`.
     """
 
     def __init__(self, plan: HostPlan, hosts: list[HostProcess], recovery: Recovery) -> None:
         self.slots = len(hosts)
         self.deaths = 0
         self.reruns = False
-        self.has_opinion = hosts[0].has_opinion
-        self.wants_trace = hosts[0].wants_trace
-        self.signature: Signature = hosts[0].signature
+        loaded = hosts[0].loaded
+        self.has_opinion = loaded.has_opinion
+        self.wants_trace = loaded.wants_trace
+        self.signature: Signature = loaded.signature
         self._plan = plan
         self._recovery = recovery
         self._seats: list[_HostSlot] = []
@@ -135,7 +136,7 @@ class ProcessRunner:
             await _let_go(plan)
             raise
         kinds = {"batch": cls, "requests": RequestProcessRunner, "stream": StreamProcessRunner}
-        kind: type[ProcessRunner] = kinds[hosts[0].asks]
+        kind: type[ProcessRunner] = kinds[hosts[0].loaded.asks]
         return kind(plan, hosts, recovery)
 
     def __repr__(self) -> str:

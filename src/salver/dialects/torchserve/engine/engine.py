@@ -254,7 +254,7 @@ class HandlerEngine:
     def worker_ready(self, worker: Worker) -> None:
         """See :class:`~salver.dialects.torchserve.engine.worker_pool.PoolOwner`."""
         self._ready[worker.id] = worker
-        if worker.host is not None and worker.host.asks == "stream":
+        if worker.host is not None and worker.host.loaded.asks == "stream":
             most, patience = max(1, self._workers.batch_size), float(max(0, self._workers.response_timeout_s))
             self._flows[worker.id] = HandlerFlow(worker, most, patience, self._flow_free, self._flow_ended)
         self._set_idle(worker.id, self._terms.clock())

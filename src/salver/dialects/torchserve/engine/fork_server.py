@@ -90,17 +90,17 @@ class ForkServer:
         """Start the host that forks the others; return it where it cannot, as a worker of its own."""
         model = self._plan.manifest.id
         host = await FormHost.launch(msgspec.structs.replace(self._plan, forks=True, imports=self._imports))
-        if not host.alone:
+        if not host.loaded.alone:
             self._host = host
             return None
         if self._imports:
-            _log.info("[%s] its workers share no memory: %s", model, host.alone)
+            _log.info("[%s] its workers share no memory: %s", model, host.loaded.alone)
             self._forks = False
             await host.close()
             return None
-        self._imports, self._forks = host.imports, bool(host.imports)
+        self._imports, self._forks = host.loaded.imports, bool(host.loaded.imports)
         what = "imports but no model" if self._forks else "no memory"
-        _log.info("[%s] its workers share %s: %s", model, what, host.alone)
+        _log.info("[%s] its workers share %s: %s", model, what, host.loaded.alone)
         return host
 
     async def close(self) -> None:

@@ -6,7 +6,6 @@ no task, and one timer watches many runs.
 """
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from salver.backends.protocol import Answer
@@ -82,14 +81,14 @@ class FormHost(HostProcess):
             self._begin(order)
 
     def _begin(self, order: Handle) -> None:
-        self._watch_from_now()
+        self._watch.begin()
         self._tell_now(order)
 
     def _hear(self, reply: Reply | HostDied) -> None:
         if not isinstance(reply, HandlerPiece):
             super()._hear(reply)
         elif self._piece is not None:
-            self._watch_from_now()  # a host that sends pieces does not hang
+            self._watch.begin()  # a host that sends pieces does not hang
             self._piece(reply.index, forms.decode_answer(reply.said, _NOTHING))
 
     def _hear_end(self, reply: Reply | HostDied) -> None:
@@ -104,7 +103,7 @@ class FormHost(HostProcess):
             self._end_run(forms.decode_answers(reply, _NOTHING), reply.seconds)
             return
         if sum([block.nbytes for block in blocks]) > _LARGE:
-            self._hangs_at = math.inf  # copying is ours, and not the host's time
+            self._watch.end()  # copying is ours, and not the host's time
             self._spawn(self._read_large(reply, blocks))
             return
         try:
@@ -123,7 +122,7 @@ class FormHost(HostProcess):
             self._end_run(forms.decode_answers(reply, read), reply.seconds)
 
     def _end_run(self, result: Sequence[Answer] | SalverError, seconds: float = 0.0) -> None:
-        self._hangs_at = math.inf
+        self._watch.end()
         self._piece = None
         done, self._done = self._done, None
         if done is not None:
