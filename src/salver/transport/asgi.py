@@ -15,7 +15,7 @@ from salver.encoding.bodies import HttpBody, HttpReply
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.lazy import lazy_imports
 from salver.transport.access_check import LOCAL, Access
-from salver.transport.budget import COUNTED, Budget, Share
+from salver.transport.budget import COUNTED, MOST_RESERVED, Budget, Share
 from salver.transport.calls import RequestContext, join_trace, printable, take_traits
 from salver.transport.exchange import Exchange, Prompt, never, with_length
 from salver.transport.http1_head import Head
@@ -188,11 +188,13 @@ class Front:
             return never  # the task repeats the check and writes the error
         accepted = headers.get(b"accept-encoding", b"") if endpoint.is_compressible else b""
         given = printable(headers.get(b"x-request-id", b"")), headers.get(b"traceparent", b"")
-        return partial(self._ask, endpoint.post, route, headers, accepted, *given)
+        collects = partial(self._collects, endpoint, route, headers)
+        return partial(self._ask, endpoint.post, collects, route, headers, accepted, *given)
 
     def _ask(
         self,
         post: PostMethod,
+        collects: Callable[[Exchange, int], bool],
         route: Route,
         headers: Mapping[bytes, bytes],
         accepted: bytes,
@@ -203,14 +205,20 @@ class Front:
         """Answer a request without a task.
 
         Args:
+            collects: Reserves memory for a body of so many bytes that is received whole.
             accepted: The request's ``accept-encoding``, where the reply may be compressed; else empty.
             given: The caller's own id of the request; empty = none.
             trace: The request's ``traceparent``; empty = none.
         """
         body = exchange.body
-        if body is None or len(body) > self._uncounted:
+        if body is None:
+            return collects(exchange, exchange.expected)
+        is_large = len(body) > self._uncounted
+        if is_large and not (exchange.share or collects(exchange, len(body))):
             return False
         call = Call("oip-http", exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
+        if is_large:
+            call.is_large = True
         if trace:
             join_trace(call, trace, self._new_id)
         if wanted := self._interest.headers:
@@ -218,10 +226,21 @@ class Front:
         http = HttpBody(route.model, route.version, body, headers)
         give_up = post(route, http, call, partial(_tell, exchange, accepted, call))
         if give_up is None:
+            exchange.free()  # the task reserves memory itself
             return False
         if not exchange.is_whole:
             exchange.on_gone = give_up
         return True
+
+    def _collects(
+        self, endpoint: Endpoint, route: Route, headers: Mapping[bytes, bytes], exchange: Exchange, size: int
+    ) -> bool:
+        """Reserve memory for a large body that is received whole; return whether it is."""
+        if not COUNTED < size <= min(MOST_RESERVED, self._max_body):
+            return False
+        if endpoint.collects is None or not endpoint.collects(route, headers):
+            return False
+        return exchange.reserve(self._budget, size)
 
     def _incident(self, raw_path: bytes, error: Exception) -> Internal:
         incident = self._new_id()

@@ -25,6 +25,8 @@ COUNTED: Final = 1 << 16
 _LEAST: Final = 256 << 20
 _AT_ONCE: Final = 1  # bodies inflated at the same time; the other cores stay free for ordinary requests
 _PAUSE_S: Final = 1.0
+#: Most bytes of a body whose memory is reserved before it has come.
+MOST_RESERVED: Final = 8 << 20
 _STEP: Final = 1 << 18  # bytes received between two yields to the event loop
 #: Seconds that every body may take.
 PATIENCE_S: Final = 30.0
@@ -89,6 +91,17 @@ class Share:
         """Release some bytes."""
         self.size -= size
         self._budget.held -= size
+
+    def reserve(self, size: int) -> bool:
+        """Reserve memory for bytes that may never come, and return True, unless half of the budget is in use.
+
+        Callers who only announce large bodies then leave half of it to those who send them.
+        """
+        budget = self._budget
+        if 2 * (budget.held + size) > budget.most:
+            return False
+        self.take(size)
+        return True
 
     def free(self) -> None:
         """Release everything."""

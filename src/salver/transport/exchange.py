@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from salver.encoding.bodies import GrpcStatus
+from salver.transport.budget import Budget, Share
 from salver.transport.http1_head import Head, Headers
 
-#: Starts to answer a request, or answers it, without a task; False = call the application instead.
+#: Starts to answer a request, or answers it, without a task; False = call the application instead. For a
+#: request whose large body is incomplete, True = receive the body, which has memory now, and ask again.
 Prompt = Callable[["Exchange"], bool]
 #: Returns the function that answers requests with a head without a task; None = none yet.
 PromptFinder = Callable[[Head], Prompt | None]
@@ -30,7 +32,9 @@ class Exchange:
 
     Attributes:
         body: Complete body, until the application has received it.
+        expected: Bytes of an incomplete body; set only while it is decided whether to receive it whole.
         held: Bytes of the body that wait for the application.
+        share: Memory of a large body that is received whole; None = not reserved.
         status: Status of the answer; 0 = no answer yet.
         arrival: Time when it was read.
         lag: Most seconds that the event loop adds to its latency, before that time and after it; 0 =
@@ -42,8 +46,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_count", "_has_more", "_pieces", "arrival", "body", "head", "held", "is_gone", "is_whole", "lag",
-        "on_end", "on_gone", "status",
+        "_count", "_has_more", "_pieces", "arrival", "body", "expected", "head", "held", "is_gone",
+        "is_whole", "lag", "on_end", "on_gone", "share", "status",
     )  # fmt: skip
 
     def __init__(self, head: Head, body: bytes | None) -> None:
@@ -52,6 +56,7 @@ class Exchange:
         self.status = 0
         self.arrival = self.lag = 0.0
         self.is_gone = self.is_whole = False
+        self.share: Share | None = None
         self.on_gone: Callable[[], None] = nothing
         self.on_end: Callable[[], None] = nothing
         if body is None:
@@ -74,6 +79,25 @@ class Exchange:
         pieces.append((piece, is_last))
         if self._has_more is not None and not self._has_more.done():
             self._has_more.set_result(None)
+
+    def is_collected(self, prompt: Prompt | None, size: int) -> bool:
+        """Return whether a large body of so many bytes is to be received whole, for a prompt."""
+        self.expected = size
+        return prompt is not None and prompt(self)
+
+    def reserve(self, budget: Budget, size: int) -> bool:
+        """Reserve memory for a body that is received whole; return whether there is enough."""
+        share = Share(budget)
+        if not share.reserve(size):
+            return False
+        self.share = share
+        return True
+
+    def free(self) -> None:
+        """Release the memory of a body that was received whole."""
+        share, self.share = self.share, None
+        if share is not None:
+            share.free()
 
     async def receive(self) -> dict[str, Any]:
         """Return the body or its next piece, and then the caller's disconnect, as ASGI messages."""

@@ -25,6 +25,7 @@ from salver.transport.terms import TURN, Terms, WrittenConnection, in_turns, sco
 from salver.words.errors import SalverError
 
 with lazy_imports():
+    from salver.transport.http1_body import BodyReader
     from salver.transport.http1_chunks import ChunkReader
     from salver.transport.http2 import Http2
 
@@ -133,10 +134,14 @@ class Connection(WrittenConnection):
         if self._exchange is None and self._incoming is None and self._head is None and not self._buffer:
             end = data.find(b"\r\n\r\n")  # the common case: a complete request whose head is cached
             head = self._terms.heads.known.get(data[:end]) if end > 0 else None
-            is_whole = head is not None and head.length == len(data) - end - 4 <= COUNTED
-            if head is not None and is_whole and not (head.expects or self._is_full):
-                self._begin(head, data[end + 4 :])
-                return
+            if head is not None and not (head.expects or self._is_full):
+                size = len(data) - end - 4
+                if head.length == size <= COUNTED:
+                    self._begin(head, data[end + 4 :])
+                    return
+                if COUNTED < head.length > size and not self._terms.most:
+                    self._begin_early(head, data[end + 4 :])
+                    return
         if self._incoming is not None:
             self._pass_on(self._incoming, data)
             return
@@ -204,7 +209,8 @@ class Connection(WrittenConnection):
             if body is not None:
                 self._begin(head, body)
         else:
-            self._begin_early(head)
+            begun, self._buffer = bytes(self._buffer), bytearray()
+            self._begin_early(head, begun)
 
     def _read_head(self) -> None:
         buffer = self._buffer
@@ -285,16 +291,35 @@ class Connection(WrittenConnection):
 
     # -- bodies that the application receives in pieces --
 
-    def _begin_early(self, head: Head) -> None:
-        """Call the application before the body is complete."""
+    def _begin_early(self, head: Head, begun: bytes) -> None:
+        """Call the application before the body is complete, unless the body can be received whole."""
         self._head = None
         exchange = self._exchange = self._incoming = Http1Exchange(self, head, None)
         exchange.expects = head.expects
         self._terms.pulse.read(exchange, self.since, monotonic())
         self._left = head.length
-        begun, self._buffer = bytes(self._buffer), bytearray()
+        if self._scheme == "http" and exchange.is_collected(self._terms.prompt(head), head.length):
+            BodyReader(self, self._transport, head.length, begun)
+            return
         self._enter(exchange)
         self._pass_on(exchange, begun)
+
+    def collected(self, body: bytes) -> None:
+        """Answer a request whose large body has been received whole."""
+        exchange, self._incoming = self._exchange, None
+        if exchange is not None:
+            exchange.body = body
+            prompt = self._terms.prompt(exchange.head)
+            if prompt is None or not prompt(exchange):
+                self._enter(exchange)
+
+    def came_slowly(self, begun: bytes) -> None:
+        """Pass the beginning of a body on, and then what follows, since not all has been received in time."""
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.free()
+            self._enter(exchange)
+            self._pass_on(exchange, begun)
 
     def _pass_on(self, exchange: "Http1Exchange", data: bytes) -> None:
         """Pass received bytes of a body on."""
@@ -457,6 +482,8 @@ class Connection(WrittenConnection):
         self._exchange = None
         if self._share is not None:
             self._free()
+        if exchange.share is not None:
+            exchange.free()
         if exchange.on_end is not nothing:
             exchange.on_end()
         exchange.on_end = exchange.on_gone = nothing  # breaks the reference cycle of each request

@@ -81,6 +81,10 @@ class InferDoor(Protocol):
         """
         ...
 
+    def foresees(self, model: str, version: str) -> bool:
+        """Return whether :meth:`foresee` may refuse a request for a model; False if it is unknown."""
+        ...
+
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
         """Return a version's id and signature. Raises NotFound or NotReady."""
         ...

@@ -94,9 +94,12 @@ class World(Declaring):
             self.replies.append(reply)
         self.write_all = write_all
 
-    def begin(self) -> Callable[[], None] | None:
-        call = Call("test", 99.0, None, "rid", "tp")
-        return self.door.post(self, b"", "m", "", call, self.tell, takes_pieces=True)  # type: ignore[arg-type]
+    def weigh(self, body: bytes) -> int:
+        return len(body)
+
+    def begin(self, body: bytes = b"", *, is_large: bool = False) -> Callable[[], None] | None:
+        call = Call("test", 99.0, None, "rid", "tp", is_large=is_large)
+        return self.door.post(self, body, "m", "", call, self.tell, takes_pieces=True)  # type: ignore[arg-type]
 
     def outcomes(self) -> list[str]:
         assert self.leases == 0
@@ -109,6 +112,18 @@ async def test_what_is_foreseen_to_be_late_is_refused_undecoded() -> None:
     assert world.begin() is not None
     assert world.replies == ["fault: no"] and world.outcomes() == ["overloaded"]
     assert world.events[0].why == "objective" and world.events[0].rows == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "takes_forms", "is_posted"), [(b"", False, True), (b"x", False, False), (b"", True, False)]
+)
+async def test_a_large_body_is_read_at_once_only_if_its_layout_is_known(
+    body: bytes, takes_forms: bool, is_posted: bool
+) -> None:
+    world = World()
+    world.signature = Signature((), (), True, takes_forms=takes_forms)
+    assert (world.begin(body, is_large=True) is not None) == is_posted
+    assert world.leases == is_posted
 
 
 async def test_a_whole_answer() -> None:

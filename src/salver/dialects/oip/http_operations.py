@@ -2,12 +2,12 @@
 
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from salver import __version__
 from salver.dialects.oip.faults import http_fault
-from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.oip.json_codec import LENGTH, OpenInferenceHttp
 from salver.dialects.oip.regions import OipRules
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
@@ -85,7 +85,12 @@ class OpenInferenceOperations:
         """Return the operations."""
         endpoints = {
             "infer": Endpoint(
-                self._infer, is_large=True, is_compressible=True, post=self._post, foresee=self._foresee
+                self._infer,
+                is_large=True,
+                is_compressible=True,
+                post=self._post,
+                collects=self._collects,
+                foresee=self._foresee,
             ),
             "explain_v2": Endpoint(self._explain_v2, is_large=True),
             "live": Endpoint(self._live),
@@ -107,6 +112,10 @@ class OpenInferenceOperations:
 
     def _post(self, route: Route, http: HttpBody, call: Call, tell: Tell) -> Callable[[], None] | None:
         return self._door.post(self._infer_codec, http, route.model, route.version, call, tell)
+
+    def _collects(self, route: Route, headers: Mapping[bytes, bytes]) -> bool:
+        """Return whether to receive a large body whole: one with raw tensors, unless it may be refused."""
+        return LENGTH in headers and not self._door.foresees(route.model, route.version)
 
     def _foresee(self, route: Route, call: Call) -> None:
         self._door.foresee(self._infer_codec, route.model, route.version, call)

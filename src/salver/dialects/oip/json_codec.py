@@ -46,7 +46,7 @@ with lazy_imports():
     from salver.encoding.large_json import loads_large
 
 
-_LENGTH = b"inference-header-content-length"
+LENGTH = b"inference-header-content-length"
 _BINARY_TYPE = (b"content-type", b"application/octet-stream")
 _OWN = "triton_"
 
@@ -98,7 +98,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
 
     def weigh(self, http: HttpBody) -> int:
         """Return the bytes that must be parsed; 0 for a known layout."""
-        body, header = http.body, http.headers.get(_LENGTH)
+        body, header = http.body, http.headers.get(LENGTH)
         if header is None:
             size = len(body)
         else:
@@ -121,7 +121,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             NotFound, Unsupported: a tensor in shared memory cannot be read.
         """
         body = http.body
-        header = http.headers.get(_LENGTH)
+        header = http.headers.get(LENGTH)
         if signature.takes_forms:
             if header is None:
                 return self._forms.read(http)
@@ -231,7 +231,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         if not any(map(len, raws)):  # like Triton, send no binary part if all outputs are empty
             return HttpReply(200, text)
         size = str(len(text)).encode()
-        return HttpReply(200, joined((text, *raws)), (_BINARY_TYPE, (_LENGTH, size)))
+        return HttpReply(200, joined((text, *raws)), (_BINARY_TYPE, (LENGTH, size)))
 
     def _everyday(self, response: InferResponse, tensor: Tensor) -> bytes:
         """Encode the common reply: one output in JSON, without id, parameters or requested outputs."""

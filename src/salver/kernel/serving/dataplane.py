@@ -119,6 +119,10 @@ class DataPlane(Generic[BodyT, ReplyT]):
             raise
         lease.release()
 
+    def foresees(self, model: str, version: str) -> bool:
+        """Return whether :meth:`foresee` may refuse a request for a model; False if it is unknown."""
+        return self.capabilities(model, version).foresee is not None
+
     async def infer(
         self,
         codec: Codec[BodyT, ReplyT],
@@ -249,7 +253,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
 
         Returns:
             A function that cancels the request; None = not started, and ``infer`` or ``stream`` must be
-            called instead: the model cannot call back, the body is large, or a stage has to see the request.
+            called instead: the model cannot call back, the body is large and of no known layout, or a stage
+            has to see the request.
         """
         posted = PostedExchange(self.path, codec, model, version, call)
         passage = posted.passage
@@ -268,7 +273,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             post is None
             or capabilities.sequences is not None  # the sequence may be active in another version
             or capabilities.recording is not None
-            or call.is_large
+            or (call.is_large and (lease.servable.signature.takes_forms or codec.weigh(body)))
             or (capabilities.stream is not None and not (takes_pieces and passage is None))
             or (passage is not None and passage.is_open)
         ):

@@ -1,0 +1,101 @@
+"""Large bodies of HTTP/1.1 that are received whole, straight into their own memory."""
+
+import asyncio
+from io import BytesIO
+from typing import Final, Protocol, cast
+
+#: Seconds after which the rest of a body is passed on in pieces, with a deadline for slow callers.
+PATIENCE_S: Final = 1.0
+#: Bytes received at once. libuv receives up to 32 times before other connections have their turns.
+_STEP: Final = 1 << 18
+
+
+class BodyOwner(Protocol):
+    """Connection that receives a body."""
+
+    def collected(self, body: bytes) -> None:
+        """Continue with the whole body."""
+        ...
+
+    def came_slowly(self, begun: bytes) -> None:
+        """Continue with the part of the body that has been received."""
+        ...
+
+    def pause_writing(self) -> None:
+        """Note that the write buffer is full."""
+        ...
+
+    def resume_writing(self) -> None:
+        """Note that the write buffer has room again."""
+        ...
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Clean up after the connection has closed."""
+        ...
+
+
+class BodyReader(asyncio.BufferedProtocol):
+    """Protocol of a connection from the head of a request to the end of its large body.
+
+    Args:
+        size: Bytes of the body.
+        begun: The first of them.
+    """
+
+    def __init__(self, owner: BodyOwner, transport: asyncio.Transport, size: int, begun: bytes) -> None:
+        self._owner = owner
+        self._transport = transport
+        self._whole = BytesIO(bytes(size))
+        self._view = self._whole.getbuffer()
+        self._at = len(begun)
+        self._view[: self._at] = begun
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(PATIENCE_S, self._give_up)
+        self._use(self)
+        self._transport.resume_reading()
+
+    def __repr__(self) -> str:
+        return f"<BodyReader {self._at} of {len(self._view)}>"
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the memory for the next bytes."""
+        return self._view[self._at : self._at + _STEP]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Count received bytes."""
+        self._at += nbytes
+        if self._at == len(self._view):
+            self._timer.cancel()
+            self._transport.pause_reading()
+            self._loop.call_soon(self._end)  # when the event loop has released the memory
+
+    def pause_writing(self) -> None:
+        """Note that the write buffer is full."""
+        self._owner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Note that the write buffer has room again."""
+        self._owner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Clean up after the connection has closed."""
+        self._timer.cancel()
+        self._owner.connection_lost(exc)
+
+    def _end(self) -> None:
+        if not self._transport.is_closing():
+            self._use(self._owner)
+            self._transport.resume_reading()
+            self._view.release()
+            self._owner.collected(self._whole.getvalue())
+
+    def _give_up(self) -> None:
+        if not self._transport.is_closing():
+            self._use(self._owner)
+            self._transport.resume_reading()
+            self._owner.came_slowly(bytes(self._view[: self._at]))
+
+    def _use(self, protocol: object) -> None:
+        """Change the protocol while the transport does not read: uvloop looks at its kind then."""
+        self._transport.pause_reading()
+        self._transport.set_protocol(cast(asyncio.BaseProtocol, protocol))
