@@ -102,7 +102,6 @@ class DecoupledEngine:
         self._admission = Admission(id.name, self.signature)
         self._types = {spec.name: spec.datatype for spec in self.signature.outputs}
         self._max_rows = config.batching.max_rows if self.signature.batched else 0
-        self._most = self._max_rows if config.batching.enabled else 0  # rows that may share a run
         self._waiting: deque[_WaitingRequest] = deque()
         self._idle = runner.slots  # instances that accept requests
         self._is_due = False  # the pump is scheduled for this turn of the loop
@@ -222,11 +221,12 @@ class DecoupledEngine:
     def _taken(self) -> list["_WaitingRequest"]:
         company: list[_WaitingRequest] = []
         rows = 0
+        most = self._max_rows if self._config.batching.enabled else 0
         while self._waiting:
             waiting = self._waiting[0]
             if not waiting.future.done():
                 rows += waiting.rows
-                if company and (waiting.is_alone or rows > self._most):
+                if company and (waiting.is_alone or rows > most):
                     break
                 company.append(waiting)
             self._waiting.popleft()

@@ -122,6 +122,45 @@ def _one_key(turn: Turn) -> Hashable:
     return None
 
 
+class FillRule:
+    """Rule that says when a run is due, and how many requests are in it.
+
+    Args:
+        rows: Maximum rows of a run.
+    """
+
+    def __init__(self, rows: int, config: Sequences) -> None:
+        self._is_direct = config.strategy == "direct"
+        self._rows = rows
+        self._delay = config.max_delay_ms / 1e3 if config.min_fill or not self._is_direct else 0.0
+        # Direct: a share of the rows ends the wait; oldest: any preferred size does.
+        self._fills = (math.ceil(config.min_fill * rows),) if self._is_direct else config.preferred_rows
+
+    def due(self, ready: int, now: float, since: float) -> float:
+        """Return when the next run is due.
+
+        Args:
+            ready: Number of requests that may run.
+            since: Time since which the first of them may.
+        """
+        return now if self.size(ready, now, since)[0] else since + self._delay
+
+    def size(self, ready: int, now: float, since: float) -> tuple[int, str]:
+        """Return the number of requests to run now and the reason; 0 = the run is not due yet."""
+        if ready >= self._rows:
+            return self._rows, "full"
+        if not self._delay:
+            return ready, "drain"
+        if now >= since + self._delay:
+            return ready, "time"
+        if self._is_direct:
+            if ready >= self._fills[0]:
+                return ready, "preferred"
+            return 0, ""
+        size = max((n for n in self._fills if n <= ready), default=0)
+        return size, "preferred"
+
+
 class SequenceScheduler:
     """Slots, backlog and queues of one model version.
 
@@ -143,18 +182,15 @@ class SequenceScheduler:
         max_queue: int,
         key: Callable[[Turn], Hashable] = _one_key,
     ) -> None:
-        self._rows = rows
         self._model = model
         self._config = config
         self._max_queue = max_queue
         self._key = key
-        self._is_direct = config.strategy == "direct"
-        self._has_empty_rows = self._is_direct and any(c.kind == "ready" for c in config.controls)
+        is_direct = config.strategy == "direct"
+        self._has_empty_rows = is_direct and any(c.kind == "ready" for c in config.controls)
         self._idle = config.idle_ms / 1e3
-        self._delay = config.max_delay_ms / 1e3 if config.min_fill or not self._is_direct else 0.0
-        # Direct: a share of the rows ends the wait; oldest: any preferred size does.
-        self._fills = (math.ceil(config.min_fill * rows),) if self._is_direct else config.preferred_rows
-        slots = rows if self._is_direct else config.candidates or rows
+        self._rule = FillRule(rows, config)
+        slots = rows if is_direct else config.candidates or rows
         self._slots: list[list[Sequence | None]] = [[None] * slots for _ in range(instances)]
         # A heap in this order fills the first slot of each instance before the second: it spreads the load.
         self._free = [(place, instance) for place in range(slots) for instance in range(instances)]
@@ -225,15 +261,12 @@ class SequenceScheduler:
         ready = self._ready[instance]
         if not ready:
             return None
-        since = next(iter(ready.values()))
-        if self._size(len(ready), now, since)[0]:
-            return now
-        return since + self._delay
+        return self._rule.due(len(ready), now, next(iter(ready.values())))
 
     def take(self, instance: int, now: float) -> SequenceBatch:
         """Take the requests that the instance runs now; a run must be due."""
         ready = self._ready[instance]
-        size, reason = self._size(len(ready), now, next(iter(ready.values())))
+        size, reason = self._rule.size(len(ready), now, next(iter(ready.values())))
         key = self._key(next(iter(ready)).turns[0])
         # The oldest ready sequence decides the key, so that none waits forever for its shape.
         company = [s for s in ready if self._key(s.turns[0]) == key][:size]
@@ -343,21 +376,6 @@ class SequenceScheduler:
         self._backlog.clear()
         self._quiet.clear()
         return gone
-
-    def _size(self, ready: int, now: float, since: float) -> tuple[int, str]:
-        """Return the number of requests to run now and the reason; 0 = the run is not due yet."""
-        if ready >= self._rows:
-            return self._rows, "full"
-        if not self._delay:
-            return ready, "drain"
-        if now >= since + self._delay:
-            return ready, "time"
-        if self._is_direct:
-            if ready >= self._fills[0]:
-                return ready, "preferred"
-            return 0, ""
-        size = max((n for n in self._fills if n <= ready), default=0)
-        return size, "preferred"
 
     def _begin(self, sequence: Sequence) -> Turn:
         turn = sequence.turns.popleft()

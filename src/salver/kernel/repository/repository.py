@@ -53,6 +53,53 @@ def _file_store(path: Path | str) -> Store:
     return FileStore(Path(path))
 
 
+class _NamedModels:
+    """Models that :meth:`Repository.place` names, with their stores.
+
+    Attributes:
+        moved: Models with another path since the last scan.
+    """
+
+    def __init__(self, open_store: Callable[[Path | str], Store]) -> None:
+        self.moved: set[str] = set()
+        self._open_store = open_store
+        self._stores: dict[str, tuple[NamedModel, Store]] = {}
+        self._found: dict[tuple[str, str], tuple[Manifest, ...]] = {}  # the last versions, by name and path
+
+    def all(self) -> list[tuple[NamedModel, Store]]:
+        """Return the models and their stores."""
+        return list(self._stores.values())
+
+    def get(self, name: str) -> NamedModel | None:
+        """Return the model of a name."""
+        return self._stores[name][0] if name in self._stores else None
+
+    def replace(self, models: Sequence[NamedModel]) -> None:
+        """Replace the models; if a path cannot be opened, nothing changes."""
+        stores = {model.path: store for model, store in self._stores.values()}
+        fresh = {m.path: self._open_store(m.path) for m in models if m.path not in stores}
+        after = {m.name: (m, stores.get(m.path) or fresh[m.path]) for m in models}
+        for name in self._stores.keys() | after.keys():
+            pair = [named.get(name) for named in (self._stores, after)]
+            marks = [named and (named[0].path, named[0].is_requested, named[0].only) for named in pair]
+            if marks[0] != marks[1]:
+                self.moved.add(name)
+        self._stores = after
+        current = {(model.name, model.path) for model in models}
+        self._found = {pair: found for pair, found in self._found.items() if pair in current}
+
+    def before(self, model: NamedModel) -> tuple[Manifest, ...]:
+        """Return the versions that were found last."""
+        return self._found.get((model.name, model.path), ())
+
+    def keep(self, model: NamedModel, found: tuple[Manifest, ...]) -> tuple[Manifest, ...]:
+        """Add the listed versions whose files are gone; they stay until they leave the list."""
+        gone = model.only - {manifest.id.version for manifest in found}
+        kept = *found, *(manifest for manifest in self.before(model) if manifest.id.version in gone)
+        self._found[model.name, model.path] = kept
+        return kept
+
+
 class Repository:
     """Models below some paths.
 
@@ -72,14 +119,12 @@ class Repository:
         named_defaults: NamedModelDefaults = _NAMED_DEFAULTS,
     ) -> None:
         self._paths = tuple(paths)
-        self._open_store = open_store
         for path in paths:
             if ":" in str(path):
                 advice.check_place(str(path))
         self._stores = tuple(open_store(path) for path in paths)
         self._named_defaults = named_defaults
-        self._named: dict[str, tuple[NamedModel, Store]] = {}
-        self._moved: set[str] = set()  # named models with another path since the last scan
+        self._named = _NamedModels(open_store)
         self._spaces = namespaces([str(path) for path in paths])
         self._formats = formats
         self._config = config
@@ -88,7 +133,6 @@ class Repository:
         self._refuses_nothing = config.refuses_nothing  # until the first scan is over
         self._changes = ChangeFilter(config.settle_s)
         self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # last content of distant stores
-        self._found: dict[tuple[str, str], tuple[Manifest, ...]] = {}  # named models, by name and path
         self._unreachable: set[str] = set()  # error texts that were logged
         self._last: tuple[Manifest, ...] | None = None  # the last scan's, if another may return the same
         self._repeats = 0  # scans that returned it
@@ -121,17 +165,8 @@ class Repository:
         Raises:
             InvalidInput, MissingExtra: a path cannot be opened; nothing has changed.
         """
-        stores = {model.path: store for model, store in self._named.values()}
-        fresh = {m.path: self._open_store(m.path) for m in models if m.path not in stores}
-        after = {m.name: (m, stores.get(m.path) or fresh[m.path]) for m in models}
-        for name in self._named.keys() | after.keys():
-            pair = [named.get(name) for named in (self._named, after)]
-            marks = [named and (named[0].path, named[0].is_requested, named[0].only) for named in pair]
-            if marks[0] != marks[1]:
-                self._moved.add(name)
-        self._named, self._last = after, None
-        current = {(model.name, model.path) for model in models}
-        self._found = {pair: found for pair, found in self._found.items() if pair in current}
+        self._named.replace(models)
+        self._last = None
 
     def scan(self, now: float, at_once: frozenset[str] = frozenset()) -> tuple[Manifest, ...]:
         """Return every version, sorted. Blocking.
@@ -168,8 +203,8 @@ class Repository:
                 read = before
             everything += [(str(path), manifest) for manifest in read]
         self._refuses_nothing = False
-        moved = frozenset(self._moved)
-        for model, store in list(self._named.values()):
+        moved = frozenset(self._named.moved)
+        for model, store in self._named.all():
             everything += [(model.path, manifest) for manifest in self._read_named(model, store, errors)]
         if errors and requested - {manifest.id.name for _, manifest in everything}:
             raise errors[0]
@@ -184,7 +219,7 @@ class Repository:
             if len(where := {**homes[self._owner(manifest)], **homes.get((id.name, ""), {})}) > 1:
                 found[id] = _clashing(manifest, where)
         settled = self._replaced(self._changes.take(self._renamed(found), now, at_once | moved))
-        self._moved -= moved
+        self._named.moved -= moved
         result = tuple(self._configured([self._admitted(settled[id]) for id in sorted(settled)]))
         if not errors and not self.overrides and not self.is_settling:
             self._last = result
@@ -192,7 +227,7 @@ class Repository:
 
     def _all_stores(self) -> Iterator[Store]:
         yield from self._stores
-        for _, store in self._named.values():
+        for _, store in self._named.all():
             yield store
 
     def _is_unchanged(self) -> bool:
@@ -204,15 +239,15 @@ class Repository:
         return (
             self._repeats < _MOST_REPEATS
             and not self.overrides
-            and not self._moved
+            and not self._named.moved
             and all(isinstance(store, FileStore) and store.is_unchanged() for store in self._all_stores())
         )
 
     def _configured(self, found: Sequence[Manifest]) -> Iterator[Manifest]:
         """Yield versions with the settings of named models, which take effect at once."""
         for name, group in itertools.groupby(found, lambda manifest: manifest.id.name):
-            if name in self._named:
-                yield from configured(group, self._named[name][0], self._named_defaults)
+            if model := self._named.get(name):
+                yield from configured(group, model, self._named_defaults)
             else:
                 yield from group
 
@@ -232,25 +267,17 @@ class Repository:
                 )
         except NotFound as error:
             errors.append(error)
-            return self._keep(model, ())
+            return self._named.keep(model, ())
         except SalverError as error:
             errors.append(error)
-            return self._found.get((model.name, model.path), ())
+            return self._named.before(model)
         if isinstance(store, DistantStore):
             found = tuple(_with_addresses(manifest, store.told) for manifest in found)
         if model.is_requested:
             found = tuple(msgspec.structs.replace(m, brought="path") for m in found)
         if self._named_defaults.has_own_batching:
             found = tuple(self._with_batching(manifest, store) for manifest in found)
-        return self._keep(model, found)
-
-    def _keep(self, model: NamedModel, found: tuple[Manifest, ...]) -> tuple[Manifest, ...]:
-        """Add the listed versions whose files are gone; they stay until they leave the list."""
-        gone = model.only - {manifest.id.version for manifest in found}
-        before = self._found.get((model.name, model.path), ())
-        kept = *found, *(manifest for manifest in before if manifest.id.version in gone)
-        self._found[model.name, model.path] = kept
-        return kept
+        return self._named.keep(model, found)
 
     def _with_batching(self, manifest: Manifest, store: Store) -> Manifest:
         """Return a version with the batching in its own file, unless its configuration has some."""

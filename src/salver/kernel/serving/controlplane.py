@@ -117,6 +117,35 @@ class Changes(Protocol):
         ...
 
 
+class NamedLoads:
+    """Models that are loaded by name, in explicit mode.
+
+    Attributes:
+        named: Models that the start or a request named.
+        implied: Models that a named ensemble needs.
+        unloaded: Models that were loaded before.
+        unproven: Models whose first load failed, with an upload.
+    """
+
+    def __init__(self) -> None:
+        self.named: set[str] = set()
+        self.implied: set[str] = set()
+        self.unloaded: set[str] = set()
+        self.unproven: set[str] = set()
+
+    @property
+    def all(self) -> set[str]:
+        """Return the models that are to be loaded."""
+        return self.named | self.implied
+
+    def discard(self, name: str) -> None:
+        """Note that a model is to be unloaded."""
+        if name in self.all:
+            self.unloaded.add(name)
+        for names in (self.named, self.implied, self.unproven):
+            names.discard(name)
+
+
 class ControlPlane:
     """Source of the wanted versions for the lifecycle.
 
@@ -144,10 +173,7 @@ class ControlPlane:
         self._found: tuple[Manifest, ...] = ()
         self._places: dict[str, tuple[NamedModel, ...]] = {}  # named models, by owner
         self._placed: frozenset[str] = frozenset()  # their names
-        self._named: set[str] = set()
-        self._implied: set[str] = set()  # loaded because a named ensemble needs them
-        self._unloaded: set[str] = set()
-        self._unproven: set[str] = set()  # models whose first load failed, with an override
+        self._loads = NamedLoads()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leaving: dict[Upload, asyncio.Task[None]] = {}
         self._told: set[tuple[ModelId, str, str]] = set()
@@ -175,9 +201,9 @@ class ControlPlane:
                 if not self._mode.spares_missing:
                     raise error
                 _LOG.error("%s", error)
-            self._named = wanted
+            self._loads.named = wanted
             # Members of the named ensembles are loaded with them, and unloaded with the last of them.
-            self._implied = set(with_members(self._found, frozenset(wanted))) - wanted
+            self._loads.implied = set(with_members(self._found, frozenset(wanted))) - wanted
         self._apply()
         if self._mode.kind == "poll":
             faults = Faults(_LOG, "the repository cannot be read, all stays as it is")
@@ -247,7 +273,7 @@ class ControlPlane:
             before = after = self._repository.overrides.get(name)
             if order.config or order.folder:
                 after = await asyncio.to_thread(self._repository.bring, name, order)
-            elif name in self._unproven:
+            elif name in self._loads.unproven:
                 # A plain load does not repeat an upload that has never loaded.
                 after = None
             try:
@@ -273,10 +299,10 @@ class ControlPlane:
         gone = [name]
         brought = []
         for each in gone:  # the list grows in the loop
-            members = self._members({each}) & self._implied if dependents else set()
+            members = self._members({each}) & self._loads.implied if dependents else set()
             brought.append(self._take_out(each))
             # Keep members that another loaded ensemble still needs.
-            gone += sorted(members - self._members(self._named | self._implied))
+            gone += sorted(members - self._members(self._loads.all))
         self._apply()
         for files in brought:
             self._retire(files)
@@ -304,15 +330,12 @@ class ControlPlane:
         return {model for m in self._found if m.id.name in names for model, _ in m.config.ensemble.models}
 
     def _take_out(self, name: str) -> Upload | None:
-        if name in self._named or name in self._implied:
-            self._unloaded.add(name)
-        for names in (self._named, self._implied, self._unproven):
-            names.discard(name)
+        self._loads.discard(name)
         brought = self._repository.overrides.pop(name, None)
         if brought is not None and brought.folder is not None:
             gone = {name, *brought.members}
-            self._named -= gone
-            self._implied -= gone
+            self._loads.named -= gone
+            self._loads.implied -= gone
             self._found = tuple(m for m in self._found if m.id.name not in gone)
         return brought
 
@@ -345,7 +368,7 @@ class ControlPlane:
         rows = {status.id: status for status in self._manager.statuses()}
         for manifest in self._found:
             if manifest.id not in rows:
-                reason = manifest.problem or ("unloaded" if manifest.id.name in self._unloaded else "")
+                reason = manifest.problem or ("unloaded" if manifest.id.name in self._loads.unloaded else "")
                 rows[manifest.id] = VersionStatus(manifest.id, State.GONE, reason, manifest.backend)
         return tuple(
             sorted(rows.values(), key=lambda row: (row.id.name, len(row.id.version), row.id.version))
@@ -363,21 +386,21 @@ class ControlPlane:
         """Load with the upload ``after``; if that fails, go back to ``before``."""
         for member in after.members if after else ():
             self.check_unowned(member)
-        was_loaded = name in self._named | self._implied and name not in self._unproven
+        was_loaded = name in self._loads.all and name not in self._loads.unproven
         try:
             self._put(name, after)
             await self._scan(frozenset({name}), frozenset(after.members) if after else _NOBODY)
             await self._imply(name)
-            if name not in self._implied:  # as in Triton, implied models are unloaded with their ensemble
-                self._named.add(name)
+            if name not in self._loads.implied:  # which are unloaded with their ensemble, as in Triton
+                self._loads.named.add(name)
             self._apply()
             await self._manager.load(name)
-            self._unproven.discard(name)
+            self._loads.unproven.discard(name)
         except PollFailed:
             self._put(name, before)
             raise
         except LoadFailed:
-            is_current = name in self._named | self._implied and self._repository.overrides.get(name) is after
+            is_current = name in self._loads.all and self._repository.overrides.get(name) is after
             if is_current and after is not before:
                 if was_loaded:
                     self._put(name, before)
@@ -385,18 +408,18 @@ class ControlPlane:
                         await self._scan(frozenset({name}), frozenset(before.members) if before else _NOBODY)
                     self._apply()
                 else:
-                    self._unproven.add(name)
+                    self._loads.unproven.add(name)
             raise
 
     async def _imply(self, name: str) -> None:
         """Add the models that an ensemble needs; changes of those that are not loaded count at once."""
-        loaded = self._named | self._implied
+        loaded = self._loads.all
         members = _NOBODY
         while (found := with_members(self._found, frozenset({name})) - {name}) != members:
             members = found
             if (fresh := members - loaded) and self._repository.is_settling:
                 await self._scan(frozenset({name}), fresh)
-        self._implied |= members - self._named
+        self._loads.implied |= members - self._loads.named
 
     def _put(self, name: str, brought: Upload | None) -> None:
         if brought is None:
@@ -444,7 +467,7 @@ class ControlPlane:
                         reason = mine[0].problem
                     raise _poll_failed(name, reason)
             if asked:
-                kept = (self._named | self._implied) - asked - members
+                kept = self._loads.all - asked - members
                 found = (
                     *(m for m in found if m.id.name not in kept),
                     *(m for m in self._found if m.id.name in kept),
@@ -465,7 +488,7 @@ class ControlPlane:
     def _apply(self) -> None:
         found = self._found
         if self._mode.kind == "explicit":
-            wanted = self._named | self._implied
+            wanted = self._loads.all
             found = tuple(m for m in found if m.id.name in wanted)
         self._manager.apply(found if self.changes is None else self.changes.over(found))
 
