@@ -9,7 +9,6 @@ import asyncio
 import logging
 import math
 import secrets
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Hashable
 
@@ -22,11 +21,12 @@ from salver.kernel.engine.generation import SIGNATURE, Prompt, PromptReader
 from salver.kernel.engine.refusals import LATE, closing, due, unloaded
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.step_run import StepRun
+from salver.kernel.engine.step_thread import StepThread
 from salver.kernel.engine.step_trial import try_out
-from salver.kernel.engine.steps import StepPlan, StepScheduler, StepSequence
+from salver.kernel.engine.steps import StepScheduler, StepSequence
 from salver.kernel.engine.transcript import Vocabulary
 from salver.words.artifacts import ModelConfig
-from salver.words.errors import DeadlineExceeded, Internal, NotReady, Unsupported
+from salver.words.errors import DeadlineExceeded, NotReady, Unsupported
 from salver.words.events import StepRan
 from salver.words.messages import (
     ANYBODY,
@@ -40,7 +40,6 @@ from salver.words.messages import (
 from salver.words.tensor import DataType, Tensor
 
 _LOG = logging.getLogger("salver.engine")
-_JOIN_S = 30.0
 
 
 class _AnswerBuffer(Answer):
@@ -94,16 +93,10 @@ class StepEngine:
         self._emit = emit
         self._reader = PromptReader(id.name, vocabulary, config.steps.max_context)
         self._scheduler = StepScheduler(config.steps, config.batching.max_queue, config.priorities.max_passes)
-        self._steps = StepRun(id, model, vocabulary.size, self._scheduler.pace, clock)
-        self._changed = threading.Condition()  # guards the scheduler, except its two counters
-        self._is_closed = False
         self._limit = RunLimit(config.instances.run_timeout_s)
-        self._began = 0.0  # start of the current step, set by the step thread; 0 = none
+        steps = StepRun(id, model, vocabulary.size, self._scheduler.pace, clock)
+        self._thread = StepThread(id, steps, self._scheduler, self._limit, clock, self)
         self._look_timer: asyncio.TimerHandle | None = None
-        self.hangs = False  # a step has taken too long; nothing is accepted until it ends
-        self._last_end = 0.0
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<StepEngine {self.id}, {self.queued} queued, {self.running} running>"
@@ -117,6 +110,11 @@ class StepEngine:
     def running(self) -> int:
         """Return the number of active sequences."""
         return self._scheduler.active
+
+    @property
+    def hangs(self) -> bool:
+        """Return whether a step has taken too long; nothing is accepted until it ends."""
+        return self._thread.hangs
 
     @property
     def step_seconds(self) -> float:
@@ -133,13 +131,8 @@ class StepEngine:
         Raises:
             LoadFailed: the model rejects the vocabulary's tokens, or does not return their scores.
         """
-        self._loop = asyncio.get_running_loop()
-        tried: asyncio.Future[None] = self._loop.create_future()
-        self._thread = threading.Thread(
-            target=self._work, args=(self._loop, tried), name=f"salver-{self.id.name}-steps", daemon=True
-        )
-        self._thread.start()
-        await tried
+        steps, pace = self._config.steps, self._scheduler.pace
+        await self._thread.start(lambda: try_out(self._model, self._vocabulary.size, steps, pace))
 
     async def infer(
         self,
@@ -196,19 +189,17 @@ class StepEngine:
 
     async def close(self) -> None:
         """Reject waiting requests, end active sequences, release the model."""
-        with self._changed:
-            self._is_closed = True
+        thread = self._thread
+        with thread.changed:
+            thread.is_closed = True
             left = self._scheduler.everyone()
-            self._changed.notify()
+            thread.changed.notify()
         for sequence in left:
             sequence.payload.push(Piece(error=unloaded(self.id)))
-        thread, self._thread = self._thread, None
         # The model must not be closed while a step runs; a step that hangs keeps its memory.
-        if thread is not None:
-            await asyncio.to_thread(thread.join, _JOIN_S)
-            if thread.is_alive():
-                _LOG.error("a step of model %s hangs; its memory is not released", self.id)
-                return
+        if not await thread.join():
+            _LOG.error("a step of model %s hangs; its memory is not released", self.id)
+            return
         await asyncio.to_thread(self._model.close)
 
     # -- on the event loop ---------------------------------------------------------------------
@@ -231,17 +222,17 @@ class StepEngine:
             raise self._hung()
         if self._look_timer is None:
             self._look_in(self._limit.seconds)
-        with self._changed:
-            if self._is_closed:
+        with self._thread.changed:
+            if self._thread.is_closed:
                 raise closing(self.id)
             self._scheduler.offer(sequence)
-            self._changed.notify()
+            self._thread.changed.notify()
         return sequence
 
     def _leave(self, sequence: StepSequence) -> None:
-        with self._changed:
+        with self._thread.changed:
             if self._scheduler.finish(sequence):
-                self._changed.notify()
+                self._thread.changed.notify()
 
     def _look_in(self, seconds: float) -> None:
         if seconds < math.inf:
@@ -250,22 +241,22 @@ class StepEngine:
     def _look(self) -> None:
         """Check whether a step hangs; while there are sequences, schedule the next check."""
         self._look_timer = None
-        if self._is_closed:
+        if self._thread.is_closed:
             return
-        limit, began = self._limit.seconds, self._began
+        limit, began = self._limit.seconds, self._thread.began
         took = self._clock() - began if began else 0.0
         if took < limit:
             if began or self.queued or self.running:
                 self._look_in(limit - took)
             return
-        self.hangs = True
+        self._thread.hangs = True
         _LOG.error("a step of model %s has not ended within %g s; it hangs", self.id, limit)
-        with self._changed:
+        with self._thread.changed:
             left = self._scheduler.everyone()
         for sequence in left:
             sequence.payload.push(Piece(error=self._hung()))
-        if self._began != began:  # it ended at the same moment
-            self._came_back()
+        if self._thread.began != began:  # it ended at the same moment
+            self.came_back()
 
     def _hung(self) -> NotReady:
         return NotReady(
@@ -273,9 +264,10 @@ class StepEngine:
             fix="It is asked again when the step ends. Else restart the server.",
         )
 
-    def _came_back(self) -> None:
+    def came_back(self) -> None:
+        """See :class:`~salver.kernel.engine.step_thread.StepOwner`."""
         if self.hangs:
-            self.hangs = False
+            self._thread.hangs = False
             _LOG.warning("the step of model %s that hung has ended", self.id)
 
     def _expire(self, sequence: StepSequence) -> None:
@@ -293,83 +285,9 @@ class StepEngine:
         why = {"finish_reason": piece.finish}
         return InferResponse(*told, why, piece.timing, is_last=True, tokens=outlet.counts)
 
-    def _deliver(self, pieces: list[tuple[StepSequence, Piece]], event: StepRan | None) -> None:
+    def deliver(self, pieces: list[tuple[StepSequence, Piece]], event: StepRan | None) -> None:
+        """See :class:`~salver.kernel.engine.step_thread.StepOwner`."""
         for sequence, piece in pieces:
             sequence.payload.push(piece)
         if event is not None:
             self._emit(event)
-
-    # -- on the thread -------------------------------------------------------------------------
-
-    def _work(self, loop: asyncio.AbstractEventLoop, tried: "asyncio.Future[None]") -> None:
-        try:
-            try_out(self._model, self._vocabulary.size, self._config.steps, self._scheduler.pace)
-        except BaseException as error:
-            loop.call_soon_threadsafe(_settle, tried, error)
-            return
-        loop.call_soon_threadsafe(_settle, tried, None)
-        while (plan := self._next()) is not None:
-            self._began = self._clock()
-            try:
-                pieces, event = self._run(plan)
-            except Exception as error:  # a bug ends these sequences, but not later ones
-                _LOG.exception("a step of %r failed", self, exc_info=error)
-                pieces, event = [(s, Piece(error=Internal(str(error)))) for s in plan.everyone], None
-            self._limit.observe(self._clock() - self._began)
-            self._began = 0.0
-            if self.hangs and not self._is_closed:
-                loop.call_soon_threadsafe(self._came_back)
-            with self._changed:
-                for sequence, piece in pieces:
-                    if piece.is_last:
-                        self._scheduler.finish(sequence)
-            if pieces or event is not None:
-                try:
-                    loop.call_soon_threadsafe(self._deliver, pieces, event)
-                except RuntimeError:  # the loop has been closed
-                    return
-
-    def _next(self) -> StepPlan | None:
-        """Wait until there is something to do; return None at the end."""
-        with self._changed:
-            while not self._scheduler.has_work and not self._is_closed:
-                self._last_end = 0.0
-                self._changed.wait()
-            if self._is_closed:
-                return None
-            now = self._clock()
-            plan = self._scheduler.plan(now)
-        for sequence in plan.everyone:
-            sequence.payload.joined = sequence.payload.joined or now
-        return plan
-
-    def _run(self, plan: StepPlan) -> tuple[list[tuple[StepSequence, Piece]], StepRan | None]:
-        outcome = self._steps.run(plan)
-        if not plan.everyone:
-            return outcome.pieces, None
-        ended = self._clock()
-        gap = 0.0
-        if self._last_end:
-            gap = ended - self._last_end
-        self._last_end = ended
-        event = StepRan(
-            self.id.name,
-            self.id.version,
-            len(plan.everyone),
-            self._scheduler.waiting,
-            outcome.tokens,
-            outcome.prompt_tokens,
-            outcome.seconds,
-            gap,
-            outcome.ok,
-        )
-        return outcome.pieces, event
-
-
-def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
