@@ -75,7 +75,7 @@ class RecordingAttachment:
         return self._attach
 
     def _attach(self, servable: Servable) -> None:
-        servable.sampled = self._sampling
+        servable.adjustment.sampled = self._sampling
         servable.declare(recording=self._sampling(servable.manifest))
 
     def _sampling(self, manifest: Manifest) -> Sampling | None:

@@ -105,7 +105,7 @@ class HandlerLoader:
             servable.manifest = msgspec.structs.replace(manifest, path=servable.manifest.path)
             return True
 
-        servable.rescale = rescale
+        servable.adjustment.rescale = rescale
         return servable
 
 

@@ -14,15 +14,15 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from msgspec.structs import replace
 
 from salver.backends.hidden import seen
 from salver.backends.protocol import Answer
-from salver.kernel.engine.admission import Admission, BoundRequest
+from salver.kernel.engine.admission import BoundRequest
 from salver.kernel.engine.ports import RequestRunner, RestartingRunner, Runner, VolatileRunner
 from salver.kernel.engine.refusals import LATE, closing, due, unloaded
-from salver.kernel.engine.sequence_tensors import ServerTensors, flag, id_of
+from salver.kernel.engine.sequence_rows import SequenceRows
+from salver.kernel.engine.sequence_tensors import flag, id_of
 from salver.kernel.engine.sequences import Register, SequenceBatch, SequenceScheduler, Turn
 from salver.kernel.engine.turns import PoolMember, ResourcePool
 from salver.kernel.engine.turns import ResourceTurn as Share
@@ -32,7 +32,6 @@ from salver.words.errors import (
     HostDied,
     HostGone,
     InvalidInput,
-    InvalidOutput,
     ModelFailed,
     NotReady,
     SalverError,
@@ -45,7 +44,6 @@ from salver.words.messages import (
     Insight,
     ModelId,
     Parameter,
-    RequestedOutput,
     Signature,
     Standing,
     Timing,
@@ -117,6 +115,46 @@ class Lane:
         return True
 
 
+class _Departure:
+    """End of a version that may still have active sequences.
+
+    Attributes:
+        by: Time at which the remaining sequences end; inf = it has not begun.
+        is_over: Set when no sequence is active.
+    """
+
+    def __init__(self) -> None:
+        self.by = math.inf
+        self.is_over = asyncio.Event()
+
+
+class _Alarm:
+    """The next call of the pump: soon, at a time, or none."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_due = False
+
+    def soon(self) -> None:
+        """Ring in the event loop's next turn."""
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._go)
+
+    def after(self, seconds: float) -> None:
+        """Ring after so many seconds, instead of at another time; inf = never."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._ring)
+
+    def _go(self) -> None:
+        self._is_due = False
+        self._ring()
+
+
 class SequenceEngine:
     """Slots, queues and runners of a model version with sequences.
 
@@ -148,24 +186,23 @@ class SequenceEngine:
         self._clock = clock
         self._emit = emit
         self._remembers = remembers
-        #: The model receives requests one by one, and may answer each as it likes.
-        self.answers_each = isinstance(runners[0], RequestRunner)
-        self._admission = Admission(id.name, self.signature)
-        self._types = {spec.name: spec.datatype for spec in (*own.inputs, *own.outputs)}
-        self._tensors = ServerTensors(config.sequences, own.batched)
+        self._rows = SequenceRows(id, own, self.signature, config.sequences)
         rows, plan = self._plan(config.batching.max_rows if own.batched else 1, config.sequences)
         most = config.batching.max_queue
         self._scheduler = SequenceScheduler(id.name, len(runners), rows, plan, most, self._key)
         self._count = 0  # numbers sequences without an id from their caller
-        self._is_due = False  # the pump is scheduled for this turn of the loop
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = _Alarm(self._pump)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_left = asyncio.Event()  # set when no sequence is active, for ``leave``
-        self._leaves_by = math.inf
+        self._departure = _Departure()
         self._is_closed = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}, {self.queued} queued, {self.running} running>"
+
+    @property
+    def answers_each(self) -> bool:
+        """Return whether the model receives requests one by one, and may answer each as it likes."""
+        return isinstance(self._lanes[0].runner, RequestRunner)
 
     @property
     def runners(self) -> list[Runner]:
@@ -208,7 +245,7 @@ class SequenceEngine:
         except asyncio.CancelledError:
             self.withdraw(turn, "A request of it was given up by its caller, which ended it.")
             raise
-        types = self._types
+        types = self._rows.types
         outputs = tuple(Tensor(n, types[n], answer.outputs[n]) for n in turn.payload.bound.outputs)
         return InferResponse(request.model, self.id.version, outputs, request.id, answer.parameters, timing)
 
@@ -220,7 +257,7 @@ class SequenceEngine:
         if self.signature.batched and next(iter(inputs.values())).shape[0] != 1:
             return
         for runner in dict.fromkeys(lane.runner for lane in self._lanes):
-            await runner.run_each({**self._tensors.of(None, 0), **inputs})
+            await runner.run_each({**self._rows.added.of(None, 0), **inputs})
 
     def share(self, pool: ResourcePool, limits: Sequence[RateLimit]) -> None:
         """Make runs wait for the shared resources of their instance from now on.
@@ -253,19 +290,18 @@ class SequenceEngine:
             seconds: Maximum time, but at least the idle time that the model allows; the remaining sequences
                 then end after their pending requests.
         """
-        self._is_left.clear()
-        self._leaves_by = self._clock() + max(seconds, self._config.sequences.idle_ms / 1e3)
+        self._departure.is_over.clear()
+        self._departure.by = self._clock() + max(seconds, self._config.sequences.idle_ms / 1e3)
         self._pump_soon()
-        await self._is_left.wait()
+        await self._departure.is_over.wait()
 
     async def close(self) -> None:
         """Reject waiting requests, finish active runs, drop the sequences, close the runners."""
         self._is_closed = True
-        self._is_left.set()
+        self._departure.is_over.set()
         for turn in self._scheduler.clear():
             _fail(turn, unloaded(self.id))
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.after(math.inf)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_LAST_RUN_S)
         for lane in self._lanes:
@@ -275,7 +311,7 @@ class SequenceEngine:
 
     def offer(self, request: InferRequest, deadline: float | None) -> Turn:
         """Add a request to its sequence, or raise an error as ``infer`` does."""
-        bound = self._admission.bind(request)
+        bound = self._rows.admission.bind(request)
         if bound.rows > 1:
             raise InvalidInput(
                 f"inference request to model '{self.id.name}' must specify batch-size 1 due to requirements "
@@ -332,18 +368,16 @@ class SequenceEngine:
     def _key(self, turn: Turn) -> Hashable:
         if self.answers_each:
             return None
-        return (turn.payload.bound.key, self._tensors.key(turn))
+        return self._rows.key(turn)
 
     # -- the pump: from queue to runs ----------------------------------------------------------
 
     def _pump_soon(self) -> None:
-        if not self._is_due and not self._is_closed:
-            self._is_due = True
-            asyncio.get_running_loop().call_soon(self._pump)
+        if not self._is_closed:
+            self._alarm.soon()
 
     def _pump(self) -> None:
         """Start every run that is due on an idle instance, and schedule the next check."""
-        self._is_due = False
         if self._is_closed:
             return
         now = self._clock()
@@ -352,13 +386,13 @@ class SequenceEngine:
             if self._remembers and lane.has_died:
                 self._lose(lane)
         times = []
-        if now < self._leaves_by < math.inf:
-            times.append(self._leaves_by)
-        elif now >= self._leaves_by:
+        if now < self._departure.by < math.inf:
+            times.append(self._departure.by)
+        elif now >= self._departure.by:
             why = f"Version {self.id.version}, which knew it, was replaced, and waited no longer for its end."
             self._scheduler.shut(why, now)
         if self._scheduler.is_empty:
-            self._is_left.set()
+            self._departure.is_over.set()
         for lane in self._lanes:
             due = None if lane.is_busy else self._scheduler.due(lane.index, now)
             if due is None:
@@ -370,12 +404,7 @@ class SequenceEngine:
                 self._start(lane, self._scheduler.take(lane.index, now), now)
         if (reap := self._scheduler.next_reap()) is not None:
             times.append(reap)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if times:
-            delay = max(0.0, min(times) - now)
-            self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
+        self._alarm.after(min(times, default=math.inf) - now)
 
     def _start(self, lane: Lane, company: SequenceBatch, now: float) -> None:
         task = asyncio.get_running_loop().create_task(self._run(lane, company, now))
@@ -422,13 +451,13 @@ class SequenceEngine:
         answers: Sequence[Answer | SalverError]
         try:
             if isinstance(runner, RequestRunner):
-                whole, seconds = await runner.answer(self._requests(company))
+                whole, seconds = await runner.answer(self._rows.requests(company))
                 answers = [a for a, t in zip(whole, company.turns, strict=True) if t is not None]
             else:
-                inputs = self._stack(company)
+                inputs = self._rows.stacked(company)
                 merge = self._clock() - began
                 outputs, seconds = await runner.run(inputs)
-                answers = self._cut(outputs, company)
+                answers = self._rows.cut(outputs, company)
         except Exception:
             self.announce(rows, 0.0, merge, company.reason, ok=False)
             raise
@@ -444,7 +473,7 @@ class SequenceEngine:
             future = turn.payload.future
             if isinstance(answer, Answer):
                 try:
-                    self._tensors.keep(turn, answer)
+                    self._rows.added.keep(turn, answer)
                 except ModelFailed as error:
                     answer = error
             if isinstance(answer, Answer) and answer.again:
@@ -476,61 +505,6 @@ class SequenceEngine:
         name = self.id.name
         return ModelFailed(f"model '{name}' wants a request once more, and its sequences do not iterate")
 
-    # -- inputs and outputs of a run -----------------------------------------------------------
-
-    def request(self, turn: Turn) -> InferRequest:
-        """Return a request as the model receives it."""
-        ask: SequencePayload = turn.payload
-        asked = self._admission.asked(ask.bound, self.id, ask.deadline, ask.future.done)
-        added = self._tensors.of(turn, ask.id)
-        inputs = (*asked.inputs, *self._as_tensors(added))
-        outputs = (*asked.outputs, *map(RequestedOutput, self._tensors.outputs))
-        return replace(asked, inputs=inputs, outputs=outputs, parameters=ask.parameters)
-
-    def _as_tensors(self, arrays: Mapping[str, Array]) -> list[Tensor]:
-        return [Tensor(name, self._types[name], array) for name, array in arrays.items()]
-
-    def _requests(self, company: SequenceBatch) -> list[InferRequest]:
-        requests = [None if turn is None else self.request(turn) for turn in company.turns]
-        pattern = next(request for request in requests if request is not None)
-        return [self._nobody(pattern) if request is None else request for request in requests]
-
-    def _nobody(self, pattern: InferRequest) -> InferRequest:
-        """Return an empty row shaped like another request."""
-        added = self._tensors.of(None, 0)
-        arrays = {t.name: _blank(t.array) for t in pattern.inputs if t.name not in added} | added
-        inputs = tuple(self._as_tensors(arrays))
-        return InferRequest(pattern.model, inputs, pattern.version, outputs=pattern.outputs)
-
-    def _stack(self, company: SequenceBatch) -> dict[str, Array]:
-        requests = self._requests(company)
-        if len(requests) == 1:
-            return {tensor.name: tensor.array for tensor in requests[0].inputs}
-        return {
-            part[0].name: np.concatenate([tensor.array for tensor in part])
-            for part in zip(*(request.inputs for request in requests), strict=True)
-        }
-
-    def _cut(self, outputs: Mapping[str, Array], company: SequenceBatch) -> list[Answer]:
-        """Split the outputs into one row per request."""
-        rows = len(company.turns)
-        if not self.signature.batched:
-            return [Answer(outputs)]
-        for name, array in outputs.items():
-            if not array.ndim or array.shape[0] != rows:
-                raise InvalidOutput(
-                    f"model '{self.id.name}' gave output '{name}' of shape {list(array.shape)} "
-                    f"for {rows} rows",
-                    fix="Its first dimension must be the batch.",
-                )
-        if rows == 1:
-            return [Answer(outputs)]
-        return [
-            Answer({name: array[row : row + 1] for name, array in outputs.items()})
-            for row, turn in enumerate(company.turns)
-            if turn is not None
-        ]
-
     def announce(self, rows: int, seconds: float, merge: float, reason: str, ok: bool = True) -> None:
         """Report a finished run."""
         name, version = self.id.name, self.id.version
@@ -555,12 +529,6 @@ class SequenceEngine:
         else:
             self.withdraw(turn, "A request of it ran out of time, which ended it.")
         _fail(turn, error)
-
-
-def _blank(array: Array) -> Array:
-    if array.dtype.kind == "O":
-        return np.full(array.shape, b"", object)
-    return np.zeros_like(array)
 
 
 def _fail(turn: Turn, error: Exception) -> None:

@@ -25,7 +25,10 @@ from salver.words.tensor import Array, Tensor
 class SequenceStreamEngine(SequenceEngine):
     """Sequence engine of a decoupled model."""
 
-    answers_each = True
+    @property
+    def answers_each(self) -> bool:
+        """Return True: a stream answers one request."""
+        return True
 
     async def infer(
         self,
@@ -57,7 +60,7 @@ class SequenceStreamEngine(SequenceEngine):
                 while (piece := await within(deadline, self._clock, pieces.next())) is not None:
                     said, is_last = piece
                     if isinstance(said, Answer) and said.again:
-                        self._tensors.keep(turn, said)
+                        self._rows.added.keep(turn, said)
                         asks_again = True
                         continue
                     yield self._response(request, turn, said, is_last, timing)
@@ -94,7 +97,7 @@ class SequenceStreamEngine(SequenceEngine):
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> None:
         """Run a sequence of one request, for warm-up; its responses are discarded."""
-        types = self._types  # controls are set by the server
+        types = self._rows.types  # controls are set by the server
         tensors = tuple(Tensor(name, types[name], array) for name, array in inputs.items() if name in types)
         parameters: dict[str, Parameter] = {"sequence_start": True, "sequence_end": True}
         request = InferRequest(self.id.name, tensors, parameters={"sequence_id": "warm-up", **parameters})
@@ -128,7 +131,7 @@ class SequenceStreamEngine(SequenceEngine):
         freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             found = await cast(StreamRunner, lane.runner).stream(
-                self._requests(company), lambda: freed.set_result(None)
+                self._rows.requests(company), lambda: freed.set_result(None)
             )
         except SalverError as error:
             self.announce(len(turns), 0.0, 0.0, company.reason, ok=False)
@@ -156,7 +159,7 @@ class SequenceStreamEngine(SequenceEngine):
         version = self.id.version
         if isinstance(said, Answer):
             try:
-                self._tensors.keep(turn, said)
+                self._rows.added.keep(turn, said)
             except ModelFailed as error:
                 said = error
         if isinstance(said, SalverError):
@@ -164,7 +167,7 @@ class SequenceStreamEngine(SequenceEngine):
                 request.model, version, (), request.id, timing=timing, is_last=is_last, error=said
             )
         outputs = tuple(
-            Tensor(name, self._types[name], said.outputs[name])
+            Tensor(name, self._rows.types[name], said.outputs[name])
             for name in turn.payload.bound.outputs
             if name in said.outputs
         )

@@ -114,7 +114,7 @@ class Loader:
             servable = await self._servable(manifest, opened)
             servable.hear([opened.runner])
             if tuned is None:
-                servable.placed = functools.partial(self._place, backend)
+                servable.adjustment.placed = functools.partial(self._place, backend)
             return servable
         except BaseException:
             await opened.runner.close()

@@ -75,6 +75,20 @@ class DeclaringEngine(ServedEngine, Protocol):
 _KernelEngine = Engine | StepEngine | DecoupledEngine | SequenceEngine
 
 
+class Adjustment(msgspec.Struct):
+    """What a changed manifest may change of a loaded version.
+
+    Attributes:
+        placed: Returns the placement for another number of instances; None = it cannot change.
+        sampled: Returns the recording for another log setting.
+        rescale: Changes the number of workers, if possible; None = the model has no workers.
+    """
+
+    placed: Callable[[Manifest], Placement] | None = None
+    sampled: Callable[[Manifest], Recording | None] = lambda manifest: None
+    rescale: Callable[[Manifest], bool] | None = None
+
+
 class Servable:
     """Loaded version: an engine with the interface that lifecycle and data plane need.
 
@@ -85,15 +99,13 @@ class Servable:
     Attributes:
         is_ready: Asks the model whether it is ready; None = the model has no such check.
         is_staffed: Whether a worker process is running; None = the model has no workers.
-        rescale: Changes the number of workers as a manifest says, if possible; None = the model has no
-            workers.
+        adjustment: What :meth:`adjust` may change.
         capabilities: Capabilities beyond one response for each request.
         leave: See :class:`~salver.kernel.lifecycle.ports.Servable`; None = the model has no sequences.
     """
 
     is_ready: Callable[[], Awaitable[bool]] | None = None
     is_staffed: Callable[[], Awaitable[bool]] | None = None
-    rescale: Callable[[Manifest], bool] | None = None
 
     def __init__(
         self,
@@ -109,32 +121,31 @@ class Servable:
         self.placement = placement
         self._ends = list(ends)
         self.signature: Signature = engine.signature
-        self.bytes = manifest.bytes
         self.signatures = signatures
-        self._keeps_order = isinstance(engine, Engine) and manifest.config.batching.preserve_order
         self.infer = self._in_order(self._whole.infer)
         if signatures is not None:
             self.declare(post=None)
         self.leave: Callable[[float], Awaitable[None]] | None
         self.leave = engine.leave if isinstance(engine, SequenceEngine) else None
-        self.placed: Callable[[Manifest], Placement] | None = None  # for another number of instances
-        self.sampled: Callable[[Manifest], Recording | None] = lambda manifest: (
-            None
-        )  # for another log setting
+        self.adjustment = Adjustment()
         self._changing = asyncio.Lock()
-        self._threads: Sequence[ThreadRunner] = ()
-        self._hosts: Sequence[ProcessRunner] = ()
+        self._runners: Sequence[Runner] = ()
         self.warmer = Warmer(manifest, engine, signatures)
 
     def __repr__(self) -> str:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
 
     @property
+    def bytes(self) -> int:
+        """Estimated memory use in bytes."""
+        return self.manifest.bytes
+
+    @property
     def _whole(self) -> Signatures | ServedEngine:
         return self.signatures or self.engine
 
     def _in_order(self, infer: Infer) -> Infer:
-        if self._keeps_order:
+        if isinstance(self.engine, Engine) and self.manifest.config.batching.preserve_order:
             return in_order(infer)
         return infer  # no wrapper on the usual path
 
@@ -154,8 +165,8 @@ class Servable:
 
     def hear(self, runners: Sequence[Runner]) -> None:
         """Set the capabilities that runners know: calls to other models, and a readiness check."""
-        self._threads = [runner for runner in runners if isinstance(runner, ThreadRunner)]
-        self._hosts = hosts = [runner for runner in runners if isinstance(runner, ProcessRunner)]
+        self._runners = runners
+        hosts = [runner for runner in runners if isinstance(runner, ProcessRunner)]
         if any(host.wants_trace for host in hosts):
             self.declare(asks_others=True)
         if any(host.has_opinion for host in hosts):
@@ -168,12 +179,13 @@ class Servable:
     @property
     def hangs(self) -> bool:
         """Whether a run hangs and cannot be ended, so that no other can start."""
-        engine = self.engine
-        return (isinstance(engine, StepEngine) and engine.hangs) or any(t.hangs for t in self._threads)
+        if isinstance(self.engine, StepEngine) and self.engine.hangs:
+            return True
+        return any(isinstance(runner, ThreadRunner) and runner.hangs for runner in self._runners)
 
     async def answers(self) -> bool:
         """Return whether it can answer now, including the model's own check if it has one."""
-        if self.hangs or any(host.is_lost for host in self._hosts):
+        if self.hangs or any(isinstance(host, ProcessRunner) and host.is_lost for host in self._runners):
             return False
         return self.is_ready is None or await self.is_ready()
 
@@ -201,17 +213,17 @@ class Servable:
         Raises:
             LoadFailed: an instance could not be loaded; nothing has changed.
         """
-        engine = self.engine
-        if self.rescale is not None:
-            return self.rescale(manifest)
-        if self.placed is None or not isinstance(engine, Engine) or not engine.can_resize:
+        engine, may = self.engine, self.adjustment
+        if may.rescale is not None:
+            return may.rescale(manifest)
+        if may.placed is None or not isinstance(engine, Engine) or not engine.can_resize:
             return False
-        slots = self.placed(manifest).slots
+        slots = may.placed(manifest).slots
         async with self._changing:
             await engine.resize(slots)
             if self.signatures is not None:
                 await self.signatures.resize(slots)
-        self.declare(recording=self.sampled(manifest))
+        self.declare(recording=may.sampled(manifest))
         self.placement = msgspec.structs.replace(self.placement, slots=slots)
         config = within(manifest.config, self.signature)
         self.manifest = msgspec.structs.replace(manifest, config=config, path=self.manifest.path)
