@@ -235,7 +235,7 @@ def run(work: Callable[["Loop"], Awaitable[Any]]) -> Any:
     """Run a coroutine on a loop of this kind, which never seems to lag, however slow a count makes it."""
     from salver.transport import terms
 
-    terms._NO_LAG_S = terms._NO_PAUSE_S = math.inf  # type: ignore[misc]
+    terms._NO_LAG_S = math.inf  # type: ignore[misc]
     with asyncio.Runner(loop_factory=Loop) as runner:
         loop = runner.get_loop()
         return runner.run(work(loop))  # type: ignore[arg-type]

@@ -38,6 +38,8 @@ _KNOWN_PATHS = 4096
 _PLAIN_ONLY = frozenset((b"endpoint-load-metrics-format", b"upgrade"))
 #: Requests with these headers leave the fast path.
 _UNUSUAL = frozenset((b"content-encoding", b"expect", CLASS_HEADER, PRIORITY_HEADER))
+#: Headers whose values come back in the answer, so that it is no other request's answer, too.
+_GIVEN = frozenset((b"x-request-id", b"traceparent"))
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -298,6 +300,8 @@ def _tell(exchange: Exchange, accepted: bytes, call: Call, reply: HttpReply | No
     """Write the reply of a request that was answered without a task."""
     assert reply is not None  # streaming models are never asked this way
     headers, body = reply.headers, reply.body
+    if call.alike is not None and _GIVEN.isdisjoint(dict(exchange.head.headers)):
+        exchange.repeat(reply.status, headers, body, call.alike)
     if call.traceparent:
         headers += ((b"traceparent", call.traceparent.encode()),)
     if accepted and reply.status == 200:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from salver.encoding.bodies import GrpcStatus
 from salver.transport.budget import Budget, Share
 from salver.transport.http1_head import Head, Headers
+from salver.words.messages import Alike, Closable
 
 #: Starts to answer a request, or answers it, without a task; False = call the application instead. For a
 #: request whose large body is incomplete, True = receive the body, which has memory now, and ask again.
@@ -143,6 +144,13 @@ class Exchange:
         """Send the start of the answer, as ASGI has it without its type, and the body."""
         await self.send({"type": "http.response.start", **start})
         await self.send({"type": "http.response.body", "body": body})
+
+    def repeat(self, status: int, headers: Headers, body: bytes, alike: Alike) -> None:
+        """Send copies of a refusal to further requests of this kind until the turn of the loop ends."""
+
+    def keep(self, refusal: Closable) -> None:
+        """Close a refusal, of which the application sends copies, when the turn of the loop ends."""
+        raise NotImplementedError
 
     def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Answer with a task, which is cancelled if the caller goes."""

@@ -20,7 +20,7 @@ from salver.transport.budget import COUNTED, Budget, Share, pace
 from salver.transport.calls import RequestContext, join_trace, printable, take_traits
 from salver.transport.doors import Receive
 from salver.transport.effects import changing
-from salver.transport.exchange import Exchange, Prompt, never
+from salver.transport.exchange import Exchange, Prompt, never, nothing
 from salver.transport.faults import grpc_fault
 from salver.transport.grpc_frames import FrameReader, Packed, frame, parse_timeout, trailers
 from salver.transport.grpc_reflection import PATHS as REFLECTION_PATHS
@@ -32,7 +32,7 @@ from salver.transport.http1_head import Head
 from salver.transport.ports import StatusView
 from salver.transport.restrict import group_of_method
 from salver.words.errors import Internal, InvalidInput, NoRoute, NotReady, SalverError, TooLarge
-from salver.words.messages import Call
+from salver.words.messages import Alike, Call
 
 _LOG = logging.getLogger("salver.grpc")
 #: Of those that need a closer look, the headers of calls that are answered without a task.
@@ -94,6 +94,8 @@ class GrpcFront:
         self._tables = (*tables, self._own(tables, control))
         self._methods: dict[str, Method] = {}
         self._posts: dict[str, PostMethod] = {}
+        self._targets: dict[str, Callable[[bytes], bytes]] = {}
+        self._refused: dict[bytes, _Refusal] = {}  # of this turn of the event loop, by what names the model
         self._streams: dict[str, OpenCalls] = {}
         self._families: dict[str, _Family] = {}
         self._inferring = frozenset().union(*(table.inferring for table in tables))
@@ -101,6 +103,7 @@ class GrpcFront:
         for table in self._tables:
             self._methods |= table.methods
             self._posts |= table.posts
+            self._targets |= table.targets
             self._streams |= table.streams
             self._families |= dict.fromkeys((*table.methods, *table.streams), _Family.of(table, most))
         streams: dict[str, Callable[..., Any]] = {path: each.read for path, each in self._streams.items()}
@@ -219,14 +222,25 @@ class GrpcFront:
                     return never
         except SalverError:
             return never  # the task repeats the check and sends the error
-        return partial(self._ask, post, family, given, seconds)
+        target = None if given or seconds else self._targets.get(path)
+        return partial(self._ask, post, family, given, seconds, target)
 
-    def _ask(self, post: PostMethod, family: _Family, given: str, seconds: float, exchange: Exchange) -> bool:
+    def _ask(
+        self,
+        post: PostMethod,
+        family: _Family,
+        given: str,
+        seconds: float,
+        target: Callable[[bytes], bytes] | None,
+        exchange: Exchange,
+    ) -> bool:
         """Answer a call without a task.
 
         Args:
             given: The caller's own id of the request; empty = none.
             seconds: Seconds until the caller's deadline; 0 = no deadline.
+            target: Returns the beginning of a message that names the model; None = each call is decided by
+                itself.
         """
         body = exchange.body
         if body is None or self._is_stopping:
@@ -234,6 +248,11 @@ class GrpcFront:
         size = len(body) - 5
         if not 0 <= size < family.uncounted or body[:5] != _prefix(size):
             return False
+        if self._refused and target is not None:
+            refusal = self._refused.get(target(body))
+            if refusal is not None:
+                exchange.reply_grpc(refusal.copy())
+                return True
         call = Call(family.protocol, exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
         if seconds:
             call.deadline = call.arrival + seconds
@@ -249,6 +268,10 @@ class GrpcFront:
             return False
         if not exchange.is_whole:
             exchange.on_gone = give_up
+        elif isinstance(call.alike, _Refusal) and target is not None and (kind := target(body)):
+            self._refused[kind] = call.alike
+            call.alike.on_close = partial(self._refused.pop, kind)
+            exchange.keep(call.alike)
         return True
 
     async def _answer(
@@ -327,8 +350,39 @@ class GrpcFront:
         return self._reflection.answer(package, message)
 
 
+class _Refusal:
+    """Status of a refused call, which ends others for the same model until the turn of the loop ends.
+
+    Attributes:
+        on_close: Called at the end of the turn.
+    """
+
+    __slots__ = ("_alike", "_status", "on_close")
+
+    def __init__(self, status: Reply, alike: Alike) -> None:
+        self._status = status
+        self._alike = alike
+        self.on_close: Callable[[], object] = nothing
+
+    def copy(self) -> Reply:
+        """Return the status for another call."""
+        self.new_id()
+        return self._status
+
+    def new_id(self) -> str:
+        """See :class:`~salver.words.messages.Alike`."""
+        return self._alike.new_id()
+
+    def close(self) -> int:
+        """See :class:`~salver.words.messages.Closable`."""
+        self.on_close()
+        return self._alike.close()
+
+
 def _tell(exchange: Exchange, call: Call, reply: Reply | None, pieces: object) -> None:
     assert reply is not None  # streaming models are never asked this way
+    if call.alike is not None:
+        call.alike = _Refusal(reply, call.alike)
     headers = ((b"traceparent", call.traceparent.encode()),) if call.traceparent else ()
     exchange.reply_grpc(reply, headers)
 

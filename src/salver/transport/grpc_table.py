@@ -43,6 +43,8 @@ class GrpcTable(msgspec.Struct, frozen=True):
         methods: Unary methods.
         streams: Streaming methods.
         posts: Variants of some ``methods`` that answer small requests without a task.
+        targets: Of ``posts``, functions that return the beginning of a message that names the model; empty =
+            it begins otherwise. Messages have their prefixes of five bytes.
         inferring: Methods that enforce their deadlines themselves.
         services: Service names that the health service knows.
         max_message: Most bytes of a request; 0 = the server's limit.
@@ -57,6 +59,7 @@ class GrpcTable(msgspec.Struct, frozen=True):
     methods: Mapping[str, Method]
     streams: Mapping[str, OpenCalls] = {}
     posts: Mapping[str, PostMethod] = {}
+    targets: Mapping[str, Callable[[bytes], bytes]] = {}
     inferring: frozenset[str] = frozenset()
     services: tuple[str, ...] = ()
     max_message: int = 0

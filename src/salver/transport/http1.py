@@ -21,8 +21,9 @@ from salver.lazy import lazy_imports
 from salver.transport.budget import COUNTED, MOST_HEAD, Share
 from salver.transport.exchange import Exchange, nothing, with_length
 from salver.transport.http1_head import PREFACE, Head, Headers
-from salver.transport.terms import TURN, Terms, WrittenConnection, in_turns, scope_of
+from salver.transport.terms import TURN, Refusal, Terms, WrittenConnection, in_turns, scope_of
 from salver.words.errors import SalverError
+from salver.words.messages import Alike
 
 with lazy_imports():
     from salver.transport.http1_body import BodyReader
@@ -137,7 +138,8 @@ class Connection(WrittenConnection):
             if head is not None and not (head.expects or self._is_full):
                 size = len(data) - end - 4
                 if head.length == size <= COUNTED:
-                    self._begin(head, data[end + 4 :])
+                    if not (self._terms.pulse.refusing and self._turn_away(head)):
+                        self._begin(head, data[end + 4 :])
                     return
                 if COUNTED < head.length > size and not self._terms.most:
                     self._begin_early(head, data[end + 4 :])
@@ -296,7 +298,7 @@ class Connection(WrittenConnection):
         self._head = None
         exchange = self._exchange = self._incoming = Http1Exchange(self, head, None)
         exchange.expects = head.expects
-        self._terms.pulse.read(exchange, self.since, monotonic())
+        self._terms.pulse.read(exchange, monotonic())
         self._left = head.length
         if self._scheme == "http" and exchange.is_collected(self._terms.prompt(head), head.length):
             BodyReader(self, self._transport, head.length, begun)
@@ -448,10 +450,22 @@ class Connection(WrittenConnection):
     def _begin(self, head: Head, body: bytes) -> None:
         self._head = None
         exchange = self._exchange = Http1Exchange(self, head, body)
-        self._terms.pulse.read(exchange, self.since, monotonic())
+        self._terms.pulse.read(exchange, monotonic())
         prompt = head.notes.get(self._terms) or self._terms.prompt(head)
         if prompt is None or not prompt(exchange):
             self._enter(exchange)
+
+    def _turn_away(self, head: Head) -> bool:
+        """Refuse a request as others of its kind were in this turn; return False if none was."""
+        refusal: Refusal | None = head.notes.get(Refusal)
+        if refusal is None or not refusal.is_open or self._terms.parting.is_told:
+            return False
+        self._transport.write(refusal.copy())
+        return True
+
+    def repeat(self, head: Head, begin: bytes, end: bytes, alike: Alike) -> None:
+        """See :meth:`~salver.transport.exchange.Exchange.repeat`."""
+        self._terms.pulse.refuse((self._terms, head.path), head, begin, end, alike)
 
     def _enter(self, exchange: "Http1Exchange") -> None:
         """Answer with a task of the application."""
@@ -587,6 +601,12 @@ class Http1Exchange(Exchange):
             return
         data, keeps, _ = head_of(start, len(body), self.head.version, self.may_keep)
         self.answer(status, data if self._is_head else data + body, keeps=keeps)
+
+    def repeat(self, status: int, headers: Headers, body: bytes, alike: Alike) -> None:
+        """See :class:`Exchange`."""
+        if self.may_keep and not self._is_head and self.head.version == "1.1":
+            begin, end = (_REPLY % (_begun(status, headers), len(body), b"\0", body)).split(b"\0", 1)
+            self._connection.repeat(self.head, begin, end, alike)
 
     def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """See :class:`Exchange`."""

@@ -19,6 +19,7 @@ from salver.transport.http2_stream import LARGEST_WINDOW, WINDOW, Stream
 from salver.transport.parting import PARTING_S
 from salver.transport.terms import Terms, WrittenConnection, scope_of
 from salver.words.errors import InvalidInput, TooLarge
+from salver.words.messages import Closable
 
 #: Most open streams of a connection.
 MOST_STREAMS: Final = 256
@@ -506,8 +507,12 @@ class Http2(WrittenConnection):
 
     def prompt(self, stream: "Stream") -> Prompt | None:
         """Return the function that answers a stream's complete request without a task."""
-        self._terms.pulse.read(stream, self.since, monotonic())
+        self._terms.pulse.read(stream, monotonic())
         return self._terms.prompt(stream.head)
+
+    def keep(self, refusal: Closable) -> None:
+        """Close a refusal when the turn of the event loop ends."""
+        self._terms.pulse.keep(refusal)
 
     def app(self, stream: "Stream") -> Awaitable[None]:
         """Call the application for a stream."""

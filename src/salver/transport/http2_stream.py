@@ -14,6 +14,7 @@ from salver.transport.grpc_frames import frame as grpc_frame
 from salver.transport.grpc_frames import trailers
 from salver.transport.http1_head import Head, Headers
 from salver.transport.http2_frames import Fault, header_block
+from salver.words.messages import Closable
 
 _LOG = logging.getLogger("salver.transport")
 #: Flow-control window of a stream, in bytes.
@@ -75,6 +76,10 @@ class StreamOwner(Protocol):
 
     def prompt(self, stream: "Stream") -> Prompt | None:
         """Return the function that answers a stream's complete request without a task."""
+        ...
+
+    def keep(self, refusal: Closable) -> None:
+        """Close a refusal when the turn of the event loop ends."""
         ...
 
     def app(self, stream: "Stream") -> Awaitable[None]:
@@ -210,6 +215,10 @@ class Stream(Exchange):
         """See :class:`~salver.transport.exchange.Exchange`."""
         self._head, self.status = (status, with_length(headers, body, request_id)), status
         self._write(b"" if self.head.method == "HEAD" else body, b"")
+
+    def keep(self, refusal: Closable) -> None:
+        """See :class:`~salver.transport.exchange.Exchange`."""
+        self._connection.keep(refusal)
 
     def reply_grpc(self, reply: bytes | GrpcStatus, headers: Headers = ()) -> None:
         """See :class:`~salver.transport.exchange.Exchange`."""

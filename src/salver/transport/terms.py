@@ -1,8 +1,10 @@
 """Terms that the connections of a listener share, and their common base class."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from time import monotonic, thread_time
 from typing import Any, Final, Protocol
 
 from salver.transport.budget import Budget
@@ -10,61 +12,230 @@ from salver.transport.doors import App
 from salver.transport.exchange import Exchange, Prompt, PromptFinder
 from salver.transport.http1_head import Head, Heads
 from salver.transport.parting import Parting
+from salver.words.messages import NO_PLACE_S, Alike, Closable
 
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
 
-#: Seconds of delay up to which a request counts as read on arrival, and of a pause that does not count as
-#: one.
+#: Seconds of delay up to which a request counts as read on arrival.
 _NO_LAG_S: Final = 2e-3
-_NO_PAUSE_S: Final = 5e-4
-
-
+#: CPU seconds of a turn while more comes than can be answered: refusals then leave within twice as long.
+TURN_S: Final = 3e-3
+#: Seconds of work from which places are limited, and the most that count; pauses are taken off, so that the
+#: loop counts as overloaded if it is busy for more than 95 % of the time.
+_BACKLOG_S: Final = 0.05
+_MOST_BACKLOG_S: Final = 0.2
+_PAUSE_WEIGHT: Final = 20.0
+#: Least places for each refusal of a turn.
+_LEAST_SHARE: Final = 1 / 16
+#: Most kinds of refusals.
+_KINDS: Final = 1024
 #: Bytes of an answer that are written before others have their turns: libuv writes what it has in one turn.
 TURN: Final = 1 << 16
+
+
+class Places:
+    """Number of requests that a turn of an overloaded event loop may let in.
+
+    A turn that lets in a constant number ends after a constant time, since the others are refused at a
+    fraction of the cost; the number is corrected until that time is :data:`TURN_S`. A short backlog is worked
+    off without a limit. Pure.
+
+    >>> places = Places()
+    >>> places.turned(taken=1500, refused=0, seconds=0.06)  # long enough
+    >>> places.limit
+    75.0
+    >>> places.rested(0.01)
+    >>> places.limit
+    inf
+
+    Attributes:
+        limit: Requests; inf = no limit.
+    """
+
+    __slots__ = ("_backlog", "limit")
+
+    def __init__(self) -> None:
+        self.limit = math.inf
+        self._backlog = 0.0  # seconds of work, less a multiple of the pauses
+
+    def turned(self, taken: int, refused: int, seconds: float) -> None:
+        """Record a turn.
+
+        Args:
+            taken: Requests that were let in.
+            refused: Copies of refusals that were sent.
+            seconds: CPU time of the event loop's thread.
+        """
+        self._backlog = min(self._backlog + seconds, _MOST_BACKLOG_S)
+        if self._backlog < _BACKLOG_S or seconds <= 0:
+            return
+        limit = self.limit
+        if limit < math.inf:
+            if taken < limit:
+                return
+            limit *= min(max(math.sqrt(TURN_S / seconds), 0.5), 2.0)
+        elif seconds > TURN_S:
+            limit = taken * TURN_S / seconds
+        # Where refusals fill the turn, letting in fewer would not end it sooner.
+        self.limit = max(1.0, limit, refused * _LEAST_SHARE)
+
+    def rested(self, seconds: float) -> None:
+        """Record a pause of the event loop."""
+        self._backlog = max(self._backlog - seconds * _PAUSE_WEIGHT, 0.0)
+        if self._backlog < _BACKLOG_S:
+            self.limit = math.inf
+
+
+class Refusal:
+    """Answer to a refused request, of which others of its kind get copies until the turn ends.
+
+    Attributes:
+        is_open: Copies may be sent.
+    """
+
+    __slots__ = ("_alike", "_begin", "_end", "is_open")
+
+    def __init__(self) -> None:
+        self.is_open = False
+
+    def open(self, begin: bytes, end: bytes, alike: Alike) -> None:
+        """Set the answer, before and after the request's id."""
+        self._begin, self._end, self._alike = begin, end, alike
+        self.is_open = True
+
+    def copy(self) -> bytes:
+        """Return the answer to a further request."""
+        return b"%b%b%b" % (self._begin, self._alike.new_id().encode(), self._end)
+
+    def close(self) -> int:
+        """Count the copies; return their number."""
+        self.is_open = False
+        return self._alike.close()
+
+
+def _soon(call: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_soon(call)
 
 
 class Pulse:
     """Estimator of the time that requests wait in the kernel while the event loop is busy.
 
-    A loop polls its sockets once per turn, and spends the turn on what it found. If it does not pause in
-    between, a request found by a poll may have arrived at any time since the previous one; the estimate is
-    the earliest.
+    A loop polls its sockets once per turn, and spends the turn on what it found. While it does not pause, a
+    request found by a poll may have arrived at any time since the previous one; the estimate is the earliest.
+    Turns are only counted from :data:`_NO_LAG_S` after a pause, because each takes a callback.
 
-    >>> pulse, request = Pulse(), Exchange(None, None)
-    >>> pulse.read(request, looked=1.0, now=1.0)  # after a pause
+    >>> ends = []
+    >>> pulse, request = Pulse(ends.append, cpu=lambda: 0.0), Exchange(None, None)
+    >>> pulse.read(request, now=1.0)  # after a pause
     >>> request.lag
     0.0
-    >>> pulse.read(Exchange(None, None), looked=1.0, now=1.025)  # the last of many
-    >>> pulse.read(request, looked=1.026, now=1.036)  # may have arrived right after the first was read
+    >>> for now in 1.001, 1.002, 1.003:
+    ...     pulse.read(request, now)
     >>> round(request.lag, 3)
-    0.052
+    0.003
+
+    Args:
+        soon: Calls a function at the end of the turn.
+        clock: Monotonic seconds.
+        cpu: CPU time of the event loop's thread.
+
+    Attributes:
+        refusing: Refusals of which copies are sent until the turn ends.
     """
 
-    __slots__ = ("_before", "_looked", "_read")
+    __slots__ = (
+        "_before", "_clock", "_cpu", "_has_read", "_is_busy", "_paused", "_places", "_polled", "_read",
+        "_refusals", "_since", "_soon", "_spent", "_taken", "refusing",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self._looked = self._before = self._read = 0.0
+    def __init__(
+        self,
+        soon: Callable[[Callable[[], object]], None] = _soon,
+        clock: Callable[[], float] = monotonic,
+        cpu: Callable[[], float] = thread_time,
+    ) -> None:
+        self._soon, self._clock, self._cpu = soon, clock, cpu
+        self._since = self._read = self._paused = 0.0  # beginning of work; last request; end of the last turn
+        self._polled = self._before = 0.0  # beginning of this turn, and of the previous one
+        self._is_busy = self._has_read = False
+        self._places = Places()
+        self._taken = 0
+        self._spent = 0.0
+        self._refusals: dict[object, Refusal] = {}
+        self.refusing: list[Closable] = []
 
-    def read(self, exchange: Exchange, looked: float, now: float) -> None:
-        """Set the arrival of a request that is read now, and its lag, which is an upper bound.
+    def read(self, exchange: Exchange, now: float) -> None:
+        """Set the arrival of a request that is read now, and its lag, which is an upper bound."""
+        exchange.arrival = now
+        if not self._is_busy:
+            if now - self._read > _NO_LAG_S:
+                self._since = now
+            self._read = now
+            if now - self._since <= _NO_LAG_S:
+                return
+            self._begin(now)
+        self._has_read = True
+        # Answers leave at the end of the turn, which is expected to be as long as the previous one.
+        lag = max(now - self._before, 2 * (self._polled - self._before))
+        if self._taken >= self._places.limit:
+            exchange.lag = NO_PLACE_S
+            return
+        self._taken += 1
+        if lag > _NO_LAG_S:
+            exchange.lag = lag
+
+    def _begin(self, now: float) -> None:
+        """Begin to count turns."""
+        self._is_busy = True
+        self._before = self._polled = self._since
+        spent = self._cpu()
+        self._places.rested(now - self._paused - (spent - self._spent))
+        self._spent = spent
+        self._soon(self._turn)
+
+    def _turn(self) -> None:
+        """End a turn of a busy event loop."""
+        copies = self._close()
+        now = self._clock()
+        spent = self._cpu()
+        if not self._has_read:
+            self._is_busy = False
+            self._since = self._read = self._paused = now
+            self._spent, self._taken = spent, 0
+            return
+        self._places.turned(self._taken, copies, spent - self._spent)
+        self._before, self._polled = self._polled, now
+        self._spent, self._taken, self._has_read = spent, 0, False
+        self._soon(self._turn)
+
+    def _close(self) -> int:
+        """End the refusals of this turn; return the number of copies."""
+        count = sum([refusal.close() for refusal in self.refusing])
+        self.refusing.clear()
+        return count
+
+    def refuse(self, kind: object, head: Head, begin: bytes, end: bytes, alike: Alike) -> None:
+        """Send copies of a refusal to further requests with this head until the turn ends.
 
         Args:
-            looked: Time of the loop's last poll: ``loop.time()`` of uvloop, which is constant within a turn.
-                (asyncio's clock is not, so such a loop never seems to lag.)
+            kind: Whatever tells its requests from others. Heads of one kind share the refusal.
         """
-        if looked != self._looked:
-            # Only a gap longer than the reading before it is a pause: sending the answers takes time, too.
-            before, last = self._looked, self._read
-            has_paused = looked - last > max(last - before, _NO_PAUSE_S)
-            self._before = looked if has_paused else before
-            self._looked = looked
-        self._read = now
-        exchange.arrival = now
-        lag = now - self._before
-        if lag > _NO_LAG_S:
-            # Answers leave at the end of the turn, which is expected to be as long as the previous one.
-            exchange.lag = max(lag, 2 * (self._looked - self._before))
+        refusal = self._refusals.get(kind)
+        if refusal is None:
+            if len(self._refusals) >= _KINDS:
+                self._refusals.clear()
+            refusal = self._refusals[kind] = Refusal()
+        head.notes[Refusal] = refusal
+        if not refusal.is_open:
+            refusal.open(begin, end, alike)
+            self.keep(refusal)
+
+    def keep(self, refusal: Closable) -> None:
+        """Close a refusal at the end of the turn."""
+        self.refusing.append(refusal)
+        if len(self.refusing) == 1 and not self._is_busy:
+            self._soon(self._close)
 
 
 class OpenConnection(Protocol):

@@ -5,6 +5,7 @@ table that turns a code into its protocol's own form. This module does not know 
 """
 
 import enum
+from collections.abc import Callable
 from typing import Final, Literal, TypeVar, get_args
 
 #: Why a request was rejected before it ran (a label of the metrics): the queue is full, the limit on the
@@ -180,9 +181,14 @@ class Overloaded(SalverError):
     Args:
         retry_after: Seconds after which to try again.
         why: Limit that was reached.
+
+    Attributes:
+        recur: Records so many more requests at a time, which came with this one and are refused for the same
+            reason; None = each has to be decided by itself.
     """
 
     code = Code.OVERLOADED
+    recur: Callable[[int, float], None] | None = None
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ Times are seconds of one monotonic clock unless a name says otherwise.
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -238,6 +238,27 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 ANYBODY = Standing()
 
 
+#: Lag of requests beyond those that a turn of an overloaded event loop lets in. Models with a longer
+#: objective take them nevertheless.
+NO_PLACE_S: Final = 1.0
+
+
+class Closable(Protocol):
+    """Refusal of which copies are sent until it is closed."""
+
+    def close(self) -> int:
+        """Count the copies; return their number."""
+        ...
+
+
+class Alike(Closable, Protocol):
+    """Requests that are refused like a first one."""
+
+    def new_id(self) -> str:
+        """Return the id of another such request."""
+        ...
+
+
 class Call(msgspec.Struct, gc=False, eq=False):
     """Facts about a call that the transport knows and the codec does not. Compared by identity.
 
@@ -257,7 +278,9 @@ class Call(msgspec.Struct, gc=False, eq=False):
         traits: Header values that splits use, by source (``header:x-user-id``); None = none present.
         unit: Name of the assigned unit, for a model in a release; set by the router.
         is_large: Decoding the body on the event loop could delay other requests.
-        lag: Seconds that the event loop adds to its latency; 0 = negligible.
+        lag: Seconds that the event loop adds to its latency; 0 = negligible; :data:`NO_PLACE_S` or more = the
+            loop is overloaded and has no place for it.
+        alike: Set when it is refused by its head: counts other requests that are refused like it.
     """
 
     protocol: str
@@ -274,6 +297,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     unit: str = ""
     is_large: bool = False
     lag: float = 0.0
+    alike: Alike | None = None
 
 
 class State(enum.StrEnum):

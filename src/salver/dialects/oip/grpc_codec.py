@@ -124,6 +124,25 @@ class _Layout(msgspec.Struct, frozen=True, gc=False):
     form: Form
 
 
+def target(framed: bytes) -> bytes:
+    """Return the beginning of a framed ModelInferRequest, up to the model's name and version.
+
+    Empty if these are not the first fields, or are long.
+
+    >>> target(b"....." + bytes([10, 1]) + b"m" + bytes([18, 1]) + b"1" + bytes([26, 0]))[2:3]
+    b'm'
+    """
+    at = 5
+    if framed[at : at + 1] != b"\x0a":
+        return b""
+    while framed[at : at + 1] in (b"\x0a", b"\x12"):
+        size = framed[at + 1]
+        if size > 127:
+            return b""
+        at += 2 + size
+    return framed[5:at]
+
+
 class InferMessages:
     """Codec of ModelInferRequests and ModelInferResponses, with a fast path for layouts seen before.
 

@@ -119,6 +119,7 @@ class OpenInferenceMethods:
             methods,
             {_STREAM_INFER: self._stream},
             posts={_INFER: self._post},
+            targets={_INFER: wire.target},
             inferring=frozenset((_INFER,)),
             services=(SERVICE,),
             messages=build,

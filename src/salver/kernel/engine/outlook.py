@@ -141,6 +141,7 @@ class Outlook:
         target: float,
         law: BatchLaw | None = None,
         slack: float = 1.0,
+        margin: float = 0.0,
     ) -> bool:
         """Return whether the answer cannot be ready by the target.
 
@@ -151,6 +152,7 @@ class Outlook:
             ahead: Rows that wait before it.
             law: Batch law of its own batch, if not the usual one.
             slack: Batches of the rows ahead that may still be given up.
+            margin: Share by which the other batches ahead may take longer than the law says.
         """
         load = self._load
         slots, largest = load.slots, load.largest

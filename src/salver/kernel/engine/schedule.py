@@ -33,6 +33,8 @@ _TRY_S, _TRY_PAUSE = 1.0, 4.0
 #: Batches of the rows ahead that may still be given up, as a request is refused by its head: those that are
 #: let in and given up later have been decoded, at two to four times the cost.
 _HEAD_SLACK = 0.5
+#: Share by which the batches ahead may take longer than the law says: reading and decoding go on beside them.
+_HEAD_MARGIN = 0.25
 _QUIET_S = 10.0  # time without urgent requests before batches are prepared ahead again
 
 
@@ -136,13 +138,17 @@ class Schedule:
             if not (self._outlook.is_busy or self.batcher.depth):
                 return  # it may be worth a try
             ahead = self.batcher.ahead(waiting)
-            if not self._outlook.is_hopeless(1, ahead, now, waiting.target, slack=_HEAD_SLACK):
+            if not self._outlook.is_hopeless(
+                1, ahead, now, waiting.target, slack=_HEAD_SLACK, margin=_HEAD_MARGIN
+            ):
                 return
         if waiting.target < math.inf:
             self.load.rate.add(1, now)
             refusal = self.refusal(waiting, now)
-            if deadline is None and now >= waiting.target:
-                self._refused, self._refused_age = refusal, now - came
+            if deadline is None and isinstance(refusal, Overloaded):
+                refusal.recur = self.load.rate.add
+                if now >= waiting.target:
+                    self._refused, self._refused_age = refusal, now - came
             raise refusal
 
     def passed(self, rows: int, now: float) -> None:

@@ -6,12 +6,15 @@
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from salver.kernel.engine.delivery import nothing
 from salver.kernel.serving.capabilities import Post
-from salver.kernel.serving.exchange import Exchange, why_failed
-from salver.words.errors import Cancelled, Code
+from salver.kernel.serving.exchange import NO_TIME, Exchange, RequestPath, why_failed
+from salver.words.errors import Cancelled, Code, Overloaded
+from salver.words.events import Served
 from salver.words.messages import InferResponse
 
 BodyT = TypeVar("BodyT")
@@ -41,7 +44,12 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
         servable = self.servable
         try:
             if (foresee := servable.capabilities.foresee) is not None:
-                foresee(self.call)
+                try:
+                    foresee(self.call)
+                except Overloaded as error:
+                    if error.recur is not None and self.passage is None and self._path.samples is None:
+                        self.call.alike = RefusedAlike(self._path, self, error.recur, error.why)
+                    raise
             request = self.codec.decode(body, servable.signature)
             if "sequence_id" in request.parameters and not servable.capabilities.takes_forms:
                 assert self.lease is not None
@@ -116,3 +124,42 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
         self._is_over = True
         self._give_up()
         return self.fail(error)
+
+
+class RefusedAlike:
+    """Requests that are refused like a first one, by their heads.
+
+    Args:
+        first: The first one.
+        count: Records so many others, at a time.
+        why: Limit that was reached.
+    """
+
+    __slots__ = ("_count", "_ids", "_path", "_served")
+
+    def __init__(
+        self, path: RequestPath, first: Exchange[Any, Any], count: Callable[[int, float], None], why: str
+    ) -> None:
+        assert first.lease is not None
+        self._path = path
+        self._count = count
+        self._ids: list[str] = []
+        id, call = first.lease.id, first.call
+        self._served = Served(
+            id.name, id.version, call.protocol, Code.OVERLOADED.value, 0.0, NO_TIME,
+            why=why, arrival=call.arrival, api=call.api, asked=first.version,
+        )  # fmt: skip
+
+    def new_id(self) -> str:
+        """Return the id of another such request."""
+        id = self._path.new_id()
+        self._ids.append(id)
+        return id
+
+    def close(self) -> int:
+        """Count them; return their number."""
+        if self._ids:
+            self._count(len(self._ids), self._path.clock())
+        for id in self._ids:
+            self._path.emit(msgspec.structs.replace(self._served, request_id=id))
+        return len(self._ids)

@@ -20,14 +20,23 @@ from salver.lazy import lazy_imports
 from salver.words.errors import Code, Internal, InvalidInput, NotFound, NotReady, SalverError, tritons
 from salver.words.events import Event, Predicted, Served
 from salver.words.handlers import status_of
-from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Parameter, Signature, Timing
+from salver.words.messages import (
+    NO_PLACE_S,
+    Call,
+    InferRequest,
+    InferResponse,
+    ModelId,
+    Parameter,
+    Signature,
+    Timing,
+)
 
 with lazy_imports():
     from salver.words import traceparent as w3c
 
 
 _LOG = logging.getLogger("salver.dataplane")
-_NO_TIME = Timing()
+NO_TIME = Timing()
 _UNKNOWN = ModelId("", "")  # names of unknown models never become labels
 #: Parameters that a header must not become (TR-R23).
 _RESERVED = frozenset(
@@ -104,7 +113,7 @@ class Exchange(Generic[BodyT, ReplyT]):
         self.call = call
         self.lease: Lease[Inferring] | None = None
         self.standing = call.standing
-        self.timing = _NO_TIME
+        self.timing = NO_TIME
         self.first = 0.0
         self._extent = (0, 0)
         if path.samples is not None and not call.traceparent and not call.parent and path.samples():
@@ -174,7 +183,7 @@ class Exchange(Generic[BodyT, ReplyT]):
                 self.standing = from_parameters(self.standing, parameters)
         if call.forwarded:
             request = _with_headers(request, call.forwarded)
-        if call.lag:
+        if call.lag and call.lag < NO_PLACE_S:
             request = msgspec.structs.replace(request, came=self._path.clock() - call.lag)
         if servable.capabilities.asks_others:
             request = self._as_span(request)
