@@ -22,9 +22,35 @@ from salver.words.artifacts import Batching, Fairness, ModelConfig, Queue
 from salver.words.errors import Refusal
 
 _UNBOUNDED = float("inf")
-_URGENT, _NORMAL, _BULK = 0, 1, 2  # parts of the queue
 _DEFAULT = ModelConfig()
 _NO_QUEUE = Queue()
+
+
+class _Part:
+    """Requests of one service in the queue.
+
+    Args:
+        flow: Their lanes.
+        of_level: Returns the lanes of a level.
+        before: Counts the requests that are likely to run before one of a level and a tenant.
+
+    Attributes:
+        depth: Number of requests.
+        rows: Number of their rows.
+    """
+
+    __slots__ = ("before", "depth", "flow", "of_level", "rows")
+
+    def __init__(
+        self,
+        flow: RoundRobin | Strict,
+        of_level: Callable[[int], RoundRobin],
+        before: Callable[[int, str], float],
+    ) -> None:
+        self.flow = flow
+        self.of_level = of_level
+        self.before = before
+        self.depth = self.rows = 0
 
 
 class Batcher:
@@ -49,13 +75,10 @@ class Batcher:
         self._rule = rule or Window(policy)
         self._bulk_rows = bulk_rows or (lambda: self._largest)
         self._levels = config.priorities.levels
-        self._urgent = _tenants(config.fairness)
-        self._normal, self._by_level, self._before = _priorities(config)
+        self._urgent = _one_level(_tenants(config.fairness))
+        self._normal = _priorities(config)
+        self._bulk = _one_level(_tenants(config.fairness))
         self._queue = config.queue
-        self._bulk = _tenants(config.fairness)
-        self._parts = (self._urgent, self._normal, self._bulk)
-        self._depths = [0, 0, 0]  # requests in each part; and their rows
-        self._rows = [0, 0, 0]
         self._usual: Lane | None = None  # lane of requests without tenant and level
         self._fair = config.fairness.enabled
         self._given_up: list[QueuedRequest] = []
@@ -69,29 +92,29 @@ class Batcher:
 
     def __iter__(self) -> Iterator[QueuedRequest]:
         """Iterate over waiting requests, the oldest of each lane first."""
-        for part in self._parts:
-            for lane in part.lanes():
+        for part in (self._urgent, self._normal, self._bulk):
+            for lane in part.flow.lanes():
                 yield from lane
 
     @property
     def rows_waiting(self) -> int:
         """Return the rows of all waiting requests."""
-        return sum(self._rows)
+        return self._urgent.rows + self._normal.rows + self._bulk.rows
 
     # What a rule sees: the normal service (rules.Line).
 
     @property
     def rows(self) -> int:
         """Return the waiting rows of the normal service."""
-        return self._rows[_NORMAL]
+        return self._normal.rows
 
     def head(self) -> QueuedRequest | None:
         """See :class:`~salver.kernel.engine.rules.QueueView`."""
-        return self._normal.head()
+        return self._normal.flow.head()
 
     def newest(self) -> Iterator[QueuedRequest]:
         """See :class:`~salver.kernel.engine.rules.QueueView`."""
-        return newest(self._normal)
+        return newest(self._normal.flow)
 
     def give_up(self, waiting: QueuedRequest) -> None:
         """See :class:`~salver.kernel.engine.rules.QueueView`."""
@@ -106,18 +129,16 @@ class Batcher:
         These are the rows of its tenant and of higher levels, and those of others that fairness lets pass,
         estimated from requests of average size.
         """
-        level = waiting.level
-        part = _part(waiting)
-        first = sum(self._rows[:part])
-        if not self._depths[part]:
+        part = self._part(waiting)
+        first = 0
+        if part is not self._urgent:
+            first = self._urgent.rows if part is self._normal else self._urgent.rows + self._normal.rows
+        if not part.depth:
             return first
         tenant = waiting.tenant if self._fair else ""
         # The lanes count requests; scale them by the average rows of a waiting request.
-        if part == _NORMAL:
-            before = self._before(level, tenant)
-        else:
-            before = (self._bulk if part else self._urgent).before(tenant)
-        return first + before * self._rows[part] / self._depths[part]
+        before = part.before(waiting.level, tenant)
+        return first + before * part.rows / part.depth
 
     def offer(self, waiting: QueuedRequest) -> QueuedRequest | None:
         """Add a request to the queue.
@@ -132,27 +153,29 @@ class Batcher:
         """
         evicted = None
         level = waiting.level
-        urgent, normal, bulk = self._rows
-        waiting.ahead = urgent + normal + bulk if level == BULK else urgent + normal
+        waiting.ahead = rows = self._urgent.rows + self._normal.rows
+        rows += self._bulk.rows
+        if level == BULK:
+            waiting.ahead = rows
         lane = self._usual
         # An empty lane may have left the round robin, which unlinks it.
         if lane is None or not lane.is_linked or waiting.tenant or level != 1 or self._levels > 1:
             lane = self._lane(waiting)
         if self._queue is not None and URGENT < level < BULK:
             most = self._queue.of(waiting.level).max_size
-            if most and self._by_level(waiting.level).depth >= most:
+            if most and self._normal.of_level(waiting.level).depth >= most:
                 raise full()
         # An empty queue accepts a request of any size.
-        if self.depth and urgent + normal + bulk + waiting.rows > self._most_rows:
+        if self.depth and rows + waiting.rows > self._most_rows:
             raise full(so_many(self.depth))
         if self.depth >= self.max_queue:
             evicted = self._evict(waiting, lane)
         lane.add(waiting)
-        part = _part(waiting)
+        part = self._part(waiting)
         self.depth += 1
-        self._depths[part] += 1
-        self._rows[part] += waiting.rows
-        if part == _NORMAL:
+        part.depth += 1
+        part.rows += waiting.rows
+        if part is self._normal:
             self._rule.arrived(waiting.rows, waiting.arrived)
         return evicted
 
@@ -169,40 +192,35 @@ class Batcher:
         Args:
             spare: An idle instance can be spared for bulk work.
         """
-        urgent, normal, bulk = self._depths
-        if urgent:
+        if self._urgent.depth:
             return now
-        if normal:
+        if self._normal.depth:
             return self._rule.due(self, now)
-        if bulk and spare:
+        if self._bulk.depth and spare:
             return now
         return None
 
     def take(self, now: float, spare: bool = True) -> Batch:
         """Take the next batch; it is empty if all waiting requests have expired or were given up."""
         batch = BatchBuilder(now, self._largest)
-        urgent, normal, bulk = self._depths
         reason = "urgent"
-        if urgent:
-            self._urgent.fill(batch, _UNBOUNDED)
-            self._took(batch, _URGENT)
+        if self._urgent.depth:
+            self._fill(batch, self._urgent)
         # Urgent requests never share a batch with others.
-        if normal and not batch.members:
+        if self._normal.depth and not batch.members:
             batch.limit, reason, batch.from_newest = self._rule.choose(self, now)
             if batch.limit:
-                self._normal.fill(batch, _UNBOUNDED)
-                self._took(batch, _NORMAL)
+                self._fill(batch, self._normal)
                 if batch.from_newest:
                     # Replies go out in order of arrival, whatever the order of selection.
                     batch.members.sort(key=_arrival)
             if batch.rows >= self._largest:
                 reason = "full"
         # Bulk work runs only if nothing else waits, so that it never delays an answer by a whole run.
-        elif bulk and spare and not batch.members:
+        elif self._bulk.depth and spare and not batch.members:
             reason = "bulk"
             batch.limit = max(1, self._bulk_rows())
-            self._bulk.fill(batch, _UNBOUNDED)
-            self._took(batch, _BULK)
+            self._fill(batch, self._bulk)
         given_up = self._given_up
         if given_up:
             self._given_up = []
@@ -214,35 +232,41 @@ class Batcher:
 
     # -- internals -----------------------------------------------------------------------------
 
-    def _took(self, batch: BatchBuilder, part: int) -> None:
+    def _part(self, waiting: QueuedRequest) -> _Part:
+        if URGENT < waiting.level < BULK:
+            return self._normal
+        return self._bulk if waiting.level else self._urgent
+
+    def _fill(self, batch: BatchBuilder, part: _Part) -> None:
+        part.flow.fill(batch, _UNBOUNDED)
         # Expired requests have left the lanes as well, so the counters must include them.
         gone = len(batch.members)
         rows = batch.rows
         for waiting in batch.expired:
-            if _part(waiting) == part:
+            if self._part(waiting) is part:
                 gone += 1
                 rows += waiting.rows
         self.depth -= gone
-        self._depths[part] -= gone
-        self._rows[part] -= rows
+        part.depth -= gone
+        part.rows -= rows
 
     def _remove(self, waiting: QueuedRequest) -> None:
         waiting.lane.remove(waiting)
-        part = _part(waiting)
+        part = self._part(waiting)
         self.depth -= 1
-        self._depths[part] -= 1
-        self._rows[part] -= waiting.rows
+        part.depth -= 1
+        part.rows -= waiting.rows
 
     def _lane(self, waiting: QueuedRequest) -> Lane:
         level = waiting.level
         if level == URGENT:
-            flow: RoundRobin = self._urgent
+            part = self._urgent
         elif level == BULK:
-            flow = self._bulk
+            part = self._bulk
         else:
+            part = self._normal
             waiting.level = level = min(max(level, 1), self._levels)
-            flow = self._by_level(level)
-        lane = flow.child(waiting.tenant if self._fair else "")
+        lane = part.of_level(level).child(waiting.tenant if self._fair else "")
         assert isinstance(lane, Lane)
         if self._levels == 1 and level == 1 and not (waiting.tenant and self._fair):
             # Most requests have no tenant and no priority: skip the lookup for them.
@@ -253,8 +277,8 @@ class Batcher:
         """Evict a request from the lowest waiting level, from its longest lane."""
         victims: list[Lane] = []
         lowest = -1
-        for part in self._parts:
-            for other in part.lanes():
+        for part in (self._urgent, self._normal, self._bulk):
+            for other in part.flow.lanes():
                 level = next(w for w in other.newest()).level
                 if level > lowest:
                     victims, lowest = [], level
@@ -273,38 +297,30 @@ def _arrival(waiting: QueuedRequest) -> float:
     return waiting.arrived
 
 
-def _part(waiting: QueuedRequest) -> int:
-    if URGENT < waiting.level < BULK:
-        return _NORMAL
-    if waiting.level:
-        return _BULK
-    return _URGENT
-
-
 def _tenants(fairness: Fairness, lane: Callable[[], Lane] = Lane) -> RoundRobin:
     """Return a round-robin queue of the tenants' lanes."""
     weights = fairness.weights
     return RoundRobin(lambda name: lane(), lambda name: weights.get(str(name), 1.0), fairness.max_tenants)
 
 
-_Before = Callable[[int, str], float]
+def _one_level(flow: RoundRobin) -> _Part:
+    return _Part(flow, lambda level: flow, lambda level, tenant: flow.before(tenant))
 
 
-def _priorities(config: ModelConfig) -> tuple[RoundRobin | Strict, Callable[[int], RoundRobin], _Before]:
-    """Return the root of the normal queues, the queue by level, and a counter of requests ahead."""
+def _priorities(config: ModelConfig) -> _Part:
+    """Return the part of the normal service."""
     priorities, queue = config.priorities, config.queue or _NO_QUEUE
     levels = {
         level: _tenants(config.fairness, DelayingLane if queue.of(level).timeout_action == "delay" else Lane)
         for level in range(1, priorities.levels + 1)
     }
     if priorities.levels == 1:
-        only = levels[1]
-        return only, lambda level: only, lambda level, tenant: only.before(tenant)
+        return _one_level(levels[1])
     if priorities.mode == "strict":
         strict = Strict(priorities.max_passes)
         for level in levels.values():
             strict.add_level(level)
-        return strict, levels.__getitem__, strict.before
+        return _Part(strict, levels.__getitem__, strict.before)
     weights = priorities.weights or tuple(2.0**-n for n in range(priorities.levels))
     shared = RoundRobin(lambda level: levels[int(str(level))], lambda level: weights[int(str(level)) - 1])
 
@@ -312,4 +328,4 @@ def _priorities(config: ModelConfig) -> tuple[RoundRobin | Strict, Callable[[int
         shared.child(level)  # rejoin the round if it was empty
         return levels[level]
 
-    return shared, of, lambda level, tenant: shared.before(level, levels[level].before(tenant))
+    return _Part(shared, of, lambda level, tenant: shared.before(level, levels[level].before(tenant)))
