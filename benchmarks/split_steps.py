@@ -115,7 +115,7 @@ class Kept:
         if seen := self.pending.of("r0"):
             crowd = await self._store.hand_in("bench", "r0", self._told, seen)
             self._told = ExchangeProgress(self._told.parts + len(seen), crowd.last)
-            collector.know("r0", *crowd)
+            collector.know("r0", crowd.by_stage, crowd.last)
             self.pending.kept("r0", len(seen))
 
 

@@ -44,6 +44,11 @@ class CollectorWorld:
         return self.seen[before:]
 
 
+def happened_in(counts):
+    """What happened, without the zeros of what did not."""
+    return {name: some for name, some in counts.items() if some.total}
+
+
 def served(unit="ada", arm=Arm.CANARY, outcome="ok", latency=0.01, **more):
     version = "2" if arm is Arm.CANARY else "1"
     changes = {"reason": "hash", "stage": 0, "propensity": 0.25, "has_unit": True, "release": "r1", **more}

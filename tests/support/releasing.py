@@ -30,6 +30,7 @@ from salver.words.errors import Code
 from salver.words.events import Served
 from salver.words.messages import Timing
 from salver.words.releases import (
+    NO_STAGE,
     Arm,
     Bucket,
     BucketObservations,
@@ -92,7 +93,12 @@ class Told:
         self.splits = tuple(splits)
 
     def remembered(
-        self, units: Iterable[int], happenings: Iterable[tuple[str, int]], *, keeps_arms: bool
+        self,
+        units: Iterable[int],
+        happenings: Iterable[tuple[str, int]],
+        *,
+        by_stage: Mapping[int, Iterable[int]],
+        keeps_arms: bool,
     ) -> tuple:
         self.remembers_on.add(threading.get_ident())
         self.keeps_arms = keeps_arms
@@ -101,8 +107,8 @@ class Told:
     def follow(self, release: str, seconds: float, memory: tuple, heard: int) -> None:
         self.followed[release] = memory
 
-    def know(self, release: str, units: Iterable[int], heard: int) -> None:
-        self.followed[release][0].extend(units)
+    def know(self, release: str, units: Mapping[int, Iterable[int]], heard: int) -> None:
+        self.followed[release][0].extend(units.get(NO_STAGE, ()))
 
     def forget(self, release: str) -> None:
         self.forgotten.append(release)

@@ -135,6 +135,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         weight: Fraction of units that get the canary, 0 to 1, among those not held back.
         salt: Salt of the hash, constant for a release, so that no unit leaves the canary as it grows.
         stage: Number of the stage, from 0.
+        turn: How often the judge has taken the traffic away, or given it back.
         asked: Version in the requests that are split: empty, or the label or alias that the release moves.
         units: Sources of the unit's name, in order of preference; ``request`` is the fallback.
         layer: Releases in one layer share no units; empty = no layer.
@@ -154,6 +155,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight: float
     salt: str
     stage: int = 0
+    turn: int = 0
     asked: tuple[str, ...] = ("",)
     units: tuple[Source, ...] = ("header:x-user-id", "parameter:user", "tenant", "request")
     layer: str = ""
@@ -216,6 +218,7 @@ class Assignment(msgspec.Struct, frozen=True, eq=False):
         reason: ``hash``, or what took precedence over it. :data:`COUNTED` lists what counts as evidence.
         propensity: Probability of the canary for a unit that counts.
         has_unit: False = the only name was the request's own.
+        turn: See :class:`Split`.
     """
 
     release: str
@@ -225,6 +228,7 @@ class Assignment(msgspec.Struct, frozen=True, eq=False):
     propensity: float
     stage: int
     has_unit: bool = True
+    turn: int = 0
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -345,6 +349,8 @@ class Lately(msgspec.Struct, frozen=True):
 BLOCK_BUCKETS: Final = 6
 #: Failing blocks of a unit that are told apart; later ones are counted together.
 MOST_BLOCKS: Final = 13
+#: Fraction of a unit's requests that have the event if the unit fails.
+MOSTLY: Final = 0.75
 #: Buckets of :class:`Lately`: usually, at most, and the requests to the canary that are enough.
 RECENT_BUCKETS: Final = 4
 MOST_RECENT_BUCKETS: Final = 12
@@ -372,7 +378,7 @@ class Bucket(msgspec.Struct, frozen=True):
             for the first time in this bucket; the last of :data:`MOST_BLOCKS` places is for all later ones. A
             block is :data:`BLOCK_BUCKETS` buckets of the clock. Metrics that are missing have ``events`` in
             the first place.
-        lately: By metric, the last few buckets; metrics that are missing were not counted.
+        lately: By metric, the last few buckets, while at least half of the canary's requests have the event.
     """
 
     start: float
@@ -467,6 +473,7 @@ def _none(dtype: type[Any]) -> npt.NDArray[Any]:
 
 
 _NOBODY: Final = (_none(np.int64), _none(np.uint8), _none(np.float64))
+NO_UNITS: Final = UnitObservations(*_NOBODY)
 NO_EXPOSURES: Final = Exposures(*_NOBODY, _none(np.uint8))
 NO_PREDICTIONS: Final = Predictions(*_NOBODY, _none(np.int64))
 
@@ -478,6 +485,8 @@ class BucketObservations(msgspec.Struct, frozen=True, eq=False):
         exposures: Of units; requests without a unit are only in the bucket's counts.
         firsts: By metric, or :func:`first_in`, units with their first event.
         predictions: All requests, for a release whose policy needs outcomes.
+        met: Units seen for the first time in this stage, after the first one.
+        failing: By metric, units with the event, possibly repeated.
         heard: Position up to which units of other servers were known when the first of these was counted as
             new (:attr:`salver.features.releases.distinct_units.DistinctUnits.last`).
     """
@@ -488,11 +497,14 @@ class BucketObservations(msgspec.Struct, frozen=True, eq=False):
     firsts: Mapping[str, UnitObservations] = msgspec.field(default_factory=dict)
     predictions: Predictions = NO_PREDICTIONS
     heard: int = 0
+    met: UnitObservations = NO_UNITS
+    failing: Mapping[str, UnitObservations] = msgspec.field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         """Return the number of units, events and requests."""
-        return len(self.exposures) + len(self.predictions) + sum(map(len, self.firsts.values()))
+        units = len(self.exposures) + len(self.met) + len(self.predictions)
+        return units + sum(map(len, self.firsts.values())) + sum(map(len, self.failing.values()))
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

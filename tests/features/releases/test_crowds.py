@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine, insert
 from salver.features.ledger.databases import address_of, engine_of
 from salver.features.ledger.migrations import migrate
 from salver.features.ledger.schema import RELEASE
-from salver.features.releases.distinct_units import meet, met
+from salver.features.releases.distinct_units import NO_UNITS, meet, met
+from salver.words.releases import NO_STAGE
 
 ROW = {
     "model": "m", "stable": "1", "canary": "2", "alias": "", "salt": "s", "state": "RUNNING", "created": 1.0,
@@ -46,8 +47,10 @@ class Server:
         told = []
         due = len(self.waiting) - keeps
         for after, units in self.waiting[: max(due, 0)]:
-            are_new, others = meet(connection, "r1", np.array(units, np.int64), after, self.heard)
-            told += np.array(units, np.int64)[are_new].tolist()
+            some = {stage: np.array(units, np.int64) for stage in (NO_STAGE, 2)}
+            are_new, others = meet(connection, "r1", some, after, self.heard)
+            assert are_new[2].tolist() == are_new[NO_STAGE].tolist()
+            told += some[NO_STAGE][are_new[NO_STAGE]].tolist()
             self.known |= {*others.units.tolist()}
             self.heard = others.last
         self.waiting = self.waiting[max(due, 0) :]
@@ -63,7 +66,8 @@ def test_each_unit_is_told_once_whoever_meets_it_and_however_long_it_waits(
     servers = [Server(), Server(), Server()]
     told: list[int] = []
     with engine.connect() as connection, connection.begin() as transaction:
-        meet(connection, "r2", np.arange(5), 0, 0)
+        meet(connection, "r2", {NO_STAGE: np.arange(5), 1: np.arange(7)}, 0, 0)
+        meet(connection, "r1", {1: np.arange(9)}, 0, 0)
         for number, units, tells, keeps in story:
             servers[number].see(units)
             if tells:
@@ -72,7 +76,9 @@ def test_each_unit_is_told_once_whoever_meets_it_and_however_long_it_waits(
             told += server.tell(connection, keeps=0)
         everybody = {unit for _, units, _, _ in story for unit in units}
         assert sorted(told) == sorted(everybody)
-        assert sorted(met(connection, "r1").units.tolist()) == sorted(everybody)
+        for stage in (NO_STAGE, 2):  # whoever was met in another one
+            stored = met(connection, "r1").by_stage.get(stage, NO_UNITS)
+            assert sorted(stored.tolist()) == sorted(everybody)
         for server in servers:  # what it does not know, it has still to read
             assert server.known | {*met(connection, "r1", server.heard).units.tolist()} == everybody
         transaction.rollback()
@@ -80,7 +86,6 @@ def test_each_unit_is_told_once_whoever_meets_it_and_however_long_it_waits(
 
 def test_nobody_was_met_of_a_release_that_nobody_tells_of(engine: Engine) -> None:
     with engine.connect() as connection:
-        units, last = met(connection, "r0")
-        assert (len(units), last) == (0, 0)
-        are_new, others = meet(connection, "r0", np.empty(0, np.int64), 3, 7)
-        assert (len(are_new), len(others.units), others.last) == (0, 0, 7)
+        assert met(connection, "r0") == ({}, 0)
+        are_new, others = meet(connection, "r0", {NO_STAGE: NO_UNITS}, 3, 7)
+        assert (len(are_new[NO_STAGE]), len(others.units), others.last) == (0, 0, 7)

@@ -16,11 +16,12 @@ from salver.features.ledger.faults import LedgerFailed
 from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import EXPOSURE, FIRST_EVENT, PART, WITNESS
 from salver.features.releases.distinct_units import DistinctUnits, met
+from salver.features.releases.experiments.assign import assign
 from salver.features.releases.judge.policy import Metric, Stage
 from salver.features.releases.judge.replay import replay
 from salver.features.releases.release_store import ReleaseStore
 from salver.words.errors import Conflict
-from salver.words.releases import FIRSTS, Counts, Outcome, ReleaseState, kept_in
+from salver.words.releases import FIRSTS, Arm, Counts, Outcome, ReleaseState, kept_in
 
 #: It stays in its first stage.
 LONG = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 1000),), no_data_seconds=1e9)
@@ -110,6 +111,67 @@ async def test_a_window_is_one_bucket_and_a_unit_counts_once_whoever_meets_it(
     assert first.events["errors"].canary == failed < first.raw["errors"].canary
     assert await fleet.rows(PART.c.number) == []
     assert caplog.text == ""
+
+
+def total(places: tuple[Counts, ...]) -> list[int]:
+    return [place.canary for place in places]
+
+
+async def test_the_blocks_of_time_in_which_a_unit_fails_are_counted_over_all_servers_and_restarts(
+    fleet: Fleet,
+) -> None:
+    one, other = await two(fleet)
+    await fleet.wait(int(-fleet.clock.now % 60))
+    users = [f"user-{number}" for number in range(40)]
+    some = users[:20]
+    for server, failing in (
+        (one, users), (one, users), (other, users), (one, ()), (other, ()), (one, ()),  # one minute
+        (other, some), (one, some), (other, ()), (one, ()), (other, ()), (other, ()),
+    ):  # fmt: skip
+        server.serve(users, failing=failing)
+        await fleet.wait(10)
+    fleet.servers.remove(one)
+    one = fleet.start()  # it knows no more than the ledger does
+    for _ in range(13):
+        one.serve(users, failing=users)
+        other.serve(users, failing=users)
+        await fleet.wait(60)
+    found = [total(bucket.blocks.get("errors", ())) for bucket in await fleet.check()]
+    all_of_them, part = (
+        sum(assign(split, {"header:x-user-id": user}).arm is Arm.CANARY for user in whose)
+        for split in one.traffic.splits
+        for whose in (users, some)
+    )
+    first, second, third, *later = [places for places in found if any(places)]
+    assert (first, second) == ([all_of_them], [0, part])
+    assert third == [0, all_of_them - part, part]
+    assert [len(places) for places in later] == [*range(4, 14), 13, 13]
+    assert later[-1] == [0] * 12 + [all_of_them]
+
+
+async def test_a_unit_is_met_once_in_each_stage_whoever_meets_it(fleet: Fleet) -> None:
+    one, other = await two(fleet, msgspec.structs.replace(LONG, stages=(Stage(0.2, 1000), Stage(0.5, 1000))))
+    users = [f"user-{number}" for number in range(30)]
+    one.serve(users[:20])
+    other.serve(users[10:])
+    await fleet.wait(10)
+    await one.store.wish("r0", "promote", ADA, "", fleet.clock.now)
+    await fleet.wait(10)
+    for _ in range(2):
+        one.serve(users[:20])
+        other.serve(users[5:])
+        await fleet.wait(10)
+    fleet.servers.remove(one)
+    one = fleet.start()
+    await fleet.wait(10)
+    one.serve([*users, "eve"])
+    await fleet.wait(60)
+    buckets = await fleet.check()
+    met_in = Counter()
+    for bucket in buckets:
+        met_in[bucket.stage] += bucket.met.total
+    assert met_in == {0: 30, 1: 31}
+    assert sum(bucket.exposures.total for bucket in buckets) == 31
 
 
 async def test_a_unit_that_waits_to_be_told_while_another_server_tells_it_counts_once(fleet: Fleet) -> None:

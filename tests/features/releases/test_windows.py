@@ -129,6 +129,7 @@ def test_people_are_not_told_of_servers_that_come_late(seconds: float, late: flo
 
 def test_every_field_of_a_bucket_is_added_up_or_set_by_whoever_judges() -> None:
     added = {"start", "seconds", "stage", "share", "requests", "exposures", "raw", "copies", *FIRSTS}
+    added |= {"met", "blocks", "lately"}
     assert set(Bucket.__struct_fields__) == added | {"outcomes", "late_seconds"}
 
 

@@ -29,7 +29,7 @@ Rows = Literal["free", "unchanged", "kept"]
 
 METADATA: Final = MetaData()
 #: Schema version that this Salver writes.
-NEWEST: Final = 4
+NEWEST: Final = 5
 #: SQLite auto-increments only columns of this type.
 _COUNTED: Final = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -325,13 +325,14 @@ EXPOSURE: Final = _table(
 )
 
 #: Units that a server saw before all others, one row per report: their hashes, eight bytes each (little
-#: endian, signed).
+#: endian, signed). ``stage``: they are the first in this stage; -1 = in the release.
 CROWD: Final = _table(
     "crowd",
     ["id"],
     _counted("id"),
     _text("release"),
     Column("units", LargeBinary, nullable=False),
+    Column("stage", Integer, nullable=False, server_default="-1", info={"since": 5}),
     _of_release(),
     Index("crowd_of_release", "release", "id"),
     since=4,
@@ -350,6 +351,20 @@ FIRST_EVENT: Final = _table(
     _of_release(),
     since=2,
     rows="unchanged",
+)
+
+#: Blocks of time in a stage in which a unit had the event of a metric: their number, and the last one.
+FAILING_UNIT: Final = _table(
+    "failing_unit",
+    ["release", "metric", "stage", "unit"],
+    _text("release"),
+    _text("metric"),
+    Column("stage", Integer, nullable=False),
+    _whole("unit"),
+    Column("blocks", Integer, nullable=False),
+    _whole("last"),
+    _of_release(),
+    since=5,
 )
 
 #: Arm that answered a request, for its outcome; ``request``: hash of the request's id. Without a unit,
@@ -372,7 +387,7 @@ PREDICTION: Final = _table(
 )
 
 #: A server that counts a release: number of parts stored, and Unix seconds up to which it has reported.
-#: Servers that have left are not waited for.
+#: Servers that have left are not waited for. ``ahead``: seconds that its clock is ahead of the database's.
 WITNESS: Final = _table(
     "witness",
     ["release", "server"],
@@ -381,6 +396,7 @@ WITNESS: Final = _table(
     _whole("parts"),
     _number("until"),
     Column("has_left", Integer, nullable=False, server_default="0"),
+    Column("ahead", Double, nullable=False, server_default="0", info={"since": 5}),
     _of_release(),
     since=3,
 )

@@ -18,6 +18,7 @@ from salver.features.ledger.schema import (
     CROWD,
     DECISION,
     EXPOSURE,
+    FAILING_UNIT,
     FIRST_EVENT,
     PREDICTION,
     RELEASE,
@@ -44,11 +45,12 @@ from salver.features.releases.release_rows import (
 )
 from salver.features.releases.window_exchange import ExchangeProgress
 from salver.words.errors import NotFound
-from salver.words.releases import BucketObservations, ReleaseState, first_in, hour_of
+from salver.words.releases import NO_STAGE, BucketObservations, ReleaseState, first_in, hour_of
 
 _AT_ONCE: Final = 10_000  # rows read at once
 _MOST_LISTED: Final = 1000
 _DAY_SECONDS: Final = 86_400.0
+_OF_UNITS: Final = (PREDICTION, FIRST_EVENT, FAILING_UNIT, EXPOSURE, CROWD)
 _IS_HOURLY: Final = FIRST_EVENT.c.metric.contains(first_in("", "in_hour", 0)[:-1], autoescape=True)
 
 
@@ -229,7 +231,7 @@ class ReleaseStore:
         """
         over = select(RELEASE.c.id).where(RELEASE.c.ended < now - MOST_DAYS * _DAY_SECONDS)
         old: list[tuple[Table, ColumnElement[bool]]] = [
-            *((table, table.c.release.in_(over)) for table in (PREDICTION, FIRST_EVENT, EXPOSURE, CROWD)),
+            *((table, table.c.release.in_(over)) for table in _OF_UNITS),
             (FIRST_EVENT, _IS_HOURLY & (FIRST_EVENT.c.time < now - _DAY_SECONDS)),
         ]
 
@@ -253,10 +255,13 @@ class ReleaseStore:
         )
 
         def read(connection: Connection) -> tuple[DistinctUnits, list[tuple[str, int]]]:
-            told, last = met(connection, release)
+            told = met(connection, release)
             rows = connection.execute(units.execution_options(yield_per=_AT_ONCE))
             kept = np.fromiter(rows.scalars(), np.int64)
             found = [(str(metric), int(unit)) for metric, unit in connection.execute(events)]
-            return DistinctUnits(np.concatenate((told, kept)) if len(kept) else told, last), found
+            if len(kept):
+                both = np.concatenate((told.units, kept))
+                told = DistinctUnits({**told.by_stage, NO_STAGE: both}, told.last)
+            return told, found
 
         return await self._ledger.read(read)

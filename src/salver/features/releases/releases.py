@@ -33,7 +33,7 @@ from salver.features.releases.shadow import Shadowing
 from salver.features.releases.window_exchange import ExchangeProgress
 from salver.kernel.supervise import Faults, Supervisor, every
 from salver.words.errors import Conflict, InvalidInput, SalverError
-from salver.words.releases import NO_STAGE, ReleaseState
+from salver.words.releases import BLOCK_BUCKETS, NO_STAGE, ReleaseState
 
 _LOG: Final = logging.getLogger("salver.releases")
 _LOAD_MINUTES: Final = 30.0
@@ -167,7 +167,7 @@ class Releases:
                 others = await self._store.hand_in(self._server, name, told, seen)
                 self._followed[name] = told._replace(parts=told.parts + len(seen), crowd=others.last)
                 self._traffic.pending.kept(name, len(seen))
-                self._traffic.collector.know(name, *others)
+                self._traffic.collector.know(name, others.by_stage, others.last)
 
     async def _step(self, release: Release, picture: ReleaseSnapshot, now: float) -> Release:
         """Decide, write, and return the result."""
@@ -373,10 +373,15 @@ class Releases:
         known, events = await self._store.known_units(release.id, now)
         keeps_units = release.asks_for_outcomes
         memory = await asyncio.to_thread(
-            self._traffic.collector.remembered, known.units, events, keeps_arms=keeps_units
+            self._traffic.collector.remembered,
+            known.units,
+            events,
+            by_stage={stage: units for stage, units in known.by_stage.items() if stage != NO_STAGE},
+            keeps_arms=keeps_units,
         )
         self._traffic.collector.follow(release.id, release.bucket_seconds, memory, known.last)
-        self._followed[release.id] = ExchangeProgress(parts, known.last, keeps_units)
+        block_seconds = BLOCK_BUCKETS * release.policy.bucket_seconds
+        self._followed[release.id] = ExchangeProgress(parts, known.last, keeps_units, block_seconds)
 
 
 def _tell(step: Step) -> None:

@@ -5,27 +5,61 @@ has already counted is not counted again (``distinct_units.py``), nor is the fir
 there is one row regardless of the server. Parts are merged in ``features/releases/experiments/windows.py``.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import BigInteger, Connection, Table, any_, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Table,
+    any_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql
 
 from salver.features.ledger import rows
-from salver.features.ledger.schema import EXPOSURE, FIRST_EVENT, PART, PREDICTION, RELEASE, WITNESS
-from salver.features.releases.distinct_units import NO_UNITS, DistinctUnits, meet
+from salver.features.ledger.schema import (
+    EXPOSURE,
+    FAILING_UNIT,
+    FIRST_EVENT,
+    PART,
+    PREDICTION,
+    RELEASE,
+    WITNESS,
+)
+from salver.features.releases.distinct_units import DistinctUnits, meet
 from salver.features.releases.experiments.windows import CountingServer, WindowPart
 from salver.features.releases.judge.record import read_progress
-from salver.words.releases import ARMS, FIRSTS, Bucket, BucketObservations, Counts, UnitObservations, kept_in
+from salver.words.releases import (
+    ARMS,
+    FIRSTS,
+    MOST_BLOCKS,
+    NO_STAGE,
+    Bucket,
+    BucketObservations,
+    Counts,
+    UnitObservations,
+    kept_in,
+)
 
 _encode: Final = msgspec.json.Encoder().encode
 #: Parsers of stored JSON; they raise msgspec.MsgspecError.
 read_bucket: Final = msgspec.json.Decoder(Bucket).decode
 _Numbers = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
+_NO_BLOCK: Final = -(1 << 62)
+_NEAR: Final = 1e-6  # of a block, for starts that are rounded
 
 
 def attend(connection: Connection, release: str, server: str, now: float) -> int:
@@ -64,11 +98,13 @@ class ExchangeProgress(NamedTuple):
         parts: Number of parts stored.
         crowd: See :attr:`salver.features.releases.distinct_units.DistinctUnits.last`.
         keeps_units: Each unit has a row of its own, because outcomes may be posted for it.
+        block_seconds: Length of a block of time (:data:`salver.words.releases.BLOCK_BUCKETS`).
     """
 
     parts: int = 0
     crowd: int = 0
     keeps_units: bool = False
+    block_seconds: float = 60.0
 
 
 def hand_in(
@@ -90,23 +126,26 @@ def hand_in(
     known = connection.scalar(select(WITNESS.c.parts).where(*mine))
     # Forgotten or ended meanwhile: storing would count for nobody.
     if known is None or not _goes_on(connection, release):
-        return DistinctUnits(NO_UNITS, told.crowd)
-    parts, others, last = [], [NO_UNITS], told.crowd
+        return DistinctUnits({}, told.crowd)
+    parts, last = [], told.crowd
+    others: defaultdict[int, list[_Numbers]] = defaultdict(list)
     for number, each in enumerate(seen, told.parts):
         if number >= known:  # else it was stored, and the answer was lost
-            is_first = each.exposures.are_first == 1
-            units = each.exposures.units[is_first]
-            are_new, crowd = meet(connection, release, units, each.heard, last)
-            others, last = [*others, crowd.units], crowd.last
-            is_first[is_first] = are_new
-            bucket = _told_apart(connection, each, is_first, keeps_units=told.keeps_units)
-            body = _encode(bucket).decode()
+            is_first, stage = each.exposures.are_first == 1, each.bucket.stage
+            units = {stage: each.met.units, NO_STAGE: each.exposures.units[is_first]}
+            are_new, (stored, last) = meet(connection, release, units, each.heard, last)
+            for its, some in stored.items():
+                others[its].append(some)
+            is_first[is_first] = are_new[NO_STAGE]
+            bucket = _told_apart(connection, each, is_first, are_new[stage], keeps_units=told.keeps_units)
+            blocks = _blocks(connection, each, told.block_seconds)
+            body = _encode(msgspec.structs.replace(bucket, blocks=blocks)).decode()
             parts.append({"release": release, "server": server, "number": number, "body": body})
     if parts:
         connection.execute(insert(PART), parts)
         until = max(each.bucket.start + each.bucket.seconds for each in seen)
         connection.execute(update(WITNESS).where(*mine).values(parts=told.parts + len(seen), until=until))
-    return DistinctUnits(np.concatenate(others), last)
+    return DistinctUnits({stage: np.concatenate(some) for stage, some in others.items()}, last)
 
 
 def waiting(connection: Connection) -> dict[str, tuple[list[WindowPart], list[CountingServer]]]:
@@ -156,12 +195,18 @@ def _goes_on(connection: Connection, release: str) -> bool:
 
 
 def _told_apart(
-    connection: Connection, seen: BucketObservations, is_first: _Flags, *, keeps_units: bool
+    connection: Connection,
+    seen: BucketObservations,
+    is_first: _Flags,
+    is_met: _Flags,
+    *,
+    keeps_units: bool,
 ) -> Bucket:
     """Store what is new, and return counts of only that.
 
     Args:
         is_first: Mask of the exposures of units seen for the first time anywhere.
+        is_met: Mask of the units seen for the first time in a later stage.
     """
     bucket, release, exposures = seen.bucket, {"release": seen.release}, seen.exposures
     share = {**release, "stage": bucket.stage, "propensity": bucket.share}
@@ -183,12 +228,55 @@ def _told_apart(
         }
         for field in FIRSTS
     }
-    fewer = _less(bucket.exposures, _in_arms(exposures, again))
-    return msgspec.structs.replace(bucket, exposures=fewer, **events)
+    known = _in_arms(exposures, again)
+    fewer = _less(bucket.exposures, known)
+    if bucket.stage:
+        known = _in_arms(seen.met, ~is_met)
+    return msgspec.structs.replace(bucket, exposures=fewer, met=_less(bucket.met, known), **events)
+
+
+def _blocks(
+    connection: Connection, seen: BucketObservations, seconds: float
+) -> dict[str, tuple[Counts, ...]]:
+    """Store in how many blocks of time units have failed, and return :attr:`Bucket.blocks`."""
+    bucket = seen.bucket
+    block = math.floor(bucket.start / seconds + _NEAR)
+    found = dict(bucket.blocks)
+    for metric, failing in seen.failing.items():
+        units, first = np.unique(failing.units, return_index=True)
+        its = {"release": seen.release, "metric": metric, "stage": bucket.stage}
+        columns = FAILING_UNIT.c.unit, FAILING_UNIT.c.blocks, FAILING_UNIT.c.last
+        query = select(*columns).where(*_chosen(connection, FAILING_UNIT, its, units))
+        known = {unit: (blocks, last) for unit, blocks, last in connection.execute(query)}
+        before = [known.get(unit, (0, _NO_BLOCK)) for unit in units.tolist()]
+        is_new = np.array([last != block for _, last in before], np.bool_)
+        places = np.array([blocks for blocks, _ in before])[is_new]
+        latest = np.maximum([last for _, last in before], block)[is_new]
+        rows.add(
+            connection,
+            FAILING_UNIT,
+            {**its, "unit": units[is_new].tolist(), "blocks": (places + 1).tolist(), "last": latest.tolist()},
+            replaces=True,
+        )
+        counts = np.zeros((MOST_BLOCKS, len(ARMS)), np.int64)
+        np.add.at(counts, (np.minimum(places, MOST_BLOCKS - 1), failing.arms[first][is_new]), 1)
+        counts[0] += msgspec.structs.astuple(found.get(metric, (Counts(),))[0])
+        last = int(np.flatnonzero(counts.any(axis=1)).max(initial=0))
+        found[metric] = tuple(Counts(*by_arm) for by_arm in counts[: last + 1].tolist())
+    return found
 
 
 def _known(connection: Connection, table: Table, same: Mapping[str, Any], units: _Numbers) -> _Flags:
     """Return which of these units already have a row, in any arm."""
+    query = select(table.c.unit).where(*_chosen(connection, table, same, units))
+    found = list(connection.scalars(query)) if len(units) else []
+    return np.isin(units, np.array(found, np.int64))
+
+
+def _chosen(
+    connection: Connection, table: Table, same: Mapping[str, Any], units: _Numbers
+) -> list[ColumnElement[bool]]:
+    """Return the conditions of rows of these units."""
     chosen = [table.c[name] == value for name, value in same.items()]
     if connection.dialect.name == "sqlite":  # either way they are one parameter
         numbers = msgspec.json.encode(units.tolist()).decode()
@@ -196,8 +284,7 @@ def _known(connection: Connection, table: Table, same: Mapping[str, Any], units:
     else:
         array = bindparam(None, units.tolist(), type_=postgresql.ARRAY(BigInteger))
         chosen.append(table.c.unit == any_(array))
-    found = list(connection.scalars(select(table.c.unit).where(*chosen))) if len(units) else []
-    return np.isin(units, np.array(found, np.int64))
+    return chosen
 
 
 def _in_arms(met: UnitObservations, chosen: _Flags) -> Counts:

@@ -54,7 +54,7 @@ def assigned(split: Split, arm: Arm, reason: Reason, *, has_unit: bool) -> Assig
     if arm is _CANARY:
         version = split.canary
     share = split.weight * (1 - split.holdback)
-    return Assignment(split.release, arm, version, reason, share, split.stage, has_unit)
+    return Assignment(split.release, arm, version, reason, share, split.stage, has_unit, split.turn)
 
 
 def placed(split: Split, unit: str, traits: Mapping[Source, str] = _NOTHING) -> tuple[Arm, Reason]:

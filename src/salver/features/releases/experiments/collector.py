@@ -12,10 +12,11 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from salver.features.releases.experiments.happenings import OK, happened
+from salver.features.releases.experiments.happenings import EVERYWHERE, OK, happened
 from salver.features.releases.experiments.open_bucket import OpenBucket
 from salver.features.releases.experiments.outputs import OutputCheck, Watch
 from salver.features.releases.experiments.pending import Pending, quiet
+from salver.features.releases.experiments.recent import Key, RecentBuckets, RequestLog
 from salver.features.releases.experiments.seen_units import CollectorConfig, SeenUnits
 from salver.features.releases.experiments.speed import Speed
 from salver.features.releases.experiments.underway import ActiveRequests
@@ -49,6 +50,7 @@ _Places = npt.NDArray[np.uint8]
 #: An event of a unit: the name under which it counts, and the unit's number.
 _Happening = tuple[str, int]
 _T = TypeVar("_T", bound=Hashable)
+_NOTHING: Final[Mapping[int, _Numbers]] = {}
 
 
 class _Durations:
@@ -77,9 +79,10 @@ class _FollowedRelease:
         memory: Units and events seen.
         seconds: Length of a bucket.
         end: End of the open window, in Unix seconds.
-        tallies: Open buckets by stage and share; several only after a change.
-        newest: Latest stage, with its share.
+        tallies: Open buckets by stage, turn and share; several only after a change.
+        newest: Latest of these.
         recent: Units whose last arm is known for certain, by its index.
+        lately: The last few buckets, by unit.
         since: Unix seconds up to which everything has been passed on.
         heard: See :attr:`salver.words.releases.BucketObservations.heard`.
         watch: Checks of outputs.
@@ -94,9 +97,10 @@ class _FollowedRelease:
         self.seconds = seconds
         self.end = 0.0
         self.durations = _Durations()
-        self.tallies: dict[tuple[int, float], OpenBucket] = {}
-        self.newest = (NO_STAGE, 0.0)
+        self.tallies: dict[Key, OpenBucket] = {}
+        self.newest: Key = (NO_STAGE, 0, 0.0)
         self.recent: dict[str, int] = {}
+        self.lately = RecentBuckets()
         self.since = 0.0
         self.heard = 0
         self.watch = Watch()
@@ -174,17 +178,21 @@ class Collector:
         units: Sequence[int] | _Numbers = (),
         happenings: Iterable[_Happening] = (),
         *,
+        by_stage: Mapping[int, _Numbers] = _NOTHING,
         keeps_arms: bool = False,
     ) -> SeenUnits:
         """Restore what was counted before. For millions of units it takes seconds; callable on any thread.
 
         Args:
             units: Numbers of known units.
+            by_stage: Those of each stage, after the first.
             happenings: Name (:func:`~salver.words.releases.first_in`) and unit of past events in the ledger.
             keeps_arms: A unit that moves to another arm is also stored in the ledger.
         """
         memory = SeenUnits(self._config, keeps_arms=keeps_arms)
         memory.know(units)
+        for stage, of_stage in sorted(by_stage.items()):
+            memory.met(of_stage, stage)
         for some in _chunks(happenings):
             for name, chosen in _by_name(some).items():
                 memory.happened(np.array([some[index][1] for index in chosen], np.int64), name)
@@ -204,15 +212,20 @@ class Collector:
         followed.since = self._clock()
         followed.heard = heard
 
-    def know(self, release: str, units: Sequence[int] | _Numbers, heard: int) -> None:
+    def know(self, release: str, units: Mapping[int, _Numbers], heard: int) -> None:
         """Add units that another server has seen.
 
         Args:
+            units: By stage, and :data:`~salver.words.releases.NO_STAGE` for the release.
             heard: Value to pass on with later observations
                 (:attr:`~salver.words.releases.BucketObservations.heard`).
         """
         if (followed := self._followed.get(release)) is not None:
-            followed.memory.know(units)
+            for stage, some in sorted(units.items()):
+                if stage == NO_STAGE:
+                    followed.memory.know(some)
+                else:
+                    followed.memory.met(some, stage)
             followed.heard = heard
 
     def slow_from(self, release: str, seconds: Mapping[str, float]) -> None:
@@ -334,18 +347,21 @@ class Collector:
         tally = self._tally(followed, assigned, now)
         place = tally.places[assigned.arm]
         tally.requests[place] += len(events)
-        is_compared = tally.share > 0  # otherwise nobody gets the canary and units are kept for later
+        units = [event.unit for event in events]
+        is_compared = assigned.propensity > 0  # otherwise nobody gets the canary and units are kept for later
         if is_compared and followed.keeps_requests:
             asked = [(event.request_id, event.unit if assigned.has_unit else "") for event in events]
             tally.lookups.asked.places.update(dict.fromkeys(asked, place))
+        if is_compared:
+            tally.log.units[place].extend(units)
         if is_compared and assigned.has_unit:
             recent, fresh = followed.recent, tally.lookups.fresh.places
-            for event in events:
-                unit = event.unit
+            for unit in units:
                 if recent.get(unit) != place and unit not in fresh:  # most units were seen just now
                     fresh[unit] = place
         else:
             tally.exposed[place] += len(events)
+            tally.met[place] += len(events)
         good: list[float] = []
         durations, version = followed.durations, assigned.version
         slow, quick = durations.slow, durations.quick
@@ -387,7 +403,16 @@ class Collector:
             Exposures(units[kept], places[kept], times[kept], is_new[kept].view(np.uint8))
         )
         followed.pending += int(kept.sum())
-        followed.keep(fresh)
+        stage = tally.assigned.stage
+        if not stage:
+            _add(tally.met, places[is_new])
+        elif stage == followed.newest[0]:
+            is_met = followed.memory.met(units, stage)
+            _add(tally.met, places[is_met])
+            tally.rows.met.append(UnitObservations(units[is_met], places[is_met], times[is_met]))
+            followed.pending += int(is_met.sum())
+        if stage == followed.newest[0]:  # it is not known in which earlier stages they were seen
+            followed.keep(fresh)
         if followed.memory.is_over and not followed.is_crowded:
             followed.is_crowded = True
             self._warn(
@@ -401,6 +426,10 @@ class Collector:
         units = unit_numbers(unit for _, unit in news)
         for name, indices in _by_name(news).items():
             chosen = np.array(indices)
+            if name in tally.log.failing:
+                failing = UnitObservations(units[chosen], places[chosen], times[chosen])
+                tally.rows.failing.setdefault(name, []).append(failing)
+                followed.pending += len(chosen)
             chosen = chosen[followed.memory.happened(units[chosen], name)]
             if len(chosen):
                 followed.pending += len(chosen)
@@ -409,16 +438,20 @@ class Collector:
                 tally.rows.firsts.setdefault(name, []).append(met)
 
     def _tally(self, followed: _FollowedRelease, assigned: Assignment, now: float) -> OpenBucket:
-        key = assigned.stage, assigned.propensity
+        key = assigned.stage, assigned.turn, assigned.propensity
         tally = followed.tallies.get(key)
         if tally is None:
             start = max(followed.end - followed.seconds, followed.since)
             # A stage that begins within a window begins now, not with the window.
             if followed.tallies and key > followed.newest:
                 start = now
+            if key[0] > followed.newest[0]:  # a new stage meets all units again
+                followed.recent.clear()
             followed.newest = max(followed.newest, key)
             hour = hour_of(followed.end - followed.seconds)
-            tally = OpenBucket(assigned, start, hour, followed.durations.slow, followed.watch.is_bin)
+            bounds, bins = followed.watch.counted()
+            counted = dict.fromkeys((*EVERYWHERE, *followed.durations.slow, *bounds))
+            tally = OpenBucket(assigned, start, hour, counted, bins)
             tally.heard = followed.heard
             followed.tallies[key] = tally
         return tally
@@ -429,11 +462,16 @@ class Collector:
         if not followed.tallies and end > followed.since:
             nothing = Bucket(followed.since, end - followed.since, NO_STAGE, 0.0, copies=followed.taken())
             self._sink.write(BucketObservations(release, nothing))
+            followed.lately.add(None, followed.end, RequestLog(()))
         # A stage ends where the next begins; what is left of an earlier one has no duration.
-        tallies = [followed.tallies[key] for key in sorted(followed.tallies)]
-        for tally, its_end in zip(tallies, [*(t.start for t in tallies[1:]), end], strict=False):
+        keys = sorted(followed.tallies)
+        tallies = [followed.tallies[key] for key in keys]
+        for key, tally, its_end in zip(keys, tallies, [*(t.start for t in tallies[1:]), end], strict=False):
+            lately = {}
+            if key == followed.newest:
+                lately = followed.lately.add(key, followed.end, tally.log)
             # Copies count with the earliest stage, which requested them.
-            self._sink.write(tally.closed(release, its_end, followed.taken()))
+            self._sink.write(tally.closed(release, its_end, followed.taken(), lately))
         followed.tallies.clear()
         followed.pending = 0
         followed.since = max(end, followed.since)

@@ -19,6 +19,9 @@ REFUSED: Final = "refused"  # more requests than it can answer
 #: version is stricter than the previous one.
 REJECTED: Final = "rejected"
 
+#: Metrics that are counted in each release.
+EVERYWHERE: Final = (ERRORS, INVALID, TIMEOUTS, FALLBACKS, REFUSED, REJECTED)
+
 _BY_OUTCOME: Final[Mapping[str, str]] = {
     Code.MODEL_FAILED.value: ERRORS,
     Code.UNKNOWN.value: ERRORS,

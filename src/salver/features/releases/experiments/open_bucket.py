@@ -4,16 +4,18 @@ It holds the counts so far, the lookups of units that are put off until many can
 for the ledger.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from salver.features.releases.experiments.recent import RequestLog
 from salver.words.releases import (
     FIRSTS,
     NO_EXPOSURES,
     NO_PREDICTIONS,
+    NO_UNITS,
     UNSEEN,
     Arm,
     Assignment,
@@ -22,10 +24,12 @@ from salver.words.releases import (
     Copies,
     Counts,
     Exposures,
+    Lately,
     Predictions,
     UnitObservations,
     first_in,
     kept_in,
+    plus,
 )
 
 #: Indices of arms in :data:`ARMS`. Beside a canary of more than half, all of the control is its baseline,
@@ -95,11 +99,13 @@ class Lookups:
 class _LedgerRows:
     """Rows of one bucket for the ledger."""
 
-    __slots__ = ("exposures", "firsts", "predictions")
+    __slots__ = ("exposures", "failing", "firsts", "met", "predictions")
 
     def __init__(self) -> None:
         self.exposures: list[Exposures] = []
+        self.met: list[UnitObservations] = []
         self.firsts: dict[str, list[UnitObservations]] = {}
+        self.failing: dict[str, list[UnitObservations]] = {}
         self.predictions: list[Predictions] = []
 
 
@@ -110,39 +116,37 @@ class OpenBucket:
         start: Unix seconds.
         hour: Its hour (:func:`~salver.words.releases.hour_of`).
         counted: Metrics that are counted even if there are no events.
-        is_in_each: Whether a metric has an event in every answer.
+        bins: The same, of metrics with an event in every answer.
 
     Attributes:
+        assigned: An assignment with its stage and share.
         heard: See :attr:`salver.words.releases.BucketObservations.heard`.
-        names: By metric, the names under which its first events are counted.
         places: Indices of arms in :data:`ARMS`.
+        events: By name (:func:`~salver.words.releases.first_in`), first events of units.
+        alone: By metric, events of requests without a unit.
     """
 
     __slots__ = (
-        "events", "exposed", "heard", "hour", "is_in_each", "lookups", "names", "places", "raw", "requests",
-        "rows", "share", "stage", "start",
+        "alone", "assigned", "events", "exposed", "heard", "hour", "log", "lookups", "met", "names", "places",
+        "raw", "requests", "rows", "start",
     )  # fmt: skip
 
     def __init__(
-        self,
-        assigned: Assignment,
-        start: float,
-        hour: int,
-        counted: Iterable[str],
-        is_in_each: Callable[[str], bool],
+        self, assigned: Assignment, start: float, hour: int, counted: Iterable[str], bins: Iterable[str]
     ) -> None:
         self.start = start
         self.heard = 0
         self.hour = hour
-        self.is_in_each = is_in_each
+        self.assigned = assigned
+        self.log = RequestLog(counted)
         self.names: dict[str, tuple[str, ...]] = {}
-        self.stage = assigned.stage
-        self.share = assigned.propensity
-        self.places = _PLACES_BESIDE_MOST if self.share > _HALF else _PLACES
+        self.places = _PLACES_BESIDE_MOST if assigned.propensity > _HALF else _PLACES
         self.requests = [0, 0, 0]
         self.exposed = [0, 0, 0]
-        self.events: dict[str, list[int]] = {}
-        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in counted}
+        self.met = [0, 0, 0]
+        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in (*counted, *bins)}
+        self.events: dict[str, list[int]] = {metric: [0, 0, 0] for metric in self.raw}
+        self.alone: dict[str, list[int]] = {}
         self.lookups = Lookups()
         self.rows = _LedgerRows()
 
@@ -150,36 +154,43 @@ class OpenBucket:
         """Record an event of a request."""
         for metric in metrics:
             self.raw.setdefault(metric, [0, 0, 0])[place] += 1
-            if self.share and assigned.has_unit:  # else an event cannot be a unit's first
+            if (failing := self.log.failing.get(metric)) is not None:
+                failing[place].append(unit)
+            if assigned.propensity and assigned.has_unit:  # else an event cannot be a unit's first
                 for name in self.names.get(metric) or self._names_of(metric):
                     self.lookups.news.places.setdefault((name, unit), place)
             else:
-                self.events.setdefault(metric, [0, 0, 0])[place] += 1
+                self.alone.setdefault(metric, [0, 0, 0])[place] += 1
 
     def _names_of(self, metric: str) -> tuple[str, ...]:
         """Return the names of a metric's first events; those in every answer are not counted by hour."""
-        names = [metric]
+        names, stage = [metric], self.assigned.stage
         if not metric.endswith(UNSEEN):
-            names += [] if self.is_in_each(metric) else [first_in(metric, "in_hour", self.hour)]
-            names += [first_in(metric, "in_stage", self.stage)] if self.stage else []
+            names += [first_in(metric, "in_hour", self.hour)] if metric in self.log.failing else []
+            names += [first_in(metric, "in_stage", stage)] if stage else []
         self.names[metric] = tuple(names)
         return self.names[metric]
 
-    def closed(self, release: str, end: float, copies: Copies) -> BucketObservations:
+    def closed(
+        self, release: str, end: float, copies: Copies, lately: Mapping[str, Lately]
+    ) -> BucketObservations:
         """Return the finished bucket.
 
         Args:
             end: Unix seconds.
         """
         events: dict[str, dict[str, Counts]] = {field: {} for field in FIRSTS}
-        for name, counts in self.events.items():
+        for name, by_arm in self.events.items():
             metric, field, _ = kept_in(name)
-            events[field][metric] = Counts(*counts)
+            events[field][metric] = Counts(*by_arm)
+        alone = {metric: Counts(*by_arm) for metric, by_arm in self.alone.items()}
+        for metric, counts in alone.items():
+            events["events"][metric] = plus(events["events"].get(metric, Counts()), counts)
         bucket = Bucket(
             start=self.start,
             seconds=end - self.start,
-            stage=self.stage,
-            share=self.share,
+            stage=self.assigned.stage,
+            share=self.assigned.propensity,
             requests=Counts(*self.requests),
             exposures=Counts(*self.exposed),
             events=events["events"],
@@ -187,19 +198,25 @@ class OpenBucket:
             in_stage=events["in_stage"],
             raw={name: Counts(*counts) for name, counts in self.raw.items()},
             copies=copies,
+            met=Counts(*self.met),
+            blocks={metric: (counts,) for metric, counts in alone.items() if metric in self.log.failing},
+            lately=lately,
         )
+        rows = self.rows
         return BucketObservations(
             release,
             bucket,
-            _joined(self.rows.exposures) or NO_EXPOSURES,
-            {
-                metric: met
-                for metric, parts in self.rows.firsts.items()
-                if (met := _joined(parts)) is not None
-            },
-            _joined(self.rows.predictions) or NO_PREDICTIONS,
+            _joined(rows.exposures) or NO_EXPOSURES,
+            _joined_each(rows.firsts),
+            _joined(rows.predictions) or NO_PREDICTIONS,
             self.heard,
+            _joined(rows.met) or NO_UNITS,
+            _joined_each(rows.failing),
         )
+
+
+def _joined_each(parts: Mapping[str, Sequence[_M]]) -> dict[str, _M]:
+    return {name: rows for name, some in parts.items() if (rows := _joined(some)) is not None}
 
 
 def _joined(parts: Sequence[_M]) -> _M | None:

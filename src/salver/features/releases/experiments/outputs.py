@@ -125,9 +125,16 @@ class Watch:
                 self._learn(check, outputs)
         return found
 
-    def is_bin(self, metric: str) -> bool:
-        """Return whether a metric counts bins, so that every answer is an event."""
-        return metric.rpartition(".")[0] in {check.metric for check in self.checks if check.kind == "bins"}
+    def counted(self) -> tuple[list[str], list[str]]:
+        """Return the metrics that it counts: of bounds, and of bins, of which each answer has one."""
+        bounds = [check.metric for check in self.checks if check.kind == "bounds"]
+        bins = [
+            f"{check.metric}.{place}"
+            for check in self.checks
+            if check.kind == "bins" and check.bounds
+            for place in range(check.bins)
+        ]
+        return bounds, bins
 
     def bounds(self) -> Mapping[str, tuple[float, ...]]:
         """Return the bounds of bins, by metric, if enough answers were seen."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salver.stats.bloom import Bloom
-from salver.words.releases import ARMS, kept_in
+from salver.words.releases import ARMS, first_in, kept_in
 
 #: Derives a unit's number within an arm from its number.
 _MARKS: Final = np.uint64(0x9E3779B97F4A7C15) * np.arange(1, len(ARMS) + 1, dtype=np.uint64)
@@ -74,6 +74,10 @@ class SeenUnits:
                 capacity = self._most // 2
             known = self._happenings[field] = number, Bloom(capacity, self._error)
         return known[1].add((units ^ np.int64(hash(name))).view(np.uint64))
+
+    def met(self, units: _Numbers, stage: int) -> _Flags:
+        """Return a mask of the units that are new in a stage."""
+        return self.happened(units, first_in("", "met", stage))
 
     @property
     def is_over(self) -> bool:

@@ -6,13 +6,16 @@ parts and evaluation of the buckets are elsewhere.
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from salver.words.releases import NO_STAGE, Bucket, Counts, plus
+from salver.words.releases import MOSTLY, NO_STAGE, UNSEEN, Bucket, Counts, Lately, plus
+
+_V = TypeVar("_V")
 
 #: Windows that a server may be late: one is always open, then two more are waited for.
 PATIENCE: Final = 3
@@ -127,7 +130,9 @@ def due(
         # Windows begin at the same times on all servers, so that a rounded quotient names one.
         window = math.floor(bucket.start / seconds + _NEAR)
         if judged is not None and _end(bucket) <= judged.until + _NEAR * seconds:
-            late.setdefault(its, []).append(part)
+            # Its last few buckets are those of another time.
+            bucket = msgspec.structs.replace(bucket, lately={})
+            late.setdefault(its, []).append(msgspec.structs.replace(part, bucket=bucket))
         elif (window + 1 - _NEAR) * seconds <= until:
             windows.setdefault(window, {}).setdefault(its, []).append(part)
     # Of an earlier stage: these can join no bucket any more.
@@ -182,6 +187,11 @@ def _sum(buckets: Sequence[Bucket], stand: Stand, start: float, end: float) -> B
     stage, share = stand
     if len(buckets) == 1 and buckets[0].start == start and _end(buckets[0]) == end:
         return msgspec.structs.replace(buckets[0], stage=stage, share=share)
+    # What a server does not count is not zero: it is not known.
+    asked = [bucket for bucket in buckets if bucket.requests.total]
+    known = set.intersection(*(set(bucket.events) for bucket in asked or buckets))
+    known |= {name for bucket in asked for name in bucket.events if name.endswith(UNSEEN)}
+    lately = [_known(bucket.lately, known) for bucket in buckets]
     return Bucket(
         start=start,
         seconds=end - start,
@@ -189,20 +199,53 @@ def _sum(buckets: Sequence[Bucket], stand: Stand, start: float, end: float) -> B
         share=share,
         requests=functools.reduce(plus, (bucket.requests for bucket in buckets)),
         exposures=functools.reduce(plus, (bucket.exposures for bucket in buckets)),
-        events=_totals(bucket.events for bucket in buckets),
-        in_hour=_totals(bucket.in_hour for bucket in buckets),
-        in_stage=_totals(bucket.in_stage for bucket in buckets),
-        raw=_totals(bucket.raw for bucket in buckets),
+        events=_totals((bucket.events for bucket in buckets), known),
+        in_hour=_totals((bucket.in_hour for bucket in buckets), known),
+        in_stage=_totals((bucket.in_stage for bucket in buckets), known),
+        raw=_totals((bucket.raw for bucket in buckets), known),
         copies=functools.reduce(plus, (bucket.copies for bucket in buckets)),
+        met=functools.reduce(plus, (bucket.met for bucket in buckets)),
+        blocks=_by_place((bucket.blocks for bucket in buckets), known),
+        lately=_strongest(lately, len(asked)),
     )
 
 
-def _totals(by_metric: Iterable[Mapping[str, Counts]]) -> dict[str, Counts]:
+def _known(by_metric: Mapping[str, _V], known: Container[str]) -> dict[str, _V]:
+    """Return only metrics that are known."""
+    return {metric: value for metric, value in by_metric.items() if metric in known}
+
+
+def _totals(by_metric: Iterable[Mapping[str, Counts]], known: Container[str]) -> dict[str, Counts]:
     found: dict[str, Counts] = {}
     for each in by_metric:
-        for metric, counts in each.items():
+        for metric, counts in _known(each, known).items():
             found[metric] = plus(found.get(metric, Counts()), counts)
     return found
+
+
+def _by_place(
+    by_metric: Iterable[Mapping[str, tuple[Counts, ...]]], known: Container[str]
+) -> dict[str, tuple[Counts, ...]]:
+    found: dict[str, tuple[Counts, ...]] = {}
+    for each in by_metric:
+        for metric, places in _known(each, known).items():
+            pairs = itertools.zip_longest(found.get(metric, ()), places, fillvalue=Counts())
+            found[metric] = tuple(plus(one, other) for one, other in pairs)
+    return found
+
+
+def _strongest(windows: Iterable[Mapping[str, Lately]], servers: int) -> dict[str, Lately]:
+    """Return the window in which most of the canary's units fail, of those in which most requests do."""
+    found: dict[str, Lately] = {}
+    for each in windows:
+        for metric, lately in each.items():
+            if metric not in found or _strength(lately) > _strength(found[metric]):
+                found[metric] = msgspec.structs.replace(lately, servers=servers)
+    return found
+
+
+def _strength(lately: Lately) -> tuple[bool, int]:
+    return lately.failures.canary >= MOSTLY * lately.requests.canary, lately.failing.canary
 
 
 def _stand(part: WindowPart) -> Stand:
