@@ -21,6 +21,7 @@ from salver.words.messages import Call, ModelId, State
 from salver.words.releases import (
     ARMS,
     NO_STAGE,
+    NO_UNITS,
     Arm,
     Copies,
     Counts,
@@ -528,6 +529,27 @@ def test_who_waits_for_far_longer_than_others_ever_did_has_a_time_out():
     assert world.collector.waiting("r1") == words
     assert all(world.under_way.end(call) for call in calls)  # each was told
     assert world.collector.waiting("r1") == ""
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_while_a_request_waits_that_was_reported_its_unit_fails_in_each_bucket(named):
+    world = CollectorWorld()
+    router = Router()
+    router.replace([SPLIT])
+    world.serve(served("bo", Arm.STABLE))
+    traits = {"header:x-user-id": "ada"} if named else {"request": "ada"}
+    call = Call("x", world.now, request_id="q", traits=traits)
+    world.under_way.begin(call, router.find("m", "").settled(call, traits))
+    seen = [world.close()[0] for _ in range(7)]
+    assert [[*each.failing.get("timeouts", NO_UNITS).units] for each in seen] == (
+        [[]] * 3 + [[unit_number("ada")] * times for times in (2 if named else 1, 1, 1, 1)]
+    )
+    assert [each.bucket.requests.total for each in seen] == [1, 0, 0, 1, 0, 0, 0]
+    timeouts = [each.bucket.events.get("timeouts", Counts()).total for each in seen]
+    assert timeouts == [0, 0, 0, 1, 0, 0, 0]
+    assert not any(counts.total for each in seen for counts in each.bucket.blocks.get("timeouts", ()))
+    assert world.under_way.end(call)
+    assert world.close()[0].failing == {}
 
 
 def test_a_version_that_stands_still_for_three_buckets_does_not_hang():

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from salver.features.releases.experiments.happenings import EVERYWHERE, OK, happened
+from salver.features.releases.experiments.happenings import EVERYWHERE, OK, TIMEOUTS, happened
 from salver.features.releases.experiments.open_bucket import OpenBucket
 from salver.features.releases.experiments.outputs import OutputCheck, Watch
 from salver.features.releases.experiments.pending import Pending, quiet
@@ -288,8 +288,24 @@ class Collector:
             for event in self._under_way.overdue(release, followed.too_long):
                 if event.assignment is not None:
                     self._count(followed, event.assignment, (event,), now)
+                    if not event.assignment.has_unit:
+                        self._tally(followed, event.assignment, now).waits(event.assignment, TIMEOUTS)
+            self._wait_on(release, followed, now)
             for tally in followed.tallies.values():
                 tally.lookups.date(now)
+
+    def _wait_on(self, release: str, followed: _FollowedRelease, now: float) -> None:
+        """Let units fail in each block of time in which a request that was reported still waits."""
+        units: defaultdict[Assignment, list[str]] = defaultdict(list)
+        for assigned, unit in self._under_way.reported(release):
+            if (assigned.stage, assigned.turn, assigned.propensity) == followed.newest:
+                units[assigned].append(unit)
+        for assigned, some in units.items():
+            tally = self._tally(followed, assigned, now)
+            if assigned.propensity:
+                places = np.full(len(some), tally.places[assigned.arm], np.uint8)
+                failing = UnitObservations(unit_numbers(some), places, np.full(len(some), now))
+                tally.rows.failing.setdefault(TIMEOUTS, []).append(failing)
 
     def flush(self) -> None:
         """Pass on everything, as at the end of the server."""

@@ -162,6 +162,12 @@ class OpenBucket:
             else:
                 self.alone.setdefault(metric, [0, 0, 0])[place] += 1
 
+    def waits(self, assigned: Assignment, metric: str) -> None:
+        """Take an event of a request without a unit, which still waits, for one of a unit."""
+        place = self.places[assigned.arm]
+        self.alone[metric][place] -= 1
+        self.events[metric][place] += 1
+
     def _names_of(self, metric: str) -> tuple[str, ...]:
         """Return the names of a metric's first events; those in every answer are not counted by hour."""
         names, stage = [metric], self.assigned.stage

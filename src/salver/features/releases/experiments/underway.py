@@ -62,6 +62,12 @@ class ActiveRequests:
         late = self._late(release, seconds)
         return [self._timed_out(way) for way in late[: -(-len(late) // _ONE_IN)]]
 
+    def reported(self, release: str) -> list[tuple[Assignment, str]]:
+        """Return assignment and unit of each request that was reported and still waits."""
+        return [
+            (way.assigned, way.call.unit) for way in self._told.values() if way.assigned.release == release
+        ]
+
     def waiting(self, release: str, seconds: float) -> tuple[int, float]:
         """Return the number of overdue requests to the canary, and the longest wait in seconds."""
         told = [way for way in self._told.values() if way.assigned.release == release]
