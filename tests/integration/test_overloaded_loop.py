@@ -168,3 +168,33 @@ async def test_calls_of_a_turn_are_refused_alike(tmp_path: Path, overload: Overl
         assert (await ask(call(), timeout=5))[0] is grpc.StatusCode.UNAVAILABLE
         overload.is_on = False
         assert (await ask(call()))[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("sent", [0, 300_000, 639_999])
+async def test_a_large_body_is_refused_by_its_head_and_discarded(
+    tmp_path: Path, overload: Overload, sent: int
+) -> None:
+    described = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [10_000, 16],
+        "parameters": {"binary_data_size": 640_000},
+    }
+    head = json.dumps(
+        {"inputs": [described], "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
+    )
+    body = head.encode() + bytes(640_000)
+    large = request(f"Inference-Header-Content-Length: {len(head)}", body=body)
+    async with serving(tmp_path) as port:
+        overload.is_on = True
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):
+            writer.write(large[: len(large) - 640_000 + sent])
+            answer = await reader.readuntil(b"}")
+            assert ANSWER.fullmatch(answer)
+            assert await refused(port) > 0
+            writer.write(large[len(large) - 640_000 + sent :])  # the connection is kept
+        overload.is_on = False
+        writer.write(large)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+        writer.close()

@@ -237,11 +237,23 @@ class Front:
     def _collects(
         self, endpoint: Endpoint, route: Route, headers: Mapping[bytes, bytes], exchange: Exchange, size: int
     ) -> bool:
-        """Reserve memory for a large body that is received whole; return whether it is."""
+        """Reserve memory for a large body that is received whole; return whether it is.
+
+        A request that can only be late is answered.
+        """
         if not COUNTED < size <= min(MOST_RESERVED, self._max_body):
             return False
         if endpoint.collects is None or not endpoint.collects(route, headers):
             return False
+        if endpoint.foresee is not None and exchange.body is None and _GIVEN.isdisjoint(headers):
+            call = Call("oip-http", exchange.arrival, None, self._new_id(), lag=exchange.lag)
+            try:
+                endpoint.foresee(route, call)
+            except SalverError as error:
+                error.in_tritons_words = self._tritons_words
+                reply = self._router.fault_at(exchange.head.path)(error)
+                exchange.reply(reply.status, reply.headers, reply.body, call.request_id)
+                return False
         return exchange.reserve(self._budget, size)
 
     def _incident(self, raw_path: bytes, error: Exception) -> Internal:

@@ -26,7 +26,7 @@ from salver.words.errors import SalverError
 from salver.words.messages import Alike
 
 with lazy_imports():
-    from salver.transport.http1_body import BodyReader
+    from salver.transport.http1_body import BodyDropper, BodyReader
     from salver.transport.http1_chunks import ChunkReader
     from salver.transport.http2 import Http2
 
@@ -303,8 +303,11 @@ class Connection(WrittenConnection):
         if self._scheme == "http" and exchange.is_collected(self._terms.prompt(head), head.length):
             BodyReader(self, self._transport, head.length, begun)
             return
-        self._enter(exchange)
+        if not exchange.is_whole:
+            self._enter(exchange)
         self._pass_on(exchange, begun)
+        if exchange.is_whole and self._incoming is not None:
+            BodyDropper(self, self._transport, self._left)
 
     def collected(self, body: bytes) -> None:
         """Answer a request whose large body has been received whole."""
@@ -314,6 +317,12 @@ class Connection(WrittenConnection):
             prompt = self._terms.prompt(exchange.head)
             if prompt is None or not prompt(exchange):
                 self._enter(exchange)
+
+    def dropped(self) -> None:
+        """Continue after the body of a request that was refused by its head."""
+        exchange, self._left = self._incoming, 0
+        if exchange is not None:
+            self._put(exchange, b"", is_last=True)
 
     def came_slowly(self, begun: bytes) -> None:
         """Pass the beginning of a body on, and then what follows, since not all has been received in time."""
