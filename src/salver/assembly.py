@@ -122,6 +122,7 @@ class Assembly:
             tritons_words=config.tritons_words,
             streaming=streaming,
             parting=parting,
+            began=int(time.time()),
         )
         state = ServerState(models, control, bus)
         self.kernel = Kernel(

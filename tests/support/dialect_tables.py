@@ -36,11 +36,9 @@ def http_router(
 
     oip = OpenInferenceOperations(door, control, exposition, context, rules, lambda: router.operations)
     triton = TritonOperations(door, control, exposition, model_config, context, regions)
-    openai = OpenAiOperations(
-        door, control, lambda name: control.speech(name), context.server_name, 0, context.decoders
-    )
+    openai = OpenAiOperations(door, control, lambda name: control.speech(name), context)
     tensorflow = TensorFlowServingOperations(
-        door, control, lambda name: control.speech(name).model, exposition, context, tfs, 0
+        door, control, lambda name: control.speech(name).model, exposition, context, tfs
     )
     own = ServerOperations(control, exposition, context.parting)
     extensions = triton.table(lambda *version: exposition.token_room(*version))

@@ -69,7 +69,6 @@ class FakeEngine(HandlerEngine):
 
 class FakeServable:
     leave = None
-    bytes = 1
 
     def __init__(self, manifest: Manifest, engine: FakeEngine) -> None:
         self.manifest = manifest

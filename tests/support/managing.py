@@ -9,7 +9,6 @@ from salver.words.events import StateChanged
 
 class FakeServable:
     leave = None
-    bytes = 7
 
     def __init__(self, tag: str, loader: "FakeLoader") -> None:
         self.tag = tag

@@ -19,7 +19,19 @@ class FormFault(NamedTuple):
     message: str
 
 
-class Forms(Protocol):
+class TensorForms(Protocol):
+    """Conversion between tensors and forms."""
+
+    def from_tensors(self, request: InferRequest) -> InferRequest:
+        """Return the request of tensors as one of a form."""
+        ...
+
+    def to_tensors(self, response: InferResponse) -> InferResponse:
+        """Return the reply as tensors. Raises the error in it."""
+        ...
+
+
+class Forms(TensorForms, Protocol):
     """Conversion of bodies and tensors to forms, and of replies to bodies and tensors."""
 
     def read(self, http: HttpBody, *, explains: bool = False) -> InferRequest:
@@ -28,14 +40,6 @@ class Forms(Protocol):
 
     def write(self, response: InferResponse) -> HttpReply:
         """Return the reply as it is. Raises the error in it."""
-        ...
-
-    def from_tensors(self, request: InferRequest) -> InferRequest:
-        """Return the request of tensors as one of a form."""
-        ...
-
-    def to_tensors(self, response: InferResponse) -> InferResponse:
-        """Return the reply as tensors. Raises the error in it."""
         ...
 
     def fault(self, error: SalverError, model: str) -> FormFault:

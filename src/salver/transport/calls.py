@@ -47,6 +47,7 @@ class RequestContext(msgspec.Struct, frozen=True):
         new_id: Makes hexadecimal ids of 16 digits (request and span ids).
         tenant_header: Header that names the tenant, in lower case; empty = no tenants.
         server_name: Name of the server in its metadata.
+        began: Unix seconds of the server's start.
         http, grpc: The operator's rules about the headers of each protocol.
         max_message: Most bytes of a gRPC message.
         compression: Level for inference replies over gRPC, 1 to 9; 0 = no compression.
@@ -74,6 +75,7 @@ class RequestContext(msgspec.Struct, frozen=True):
     streaming: StreamingPeers = msgspec.field(default_factory=StreamingPeers)
     parting: Parting = msgspec.field(default_factory=Parting)
     forms: Forms = NO_FORMS
+    began: int = 0
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Return the headers together with the tenant's, if there is one."""

@@ -32,7 +32,35 @@ class HeaderInterest(Protocol):
         ...
 
 
-class InferDoor(Protocol):
+class ModelView(Protocol):
+    """What requests can learn of a model."""
+
+    def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
+        """Return a version's id and signature. Raises NotFound or NotReady."""
+        ...
+
+    def is_decoupled(self, model: str, version: str = "") -> bool:
+        """Return whether a model may send any number of responses to a request; False if it is unknown."""
+        ...
+
+
+class Foresight(Protocol):
+    """Refusal of requests of which only the head has come."""
+
+    def foresee(self, codec: Any, model: str, version: str, call: Call) -> None:
+        """Refuse a request of which only the head has come, if it can only be late.
+
+        Raises:
+            Overloaded, DeadlineExceeded: it can.
+        """
+        ...
+
+    def foresees(self, model: str, version: str) -> bool:
+        """Return whether :meth:`foresee` may refuse a request for a model; False if it is unknown."""
+        ...
+
+
+class InferDoor(ModelView, Foresight, Protocol):
     """Entry point for inference (kernel/serving/dataplane.py)."""
 
     def infer(
@@ -71,26 +99,6 @@ class InferDoor(Protocol):
 
         See :meth:`salver.kernel.serving.dataplane.DataPlane.post`.
         """
-        ...
-
-    def foresee(self, codec: Any, model: str, version: str, call: Call) -> None:
-        """Refuse a request of which only the head has come, if it can only be late.
-
-        Raises:
-            Overloaded, DeadlineExceeded: it can.
-        """
-        ...
-
-    def foresees(self, model: str, version: str) -> bool:
-        """Return whether :meth:`foresee` may refuse a request for a model; False if it is unknown."""
-        ...
-
-    def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
-        """Return a version's id and signature. Raises NotFound or NotReady."""
-        ...
-
-    def is_decoupled(self, model: str, version: str = "") -> bool:
-        """Return whether a model may send any number of responses to a request; False if it is unknown."""
         ...
 
 

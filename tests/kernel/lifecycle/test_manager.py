@@ -18,7 +18,9 @@ from salver.words.messages import ModelId, State
 
 def m(version: str, fingerprint: str = "a", name: str = "m", problem: str = "", **policy: object) -> Manifest:
     config = ModelConfig(versions=Versions(**policy))  # type: ignore[arg-type]
-    return Manifest(ModelId(name, version), Path("/x"), "onnx", "onnx", config, fingerprint, problem=problem)
+    return Manifest(
+        ModelId(name, version), Path("/x"), "onnx", "onnx", config, fingerprint, problem=problem, bytes=7
+    )
 
 
 @pytest.fixture

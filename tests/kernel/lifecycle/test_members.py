@@ -333,7 +333,6 @@ class Holder:
 
 class Holding:
     leave = None
-    bytes = 0
 
     def __init__(self, held: list) -> None:
         self.held = held

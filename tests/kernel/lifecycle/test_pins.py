@@ -16,7 +16,6 @@ from salver.words.messages import ModelId, State
 
 class Loaded:
     leave = None
-    bytes = 1
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest

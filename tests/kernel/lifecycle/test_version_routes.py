@@ -56,7 +56,6 @@ def test_the_newest_version_says_which_labels_there_are() -> None:
 
 class Servable:
     leave = None
-    bytes = 0
 
     async def warm(self, config: ModelConfig) -> None:
         pass

@@ -1,7 +1,6 @@
 """Parts of OpenAI's API."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -79,12 +78,10 @@ async def build(kernel: Kernel, config: None) -> Parts:
         return resolver.of(name)
 
     kernel.services.offer(ModelNames, resolver)
-    context, began = kernel.context, int(time.time())
+    context = kernel.context
 
     def http() -> HttpTable:
-        return OpenAiOperations(
-            kernel.door, kernel.control, resolve, context.server_name, began, context.decoders
-        ).table()
+        return OpenAiOperations(kernel.door, kernel.control, resolve, context).table()
 
     table = HttpTable(OPERATIONS, endpoints_later(http), openai_fault, is_openai, find)
     return Parts(http=[table], additions=Additions(attachments=[attachment]))

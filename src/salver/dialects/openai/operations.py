@@ -13,8 +13,8 @@ from salver.dialects.openai.faults import openai_fault
 from salver.dialects.openai.routes import OPERATIONS, find, is_openai
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
-from salver.kernel.serving.decoding import Decoders
 from salver.lazy import lazy_imports
+from salver.transport.calls import RequestContext
 from salver.transport.ports import Control, InferDoor
 from salver.transport.routes import Endpoint, HttpTable, Route, Write
 from salver.words.artifacts import LoadOrder
@@ -40,9 +40,6 @@ class OpenAiOperations:
 
     Args:
         resolve: Returns the model that a name stands for; raises NotFound or NotReady.
-        owner: Name of the server.
-        created: Unix seconds when it started.
-        decoders: Processes that parse large bodies; None = parse them here.
     """
 
     def __init__(
@@ -50,16 +47,13 @@ class OpenAiOperations:
         door: InferDoor,
         control: Control,
         resolve: Callable[[str], ResolvedModel],
-        owner: str,
-        created: int,
-        decoders: Decoders | None = None,
+        context: RequestContext,
     ) -> None:
         self._door = door
-        self._decoders = decoders
+        self._decoders = context.decoders
+        self._server = context.server_name, context.began
         self._control = control
         self._resolve = resolve
-        self._owner = owner
-        self._created = created
 
     def table(self) -> HttpTable:
         """Return the operations."""
@@ -176,11 +170,11 @@ class OpenAiOperations:
         for name in dict.fromkeys(status.id.name for status in statuses):
             with contextlib.suppress(SalverError):
                 more[name] = self._resolve(name).names[1:]
-        return HttpReply(200, dumps(list_models(statuses, self._owner, self._created, more)))
+        return HttpReply(200, dumps(list_models(statuses, *self._server, more)))
 
     async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         await self._control.load(route.model, LoadOrder())
-        return HttpReply(200, dumps(openai_model(route.model, self._owner, self._created)))
+        return HttpReply(200, dumps(openai_model(route.model, *self._server)))
 
     async def _unload(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         await self._control.unload(route.model, waits=True)

@@ -1,7 +1,6 @@
 """Parts of TensorFlow Serving's interfaces."""
 
 import random
-import time
 from pathlib import Path
 
 import msgspec
@@ -61,11 +60,10 @@ async def build(kernel: Kernel, config: None) -> Parts:
     reloading = lazily(ModelListReloader, kernel.plane, kernel.models, settings.served)
     exposition = kernel.exposition
     door, control, context, rules = kernel.door, kernel.control, kernel.context, settings.rules
-    began = int(time.time())
 
     def http() -> HttpTable:
         return TensorFlowServingOperations(
-            door, control, lambda name: names.of(name).model, exposition, context, rules, began
+            door, control, lambda name: names.of(name).model, exposition, context, rules
         ).table()
 
     async def reload(config: bytes) -> None:

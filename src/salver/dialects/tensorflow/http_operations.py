@@ -52,7 +52,6 @@ class TensorFlowServingOperations:
     Args:
         model_of: Returns the model of a name that may include a LoRA's; raises NotFound or NotReady.
         rules: Options of the operator.
-        began: Unix seconds of the server's start.
     """
 
     def __init__(
@@ -63,15 +62,12 @@ class TensorFlowServingOperations:
         exposition: Exposition,
         context: RequestContext,
         rules: TfsRules,
-        began: int,
     ) -> None:
         self._door = door
         self._control = control
         self._model_of = model_of
         self._rules = rules
-        self._owner = context.server_name
-        self._forms = context.forms
-        self._began = began
+        self._context = context
         self._metrics = ServerOperations(control, exposition, context.parting).metrics
 
     def table(self) -> HttpTable:
@@ -103,7 +99,7 @@ class TensorFlowServingOperations:
         codec = kind(
             servable_name(route.model, route.version or version),
             checks_method=self._rules.checks_method_names,
-            forms=self._forms,
+            forms=self._context.forms,
         )
         call.protocol = codec.protocol
         version = route.label or version  # a split may depend on the label
@@ -126,7 +122,7 @@ class TensorFlowServingOperations:
                 "model_version_status": tfs_status.status(name, "", rows),
                 "name": route.model,
                 "ready": await self._control.is_ready(name),
-                **openai_model(route.model, self._owner, self._began),
+                **openai_model(route.model, self._context.server_name, self._context.began),
             }
         except NotFound as error:
             return model_fault(error, route.model)
@@ -146,7 +142,7 @@ class TensorFlowServingOperations:
         found = self._resolve(route, "POST")
         id, signature = self._find(found)
         if signature.takes_forms:
-            codec = Explain(servable_name(id.name, found.version), forms=self._forms)
+            codec = Explain(servable_name(id.name, found.version), forms=self._context.forms)
             version = self._version(found)
             http = HttpBody(id.name, version, http.body, http.headers)
             call.protocol = codec.protocol

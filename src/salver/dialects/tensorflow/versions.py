@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from salver.transport.ports import Control, InferDoor
+from salver.transport.ports import Control, ModelView
 from salver.words.errors import NotFound, NotReady
 
 _MOST: Final = 1 << 63
@@ -19,7 +19,7 @@ def number_of_version(version: str) -> int | None:
     return int(version)
 
 
-def server_version(door: InferDoor, control: Control, model: str, version: str, label: str) -> str:
+def server_version(door: ModelView, control: Control, model: str, version: str, label: str) -> str:
     """Return the server's name of a version; empty = newest.
 
     Args:

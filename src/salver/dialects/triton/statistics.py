@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from salver.transport.ports import InferDoor
+from salver.transport.ports import ModelView
 from salver.words.errors import Code, InvalidInput, NotFound, NotReady
 from salver.words.events import BatchRan, Event, Served, StateChanged
 from salver.words.messages import State
@@ -166,7 +166,7 @@ class Statistics:
         return self._versions.setdefault((event.model, event.version), _Version())
 
 
-def check_counted(door: InferDoor, model: str, version: str) -> None:
+def check_counted(door: ModelView, model: str, version: str) -> None:
     """Check that a version has statistics.
 
     Raises:

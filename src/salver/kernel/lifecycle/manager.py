@@ -600,7 +600,7 @@ class Manager(Generic[ServableT]):
             rows[manifest.id] = VersionStatus(manifest.id, state, reason, manifest.backend)
         copies = sorted(self._copies.values(), key=lambda c: (c.state is State.READY, c.key))
         for copy in copies:  # a ready copy comes last and takes precedence
-            size = copy.servable.bytes if copy.servable is not None else 0
+            size = copy.manifest.bytes if copy.servable is not None else 0
             reason = copy.reason
             if copy.state is State.READY:
                 reason = "; ".join(self._pending_reasons(copy))

@@ -23,11 +23,6 @@ class Servable(Protocol):
         """
         ...
 
-    @property
-    def bytes(self) -> int:
-        """Return the estimated memory use in bytes."""
-        ...
-
     async def warm(self, config: ModelConfig) -> None:
         """Run the warm-up requests; raise what the model raises."""
         ...

@@ -13,7 +13,7 @@ import msgspec
 
 from salver.kernel.serving.decoding import Decoders
 from salver.kernel.serving.ports import Codec, Inferring, Lease, Lessor
-from salver.kernel.serving.stages import Passage, Stage
+from salver.kernel.serving.stages import Passage, Stage, VersionChoice
 from salver.kernel.serving.standing import PARAMETERS as STANDING_PARAMETERS
 from salver.kernel.serving.standing import from_parameters
 from salver.lazy import lazy_imports
@@ -214,16 +214,16 @@ class Exchange(Generic[BodyT, ReplyT]):
         self.lease = lease
         self.servable = lease.servable
 
-    def leased(self, passage: Passage) -> tuple[Lease[Inferring], SalverError | None]:
+    def leased(self, choice: VersionChoice) -> tuple[Lease[Inferring], SalverError | None]:
         """Lease a version that a stage has chosen, or else the one that the caller named.
 
         Returns:
             The lease, and the error for requests that begin a sequence, if the version is being replaced.
         """
         lessor = self._path.lessor
-        for version in passage.versions:
+        for version in choice.versions:
             try:
-                return lessor.acquire(passage.model, version), None
+                return lessor.acquire(choice.model, version), None
             except (NotFound, NotReady):
                 continue
         try:

@@ -20,11 +20,22 @@ ReplyT = TypeVar("ReplyT", covariant=True)
 ServableT = TypeVar("ServableT", covariant=True)
 
 
-class Codec(Protocol[BodyT, ReplyT]):
-    """Conversion of a transport's body into a request, and of a response into a reply.
+class CodingCost(Protocol[BodyT]):
+    """Work of a codec, with defaults for those that inherit from this class."""
 
-    The last two methods have defaults for codecs that inherit from this class.
-    """
+    __slots__ = ()
+
+    def takes_long(self, response: InferResponse) -> bool:
+        """Return whether encoding the response would block the event loop and needs a thread."""
+        return False
+
+    def weigh(self, body: BodyT) -> int:
+        """Return the bytes of a large body that must be parsed, not only viewed; 0 = decode it in place."""
+        return sys.maxsize
+
+
+class Codec(CodingCost[BodyT], Protocol[BodyT, ReplyT]):
+    """Conversion of a transport's body into a request, and of a response into a reply."""
 
     __slots__ = ()
 
@@ -41,14 +52,6 @@ class Codec(Protocol[BodyT, ReplyT]):
     def fault(self, error: SalverError) -> ReplyT:
         """Return the protocol's own form of an error. Never raises."""
         ...
-
-    def takes_long(self, response: InferResponse) -> bool:
-        """Return whether encoding the response would block the event loop and needs a thread."""
-        return False
-
-    def weigh(self, body: BodyT) -> int:
-        """Return the bytes of a large body that must be parsed, not only viewed; 0 = decode it in place."""
-        return sys.maxsize
 
 
 class Inferring(Protocol):

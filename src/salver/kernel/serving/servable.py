@@ -31,18 +31,8 @@ with lazy_imports():
 _CHANGE_S = 30.0
 
 
-class ServedEngine(Protocol):
-    """Interface of every engine, inside the kernel or outside."""
-
-    @property
-    def infer(self) -> Infer:
-        """Method that answers a request (:meth:`salver.kernel.engine.engine.Engine.infer`)."""
-        ...
-
-    @property
-    def signature(self) -> Signature:
-        """Signature of the model."""
-        ...
+class EngineGauges(Protocol):
+    """Figures of an engine's load."""
 
     @property
     def queued(self) -> int:
@@ -56,6 +46,20 @@ class ServedEngine(Protocol):
 
     def insight(self) -> Insight:
         """Return measurements of the load."""
+        ...
+
+
+class ServedEngine(EngineGauges, Protocol):
+    """Interface of every engine, inside the kernel or outside."""
+
+    @property
+    def infer(self) -> Infer:
+        """Method that answers a request (:meth:`salver.kernel.engine.engine.Engine.infer`)."""
+        ...
+
+    @property
+    def signature(self) -> Signature:
+        """Signature of the model."""
         ...
 
     async def close(self) -> None:
@@ -136,11 +140,6 @@ class Servable:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
 
     @property
-    def bytes(self) -> int:
-        """Estimated memory use in bytes."""
-        return self.manifest.bytes
-
-    @property
     def _whole(self) -> Signatures | ServedEngine:
         return self.signatures or self.engine
 
@@ -159,7 +158,7 @@ class Servable:
         self.capabilities = msgspec.structs.replace(self.capabilities, **changes)
 
     @property
-    def engines(self) -> Sequence[ServedEngine]:
+    def engines(self) -> Sequence[EngineGauges]:
         """Engines of the signatures, the default first."""
         return [self.engine, *(self.signatures.others.values() if self.signatures else ())]
 

@@ -11,8 +11,8 @@ from salver.words.messages import Call, InferRequest, InferResponse, ModelId
 from salver.words.releases import Assignment
 
 
-class Passage(Protocol):
-    """Part of a stage in one request.
+class VersionChoice(Protocol):
+    """Choice of the version that answers a request.
 
     Attributes:
         model: Name of the model.
@@ -32,6 +32,10 @@ class Passage(Protocol):
     def settled(self, request: InferRequest) -> "Passage":
         """Return the passage with the choice made from the request's parameters; itself if unchanged."""
         ...
+
+
+class Passage(VersionChoice, Protocol):
+    """Part of a stage in one request: the choice of a version, and what becomes of it."""
 
     def wants(self, served: ModelId) -> bool:
         """Return whether :meth:`answered` wants the answer of this version."""
