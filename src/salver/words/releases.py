@@ -135,7 +135,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         weight: Fraction of units that get the canary, 0 to 1, among those not held back.
         salt: Salt of the hash, constant for a release, so that no unit leaves the canary as it grows.
         stage: Number of the stage, from 0.
-        turn: How often the judge has taken the traffic away, or given it back.
+        turn: How often the judge has taken the traffic away.
         asked: Version in the requests that are split: empty, or the label or alias that the release moves.
         units: Sources of the unit's name, in order of preference; ``request`` is the fallback.
         layer: Releases in one layer share no units; empty = no layer.

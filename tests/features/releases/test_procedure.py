@@ -32,6 +32,50 @@ def verdict(decision: Decision, *reasons: str, stage: int = 0) -> Verdict:
     return Verdict(decision, 160.0, stage, follows, reasons, None, None, 0, 4.6, 0, ())
 
 
+def paused(seconds: float) -> Verdict:
+    said = verdict(Decision.PAUSE, "all of its requests fail")
+    return msgspec.structs.replace(said, pause_seconds=seconds)
+
+
+def test_a_pause_by_the_judge_takes_the_traffic_until_its_time_is_over() -> None:
+    off = procedure.judged(release(), paused(30.0), 200.0)
+    assert (off.state, off.weight, off.stage, off.resumes_at) == (ReleaseState.PAUSED, 0.0, 0, 230.0)
+    assert (off.reason, off.progress.pauses) == ("all of its requests fail", 1)
+    assert off.split is not None and (off.split.weight, off.split.turn) == (0.0, 1)
+    assert procedure.resumed(off, 229.9) == off
+    # What was counted before the pause, and verdicts on it, change nothing more.
+    for decision in (Decision.CONTINUE, Decision.HOLD, Decision.PROMOTE):
+        assert procedure.judged(off, verdict(decision), 205.0).position == off.position
+    assert procedure.judged(off, paused(60.0), 205.0).resumes_at == 230.0
+    on = procedure.resumed(off, 230.0)
+    assert (on.state, on.weight, on.resumes_at, on.progress.pauses) == (ReleaseState.RUNNING, 0.05, None, 1)
+    assert on.reason == "after 30 seconds without traffic it is tried again"
+    again = procedure.judged(on, paused(60.0), 250.0)
+    assert (again.resumes_at, again.progress.pauses) == (310.0, 2)
+    assert procedure.judged(again, verdict(Decision.ROLLBACK), 260.0).state is ReleaseState.ROLLED_BACK
+
+
+def test_a_person_has_the_last_word_on_a_pause_by_the_judge() -> None:
+    off = procedure.judged(release(), paused(30.0), 200.0)
+    on = procedure.wished(off, wish("resume"), 210.0)
+    assert (on.state, on.weight, on.resumes_at) == (ReleaseState.RUNNING, 0.05, None)
+    assert procedure.wished(off, wish("promote"), 210.0).weight == 0.25
+    gone = procedure.wished(off, wish("abort"), 210.0)
+    assert (gone.state, procedure.resumed(gone, 1e9)) == (ReleaseState.ROLLED_BACK, gone)
+    kept = procedure.wished(off, wish("pause"), 210.0)
+    assert (kept.state, kept.weight, kept.resumes_at) == (ReleaseState.PAUSED, 0.0, None)
+    assert procedure.resumed(kept, 1e9) == kept
+    assert procedure.wished(kept, wish("resume"), 220.0).weight == 0.05
+
+
+def test_what_a_person_has_paused_loses_its_traffic_but_is_not_resumed_by_itself() -> None:
+    off = procedure.judged(release(ReleaseState.PAUSED), paused(30.0), 200.0)
+    assert (off.state, off.weight, off.resumes_at) == (ReleaseState.PAUSED, 0.0, None)
+    assert procedure.resumed(off, 1e9) == off
+    endless = procedure.judged(release(), paused(0.0), 200.0)
+    assert (endless.weight, endless.resumes_at) == (0.0, None)
+
+
 def test_a_proposal_starts_with_its_first_stage() -> None:
     after = procedure.started(release(ReleaseState.PROPOSED), 200.0, "")
     assert (after.state, after.stage, after.weight, after.changed) == (ReleaseState.RUNNING, 0, 0.05, 200.0)
@@ -134,7 +178,8 @@ def test_a_verdict_on_a_stage_that_is_over_can_only_roll_back() -> None:
 
 MOVES = st.one_of(
     st.sampled_from(["pause", "resume", "promote", "abort", "start"]).map(wish),
-    st.builds(verdict, st.sampled_from(list(Decision)), st.integers(0, 2)),
+    st.builds(verdict, st.sampled_from(list(Decision)), stage=st.integers(0, 2)),
+    st.just(paused(30.0)),
 )
 
 
@@ -156,8 +201,11 @@ def test_whatever_happens_the_weight_is_the_stage_s_and_an_end_is_one(
         assert now.stage >= before.stage
         if now.state is ReleaseState.ROLLED_BACK:
             assert now.weight == 0 and now.split is None
-        elif now.is_live:
+        elif now.resumes_at is not None:
+            assert (now.state, now.weight, now.split.weight) == (ReleaseState.PAUSED, 0, 0)
+        elif now.is_live and now.state is not ReleaseState.PAUSED:
             assert now.weight == POLICY.stages[now.stage].weight
+            assert now.progress.resumes_at is None
             assert now.split is not None and now.split.weight == now.weight
         if before.state is ReleaseState.ROLLED_BACK:
             assert now.state is ReleaseState.ROLLED_BACK

@@ -14,14 +14,18 @@ from sqlalchemy import Connection, select
 
 from salver.features.ledger.faults import LedgerFailed
 from salver.features.ledger.ledger import Ledger
-from salver.features.ledger.schema import EXPOSURE, FIRST_EVENT, PART, WITNESS
+from salver.features.ledger.schema import AUDIT, EXPOSURE, FIRST_EVENT, PART, WITNESS
+from salver.features.releases import releases
 from salver.features.releases.distinct_units import DistinctUnits, met
 from salver.features.releases.experiments.assign import assign
-from salver.features.releases.judge.policy import Metric, Stage
+from salver.features.releases.judge.evidence import Evidence
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.replay import replay
+from salver.features.releases.judge.verdict import Decision, Verdict
 from salver.features.releases.release_store import ReleaseStore
 from salver.words.errors import Conflict
-from salver.words.releases import FIRSTS, Arm, Counts, Outcome, ReleaseState, kept_in
+from salver.words.releases import FIRSTS, Arm, Assignment, Bucket, Counts, Outcome, ReleaseState, kept_in
 
 #: It stays in its first stage.
 LONG = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 1000),), no_data_seconds=1e9)
@@ -147,6 +151,52 @@ async def test_the_blocks_of_time_in_which_a_unit_fails_are_counted_over_all_ser
     assert third == [0, all_of_them - part, part]
     assert [len(places) for places in later] == [*range(4, 14), 13, 13]
     assert later[-1] == [0] * 12 + [all_of_them]
+
+
+async def test_a_pause_by_the_judge_is_continued_by_any_server(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The canary gets nothing, then everything again; buckets of that time count for nothing."""
+    one, other = await two(fleet)
+
+    def fail(policy: Policy, evidence: Evidence, bucket: Bucket, *more: object) -> tuple[Evidence, Verdict]:
+        evidence, verdict = judge(policy, evidence, bucket, *more)
+        if bucket.raw.get("errors", Counts()).canary:
+            changes = {"decision": Decision.PAUSE, "pause_seconds": 30.0, "reasons": ("it fails",)}
+            verdict = msgspec.structs.replace(verdict, **changes)
+        return evidence, verdict
+
+    monkeypatch.setattr(releases, "judge", fail)
+    users = [f"user-{number}" for number in range(30)]
+    one.serve(users, failing=users)
+    await fleet.wait(12)
+    paused = await one.one()
+    assert (paused.state, paused.weight, paused.reason) == (ReleaseState.PAUSED, 0.0, "it fails")
+    assert paused.resumes_at is not None and paused.stage == 0
+    assert [server.traffic.splits[0].weight for server in (one, other)] == [0.0, 0.0]
+    assert {where.arm for where in arms(one, users)} == {Arm.STABLE}
+    fleet.servers.remove(one)  # whoever paused it
+    for _ in range(2):
+        other.serve(users, failing=users)
+        await fleet.wait(10)
+    stood = (await other.one()).evidence
+    await fleet.wait(12)
+    resumed = await other.one()
+    assert (resumed.state, resumed.weight, resumed.resumes_at) == (ReleaseState.RUNNING, 0.5, None)
+    assert stood.units == paused.evidence.units and stood.stage_seconds == paused.evidence.stage_seconds
+    other.serve(users)
+    await fleet.wait(40)
+    assert (await other.one()).state is ReleaseState.RUNNING
+    changes = await fleet.rows(AUDIT.c.action, AUDIT.c.after)
+    assert [change for change in changes if change[0] in ("release.paused", "release.resumed")] == [
+        ("release.paused", "PAUSED 0 %"),
+        ("release.resumed", "RUNNING 50 %"),
+    ]
+
+
+def arms(server: Server, users: list[str]) -> list[Assignment]:
+    split = server.traffic.splits[0]
+    return [assign(split, {"header:x-user-id": user, "request": "1"}) for user in users]
 
 
 async def test_a_unit_is_met_once_in_each_stage_whoever_meets_it(fleet: Fleet) -> None:

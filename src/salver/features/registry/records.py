@@ -21,6 +21,7 @@ Action = Literal[
     "release.running",
     "release.held",
     "release.paused",
+    "release.resumed",
     "release.promoted",
     "release.harmful",
     "release.rolled_back",

@@ -134,5 +134,5 @@ def news(step: Step) -> tuple[bool, str, Sequence[Any]] | None:
     stages = len(after.policy.stages)
     text = "release %s of %s: %s, stage %d of %d, %.4g%% of the units meet version %s: %s"
     where = (after.id, after.model, after.state.value, min(after.stage + 1, stages), stages)
-    is_grave = is_late or after.state is ReleaseState.ROLLED_BACK
+    is_grave = is_late or after.state is ReleaseState.ROLLED_BACK or after.resumes_at is not None
     return is_grave, text, (*where, 100 * after.weight, after.canary, after.reason)

@@ -238,6 +238,7 @@ class Releases:
             looks.append(Look(seq, Entry(bucket, after.state, verdict, facts)))
             after = procedure.judged(msgspec.structs.replace(after, evidence=evidence), verdict, now)
         after, answers, by = decisions.answered(after, waiting, now)
+        after = procedure.resumed(after, now)
         if is_here:
             after = self._settled(after, picture.releases, waiting.elsewhere, now, lacks)
             if missing and not heard:

@@ -4,7 +4,7 @@ import { card, h, head, moment, short, table } from "./dom.js";
 import { needsRegistry } from "./dialogs.js";
 
 export const ACTIONS = ["version.pushed", "version.removed", "alias.moved", "alias.proposed", "alias.deleted", "alias.protected", "alias.unprotected",
-  "release.proposed", "release.running", "release.held", "release.paused", "release.promoted", "release.harmful", "release.rolled_back",
+  "release.proposed", "release.running", "release.held", "release.paused", "release.resumed", "release.promoted", "release.harmful", "release.rolled_back",
   "tag.set", "tag.removed", "metric.set", "model.changed", "webhook.added", "webhook.removed", "token.made", "token.revoked"];
 
 export function audit({ query: asked }) {

@@ -49,13 +49,13 @@ def wished(release: Release, wish: ChangeRequest, now: float) -> Release:
         case "abort":
             return rolled_back(release, now, reason)
         case "pause":
-            if release.state is _PAUSED:
+            if release.state is _PAUSED and release.resumes_at is None:
                 return release
-            return _moved(release, _PAUSED, now, reason)
+            return _moved(release, _PAUSED, now, reason)  # of the judge's pause, it ends the time
         case "start" | "resume":
             if release.state in (_PROPOSED, _RUNNING):
                 return release  # a proposed release starts by itself as soon as it can
-            return _moved(release, _RUNNING, now, reason)
+            return _running(release, now, reason)
         case "promote":
             if release.state is ReleaseState.PROMOTED:
                 return release
@@ -91,7 +91,8 @@ def binned(release: Release, bins: Mapping[str, tuple[float, ...]]) -> Release:
 def judged(release: Release, verdict: Verdict, now: float) -> Release:
     """Apply a verdict.
 
-    For a paused release only a rollback counts; for a promoted one, a rollback or proof that needs a person.
+    For a paused release only a rollback counts, or that its canary fails; for a promoted one, a rollback or
+    proof that needs a person.
     """
     release = _with_progress(release, buckets=release.progress.buckets + 1)
     if not release.is_judged or release.state is _PROPOSED:
@@ -109,7 +110,11 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
             return msgspec.structs.replace(release, reason="; ".join(verdict.reasons))
         case _ if release.state is ReleaseState.PROMOTED:
             return release
-        case _ if release.state is _PAUSED or verdict.stage != release.stage:
+        case _ if verdict.stage != release.stage:
+            return release
+        case Decision.PAUSE:
+            return _paused(release, verdict.pause_seconds, now, reason)
+        case _ if release.state is _PAUSED:
             return release
         case Decision.PROMOTE:
             stages = len(release.policy.stages)
@@ -117,10 +122,6 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
             if verdict.next_stage is not None:
                 after = verdict.next_stage
             return _forward(release, after, now, reason)
-        case Decision.PAUSE:
-            resumes_at = now + verdict.pause_seconds if verdict.pause_seconds else None
-            release = _with_progress(release, resumes_at=resumes_at)
-            return _moved(release, _PAUSED, now, reason)
         case Decision.HOLD:
             if release.state is _HELD:
                 return msgspec.structs.replace(release, reason=reason)
@@ -129,6 +130,15 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
             if release.state is _RUNNING:
                 return release
             return _moved(release, _RUNNING, now, reason)
+
+
+def resumed(release: Release, now: float) -> Release:
+    """End a pause by the judge once its time is over."""
+    if release.resumes_at is None or now < release.resumes_at:
+        return release
+    return _running(
+        release, now, f"after {now - release.changed:.0f} seconds without traffic it is tried again"
+    )
 
 
 def stranded(release: Release, now: float, missing: str) -> Release:
@@ -189,8 +199,28 @@ def _forward(release: Release, stage: int, now: float, reason: str) -> Release:
     return _moved(release, _RUNNING, now, reason, stage=stage, weight=stages[stage].weight)
 
 
+def _paused(release: Release, seconds: float, now: float, reason: str) -> Release:
+    """Take its traffic from a canary; what a person has paused is not resumed by itself."""
+    if not release.weight:
+        return release  # a bucket of before the pause
+    resumes_at = None
+    if seconds and release.state is not _PAUSED:
+        resumes_at = now + seconds
+    paused = _moved(release, _PAUSED, now, reason, weight=0.0)
+    return _with_progress(paused, resumes_at=resumes_at, pauses=release.progress.pauses + 1)
+
+
+def _running(release: Release, now: float, reason: str) -> Release:
+    """Give the canary the traffic of its stage."""
+    stages = release.policy.stages
+    weight = stages[min(release.stage, len(stages) - 1)].weight
+    return _moved(release, _RUNNING, now, reason, weight=weight)
+
+
 def _moved(release: Release, state: ReleaseState, now: float, reason: str, **fields: float | None) -> Release:
     after = advance(release.state, state)
+    if release.progress.resumes_at is not None:
+        release = _with_progress(release, resumes_at=None)
     return msgspec.structs.replace(release, state=after, changed=now, reason=reason, **fields)
 
 

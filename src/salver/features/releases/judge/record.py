@@ -53,6 +53,7 @@ class Progress(msgspec.Struct, frozen=True):
         is_told: For a promoted one, harm proven since has been reported.
         resumes_at: For a paused one, Unix seconds from which the canary gets traffic again; None = a person
             has to resume it.
+        pauses: How often the judge has taken the traffic away.
     """
 
     buckets: int = 0
@@ -64,6 +65,7 @@ class Progress(msgspec.Struct, frozen=True):
     watched_until: float | None = None
     is_told: bool = False
     resumes_at: float | None = None
+    pauses: int = 0
 
 
 #: Parsers of stored JSON; they raise msgspec.MsgspecError.
@@ -141,9 +143,16 @@ class Release(msgspec.Struct, frozen=True):
         return self.policy.bucket_seconds * _UNHURRIED
 
     @property
-    def position(self) -> tuple[ReleaseState, int]:
-        """Return its state and stage."""
-        return self.state, self.stage
+    def position(self) -> tuple[ReleaseState, int, bool]:
+        """Return its state and stage, and whether it will be resumed by itself."""
+        return self.state, self.stage, self.resumes_at is not None
+
+    @property
+    def resumes_at(self) -> float | None:
+        """Return the Unix seconds from which the judge tries a paused release again; None = it does not."""
+        if self.state is not ReleaseState.PAUSED:
+            return None
+        return self.progress.resumes_at
 
     @property
     def default_version(self) -> str:
@@ -189,6 +198,7 @@ class Release(msgspec.Struct, frozen=True):
             weight=self.weight,
             salt=self.salt,
             stage=self.stand[0],
+            turn=self.progress.pauses,
             asked=("",) * self.is_default + (self.alias,) * bool(self.alias),
             is_watched=self.is_judged and any(metric.is_of_outputs for metric in self.policy.metrics),
             **{**msgspec.structs.asdict(traffic), "shadow": shadow},
