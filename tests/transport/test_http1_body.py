@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import uvloop
 from waiting import auntil
@@ -36,12 +37,17 @@ class Front:
         return self._ask
 
     def _ask(self, exchange: Exchange) -> bool:
-        if exchange.body is None:
-            return exchange.reserve(self.budget, exchange.expected)
+        body = exchange.body
+        if body is None and exchange.large is None:
+            return exchange.reserve(self.budget, exchange.expected, 3)
         if not self.is_willing:
             return False
-        self.posted.append(exchange.body)
-        exchange.reply(200, (), b"posted %d" % len(exchange.body), "id")
+        if body is None:
+            assert exchange.large is not None
+            body = bytes(exchange.large.view)
+            assert np.frombuffer(exchange.large.view, np.int64, 1, 3).flags.aligned
+        self.posted.append(body)
+        exchange.reply(200, (), b"posted %d" % len(body), "id")
         return True
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -109,7 +115,7 @@ def test_a_large_body_is_answered_without_a_task(run: Any, size: int) -> None:
 
 def test_a_body_that_comes_slowly_is_passed_on_in_pieces(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The application bounds its time."""
-    monkeypatch.setattr(http1_body, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(http1_body, "RESERVED_S", 0.01)
 
     async def work() -> None:
         async with serving() as (front, _, port):

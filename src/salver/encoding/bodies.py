@@ -20,12 +20,18 @@ _LARGE, _MOST_ROOM = 8 << 20, 64 << 20
 
 
 class HttpBody(msgspec.Struct, gc=False):
-    """An HTTP request for a codec: ``headers`` have lower-case names."""
+    """An HTTP request for a codec.
+
+    Attributes:
+        headers: With lower-case names.
+        large: A large body, instead of ``body``, for a codec whose ``weigh`` returned 0 for it.
+    """
 
     model: str
     version: str
     body: bytes
     headers: Mapping[bytes, bytes] = _NO_HEADERS
+    large: memoryview | None = None
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -51,11 +51,11 @@ class Form(msgspec.Struct, frozen=True, gc=False):
     outputs: tuple[RequestedOutput, ...]
     size: int
 
-    def request(self, model: str, version: str, data: bytes, at: int) -> InferRequest:
+    def request(self, model: str, version: str, data: bytes | memoryview, at: int) -> InferRequest:
         """Return the request whose numbers begin at an offset."""
         return InferRequest(model, self.tensors(data, at), version, "", self.outputs)
 
-    def tensors(self, data: bytes, at: int) -> tuple[Tensor, ...]:
+    def tensors(self, data: bytes | memoryview, at: int) -> tuple[Tensor, ...]:
         """Return the inputs whose numbers begin at an offset; arrays are views if alignment allows."""
         inputs = []
         for part in self.parts:

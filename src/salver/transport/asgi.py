@@ -196,7 +196,7 @@ class Front:
     def _ask(
         self,
         post: PostMethod,
-        collects: Callable[[Exchange, int], bool],
+        collects: Callable[[Exchange], bool],
         route: Route,
         headers: Mapping[bytes, bytes],
         accepted: bytes,
@@ -207,43 +207,45 @@ class Front:
         """Answer a request without a task.
 
         Args:
-            collects: Reserves memory for a body of so many bytes that is received whole.
+            collects: Reserves memory for a large body that is received whole; returns whether it is.
             accepted: The request's ``accept-encoding``, where the reply may be compressed; else empty.
             given: The caller's own id of the request; empty = none.
             trace: The request's ``traceparent``; empty = none.
         """
-        body = exchange.body
-        if body is None:
-            return collects(exchange, exchange.expected)
-        is_large = len(body) > self._uncounted
-        if is_large and not (exchange.share or collects(exchange, len(body))):
-            return False
+        body, large = exchange.body, None
+        if body is None or len(body) > self._uncounted:
+            if exchange.large is None and not collects(exchange):
+                return False
+            if exchange.large is None or not exchange.large.is_whole:
+                return True
+            body, large = b"", exchange.large.view
         call = Call("oip-http", exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
-        if is_large:
-            call.is_large = True
         if trace:
             join_trace(call, trace, self._new_id)
         if wanted := self._interest.headers:
             take_traits(call, headers, wanted)
         http = HttpBody(route.model, route.version, body, headers)
+        if large is not None:
+            call.is_large, http.large = True, large
         give_up = post(route, http, call, partial(_tell, exchange, accepted, call))
         if give_up is None:
-            exchange.free()  # the task reserves memory itself
             return False
         if not exchange.is_whole:
             exchange.on_gone = give_up
         return True
 
     def _collects(
-        self, endpoint: Endpoint, route: Route, headers: Mapping[bytes, bytes], exchange: Exchange, size: int
+        self, endpoint: Endpoint, route: Route, headers: Mapping[bytes, bytes], exchange: Exchange
     ) -> bool:
         """Reserve memory for a large body that is received whole; return whether it is.
 
         A request that can only be late is answered.
         """
-        if not COUNTED < size <= min(MOST_RESERVED, self._max_body):
+        size = exchange.expected if exchange.body is None else len(exchange.body)
+        if endpoint.lead is None or not COUNTED < size <= min(MOST_RESERVED, self._max_body):
             return False
-        if endpoint.collects is None or not endpoint.collects(route, headers):
+        lead = endpoint.lead(route, headers)
+        if lead is None:
             return False
         if endpoint.foresee is not None and exchange.body is None and _GIVEN.isdisjoint(headers):
             call = Call("oip-http", exchange.arrival, None, self._new_id(), lag=exchange.lag)
@@ -254,7 +256,7 @@ class Front:
                 reply = self._router.fault_at(exchange.head.path)(error)
                 exchange.reply(reply.status, reply.headers, reply.body, call.request_id)
                 return False
-        return exchange.reserve(self._budget, size)
+        return exchange.reserve(self._budget, size, lead)
 
     def _incident(self, raw_path: bytes, error: Exception) -> Internal:
         incident = self._new_id()

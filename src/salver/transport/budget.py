@@ -27,6 +27,8 @@ _AT_ONCE: Final = 1  # bodies inflated at the same time; the other cores stay fr
 _PAUSE_S: Final = 1.0
 #: Most bytes of a body whose memory is reserved before it has come.
 MOST_RESERVED: Final = 8 << 20
+#: Seconds in which it must come; else it is passed on in pieces, with a deadline for slow callers.
+RESERVED_S: Final = 1.0
 _STEP: Final = 1 << 18  # bytes received between two yields to the event loop
 #: Seconds that every body may take.
 PATIENCE_S: Final = 30.0

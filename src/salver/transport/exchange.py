@@ -10,9 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from salver.encoding.bodies import GrpcStatus
-from salver.transport.budget import Budget, Share
+from salver.lazy import lazy_imports
+from salver.transport.budget import Budget
 from salver.transport.http1_head import Head, Headers
 from salver.words.messages import Alike, Closable
+
+with lazy_imports():
+    from salver.transport.large_body import LargeBody
 
 #: Starts to answer a request, or answers it, without a task; False = call the application instead. For a
 #: request whose large body is incomplete, True = receive the body, which has memory now, and ask again.
@@ -33,9 +37,10 @@ class Exchange:
 
     Attributes:
         body: Complete body, until the application has received it.
-        expected: Bytes of an incomplete body; set only while it is decided whether to receive it whole.
+        begun, expected: First bytes of an incomplete body, and the number of all; set only when a prompt is
+            asked whether to receive it whole.
         held: Bytes of the body that wait for the application.
-        share: Memory of a large body that is received whole; None = not reserved.
+        large: Large body that is received whole, instead of ``body``; None = there is none.
         status: Status of the answer; 0 = no answer yet.
         arrival: Time when it was read.
         lag: Most seconds that the event loop adds to its latency, before that time and after it; 0 =
@@ -47,8 +52,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_count", "_has_more", "_pieces", "arrival", "body", "expected", "head", "held", "is_gone",
-        "is_whole", "lag", "on_end", "on_gone", "share", "status",
+        "_count", "_has_more", "_pieces", "arrival", "begun", "body", "expected", "head", "held", "is_gone",
+        "is_whole", "lag", "large", "on_end", "on_gone", "status",
     )  # fmt: skip
 
     def __init__(self, head: Head, body: bytes | None) -> None:
@@ -57,7 +62,7 @@ class Exchange:
         self.status = 0
         self.arrival = self.lag = 0.0
         self.is_gone = self.is_whole = False
-        self.share: Share | None = None
+        self.large: LargeBody | None = None
         self.on_gone: Callable[[], None] = nothing
         self.on_end: Callable[[], None] = nothing
         if body is None:
@@ -81,24 +86,35 @@ class Exchange:
         if self._has_more is not None and not self._has_more.done():
             self._has_more.set_result(None)
 
-    def is_collected(self, prompt: Prompt | None, size: int) -> bool:
-        """Return whether a large body of so many bytes is to be received whole, for a prompt."""
-        self.expected = size
+    def is_collected(self, prompt: Prompt | None, size: int, begun: bytes) -> bool:
+        """Return whether an incomplete body of so many bytes is to be received whole, for a prompt."""
+        self.expected, self.begun = size, begun
         return prompt is not None and prompt(self)
 
-    def reserve(self, budget: Budget, size: int) -> bool:
-        """Reserve memory for a body that is received whole; return whether there is enough."""
-        share = Share(budget)
-        if not share.reserve(size):
+    def reserve(self, budget: Budget, size: int, lead: int) -> bool:
+        """Reserve memory for a large body, and move a complete one there; return whether there is enough.
+
+        Args:
+            lead: Bytes of the body before its tensors.
+        """
+        self.large = LargeBody.reserve(budget, size, lead)
+        if self.large is None:
             return False
-        self.share = share
+        if self.body is not None:
+            self.large.add(self.body)
         return True
 
     def free(self) -> None:
-        """Release the memory of a body that was received whole."""
-        share, self.share = self.share, None
-        if share is not None:
-            share.free()
+        """Release the memory of a large body."""
+        large, self.large = self.large, None
+        if large is not None:
+            large.free()
+
+    def give_up(self) -> bytes:
+        """Release the memory of a large body, and return what has come of it."""
+        begun = b"" if self.large is None else self.large.begun()
+        self.free()
+        return begun
 
     async def receive(self) -> dict[str, Any]:
         """Return the body or its next piece, and then the caller's disconnect, as ASGI messages."""

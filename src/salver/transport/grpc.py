@@ -16,7 +16,7 @@ from salver.encoding.varints import check_fields
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport import grpc_health
 from salver.transport.access_check import LOCAL, Access
-from salver.transport.budget import COUNTED, Budget, Share, pace
+from salver.transport.budget import COUNTED, MOST_RESERVED, Budget, Share, pace
 from salver.transport.calls import RequestContext, join_trace, printable, take_traits
 from salver.transport.doors import Receive
 from salver.transport.effects import changing
@@ -96,6 +96,7 @@ class GrpcFront:
         self._posts: dict[str, PostMethod] = {}
         self._targets: dict[str, Callable[[bytes], bytes]] = {}
         self._refused: dict[bytes, _Refusal] = {}  # of this turn of the event loop, by what names the model
+        self._leads: dict[str, Callable[[int, bytes], int]] = {}
         self._streams: dict[str, OpenCalls] = {}
         self._families: dict[str, _Family] = {}
         self._inferring = frozenset().union(*(table.inferring for table in tables))
@@ -104,6 +105,7 @@ class GrpcFront:
             self._methods |= table.methods
             self._posts |= table.posts
             self._targets |= table.targets
+            self._leads |= table.leads
             self._streams |= table.streams
             self._families |= dict.fromkeys((*table.methods, *table.streams), _Family.of(table, most))
         streams: dict[str, Callable[..., Any]] = {path: each.read for path, each in self._streams.items()}
@@ -223,11 +225,13 @@ class GrpcFront:
         except SalverError:
             return never  # the task repeats the check and sends the error
         target = None if given or seconds else self._targets.get(path)
-        return partial(self._ask, post, family, given, seconds, target)
+        collects = partial(self._collects, family, self._leads.get(path, _no_lead))
+        return partial(self._ask, post, collects, family, given, seconds, target)
 
     def _ask(
         self,
         post: PostMethod,
+        collects: Callable[[Exchange], bool],
         family: _Family,
         given: str,
         seconds: float,
@@ -237,29 +241,40 @@ class GrpcFront:
         """Answer a call without a task.
 
         Args:
+            collects: Reserves memory for a large message that is received whole; returns whether it is.
             given: The caller's own id of the request; empty = none.
             seconds: Seconds until the caller's deadline; 0 = no deadline.
             target: Returns the beginning of a message that names the model; None = each call is decided by
                 itself.
         """
         body = exchange.body
-        if body is None or self._is_stopping:
+        if self._is_stopping:
             return False
-        size = len(body) - 5
-        if not 0 <= size < family.uncounted or body[:5] != _prefix(size):
-            return False
-        if self._refused and target is not None:
-            refusal = self._refused.get(target(body))
-            if refusal is not None:
-                exchange.reply_grpc(refusal.copy())
+        message: bytes | memoryview
+        if body is not None and len(body) <= family.uncounted:
+            message = body[5:]
+            if body[:5] != _prefix(len(message)):
+                return False
+            if self._refused and target is not None:
+                refusal = self._refused.get(target(body))
+                if refusal is not None:
+                    exchange.reply_grpc(refusal.copy())
+                    return True
+        else:
+            if exchange.large is None and not collects(exchange):
+                return False
+            if exchange.large is None or not exchange.large.is_whole:
                 return True
+            message, target = exchange.large.view[5:], None
+            if exchange.large.view[:5] != _prefix(len(message)):
+                return False
         call = Call(family.protocol, exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
         if seconds:
             call.deadline = call.arrival + seconds
         if wanted := self._interest.headers:
             take_traits(call, dict(exchange.head.headers), wanted)
         try:
-            give_up = post(body[5:], call, partial(_tell, exchange, call))
+            give_up = post(message, call, partial(_tell, exchange, call))
         except SalverError as error:
             error.in_tritons_words = self._tritons_words
             exchange.reply_grpc(family.fault(error))
@@ -268,11 +283,20 @@ class GrpcFront:
             return False
         if not exchange.is_whole:
             exchange.on_gone = give_up
-        elif isinstance(call.alike, _Refusal) and target is not None and (kind := target(body)):
+        elif isinstance(call.alike, _Refusal) and target and body and (kind := target(body)):
             self._refused[kind] = call.alike
             call.alike.on_close = partial(self._refused.pop, kind)
             exchange.keep(call.alike)
         return True
+
+    def _collects(self, family: _Family, lead: Callable[[int, bytes], int], exchange: Exchange) -> bool:
+        """Reserve memory for a large message that is received whole; return whether it is."""
+        size = exchange.expected if exchange.body is None else len(exchange.body)
+        most = min(MOST_RESERVED, family.max_message)
+        if not COUNTED + 5 < size <= most:
+            return False
+        begun = exchange.begun if exchange.body is None else exchange.body
+        return exchange.reserve(self._budget, size, 5 + lead(size - 5, begun[5:]))
 
     async def _answer(
         self, send: Send, reply: bytes, headers: Mapping[bytes, bytes], call: Call, may_pack: bool
@@ -413,3 +437,8 @@ async def _read(
             event = await receive()
     message = messages[0] if messages else None
     return await share.inflate(message, encoding, most) if isinstance(message, Packed) else message
+
+
+def _no_lead(size: int, begun: bytes) -> int:
+    """Know no message."""
+    return 0

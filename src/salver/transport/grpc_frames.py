@@ -34,6 +34,15 @@ def frame(message: bytes, encoding: str = "", level: int = 0) -> bytes:
     return _PREFIX.pack(1, len(packed)) + packed
 
 
+def message_size(begun: bytes) -> int:
+    """Return the bytes of a message with its prefix, of which the first are given; 0 = too few to tell.
+
+    >>> message_size(frame(b"abc")[:6]), message_size(b"12")
+    (8, 0)
+    """
+    return _PREFIX.unpack_from(begun)[1] + _PREFIX.size if len(begun) >= _PREFIX.size else 0
+
+
 def encoding_for(accepted: bytes) -> str:
     """Return the encoding for a ``grpc-accept-encoding``, gzip before deflate; empty for neither.
 

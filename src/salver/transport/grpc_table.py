@@ -13,7 +13,9 @@ from salver.words.messages import Call
 Reply = bytes | GrpcStatus
 Method = Callable[[bytes, Call], Awaitable[Reply]]
 #: Answers through a callback; returns a function that cancels, or None if the method must be called instead.
-PostMethod = Callable[[bytes, Call, Callable[[Reply | None, Any], None]], Callable[[], None] | None]
+PostMethod = Callable[
+    [bytes | memoryview, Call, Callable[[Reply | None, Any], None]], Callable[[], None] | None
+]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -45,6 +47,7 @@ class GrpcTable(msgspec.Struct, frozen=True):
         posts: Variants of some ``methods`` that answer small requests without a task.
         targets: Of ``posts``, functions that return the beginning of a message that names the model; empty =
             it begins otherwise. Messages have their prefixes of five bytes.
+        leads: By method, how many bytes of a large message precede its tensors, from size and first bytes.
         inferring: Methods that enforce their deadlines themselves.
         services: Service names that the health service knows.
         max_message: Most bytes of a request; 0 = the server's limit.
@@ -60,6 +63,7 @@ class GrpcTable(msgspec.Struct, frozen=True):
     streams: Mapping[str, OpenCalls] = {}
     posts: Mapping[str, PostMethod] = {}
     targets: Mapping[str, Callable[[bytes], bytes]] = {}
+    leads: Mapping[str, Callable[[int, bytes], int]] = {}
     inferring: frozenset[str] = frozenset()
     services: tuple[str, ...] = ()
     max_message: int = 0

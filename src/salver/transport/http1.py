@@ -300,8 +300,10 @@ class Connection(WrittenConnection):
         exchange.expects = head.expects
         self._terms.pulse.read(exchange, monotonic())
         self._left = head.length
-        if self._scheme == "http" and exchange.is_collected(self._terms.prompt(head), head.length):
-            BodyReader(self, self._transport, head.length, begun)
+        if self._scheme == "http" and exchange.is_collected(self._terms.prompt(head), head.length, begun):
+            assert exchange.large is not None
+            exchange.large.add(begun)
+            BodyReader(self, self._transport, exchange.large)
             return
         if not exchange.is_whole:
             self._enter(exchange)
@@ -309,13 +311,13 @@ class Connection(WrittenConnection):
         if exchange.is_whole and self._incoming is not None:
             BodyDropper(self, self._transport, self._left)
 
-    def collected(self, body: bytes) -> None:
+    def collected(self) -> None:
         """Answer a request whose large body has been received whole."""
         exchange, self._incoming = self._exchange, None
         if exchange is not None:
-            exchange.body = body
             prompt = self._terms.prompt(exchange.head)
             if prompt is None or not prompt(exchange):
+                exchange.body = exchange.give_up()
                 self._enter(exchange)
 
     def dropped(self) -> None:
@@ -324,11 +326,11 @@ class Connection(WrittenConnection):
         if exchange is not None:
             self._put(exchange, b"", is_last=True)
 
-    def came_slowly(self, begun: bytes) -> None:
+    def came_slowly(self) -> None:
         """Pass the beginning of a body on, and then what follows, since not all has been received in time."""
         exchange = self._exchange
         if exchange is not None:
-            exchange.free()
+            begun = exchange.give_up()
             self._enter(exchange)
             self._pass_on(exchange, begun)
 
@@ -478,6 +480,8 @@ class Connection(WrittenConnection):
 
     def _enter(self, exchange: "Http1Exchange") -> None:
         """Answer with a task of the application."""
+        if exchange.large is not None:
+            exchange.free()  # the application reserves memory itself
         scope = scope_of(exchange, self._scheme, self.client, self._server)
         self.run(exchange, lambda: self._terms.app(scope, exchange.receive, exchange.send))
 
@@ -505,7 +509,7 @@ class Connection(WrittenConnection):
         self._exchange = None
         if self._share is not None:
             self._free()
-        if exchange.share is not None:
+        if exchange.large is not None:
             exchange.free()
         if exchange.on_end is not nothing:
             exchange.on_end()

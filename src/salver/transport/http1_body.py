@@ -4,11 +4,14 @@ import asyncio
 import mmap
 import socket
 from contextlib import suppress
-from io import BytesIO
 from typing import Final, Protocol, cast
 
-#: Seconds after which the rest of a body is passed on in pieces, with a deadline for slow callers.
-PATIENCE_S: Final = 1.0
+from salver.lazy import lazy_imports
+from salver.transport.budget import RESERVED_S
+
+with lazy_imports():
+    from salver.transport.large_body import LargeBody
+
 #: Bytes received at once. libuv receives up to 32 times before other connections have their turns.
 _STEP: Final = 1 << 18
 #: Bytes discarded at once.
@@ -18,11 +21,11 @@ _MOST_DISCARDED: Final = 1 << 24
 class BodyOwner(Protocol):
     """Connection that receives a body."""
 
-    def collected(self, body: bytes) -> None:
+    def collected(self) -> None:
         """Continue with the whole body."""
         ...
 
-    def came_slowly(self, begun: bytes) -> None:
+    def came_slowly(self) -> None:
         """Continue with the part of the body that has been received."""
         ...
 
@@ -67,6 +70,7 @@ class _BodyProtocol(asyncio.BufferedProtocol):
         """Change the protocol while the transport does not read: uvloop looks at its kind then."""
         self._transport.pause_reading()
         self._transport.set_protocol(cast(asyncio.BaseProtocol, protocol))
+        self._transport.resume_reading()
 
 
 class BodyDropper(_BodyProtocol):
@@ -86,7 +90,6 @@ class BodyDropper(_BodyProtocol):
         self._left = left
         self._fd = transport.get_extra_info("socket").fileno()
         self._use(self)
-        self._transport.resume_reading()
 
     def __repr__(self) -> str:
         return f"<BodyDropper, {self._left} left>"
@@ -117,7 +120,6 @@ class BodyDropper(_BodyProtocol):
     def _end(self) -> None:
         if not self._transport.is_closing():
             self._use(self._owner)
-            self._transport.resume_reading()
             self._owner.dropped()
 
 
@@ -125,34 +127,29 @@ class BodyReader(_BodyProtocol):
     """Protocol of a connection from the head of a request to the end of its large body.
 
     Args:
-        size: Bytes of the body.
-        begun: The first of them.
+        body: The body, incomplete.
     """
 
-    def __init__(self, owner: BodyOwner, transport: asyncio.Transport, size: int, begun: bytes) -> None:
+    def __init__(self, owner: BodyOwner, transport: asyncio.Transport, body: LargeBody) -> None:
         super().__init__(owner, transport)
-        self._whole = BytesIO(bytes(size))
-        self._view = self._whole.getbuffer()
-        self._at = len(begun)
-        self._view[: self._at] = begun
-        self._timer = self._loop.call_later(PATIENCE_S, self._give_up)
+        self._body = body
+        self._timer = self._loop.call_later(RESERVED_S, self._give_up)
         self._use(self)
-        self._transport.resume_reading()
 
     def __repr__(self) -> str:
-        return f"<BodyReader {self._at} of {len(self._view)}>"
+        return f"<BodyReader {self._body}>"
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the memory for the next bytes."""
-        return self._view[self._at : self._at + _STEP]
+        body = self._body
+        return body.view[body.at : body.at + _STEP]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Count received bytes."""
-        self._at += nbytes
-        if self._at == len(self._view):
-            self._timer.cancel()
-            self._transport.pause_reading()
-            self._loop.call_soon(self._end)  # when the event loop has released the memory
+        self._body.at += nbytes
+        if self._body.is_whole:
+            self._end()
+            self._owner.collected()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up after the connection has closed."""
@@ -160,14 +157,10 @@ class BodyReader(_BodyProtocol):
         super().connection_lost(exc)
 
     def _end(self) -> None:
-        if not self._transport.is_closing():
-            self._use(self._owner)
-            self._transport.resume_reading()
-            self._view.release()
-            self._owner.collected(self._whole.getvalue())
+        self._timer.cancel()
+        self._use(self._owner)
 
     def _give_up(self) -> None:
         if not self._transport.is_closing():
-            self._use(self._owner)
-            self._transport.resume_reading()
-            self._owner.came_slowly(bytes(self._view[: self._at]))
+            self._end()
+            self._owner.came_slowly()

@@ -47,6 +47,8 @@ _MOST_ENDED: Final = 1024
 #: Bytes waiting for a caller who does not read at which the connection is closed.
 _MOST_WAITING: Final = 1 << 26
 _MOST_CONTINUATIONS: Final = 32
+#: Bytes of a DATA frame that is copied straight into the memory of its body.
+_LARGE_FRAME: Final = 4096
 
 
 class Http2(WrittenConnection):
@@ -163,9 +165,12 @@ class Http2(WrittenConnection):
         if self._is_ending and not self._streams:
             return
         self.since = self._loop.time()
-        if self._buffer:
-            data = self._buffer + data
-        position = 0
+        begun, position = self._buffer, 0
+        if begun:
+            if self._has_preface and len(data) > _LARGE_FRAME:
+                position = frames.missing(begun)
+            if not 0 < position < len(data):  # else only the frame that has begun is copied
+                data, begun, position = begun + data, b"", 0
         if not self._has_preface:
             if len(data) < len(PREFACE):
                 self._buffer = data
@@ -174,6 +179,8 @@ class Http2(WrittenConnection):
             position = len(PREFACE)
         self._is_flushing = True  # frames written meanwhile are sent together at the end
         try:
+            if begun:
+                self._read(begun + data[:position], 0)
             position = self._read(data, position)
             for stream in self._begun:
                 if not (stream.has_begun or stream.is_gone):  # it may have been reset in the same read
@@ -276,7 +283,10 @@ class Http2(WrittenConnection):
             if not self._has_settings and kind != frames.SETTINGS:
                 raise _ConnectionFault(Fault.PROTOCOL_ERROR, "SETTINGS comes first")
             if kind == frames.DATA:
-                self._data(id, flags, data[start:end])
+                if not flags and length >= _LARGE_FRAME and self._is_collected(id, data, start):
+                    position = self._fill(self._streams[id], data, start, length)
+                else:
+                    self._data(id, flags, data[start:end])
             elif kind == frames.HEADERS:
                 self._headers(id, flags, data[start:end])
             else:
@@ -459,6 +469,35 @@ class Http2(WrittenConnection):
         if flags & frames.END_STREAM:
             del self._ended[id]
 
+    def _is_collected(self, id: int, data: bytes, start: int) -> bool:
+        """Return whether a stream's body is received whole, after a look at its first bytes."""
+        stream = self._streams.get(id)
+        if stream is None or stream.has_begun:
+            return stream is not None and stream.is_filling
+        return stream.collect(data[start : start + _LARGE_FRAME])
+
+    def _fill(self, stream: Stream, data: bytes, start: int, length: int) -> int:
+        """Take a DATA frame, and those with the same header that follow; return where the next frame begins.
+
+        Args:
+            start, length: Of the first frame's payload.
+        """
+        head = data[start - frames.HEAD_SIZE : start]
+        view, size, pieces = memoryview(data), len(data), []
+        while True:
+            pieces.append(view[start : start + length])
+            start += length + frames.HEAD_SIZE
+            if start + length > size or not data.startswith(head, start - frames.HEAD_SIZE):
+                break
+        received = length * len(pieces)
+        self._receivable -= received
+        stream.receivable -= received
+        if self._receivable < 0 or stream.receivable < 0:
+            raise _ConnectionFault(Fault.FLOW_CONTROL_ERROR)
+        stream.fill(pieces, received)
+        self._count_if_reset(stream)
+        return start - frames.HEAD_SIZE
+
     def _data(self, id: int, flags: int, payload: bytes) -> None:
         if not id or id > self._last:
             raise _ConnectionFault(Fault.PROTOCOL_ERROR)
@@ -504,6 +543,10 @@ class Http2(WrittenConnection):
         self.since = self._loop.time()
         if self._is_ending:
             self._close_if_done()
+
+    def expect(self, stream: Stream) -> None:
+        """Have a stream enter at the end of this read, if it is incomplete then."""
+        self._begun.append(stream)
 
     def prompt(self, stream: "Stream") -> Prompt | None:
         """Return the function that answers a stream's complete request without a task."""

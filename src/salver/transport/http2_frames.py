@@ -68,6 +68,17 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return _head(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
 
 
+def missing(begun: bytes) -> int:
+    """Return the bytes that an incomplete frame lacks; 0 = its header is incomplete.
+
+    >>> missing(frame(PING, 0, 0, b"12345678")[:10]), missing(b"12345678")
+    (7, 0)
+    """
+    if len(begun) < HEAD_SIZE:
+        return 0
+    return int.from_bytes(begun[:3], "big") + HEAD_SIZE - len(begun)
+
+
 def settings(values: Iterable[tuple[int, int]]) -> bytes:
     """Return a SETTINGS frame."""
     return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(key, value) for key, value in values))

@@ -4,14 +4,15 @@ import asyncio
 import logging
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
 from salver.encoding.bodies import GrpcStatus
 from salver.transport import http2_frames as frames
-from salver.transport.exchange import Exchange, Prompt, nothing, with_length
+from salver.transport.budget import COUNTED, RESERVED_S
+from salver.transport.exchange import Exchange, Prompt, never, nothing, with_length
 from salver.transport.grpc_frames import frame as grpc_frame
-from salver.transport.grpc_frames import trailers
+from salver.transport.grpc_frames import message_size, trailers
 from salver.transport.http1_head import Head, Headers
 from salver.transport.http2_frames import Fault, header_block
 from salver.words.messages import Closable
@@ -74,6 +75,10 @@ class StreamOwner(Protocol):
         """Remove a finished stream."""
         ...
 
+    def expect(self, stream: "Stream") -> None:
+        """Have a stream enter at the end of this read, if it is incomplete then."""
+        ...
+
     def prompt(self, stream: "Stream") -> Prompt | None:
         """Return the function that answers a stream's complete request without a task."""
         ...
@@ -93,6 +98,7 @@ class Stream(Exchange):
     Attributes:
         has_begun: The request is being answered.
         has_ended: The request is complete, or the caller has reset it.
+        is_filling: A large body is being received whole.
         is_stalled: The answer waits for the caller to open a window.
         receivable: Bytes of the body that the caller may still send.
         since: Time when a byte of the answer was last sent, or began to wait for a window.
@@ -105,6 +111,7 @@ class Stream(Exchange):
         "_given",
         "_has_trailers",
         "_head",
+        "_patience",
         "_size",
         "_task",
         "_unsent",
@@ -114,6 +121,7 @@ class Stream(Exchange):
         "has_begun",
         "has_ended",
         "id",
+        "is_filling",
         "is_stalled",
         "receivable",
         "since",
@@ -125,9 +133,10 @@ class Stream(Exchange):
         self.id = id
         self._window = window
         self.receivable = WINDOW
-        self.has_begun = self.has_ended = self.is_stalled = False
+        self.has_begun = self.has_ended = self.is_stalled = self.is_filling = False
         self._whole: list[bytes] | None = []  # pieces of the body, until it is being answered
         self._size = self._given = self._credit = 0  # bytes: arrived, received by the application, uncredited
+        self._patience: asyncio.TimerHandle | None = None  # runs while a body is expected to come soon
         self._task: asyncio.Task[None] | None = None
         self._head: tuple[int, Headers] | None = None  # unsent head of the answer
         self._has_trailers = False
@@ -150,28 +159,118 @@ class Stream(Exchange):
         length = self.head.length
         if 0 <= length < self._size or (is_last and length > self._size):
             self.reset(Fault.PROTOCOL_ERROR)
-        elif self._whole is None:
-            self.put(piece, is_last=is_last)
-        else:
+        elif self._whole is not None:
             self._whole.append(piece)
             if is_last:
                 self._begin_whole(self._whole)
+            else:
+                self._connection.expect(self)
+        elif self.is_filling:
+            self._fill((piece,), is_last=is_last)
+        else:
+            self.put(piece, is_last=is_last)
 
     def _begin_whole(self, pieces: list[bytes]) -> None:
         self.has_begun = True
         self._whole = None
+        if self._patience is not None:
+            self._wait_no_more()
         self.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._given = self._size
         self._connection.give_credit(self._size)
         prompt = self._connection.prompt(self)
         if prompt is None or not prompt(self):
+            if self.large is not None:
+                self.free()  # the application reserves memory itself
             self.run(self._app)
 
+    def fill(self, pieces: Iterable[memoryview], size: int) -> None:
+        """Add pieces of so many bytes together, none of them the last, to a body that is received whole."""
+        self._size += size
+        if 0 <= self.head.length < self._size:
+            self.reset(Fault.PROTOCOL_ERROR)
+        else:
+            self._fill(pieces, is_last=False)
+
+    def _fill(self, pieces: Iterable[bytes | memoryview], *, is_last: bool) -> None:
+        large = self.large
+        assert large is not None
+        self._count_received(self._size - self._given)
+        if self._size <= large.size:
+            for piece in pieces:
+                large.add(piece)
+            if is_last and large.is_whole:
+                self._answer_large()
+            elif is_last:
+                self._pass_on((), is_last=True)
+        else:  # more than was announced
+            self._pass_on(pieces, is_last=is_last)
+
+    def collect(self, begun: bytes) -> bool:
+        """Receive a large body whole if it may be answered without a task; return whether it is.
+
+        Args:
+            begun: The first bytes.
+        """
+        size = self.head.length
+        if size < 0:
+            size = message_size(begun)
+        if size <= COUNTED or not self.is_collected(self._connection.prompt(self), size, begun):
+            return False
+        pieces, self._whole = self._whole or (), None
+        self.has_begun = self.is_filling = True
+        self._wait_for(self._come_slowly)
+        self._fill(pieces, is_last=False)
+        return True
+
+    def _waits(self) -> bool:
+        """Wait a moment for the first bytes, if the request may be answered without a task."""
+        if self._patience is not None:  # it has waited
+            return False
+        prompt = self._connection.prompt(self)
+        if prompt is None or prompt is never:
+            return False
+        self._wait_for(self.enter)
+        return True
+
+    def _wait_for(self, end: Callable[[], None]) -> None:
+        self._wait_no_more()
+        self._patience = asyncio.get_running_loop().call_later(RESERVED_S, end)
+
+    def _wait_no_more(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _come_slowly(self) -> None:
+        self._pass_on(())
+
+    def _answer_large(self) -> None:
+        """Answer a request whose large body has been received whole."""
+        self.is_filling = False
+        self._wait_no_more()
+        arrival, lag = self.arrival, self.lag
+        prompt = self._connection.prompt(self)
+        self.arrival, self.lag = arrival, lag
+        if prompt is None or not prompt(self):
+            self.body = self.give_up()
+            self.run(self._app)
+
+    def _pass_on(self, pieces: Iterable[bytes | memoryview], *, is_last: bool = False) -> None:
+        """Call the application with a body that comes slowly, or has another size than announced."""
+        self.is_filling = False
+        self._wait_no_more()
+        self.put(b"".join((self.give_up(), *pieces)), is_last=is_last)
+        self.run(self._app)
+
     def enter(self) -> None:
-        """Call the application before the body is complete."""
-        self.has_begun = True
-        whole, self._whole = self._whole, None
-        for piece in whole or ():
+        """Call the application before the body is complete, unless the body is to be received whole."""
+        whole = self._whole or ()
+        if (self.collect(whole[0]) if whole else self._waits()) or self.is_whole:
+            return
+        self._wait_no_more()
+        self.has_begun, self._whole = True, None
+        for piece in whole:
             self.put(piece, is_last=False)
         if self.head.expects:
             self._connection.emit(self._in_frames(header_block(100, ()), 0))
@@ -184,6 +283,10 @@ class Stream(Exchange):
         """See :class:`~salver.transport.exchange.Exchange`."""
         if self._given >= self._size:
             return  # the whole body arrived before the application was called
+        self._count_received(size)
+
+    def _count_received(self, size: int) -> None:
+        """Let the caller send as many bytes more."""
         self._given += size
         self._connection.give_credit(size)
         self._credit += size
@@ -364,6 +467,11 @@ class Stream(Exchange):
     def _over(self) -> None:
         connection = self._connection
         connection.forget(self)
+        if self.large is not None:
+            self.is_filling = False
+            self.free()
+        if self._patience is not None:
+            self._wait_no_more()
         if self._given < self._size:
             connection.give_credit(self._size - self._given)
             self._given = self._size

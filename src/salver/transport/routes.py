@@ -74,7 +74,8 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
         most_inflated: Most bytes of an inflated request body; 0 = the limit of all bodies.
         timeout_s: Seconds that a call may take; 0 = no limit.
         post: Answers small requests without a task; None = a task is needed.
-        collects: Whether a large body is received whole, because ``post`` answers most of them.
+        lead: Returns the bytes before the tensors of a large body, which is then received whole; None = it is
+            not, because ``post`` does not answer it.
         foresee: Refuses a request of which only the head has come, by raising; None = none is refused so.
         load_report: Returns the headers with a model's load, in the caller's form (``orca.py``).
         changes, group: Set by the router from the operation's rows.
@@ -88,7 +89,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     most_inflated: int = 0
     timeout_s: float = 0.0
     post: PostMethod | None = None
-    collects: Callable[[Route, Mapping[bytes, bytes]], bool] | None = None
+    lead: Callable[[Route, Mapping[bytes, bytes]], int | None] | None = None
     foresee: Callable[[Route, Call], None] | None = None
     load_report: Callable[[Route, bytes], Headers] | None = None
     changes: bool = True

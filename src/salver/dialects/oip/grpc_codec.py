@@ -170,6 +170,18 @@ class InferMessages:
             self._known.add(key, new)
         return request
 
+    def lead(self, size: int, begun: bytes) -> int:
+        """Return the bytes before the tensors of a large message that begins like this; 0 = unknown."""
+        known = self._known.get((size, begun[:_NAMED]))
+        return 0 if known is None else known.at
+
+    def read_known(self, message: memoryview) -> InferRequest | None:
+        """Decode a large request if its layout is known; None = it is not."""
+        known = self._known.get((len(message), bytes(message[:_NAMED])))
+        if known is None or any(message[at : at + len(piece)] != piece for at, piece in known.around):
+            return None
+        return known.form.request(known.model, known.version, message, known.at)
+
     def is_slow(self, message: bytes) -> bool:
         """Return whether reading a large message would block the event loop."""
         known = self._known.get((len(message), message[:_NAMED]))

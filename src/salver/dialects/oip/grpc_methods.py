@@ -51,6 +51,8 @@ class OpenInferenceGrpc(Codec[InferRequest, Reply]):
         messages = wire.InferMessages(rules.regions, ignores_surplus=rules.ignores_surplus)
         self.read = messages.read
         self.is_slow = messages.is_slow
+        self.read_known = messages.read_known
+        self.lead = messages.lead
         self._write = messages.write
         self._forms = forms
 
@@ -120,6 +122,7 @@ class OpenInferenceMethods:
             {_STREAM_INFER: self._stream},
             posts={_INFER: self._post},
             targets={_INFER: wire.target},
+            leads={_INFER: self._lead},
             inferring=frozenset((_INFER,)),
             services=(SERVICE,),
             messages=build,
@@ -157,10 +160,18 @@ class OpenInferenceMethods:
         return self._door.infer(self._codec, request, request.model, request.version, call)
 
     def _post(
-        self, message: bytes, call: Call, tell: Callable[[Reply | None, Any], None]
+        self, message: bytes | memoryview, call: Call, tell: Callable[[Reply | None, Any], None]
     ) -> Callable[[], None] | None:
-        request = self._codec.read(message)
+        if isinstance(message, bytes):
+            request = self._codec.read(message)
+        elif (recalled := self._codec.read_known(message)) is not None:
+            request = recalled
+        else:
+            return None
         return self._door.post(self._codec, request, request.model, request.version, call, tell)
+
+    def _lead(self, size: int, begun: bytes) -> int:
+        return self._codec.lead(size, begun)
 
     async def _infer_large(self, decoders: Decoders, message: bytes, call: Call) -> Reply:
         """Infer from a large message, which is read in another process."""

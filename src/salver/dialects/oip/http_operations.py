@@ -89,7 +89,7 @@ class OpenInferenceOperations:
                 is_large=True,
                 is_compressible=True,
                 post=self._post,
-                collects=self._collects,
+                lead=self._lead,
                 foresee=self._foresee,
             ),
             "explain_v2": Endpoint(self._explain_v2, is_large=True),
@@ -113,9 +113,12 @@ class OpenInferenceOperations:
     def _post(self, route: Route, http: HttpBody, call: Call, tell: Tell) -> Callable[[], None] | None:
         return self._door.post(self._infer_codec, http, route.model, route.version, call, tell)
 
-    def _collects(self, route: Route, headers: Mapping[bytes, bytes]) -> bool:
-        """Return whether to receive a large body whole: one with raw tensors, unless it may be refused."""
-        return LENGTH in headers and not self._door.foresees(route.model, route.version)
+    def _lead(self, route: Route, headers: Mapping[bytes, bytes]) -> int | None:
+        """Return the bytes of JSON before raw tensors; None if there are none, or it may be refused."""
+        length = headers.get(LENGTH, b"").strip()
+        if not length.isdigit() or len(length) > 8 or self._door.foresees(route.model, route.version):
+            return None
+        return int(length)
 
     def _foresee(self, route: Route, call: Call) -> None:
         self._door.foresee(self._infer_codec, route.model, route.version, call)

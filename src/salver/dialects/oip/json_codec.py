@@ -99,6 +99,8 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
     def weigh(self, http: HttpBody) -> int:
         """Return the bytes that must be parsed; 0 for a known layout."""
         body, header = http.body, http.headers.get(LENGTH)
+        if http.large is not None:
+            return 0 if self._recall(http, http.large) is not None else len(http.large)
         if header is None:
             size = len(body)
         else:
@@ -137,6 +139,8 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         if header is None and not body:
             return _decode_raw(http, signature)
         if header is not None:
+            if http.large is not None and (request := self._recall(http, http.large)) is not None:
+                return request
             length = self._lengths.get(header, 0)
             if length:
                 form = self._known.get(body[:length])
@@ -151,7 +155,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         try:
             root = loads(body) if len(body) < LARGE else loads_large(body)
             if self._takes_short and header is None and (type(root) is not dict or "inputs" not in root):
-                request: InferRequest = short_json.asked(http, root, signature)
+                request = short_json.asked(http, root, signature)
                 if self._most:
                     _check_sizes(request, self._most)
                 return request
@@ -170,6 +174,14 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             if error.about is not None and type(root.get("id")) is str:
                 error.about = root["id"]
             raise
+
+    def _recall(self, http: HttpBody, data: memoryview) -> InferRequest | None:
+        """Return the request of a large body if its layout is known."""
+        length = self._lengths.get(http.headers.get(LENGTH, b""), 0)
+        form = self._known.get(bytes(data[:length]))
+        if form is None or form.size != len(data) - length:
+            return None
+        return form.request(http.model, http.version, data, length)
 
     def _remember(self, header: bytes, text: bytes, request: InferRequest, size: int) -> None:
         """Remember the layout of a request whose tensors are all binary, behind its JSON."""
