@@ -10,8 +10,7 @@ import logging
 import re
 import select
 from collections.abc import Awaitable, Callable
-from functools import lru_cache, partial
-from http import HTTPStatus
+from functools import partial
 from io import BytesIO
 from time import monotonic
 from typing import Any, Final, cast
@@ -20,7 +19,7 @@ from salver.encoding.bodies import room
 from salver.lazy import lazy_imports
 from salver.transport.budget import COUNTED, MOST_HEAD, Share
 from salver.transport.exchange import Exchange, nothing, with_length
-from salver.transport.http1_head import PREFACE, Head, Headers
+from salver.transport.http1_head import PHRASES, PREFACE, Head, Headers, begun_of, head_of, is_bodiless
 from salver.transport.terms import TURN, Refusal, Terms, WrittenConnection, in_turns, scope_of
 from salver.words.errors import SalverError
 from salver.words.messages import Alike
@@ -39,12 +38,6 @@ _MOST_STEPS: Final = 1024
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n){0,64}")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
-_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus if status != 418} | {
-    413: "Request Entity Too Large"
-}
-#: Reason phrases of unknown statuses by their first digit, as in TorchServe's front end.
-_KINDS: Final = {1: "Informational", 2: "Success", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
-_BODILESS: Final = frozenset((204, 304))
 _REPLY: Final = b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
 #: Bytes waiting for the application from which the connection stops reading.
 _MOST_HELD: Final = 1 << 18
@@ -437,7 +430,7 @@ class Connection(WrittenConnection):
         if status == 503:
             kind += b"retry-after: 1\r\n"
         head = b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\nconnection: close\r\n\r\n"
-        self._transport.write(head % (status, _PHRASES[status].encode(), kind, len(body)) + body)
+        self._transport.write(head % (status, PHRASES[status].encode(), kind, len(body)) + body)
         self._loop.call_later(_LINGER_S, self._transport.close)
 
     def _has_room(self, size: int) -> bool:
@@ -605,7 +598,7 @@ class Http1Exchange(Exchange):
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
         """See :class:`Exchange`."""
         if self.may_keep and not self._is_head and self.head.version == "1.1" and len(body) <= TURN:
-            begun = _begun(status, headers)
+            begun = begun_of(status, headers)
             self.answer(status, _REPLY % (begun, len(body), request_id.encode(), body), keeps=True)
             return
         start = {"status": status, "headers": with_length(headers, body, request_id)}
@@ -618,7 +611,7 @@ class Http1Exchange(Exchange):
     def repeat(self, status: int, headers: Headers, body: bytes, alike: Alike) -> None:
         """See :class:`Exchange`."""
         if self.may_keep and not self._is_head and self.head.version == "1.1":
-            begin, end = (_REPLY % (_begun(status, headers), len(body), b"\0", body)).split(b"\0", 1)
+            begin, end = (_REPLY % (begun_of(status, headers), len(body), b"\0", body)).split(b"\0", 1)
             self._connection.repeat(self.head, begin, end, alike)
 
     def run(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -656,49 +649,3 @@ class Http1Exchange(Exchange):
         if self._is_head or is_bodiless(start["status"]):
             self._is_head, self._is_chunked = True, False
         return data
-
-
-@lru_cache(256)
-def _begun(status: int, headers: Headers) -> bytes:
-    """Return the beginning of a reply's head, up to the value of its length."""
-    begun = head_of({"status": status, "headers": headers}, 0, "1.1", True)[0]
-    return begun.removesuffix(b"content-length: 0\r\n\r\n")
-
-
-def is_bodiless(status: int) -> bool:
-    """Return whether answers with this status have no body, whatever their headers say."""
-    return status in _BODILESS
-
-
-def head_of(start: dict[str, Any], size: int | None, version: str, keeps: bool) -> tuple[bytes, bool, bool]:
-    """Return the head of an answer, whether the connection stays open, and whether the body comes in chunks.
-
-    Args:
-        start: ASGI's ``http.response.start``.
-        size: Bytes of the body; None = it is sent in pieces.
-        version, keeps: Properties of the request's head.
-    """
-    status, phrase = start["status"], start.get("reason")
-    if phrase is None:
-        phrase = _PHRASES.get(status) or f"{_KINDS.get(status // 100, 'Unknown Status')} ({status})"
-    lines = [b"HTTP/1.1 %d %b" % (status, phrase.encode("latin-1", "replace"))]
-    has_length, closes, is_said, is_chunked = False, not keeps, False, False
-    for name, value in start["headers"]:
-        if name == b"connection":
-            closes = closes or value == b"close"
-            is_said = True
-            continue
-        has_length = has_length or name == b"content-length"
-        lines.append(b"%b: %b" % (name, value))
-    if not has_length and status not in _BODILESS:
-        if size is not None:
-            lines.append(b"content-length: %d" % size)
-        elif version == "1.1":
-            is_chunked = True
-            lines.append(b"transfer-encoding: chunked")
-        else:
-            closes = True
-    if is_said or closes or version == "1.0":
-        lines.append(b"connection: close" if closes else b"connection: keep-alive")
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines), not closes, is_chunked

@@ -1,9 +1,12 @@
-"""Head of an HTTP/1.1 request.
+"""Heads of HTTP/1.1 requests and answers.
 
-Parsed strictly by RFC 9112: ambiguous heads are refused, which prevents request smuggling. Pure.
+Those of requests are parsed strictly by RFC 9112: ambiguous ones are refused, which prevents request
+smuggling. Pure.
 """
 
 import re
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 #: Preface of an HTTP/2 connection.
@@ -24,6 +27,13 @@ _BREAKS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ABSOLUTE: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _MOST_DIGITS: Final = 18
 Headers = tuple[tuple[bytes, bytes], ...]
+#: Reason phrases of known statuses.
+PHRASES: Final = {status.value: status.phrase for status in HTTPStatus if status != 418} | {
+    413: "Request Entity Too Large"
+}
+#: Reason phrases of unknown statuses by their first digit, as in TorchServe's front end.
+_KINDS: Final = {1: "Informational", 2: "Success", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
+_BODILESS: Final = frozenset((204, 304))
 
 
 class _Malformed(Exception):
@@ -153,3 +163,49 @@ def _origin_form(method: bytes, target: bytes) -> bytes:
     if target == b"*" and method == b"OPTIONS":
         return b"/"
     raise _Malformed
+
+
+@lru_cache(256)
+def begun_of(status: int, headers: Headers) -> bytes:
+    """Return the beginning of a reply's head, up to the value of its length."""
+    begun = head_of({"status": status, "headers": headers}, 0, "1.1", True)[0]
+    return begun.removesuffix(b"content-length: 0\r\n\r\n")
+
+
+def is_bodiless(status: int) -> bool:
+    """Return whether answers with this status have no body, whatever their headers say."""
+    return status in _BODILESS
+
+
+def head_of(start: dict[str, Any], size: int | None, version: str, keeps: bool) -> tuple[bytes, bool, bool]:
+    """Return the head of an answer, whether the connection stays open, and whether the body comes in chunks.
+
+    Args:
+        start: ASGI's ``http.response.start``.
+        size: Bytes of the body; None = it is sent in pieces.
+        version, keeps: Properties of the request's head.
+    """
+    status, phrase = start["status"], start.get("reason")
+    if phrase is None:
+        phrase = PHRASES.get(status) or f"{_KINDS.get(status // 100, 'Unknown Status')} ({status})"
+    lines = [b"HTTP/1.1 %d %b" % (status, phrase.encode("latin-1", "replace"))]
+    has_length, closes, is_said, is_chunked = False, not keeps, False, False
+    for name, value in start["headers"]:
+        if name == b"connection":
+            closes = closes or value == b"close"
+            is_said = True
+            continue
+        has_length = has_length or name == b"content-length"
+        lines.append(b"%b: %b" % (name, value))
+    if not has_length and status not in _BODILESS:
+        if size is not None:
+            lines.append(b"content-length: %d" % size)
+        elif version == "1.1":
+            is_chunked = True
+            lines.append(b"transfer-encoding: chunked")
+        else:
+            closes = True
+    if is_said or closes or version == "1.0":
+        lines.append(b"connection: close" if closes else b"connection: keep-alive")
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines), not closes, is_chunked

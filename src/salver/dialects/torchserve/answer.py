@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from salver.dialects.torchserve.json_layout import STREAM_NEXT, TorchServeReply, all_headers
 from salver.transport.doors import Send
-from salver.transport.http1 import head_of, is_bodiless
+from salver.transport.http1_head import head_of, is_bodiless
 from salver.words.errors import Cancelled
 
 #: Seconds without any room for the next piece, after which the caller counts as gone.
