@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -270,6 +271,28 @@ async def test_who_moves_to_the_canary_on_the_same_server_was_met_before(fleet: 
     assert [bucket.stage for bucket in buckets] == [0, 1]
     assert buckets[0].requests.canary < buckets[1].requests.canary
     assert buckets[1].exposures == Counts()
+
+
+async def test_a_server_whose_clock_is_wrong_is_named_and_the_release_held(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.clock.now = 10 * (time.time() // 10) + 5  # by which the database goes, too
+    one, other = await two(fleet)
+    other.store._clock = lambda: time.time() - 100
+    for _ in range(3):
+        one.serve(["ada", "bo"])
+        other.serve(["cy"])
+        await fleet.wait(10)
+    looks = await one.store.looks("r0")
+    said = looks[-1].entry.facts.clocks
+    assert said.startswith("the clock of server ") and said.endswith(" seconds behind")
+    assert said.count("server") == 1
+    lines = [record.getMessage() for record in caplog.records if "clock" in record.getMessage()]
+    assert len(lines) == len(fleet.servers)  # each says it once
+    assert all(line.startswith("release r0: the clock of server") for line in lines)
+    other.store._clock = None
+    await fleet.wait(20)
+    assert (await one.store.looks("r0"))[-1].entry.facts.clocks == ""
 
 
 async def test_a_server_that_dies_is_waited_for_three_windows_and_what_it_told_counts(

@@ -12,11 +12,12 @@ from salver.features.releases.experiments.windows import (
     JudgedBucket,
     MergedBucket,
     WindowPart,
+    clocks,
     counted_by,
     due,
     silent,
 )
-from salver.words.releases import FIRSTS, NO_STAGE, Bucket, Copies, Counts
+from salver.words.releases import FIRSTS, NO_STAGE, Bucket, Copies, Counts, Lately
 
 T = 1_000_000.0
 
@@ -125,6 +126,41 @@ def test_nobody_is_waited_for_longer_than_three_windows() -> None:
 def test_people_are_not_told_of_servers_that_come_late(seconds: float, late: float, is_missed: int) -> None:
     (told,) = counted_by([CountingServer("a", T - late)], T, seconds)
     assert (told.server, told.silent_seconds, told.is_heard) == ("a", late, not is_missed)
+
+
+def test_clocks_that_differ_by_more_than_a_bucket_are_named_while_their_servers_live() -> None:
+    told = [
+        CountingServer("a", T),
+        CountingServer("b", T - 55, -55.0),
+        CountingServer("c", T + 12, 12.0),
+        CountingServer("d", T + 9, 9.0),
+        CountingServer("dead", T - 155, -55.0),
+    ]
+    said = "the clock of b is 55 seconds behind; the clock of c is 12 seconds ahead"
+    assert clocks(told, T + 5, 10.0) == said
+    assert clocks(told, T + 5, 60.0) == clocks([], T, 10.0) == ""
+
+
+def test_a_metric_that_a_server_does_not_count_is_not_known_and_the_strongest_window_counts() -> None:
+    def seen(server: str, requests: int, window: Lately | None = None, **events: int) -> WindowPart:
+        counts = {name: Counts(number) for name, number in events.items()}
+        lately = {"errors": window} if window else {}
+        bucket = Bucket(
+            T, 10, 0, 0.05, Counts(requests), events=counts, raw=counts, met=Counts(1), lately=lately,
+            blocks={name: (Counts(number), Counts(1)) for name, number in events.items()},
+        )  # fmt: skip
+        return WindowPart(server, 0, bucket)
+
+    most = Lately(Counts(8, 0, 90), Counts(8), Counts(4, 0, 40), Counts(4), 4, 4)
+    weak = Lately(Counts(16, 0, 90), Counts(9), Counts(9, 0, 40), Counts(6), 4, 4)
+    parts = [seen("a", 8, most, errors=1, slow=2), seen("b", 5, weak, errors=3), seen("c", 0)]
+    ((bucket, _),) = due(parts, 10, T + 10, None)
+    assert bucket.events == bucket.raw == {"errors": Counts(4)}
+    assert (bucket.blocks, bucket.met) == ({"errors": (Counts(4), Counts(2))}, Counts(3))
+    assert bucket.lately == {"errors": msgspec.structs.replace(most, servers=2)}
+    # What comes late tells of another time.
+    ((late, _),) = due([parts[0], part("b", 10)], 10, T + 20, JudgedBucket(0, T, T + 10))
+    assert late.lately == {} and late.events == {"errors": Counts(2)}
 
 
 def test_every_field_of_a_bucket_is_added_up_or_set_by_whoever_judges() -> None:

@@ -55,7 +55,7 @@ class LedgerParts:
         self.registered = ServedRegistry(
             registry, plane, Deliverer(registry.ledger, post, time.time), TICK_SECONDS
         )
-        self.store = ReleaseStore(registry.ledger)
+        self.store = ReleaseStore(registry.ledger, time.time)
         self.outcomes = OutcomeStore(registry.ledger, time.time)
         self._shadows = traffic.shadows
         self.releases = Releases(self.store, traffic, Fleet(loaded), self.outcomes, time.time, server)

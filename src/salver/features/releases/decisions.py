@@ -25,11 +25,13 @@ class LocalWaits:
     Attributes:
         missing_since: By release, Unix seconds since which a version of it cannot answer.
         said: By release, what it waits for, as this server has written it.
+        skewed: Releases with servers whose clocks differ.
     """
 
     def __init__(self) -> None:
         self.missing_since: dict[str, float] = {}
         self.said: dict[str, str] = {}
+        self.skewed: set[str] = set()
 
 
 def due_buckets(release: Release, waiting: PendingWork, until: float) -> list[MergedBucket]:

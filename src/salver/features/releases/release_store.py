@@ -5,7 +5,7 @@ weight, the alias that moves. After a crash the last step is complete, and nothi
 several servers take the same step, one succeeds. It decides nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -55,10 +55,15 @@ _IS_HOURLY: Final = FIRST_EVENT.c.metric.contains(first_in("", "in_hour", 0)[:-1
 
 
 class ReleaseStore:
-    """Releases in a ledger."""
+    """Releases in a ledger.
 
-    def __init__(self, ledger: Ledger) -> None:
+    Args:
+        clock: Unix seconds by this server, to be compared with the ledger's clock; None = it is not.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float] | None = None) -> None:
         self._ledger = ledger
+        self._clock = clock
 
     def __repr__(self) -> str:
         return f"<ReleaseStore in {self._ledger!r}>"
@@ -169,11 +174,15 @@ class ReleaseStore:
         return await self._ledger.read(lambda connection: handing_in.witnesses(connection, releases))
 
     async def hand_in(
-        self, server: str, release: str, told: ExchangeProgress, seen: Sequence[BucketObservations]
+        self,
+        server: str,
+        release: str,
+        told: ExchangeProgress,
+        seen: Sequence[BucketObservations],
     ) -> DistinctUnits:
         """Store counts; see :func:`salver.features.releases.window_exchange.hand_in`."""
         return await self._ledger.write(
-            lambda connection: handing_in.hand_in(connection, server, release, told, seen)
+            lambda connection: handing_in.hand_in(connection, server, release, told, seen, self._clock)
         )
 
     async def leave(self, server: str) -> None:

@@ -20,7 +20,7 @@ from salver.features.releases.contact import LedgerContact
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.pending import Pending
 from salver.features.releases.experiments.router import Router
-from salver.features.releases.experiments.windows import PATIENCE, CountingServer, WindowPart
+from salver.features.releases.experiments.windows import PATIENCE, CountingServer, WindowPart, clocks
 from salver.features.releases.fleet import Fleet
 from salver.features.releases.judge import procedure
 from salver.features.releases.judge.judge import judge
@@ -209,7 +209,10 @@ class Releases:
         if release.id in self._followed:
             waiting_for_it = self._traffic.collector.waiting(release.id)
         facts = msgspec.structs.replace(
-            decisions.facts(release, picture.releases), missing=missing, waiting=waiting_for_it
+            decisions.facts(release, picture.releases),
+            missing=missing,
+            waiting=waiting_for_it,
+            clocks=self._clocks(release, waiting, now),
         )
         for bucket, made_of in decisions.due_buckets(release, waiting, until):
             if not after.is_judged:
@@ -257,6 +260,17 @@ class Releases:
             text = "release %s continues without %s, silent for %.0f seconds"
             _LOG.warning(text, release.id, each.server, now - each.until)
         return heard
+
+    def _clocks(self, release: Release, waiting: PendingWork, now: float) -> str:
+        """Return whose clocks differ, as text."""
+        mine = sum(each.ahead for each in waiting.witnesses if each.server == self._server)
+        found = clocks(waiting.witnesses, now - mine, release.bucket_seconds)
+        if found and release.id not in self._here.skewed:
+            _LOG.warning("release %s: %s; it is held until clocks agree", release.id, found)
+        self._here.skewed.discard(release.id)
+        if found:
+            self._here.skewed.add(release.id)
+        return found
 
     def _lacking(self, release: Release, now: float) -> tuple[str, str]:
         """Return why its versions cannot answer here, as text; and again if that has lasted long."""

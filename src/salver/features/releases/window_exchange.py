@@ -7,7 +7,7 @@ there is one row regardless of the server. Parts are merged in ``features/releas
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -58,6 +58,7 @@ _encode: Final = msgspec.json.Encoder().encode
 read_bucket: Final = msgspec.json.Decoder(Bucket).decode
 _Numbers = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
+_NOW: Final = select(func.extract("epoch", func.clock_timestamp()))
 _NO_BLOCK: Final = -(1 << 62)
 _NEAR: Final = 1e-6  # of a block, for starts that are rounded
 
@@ -81,13 +82,13 @@ def leave(connection: Connection, server: str) -> None:
 def witnesses(connection: Connection, releases: Sequence[str]) -> dict[str, tuple[CountingServer, ...]]:
     """Return by release the servers that count it; none before it starts and after it ends."""
     query = (
-        select(WITNESS.c.release, WITNESS.c.server, WITNESS.c.until)
+        select(WITNESS.c.release, WITNESS.c.server, WITNESS.c.until, WITNESS.c.ahead)
         .where(WITNESS.c.release.in_(releases), WITNESS.c.has_left == 0)
         .order_by(WITNESS.c.release, WITNESS.c.server)
     )
     found: dict[str, tuple[CountingServer, ...]] = dict.fromkeys(releases, ())
-    for release, server, until in connection.execute(query):
-        found[release] += (CountingServer(server, until),)
+    for release, *witness in connection.execute(query):
+        found[release] += (CountingServer(*witness),)
     return found
 
 
@@ -113,11 +114,13 @@ def hand_in(
     release: str,
     told: ExchangeProgress,
     seen: Sequence[BucketObservations],
+    clock: Callable[[], float] | None = None,
 ) -> DistinctUnits:
     """Store parts that a server has counted, with their units, unless the release has ended.
 
     Args:
         told: Progress before these parts; parts already stored are not stored twice.
+        clock: Unix seconds by the server; None = it is not compared with the ledger's.
 
     Returns:
         What others have stored meanwhile.
@@ -144,7 +147,8 @@ def hand_in(
     if parts:
         connection.execute(insert(PART), parts)
         until = max(each.bucket.start + each.bucket.seconds for each in seen)
-        connection.execute(update(WITNESS).where(*mine).values(parts=told.parts + len(seen), until=until))
+        counts = {"parts": told.parts + len(seen), "until": until, "ahead": _ahead(connection, mine, clock)}
+        connection.execute(update(WITNESS).where(*mine).values(counts))
     return DistinctUnits({stage: np.concatenate(some) for stage, some in others.items()}, last)
 
 
@@ -152,10 +156,10 @@ def waiting(connection: Connection) -> dict[str, tuple[list[WindowPart], list[Co
     """Return by release the parts that have not been judged, and the servers that will store more."""
     found: dict[str, tuple[list[WindowPart], list[CountingServer]]] = {}
     last = None
-    for release, server, until, has_left, number, body in connection.execute(_TOLD):
+    for release, server, until, ahead, has_left, number, body in connection.execute(_TOLD):
         parts, witnesses = found.setdefault(release, ([], []))
         if not has_left and (release, server) != last:
-            witnesses.append(CountingServer(server, until))
+            witnesses.append(CountingServer(server, until, ahead))
         if number is not None:
             parts.append(WindowPart(server, number, read_bucket(body)))
         last = release, server
@@ -165,7 +169,13 @@ def waiting(connection: Connection) -> dict[str, tuple[list[WindowPart], list[Co
 _ITS_PARTS: Final = (PART.c.release == WITNESS.c.release) & (PART.c.server == WITNESS.c.server)
 _TOLD: Final = (
     select(
-        WITNESS.c.release, WITNESS.c.server, WITNESS.c.until, WITNESS.c.has_left, PART.c.number, PART.c.body
+        WITNESS.c.release,
+        WITNESS.c.server,
+        WITNESS.c.until,
+        WITNESS.c.ahead,
+        WITNESS.c.has_left,
+        PART.c.number,
+        PART.c.body,
     )
     .select_from(WITNESS.outerjoin(PART, _ITS_PARTS))
     .order_by(WITNESS.c.release, WITNESS.c.server, PART.c.number)
@@ -184,6 +194,26 @@ def forget(connection: Connection, release: str) -> None:
     """Delete the exchange data of an ended release."""
     for table in (PART, WITNESS):
         connection.execute(delete(table).where(table.c.release == release))
+
+
+def _ahead(
+    connection: Connection, mine: Sequence[ColumnElement[bool]], clock: Callable[[], float] | None
+) -> float:
+    """Return how far the clock of a server is ahead of the database's.
+
+    SQLite uses the machine's. There the result is negative if another server reported of a later time.
+    """
+    if clock is None:
+        return 0.0
+    if connection.dialect.name == "sqlite":
+        is_its, is_mine = mine
+        latest = connection.scalar(
+            select(func.max(WITNESS.c.until)).where(is_its, ~is_mine, WITNESS.c.has_left == 0)
+        )
+        return 0.0 if latest is None else min(0.0, clock() - latest)
+    before = clock()
+    now = float(connection.execute(_NOW).scalar_one())
+    return (before + clock()) / 2 - now
 
 
 def _goes_on(connection: Connection, release: str) -> bool:

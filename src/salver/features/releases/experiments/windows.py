@@ -20,6 +20,7 @@ _V = TypeVar("_V")
 #: Windows that a server may be late: one is always open, then two more are waited for.
 PATIENCE: Final = 3
 _LEAST_MISSED: Final = 10.0  # seconds
+_LEAST_AHEAD: Final = 1.0  # seconds that may be an error of measurement
 #: Times that differ by less than this fraction of a window are equal.
 _NEAR: Final = 1e-3
 
@@ -45,10 +46,12 @@ class CountingServer(msgspec.Struct, frozen=True):
 
     Attributes:
         until: Unix seconds up to which it has reported.
+        ahead: Seconds that its clock is ahead of the ledger's, or, negative, behind.
     """
 
     server: str
     until: float
+    ahead: float = 0.0
 
 
 class CountedBy(msgspec.Struct, frozen=True):
@@ -59,11 +62,13 @@ class CountedBy(msgspec.Struct, frozen=True):
         silent_seconds: Seconds since its last complete report; up to a bucket and a second is normal.
         is_heard: It reports regularly; else it has been silent for at least three buckets and ten seconds,
             and the judge does not wait for it.
+        ahead_seconds: Seconds that its clock is ahead of the ledger's.
     """
 
     server: str
     silent_seconds: float
     is_heard: bool
+    ahead_seconds: float = 0.0
 
 
 class JudgedBucket(NamedTuple):
@@ -105,7 +110,25 @@ def counted_by(witnesses: Sequence[CountingServer], now: float, seconds: float) 
     A delay of a few short windows is normal on busy servers, as is a slow clock.
     """
     gone = silent(witnesses, now, max(seconds, _LEAST_MISSED / PATIENCE))
-    return tuple(CountedBy(w.server, max(0.0, now - w.until), is_heard=w not in gone) for w in witnesses)
+    return tuple(
+        CountedBy(w.server, max(0.0, now - w.until), is_heard=w not in gone, ahead_seconds=w.ahead)
+        for w in witnesses
+    )
+
+
+def clocks(witnesses: Iterable[CountingServer], now: float, seconds: float) -> str:
+    """Return whose clocks differ by more than a bucket, as text; empty = nobody's.
+
+    Windows of such a server are those of other times, and buckets mix them. Arguments as for :func:`silent`.
+    """
+    found = []
+    for each in witnesses:
+        # By whatever clock, whoever is dead has reported long ago.
+        silence = now - (each.until - each.ahead)
+        if abs(each.ahead) > max(seconds, _LEAST_AHEAD) and silence <= PATIENCE * max(seconds, _LEAST_MISSED):
+            where = "ahead" if each.ahead > 0 else "behind"
+            found.append(f"the clock of {each.server} is {abs(each.ahead):.0f} seconds {where}")
+    return "; ".join(found)
 
 
 def due(
