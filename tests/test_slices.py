@@ -1,25 +1,13 @@
-"""Each dialect and each feature can be taken out: the server starts without it, and serves a model."""
+"""Each dialect and each feature can be taken out: the server serves without it, and the other tests go on."""
 
-import os
-import shutil
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 
 import pytest
+import slices
+from soaking import ONLY
 from zoo import write_mlp
 
-import salver
-
-SOURCE = Path(salver.__file__).parent
-#: Still imported by what lies beside or below them.
-ENTANGLED: frozenset[str] = frozenset()
-SLICES = sorted(
-    path.relative_to(SOURCE).as_posix()
-    for group in ("dialects", "features")
-    for path in (SOURCE / group).iterdir()
-    if (path / "__init__.py").exists()
-)
 PROGRAM = """
 import asyncio, importlib, json, pkgutil, sys, urllib.request
 import salver
@@ -51,15 +39,60 @@ for module in pkgutil.walk_packages(salver.__path__, "salver.", onerror=lambda n
 """
 
 
-@pytest.mark.parametrize("name", [name for name in SLICES if name not in ENTANGLED])
-def test_the_server_serves_without(name: str, tmp_path: Path) -> None:
-    tree = tmp_path / "salver"
-    shutil.copytree(SOURCE, tree, copy_function=os.link)  # with what is compiled, which is valid for links
-    shutil.rmtree(tree / name)
-    write_mlp(tmp_path / "models" / "mlp", 1)
+#: What tests import beside Salver, once for all trees.
+THIRD_PARTY = [
+    "google.protobuf",
+    "grpc",
+    "hypothesis.extra.numpy",
+    "onnxruntime",
+    "orjson",
+    "pytest",
+    "sqlalchemy",
+]
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(THIRD_PARTY)
+
+
+def run(tree: Path, name: str, *options: str) -> str:
+    """Serve a model from a tree, then run pytest there; return the output.
+
+    The process has imported third-party packages, once for all trees.
+    """
+    slices.write_tree(tree, name)
+    write_mlp(tree / "models" / "mlp", 1)
     protocol = "tfs" if name in ("dialects/oip", "dialects/triton") else "oip"
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "models"), protocol, name]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith("200")
+    arguments = [str(tree / "models"), protocol, name]
+    process = FORKS.Process(
+        target=slices.run, args=(tree, tree / "output", PROGRAM, arguments, list(options))
+    )
+    process.start()
+    process.join()
+    said = (tree / "output").read_text()
+    assert process.exitcode == 0, said[-4000:]
+    assert "\n200\n" in f"\n{said}"
+    return said
+
+
+@pytest.mark.parametrize("name", slices.SLICES)
+def test_the_server_serves_without_and_tests_of_the_others_pass(name: str, tmp_path: Path) -> None:
+    left = slices.left_without(name)
+    smoke = [f"tests/{path}" for path in slices.SMOKE if slices.TESTS / path in left]
+    assert len(smoke) > 10
+    assert " passed" in run(tmp_path, name, *smoke)
+
+
+@ONLY
+@pytest.mark.parametrize("name", slices.SLICES)
+def test_all_tests_of_the_others_are_collected_without(name: str, tmp_path: Path) -> None:
+    left = [str(path.relative_to(slices.ROOT)) for path in slices.left_without(name)]
+    assert " tests collected" in run(tmp_path, name, "--collect-only", *left)
+
+
+def test_tests_import_no_slice_that_they_do_not_need() -> None:
+    """What a test file imports beyond the needs of its own folder is in the table, and nothing else."""
+    beyond = {}
+    for path in slices.tests():
+        needed = slices.needs().get(slices.folder_of(path), set())
+        if foreign := slices.imported(path) - needed:
+            beyond[path.relative_to(slices.TESTS).as_posix()] = foreign
+    assert beyond == slices.TOGETHER
