@@ -17,6 +17,7 @@ import uvloop
 from http2_callers import SlowWire, Wire
 from hypothesis import given
 from hypothesis import strategies as st
+from small_applications import answering, measuring
 from waiting import auntil
 
 from salver.transport import http2_frames
@@ -382,14 +383,7 @@ async def test_a_request_that_waits_for_its_turn_is_answered_though_the_server_e
 async def test_others_have_their_turns_while_many_small_chunks_are_read(most: int) -> None:
     sizes: list[int] = []
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        more = True
-        while more:
-            message = await receive()
-            more = message["more_body"]
-            sizes.append(len(message["body"]))
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"%d" % sum(sizes)})
+    app = measuring(sizes)
 
     sent = head("PUT /a HTTP/1.1", "Transfer-Encoding: chunked", "", "")
     wire, terms = Wire(), Terms(app, most)
@@ -498,9 +492,7 @@ async def test_what_is_in_flight_ends_before_the_listener_does() -> None:
 async def test_an_answer_that_its_caller_still_reads_is_not_cut_when_the_listener_ends() -> None:
     size = 32 << 20
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(size)})
+    app = answering(bytes(size))
 
     terms = Terms(app)
     listener = Listener(terms, _bind(FrontConfig(port=0)), grace=60.0)

@@ -17,6 +17,7 @@ from h2.settings import SettingCodes
 from http2_callers import BLOCK, GET, POST, START, Caller, SlowWire, Wire, echo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_applications import answering
 from soaking import size
 from waiting import auntil
 
@@ -69,9 +70,7 @@ async def test_an_answer_of_grpc_ends_with_trailers() -> None:
 async def test_a_large_answer_waits_for_the_window() -> None:
     whole = bytes(range(256)) * 2000
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": whole})
+    app = answering(whole)
 
     caller = Caller(app)
     caller.h2.send_headers(1, GET, end_stream=True)
@@ -87,9 +86,7 @@ async def test_a_large_answer_waits_for_the_window() -> None:
 async def test_a_wider_window_is_acknowledged_before_it_is_used() -> None:
     """Until it hears so, a caller counts by the old one, and ends a stream that sends more (as gRPC does)."""
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(100_000)})
+    app = answering(bytes(100_000))
 
     caller = Caller(app)
     caller.h2.send_headers(1, GET, end_stream=True)
@@ -191,9 +188,7 @@ async def test_an_application_that_fails_resets_its_stream_alone() -> None:
 
 
 async def test_an_answer_before_the_body_is_whole_ends_the_stream() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 413, "headers": []})
-        await send({"type": "http.response.body", "body": b"no"})
+    app = answering(b"no", status=413)
 
     caller = Caller(app)
     caller.h2.send_headers(1, POST)
@@ -251,9 +246,7 @@ async def test_more_streams_than_there_may_be_are_refused() -> None:
 
 
 async def test_who_takes_nothing_of_an_answer_for_long_loses_it() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(100_000)})
+    app = answering(bytes(100_000))
 
     caller = Caller(app)
     caller.h2.send_headers(1, GET, end_stream=True)
@@ -283,9 +276,7 @@ async def test_answers_leave_in_turns_as_their_caller_reads_however_wide_its_win
 ) -> None:
     size = (80 << 20) // streams
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(size)})
+    app = answering(bytes(size))
 
     wire = SlowWire()
     connection = wire.connection = Http2(wire, Terms(app), "http")  # type: ignore[arg-type]
@@ -304,9 +295,7 @@ async def test_answers_leave_in_turns_as_their_caller_reads_however_wide_its_win
 
 
 async def test_large_answers_of_one_connection_leave_side_by_side() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(4 << 20)})
+    app = answering(bytes(4 << 20))
 
     caller = Caller(app)
     caller.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 24})
@@ -326,9 +315,7 @@ async def test_a_window_that_opens_byte_by_byte_costs_a_look_at_one_answer(
     pump = http2.Stream.pump
     monkeypatch.setattr(http2.Stream, "pump", lambda stream: pumped.append(stream.id) or pump(stream))
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(70_000)})
+    app = answering(bytes(70_000))
 
     wire = Wire()
     connection = Http2(wire, Terms(app), "http")  # type: ignore[arg-type]

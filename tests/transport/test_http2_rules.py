@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from h2.events import StreamReset
 from http2_callers import BLOCK, GET, START, Caller, Wire, echo
+from small_applications import measuring
 from waiting import auntil
 
 from salver.transport import http2_frames
@@ -200,14 +201,7 @@ async def test_a_malformed_head_ends_its_stream_alone(headers: list[tuple[str, s
 async def test_others_have_their_turns_while_many_small_frames_are_read() -> None:
     sizes: list[int] = []
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        more = True
-        while more:
-            message = await receive()
-            more = message["more_body"]
-            sizes.append(len(message["body"]))
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+    app = measuring(sizes)
 
     wire = Wire()
     connection = Http2(wire, Terms(app), "http")  # type: ignore[arg-type]
