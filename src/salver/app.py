@@ -69,7 +69,9 @@ class Server:
         )
 
     def __repr__(self) -> str:
-        return f"<Server {self.url}>" if self.listeners.is_open else "<Server not started>"
+        if self.listeners.is_open:
+            return f"<Server {self.url}>"
+        return "<Server not started>"
 
     @property
     def port(self) -> int:

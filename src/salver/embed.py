@@ -119,7 +119,9 @@ class Output:
     def numpy(self) -> Array:
         """Return the array itself; of BYTES an object array of ``bytes``, of BF16 a copy as float32."""
         tensor = self._tensor
-        return bf16_to_fp32(tensor.array) if tensor.datatype is DataType.BF16 else tensor.array
+        if tensor.datatype is DataType.BF16:
+            return bf16_to_fp32(tensor.array)
+        return tensor.array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         array = self.numpy()

@@ -252,7 +252,9 @@ class Kernel(msgspec.Struct, eq=False):
 async def build(features: Iterable[Feature], kernel: Kernel) -> None:
     """Build every feature that the configuration uses, in the order given, into ``kernel.parts``."""
     for feature in features:
-        config = kernel.config.table(feature.name, feature.config) if feature.config else None
+        config = None
+        if feature.config:
+            config = kernel.config.table(feature.name, feature.config)
         if feature.build and feature.is_used(config):
             try:
                 builder = load(feature.build)

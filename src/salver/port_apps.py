@@ -104,7 +104,9 @@ class _LateGrpc:
 
     def find_prompt(self, *call: Any) -> Prompt | None:
         """See :meth:`~salver.transport.grpc.GrpcFront.find_prompt`; None = the methods are not loaded yet."""
-        return None if self._front is None else self._front.find_prompt(*call)
+        if self._front is None:
+            return None
+        return self._front.find_prompt(*call)
 
     async def _first(self, *call: Any) -> None:
         front = await asyncio.to_thread(self.front)

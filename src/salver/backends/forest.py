@@ -101,9 +101,13 @@ class ForestModel:
         scores = scores.reshape(len(scores), -1)
         groups = scores.shape[1]
         if self._gives_all:
-            answer = np.concatenate([1 - scores, scores], axis=1) if groups == 1 else scores
+            answer = scores
+            if groups == 1:
+                answer = np.concatenate([1 - scores, scores], axis=1)
         elif groups > 2:
-            answer = scores.argmax(axis=1)[:, None] if self._gives_classes else scores
+            answer = scores
+            if self._gives_classes:
+                answer = scores.argmax(axis=1)[:, None]
         else:  # for two classes it refers to the second
             answer = scores[:, -1:] > self._threshold if self._gives_classes else scores[:, -1:]
         return self._check({self._output: answer.astype(np.float32)}, inputs)

@@ -40,9 +40,9 @@ class LightgbmBackend:
     def recognise(self, path: Path) -> str | None:
         """Return ``lightgbm`` for a file that begins with ``tree`` and ``version=``."""
         lines = head(path, 64).splitlines()
-        return (
-            "lightgbm" if lines[:1] == [b"tree"] and lines[1:] and lines[1].startswith(b"version=") else None
-        )
+        if lines[:1] == [b"tree"] and lines[1:] and lines[1].startswith(b"version="):
+            return "lightgbm"
+        return None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "LightgbmModel":
         """See :class:`~salver.backends.protocol.Backend`."""

@@ -72,7 +72,9 @@ def _metadata(whole: bytes) -> bytes | None:
             buffer = root.Buffers(entry.Buffer())
             if buffer.DataLength() > _MOST_BYTES:
                 raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB")
-            return bytes(buffer.DataAsNumpy()) if buffer.DataLength() else None
+            if buffer.DataLength():
+                return bytes(buffer.DataAsNumpy())
+            return None
     return None
 
 

@@ -32,7 +32,9 @@ def options_of(manifest: Manifest, known: Collection[str]) -> dict[str, str]:
     options = manifest.config.options
     for key in options:
         if key not in known:
-            choice = f"It knows: {', '.join(sorted(known))}." if known else "It has none; remove it."
+            choice = "It has none; remove it."
+            if known:
+                choice = f"It knows: {', '.join(sorted(known))}."
             raise LoadFailed(
                 f"the {manifest.backend} backend knows no option {key!r}", field=f"options.{key}", fix=choice
             )

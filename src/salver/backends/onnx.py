@@ -233,7 +233,9 @@ def _apply(ort: Any, settings: Any, wish: dict[str, str]) -> None:
 
 
 def _file(path: Path) -> Path:
-    return path / "model.onnx" if path.suffix == ".onnx" and path.is_dir() else path
+    if path.suffix == ".onnx" and path.is_dir():
+        return path / "model.onnx"
+    return path
 
 
 def _closed(*_: object) -> Sequence[Any]:

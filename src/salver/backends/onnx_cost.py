@@ -186,20 +186,26 @@ def _operations(node: Any, shapes: _Shapes) -> float | None:
 
 def _known(node: Any, shapes: _Shapes, *places: int) -> list[_Shape] | None:
     names = [node.input[place] if place < len(node.input) else "" for place in places]
-    return [shapes[name] for name in names] if all(name in shapes for name in names) else None
+    if all(name in shapes for name in names):
+        return [shapes[name] for name in names]
+    return None
 
 
 def _convolution(weight: int) -> _Count:
     def count(node: Any, shapes: _Shapes) -> float | None:
         known = _known(node, shapes, weight)
-        return 2.0 * math.prod(shapes[node.output[0]]) * math.prod(known[0][1:]) if known else None
+        if known:
+            return 2.0 * math.prod(shapes[node.output[0]]) * math.prod(known[0][1:])
+        return None
 
     return count
 
 
 def _transposed(node: Any, shapes: _Shapes) -> float | None:
     known = _known(node, shapes, 0, 1)
-    return 2.0 * math.prod(known[0]) * math.prod(known[1][1:]) if known else None
+    if known:
+        return 2.0 * math.prod(known[0]) * math.prod(known[1][1:])
+    return None
 
 
 def _product(node: Any, shapes: _Shapes) -> float | None:

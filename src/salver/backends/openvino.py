@@ -46,7 +46,9 @@ class OpenVinoBackend:
 
     def recognise(self, path: Path) -> str | None:
         """Return ``openvino-ir`` for XML that begins with a ``net`` of version 10 or 11."""
-        return "openvino-ir" if _NET.match(head(path, 1024)) else None
+        if _NET.match(head(path, 1024)):
+            return "openvino-ir"
+        return None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "OpenVinoModel":
         """See :class:`~salver.backends.protocol.Backend`."""

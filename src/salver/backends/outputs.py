@@ -68,7 +68,9 @@ def _fit(spec: TensorSpec, said: str, value: object, rows: int, has_shape: bool)
     want = spec.datatype.dtype
     if array.dtype != want or spec.datatype is DataType.BYTES:
         array = _cast(spec, said, array)
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    if array.flags.c_contiguous:
+        return array
+    return np.ascontiguousarray(array)
 
 
 def _array(spec: TensorSpec, said: str, value: object) -> Array:

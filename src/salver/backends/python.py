@@ -89,7 +89,9 @@ class PythonBackend:
         Also for source that evidently intended it: the error on loading explains the mistake.
         """
         content = read_source(path)
-        return None if content is None else self.format_of(content, parse(content))
+        if content is None:
+            return None
+        return self.format_of(content, parse(content))
 
     def format_of(self, content: bytes, tree: ast.Module | None) -> str | None:
         """Return ``python`` for source that defines ``class Model``, or plainly means to.
@@ -102,7 +104,9 @@ class PythonBackend:
         if tree is None:
             return "python" if _MEANT.search(content) else None
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-        return "python" if any(c.name == "Model" or _is_alike(c) for c in classes) else None
+        if any(c.name == "Model" or _is_alike(c) for c in classes):
+            return "python"
+        return None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """Run the file, create a ``Model`` (or ``TritonPythonModel``), call its ``load``."""
@@ -207,7 +211,9 @@ def _model_class(module: ModuleType, source: Path, method: str) -> type:
     kind = getattr(module, "Model", None)
     if not isinstance(kind, type):
         own = [n for n, v in vars(module).items() if isinstance(v, type) and hasattr(v, "predict")]
-        fix = f"Rename the class {own[0]} to Model." if own else "Write one with a method predict."
+        fix = "Write one with a method predict."
+        if own:
+            fix = f"Rename the class {own[0]} to Model."
         raise LoadFailed(f"{source} defines no class Model", fix=fix)
     if callable(getattr(kind, method, None)):
         missing = "release" if method == "step" else method

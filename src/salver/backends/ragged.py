@@ -53,7 +53,9 @@ class RaggedModel:
 
 
 def _flat(spec: TensorSpec, names: Collection[str]) -> TensorSpec:
-    return replace(spec, shape=(-1,), labels=()) if spec.name in names else spec
+    if spec.name in names:
+        return replace(spec, shape=(-1,), labels=())
+    return spec
 
 
 def _said(extra: BatchInput) -> TensorSpec:

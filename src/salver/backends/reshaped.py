@@ -48,7 +48,9 @@ def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> Runnable
     seen = Signature(config.inputs, config.outputs)
     has_reshape = bool(reshape.inputs or reshape.outputs)
     if isinstance(model, RequestModel):  # the artefact may add outputs to the configuration
-        return ReshapedRequests(model, seen, reshape) if has_reshape else model
+        if has_reshape:
+            return ReshapedRequests(model, seen, reshape)
+        return model
     told = (*config.outputs, *kept) if config.only_outputs and config.outputs else model.signature.outputs
     given = {spec.name for spec in told}
     if not has_reshape and len(given) == len(model.signature.outputs):
@@ -143,4 +145,6 @@ def _filled(shape: Iterable[int], before: Shape, after: Shape) -> Iterator[int]:
 
 
 def _with_shape(spec: TensorSpec, shapes: Mapping[str, Shape]) -> TensorSpec:
-    return replace(spec, shape=shapes[spec.name]) if spec.name in shapes else spec
+    if spec.name in shapes:
+        return replace(spec, shape=shapes[spec.name])
+    return spec

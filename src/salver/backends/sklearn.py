@@ -56,7 +56,9 @@ class SklearnBackend:
         """Return ``skops`` for an archive with a schema, ``pickle`` for an object of a class."""
         start = uncompressed_head(path, 64) or head(path, 64)
         if start[:2] == b"PK":
-            return "skops" if "schema.json" in zip_members(path) else None
+            if "schema.json" in zip_members(path):
+                return "skops"
+            return None
         if len(start) < 4 or start[0] != 0x80 or start[1] not in (2, 3, 4, 5) or _TORCH_MAGIC in start:
             return None
         # Skip the frame opcode of protocol 4; a pickled object then begins with a reference to its class.
@@ -191,7 +193,9 @@ def _takes_texts(estimator: Any) -> bool:
 def _needs_doubles(estimator: Any) -> bool:
     """Return whether compiled code, such as that of KMeans, needs the number type that it was fitted with."""
     # Nothing in an estimator says so: try it with 32-bit numbers.
-    ask = estimator.predict if hasattr(estimator, "predict") else estimator.transform
+    ask = estimator.transform
+    if hasattr(estimator, "predict"):
+        ask = estimator.predict
     try:
         ask(np.zeros((2, _width(estimator)), np.float32))
     except ValueError:
@@ -241,7 +245,9 @@ def _outputs(estimator: Any) -> tuple[TensorSpec, ...]:
     classes = getattr(estimator, "classes_", None)
     if hasattr(estimator, "predict") and classes is not None and not isinstance(classes, list):
         names = tuple(str(c) for c in classes)
-        kind = DataType.BYTES if np.asarray(classes).dtype.kind in "OUS" else DataType.INT64
+        kind = DataType.INT64
+        if np.asarray(classes).dtype.kind in "OUS":
+            kind = DataType.BYTES
         label = TensorSpec("label", kind, (-1,))
         if not hasattr(estimator, "predict_proba"):
             return (label,)
@@ -262,7 +268,9 @@ def _outputs(estimator: Any) -> tuple[TensorSpec, ...]:
 def _trial(estimator: Any) -> Any:
     columns = _columns(estimator)
     if not columns:
-        return ["", ""] if _takes_texts(estimator) else np.zeros((2, _width(estimator)))
+        if _takes_texts(estimator):
+            return ["", ""]
+        return np.zeros((2, _width(estimator)))
     values: dict[str, list[Any]] = {
         n: [""] if kind is DataType.BYTES else [0.0] for n, kind in columns.items()
     }
@@ -275,4 +283,6 @@ def _trial(estimator: Any) -> Any:
 
 
 def _dense(values: Any) -> Any:
-    return values.toarray() if hasattr(values, "toarray") else values
+    if hasattr(values, "toarray"):
+        return values.toarray()
+    return values

@@ -74,7 +74,9 @@ class TensorFlowBackend:
         if not is_file(proto):
             return None
         fields = [(number, kind) for number, kind, _ in protobuf_fields(proto, 8)]
-        return "savedmodel" if (2, 2) in fields and set(fields) <= {(1, 0), (2, 2)} else None
+        if (2, 2) in fields and set(fields) <= {(1, 0), (2, 2)}:
+            return "savedmodel"
+        return None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "TensorFlowModel":
         """See :class:`~salver.backends.protocol.Backend`."""
@@ -287,7 +289,9 @@ def _specs(tf: Any, tensors: Mapping[str, Any], defaults: Container[str] = ()) -
     specs = []
     for name, info in sorted(tensors.items()):
         if info.WhichOneof("encoding") != "name":
-            kind = "sparse" if info.HasField("coo_sparse") else "ragged, sparse or otherwise composite"
+            kind = "ragged, sparse or otherwise composite"
+            if info.HasField("coo_sparse"):
+                kind = "sparse"
             raise LoadFailed(f"tensor {name!r} is {kind}", fix="Give its parts as outputs of their own.")
         kind = tf.dtypes.as_dtype(info.dtype)
         try:

@@ -72,7 +72,9 @@ class TorchBackend:
         ):
             return "torch-export"
         if "data.pkl" in names:
-            return "torchscript" if "constants.pkl" in names else "torch-weights"
+            if "constants.pkl" in names:
+                return "torchscript"
+            return "torch-weights"
         return None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "TorchModel":
@@ -111,7 +113,9 @@ def _mode(torch: Any, wish: dict[str, str]) -> Callable[[], AbstractContextManag
         except RuntimeError as error:  # once per process, and before its first operation
             _LOG.warning("num_interop_threads has no effect: %s", error)
     switch = ("true", "false")
-    base = torch.inference_mode if choice_of(wish, "inference_mode", switch) == "true" else torch.no_grad
+    base = torch.no_grad
+    if choice_of(wish, "inference_mode", switch) == "true":
+        base = torch.inference_mode
     if choice_of(wish, "disable_optimized_execution", switch[::-1]) == "false":
         return base  # type: ignore[no-any-return]
 
@@ -152,7 +156,9 @@ class TorchModel:
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
-        rows = inputs[self._inputs[0]].shape[0] if self._most and self._inputs else 0
+        rows = 0
+        if self._most and self._inputs:
+            rows = inputs[self._inputs[0]].shape[0]
         if rows <= self._most or not self._most:
             return self._check(self._once(inputs), inputs)
         # An exported program has a fixed upper bound of rows: run larger batches in parts.
@@ -173,7 +179,9 @@ class TorchModel:
             return array.reshape(-1)[0].item()
         # torch has no read-only tensors; a copy protects the batch from a program that writes to its inputs
         value = self._torch.from_numpy(array.copy())
-        return value.view(self._torch.bfloat16) if name in self._halves else value
+        if name in self._halves:
+            return value.view(self._torch.bfloat16)
+        return value
 
     def close(self) -> None:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
@@ -207,8 +215,12 @@ def _exported(torch: Any, manifest: Manifest) -> TorchModel:
     if batched:
         first = found[str(signature.user_inputs[0])].shape[0]
         # A symbolic extent of axis 0 may have an upper bound from torch.export.Dim(max=…).
-        limit = program.range_constraints.get(first.node.expr) if hasattr(first, "node") else None
-        most = int(limit.upper) if limit is not None and str(limit.upper).isdigit() else 0
+        limit = None
+        if hasattr(first, "node"):
+            limit = program.range_constraints.get(first.node.expr)
+        most = 0
+        if limit is not None and str(limit.upper).isdigit():
+            most = int(limit.upper)
     served = Signature(inputs, outputs, batched, "pytorch_export")
     return TorchModel(torch, manifest.id.name, call, served, most=most)
 
@@ -237,7 +249,9 @@ def _declared(torch: Any, manifest: Manifest, program: Any, own: Sequence[str] =
     inputs, outputs = manifest.config.inputs, manifest.config.outputs
     takes, gives = _places(inputs, own, "inputs"), _places(outputs, (), "outputs")
     batched = is_batched(inputs, outputs, manifest.config)
-    platform = "torch_aoti" if manifest.format == "torch-aoti" else "pytorch_module"
+    platform = "pytorch_module"
+    if manifest.format == "torch-aoti":
+        platform = "torch_aoti"
     signature = Signature(inputs, outputs, batched, platform)
     return TorchModel(torch, manifest.id.name, _arranged(torch, program, takes, gives), signature)
 

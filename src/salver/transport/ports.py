@@ -33,7 +33,7 @@ class HeaderInterest(Protocol):
 
 
 class ModelView(Protocol):
-    """What requests can learn of a model."""
+    """Facts of a model that requests ask for."""
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
         """Return a version's id and signature. Raises NotFound or NotReady."""

@@ -175,7 +175,9 @@ class OpenInferenceMethods:
 
     async def _infer_large(self, decoders: Decoders, message: bytes, call: Call) -> Reply:
         """Infer from a large message, which is read in another process."""
-        seconds = None if call.deadline is None else call.deadline - self._clock()
+        seconds = None
+        if call.deadline is not None:
+            seconds = call.deadline - self._clock()
         request = await decoders.call(
             wire.decode_infer, message, NO_REGIONS, self._rules.ignores_surplus, seconds=seconds
         )

@@ -195,14 +195,18 @@ class Answer:
 
     def _add_plain(self, text: str, probabilities: Any) -> list[bytes]:
         self._plain.append(text)
-        logprobs = {"content": of_chat(probabilities)} if probabilities else None
+        logprobs = None
+        if probabilities:
+            logprobs = {"content": of_chat(probabilities)}
         return [self._chunk({"delta": {"content": text}}, None, logprobs)]
 
     def _complete(self, text: str, probabilities: Any) -> list[bytes]:
         if not self._has_begun:
             self._has_begun = True
             text = self._echo + text
-        logprobs = of_completion(probabilities, self._length) if probabilities else None
+        logprobs = None
+        if probabilities:
+            logprobs = of_completion(probabilities, self._length)
         self._plain.append(text)
         self._length += len(text)
         return [self._chunk({"text": text}, None, logprobs)]
@@ -228,7 +232,9 @@ class Answer:
 
     @property
     def _kind(self) -> str:
-        return "chat.completion.chunk" if self._is_chat else "text_completion"
+        if self._is_chat:
+            return "chat.completion.chunk"
+        return "text_completion"
 
     def _chunk(self, content: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> bytes:
         """Return an event; empty unless the request asks for a stream."""
@@ -248,7 +254,9 @@ def _bytes(tensor: Tensor | None) -> bytes:
     if tensor.array.size > 1:
         raise ModelFailed(f"Expected to find 1 string in the output, found {tensor.array.size} instead.")
     value = tensor.array.ravel()[0]
-    return value if isinstance(value, bytes) else str(value).encode()
+    if isinstance(value, bytes):
+        return value
+    return str(value).encode()
 
 
 def text_in(tensor: Tensor | None) -> str:

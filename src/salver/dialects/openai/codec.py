@@ -207,7 +207,9 @@ def embeddings(request: EmbeddingRequest, vectors: Sequence[Array], tokens: int 
     if request.encoding_format == "base64":
         shown = [base64.b64encode(v.astype("<f4").tobytes()).decode() for v in vectors]
     data = [{"object": "embedding", "index": at, "embedding": v} for at, v in enumerate(shown)]
-    usage = None if tokens is None else {"prompt_tokens": tokens, "total_tokens": tokens}
+    usage = None
+    if tokens is not None:
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return HttpReply(200, dumps({"object": "list", "data": data, "model": request.model, "usage": usage}))
 
 

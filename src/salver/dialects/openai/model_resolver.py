@@ -242,7 +242,9 @@ def _loras(folder: Path) -> tuple[str, ...] | None:
             enabled = _json(arguments, _MOST_LIST).get("enable_lora", False)
             if str(enabled).lower() != "true":
                 return ()
-        return tuple(_json(listed, _MOST_LIST)) if listed.is_file() else None
+        if listed.is_file():
+            return tuple(_json(listed, _MOST_LIST))
+        return None
     except LoadFailed:  # a model.json may be anything
         return None
 

@@ -118,7 +118,9 @@ class OpenAiOperations:
         if not call.is_large:
             return parse(body)
         call.is_large = False  # the data plane need not decode it elsewhere
-        return await self._decoders.call(parse, body) if self._decoders else parse(body)
+        if self._decoders:
+            return await self._decoders.call(parse, body)
+        return parse(body)
 
     async def _embed(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         call.protocol = EmbeddingCodec.protocol

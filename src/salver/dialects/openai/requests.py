@@ -49,7 +49,9 @@ class Generation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     @property
     def stops(self) -> list[str]:
         """Return the texts that end the answer."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if isinstance(self.stop, str):
+            return [self.stop]
+        return self.stop or []
 
     @property
     def wants_usage(self) -> bool:
@@ -136,12 +138,16 @@ class ChatRequest(Generation, kw_only=True, forbid_unknown_fields=True):
         """Number of likeliest tokens to return at each position; None = no probabilities."""
         if not self.logprobs:
             return None
-        return 1 if self.top_logprobs is None else self.top_logprobs
+        if self.top_logprobs is None:
+            return 1
+        return self.top_logprobs
 
     @property
     def most_tokens(self) -> int | None:
         """Return the limit of the answer in tokens; None = not given."""
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        if self.max_completion_tokens is None:
+            return self.max_tokens
+        return self.max_completion_tokens
 
     @property
     def forced_tool(self) -> str:

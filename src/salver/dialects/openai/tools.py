@@ -127,7 +127,9 @@ def read_whole(text: str, parser: Literal["llama3", "mistral"], most: int) -> tu
     """
     reader = ToolCalls(parser, most)
     plain, calls = reader.read(text)
-    return ("", calls) if calls and not (plain + reader.rest()).strip() else (text, [])
+    if calls and not (plain + reader.rest()).strip():
+        return ("", calls)
+    return (text, [])
 
 
 def call_id(parser: Parser, new_id: Callable[[], str]) -> str:

@@ -56,7 +56,9 @@ def _check_sizes(sizes: Any, rows: int, *, splits: bool) -> None:
     if any(a >= b for a, b in itertools.pairwise(sizes)) or any(size < 1 for size in sizes):
         raise InvalidInput("allowed_batch_sizes entries must be monotonically increasing")
     if sizes and sizes[-1] != rows:
-        must = "be equal to max_execution_batch_size" if splits else "match max_batch_size"
+        must = "match max_batch_size"
+        if splits:
+            must = "be equal to max_execution_batch_size"
         raise InvalidInput(
             f"Last entry in allowed_batch_sizes must {must}; last entry was {sizes[-1]}; expected {rows}"
         )

@@ -61,7 +61,9 @@ def decimal(value: "float | np.floating[Any]") -> str:
     >>> [decimal(value) for value in (2.0, 9e6, 1 / 3, np.float32(1 / 3), -math.inf)]
     ['2.0', '9e+06', '0.33333333333333331', '0.333333343', '-Infinity']
     """
-    return _single(float(value)) if isinstance(value, np.float32) else _double(float(value))
+    if isinstance(value, np.float32):
+        return _single(float(value))
+    return _double(float(value))
 
 
 def _single(value: float) -> str:

@@ -77,7 +77,9 @@ def _kind(name: str, value: Any) -> str:
 
 def _value(name: str, value: Any, kind: str) -> Any:
     if kind == "bytes_list":
-        return base64_of(value) if type(value) is dict else value.encode("utf-8", "surrogateescape")
+        if type(value) is dict:
+            return base64_of(value)
+        return value.encode("utf-8", "surrogateescape")
     if kind == "float_list":
         return float(value)
     if value > _MOST:

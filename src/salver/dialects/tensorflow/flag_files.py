@@ -111,7 +111,9 @@ def tls(file: str) -> tuple[str, str, str]:
         (folder / name).write_text(text)
         return str(folder / name)
 
-    authority = write("ca.pem", config.custom_ca) if config.client_verify else ""
+    authority = ""
+    if config.client_verify:
+        authority = write("ca.pem", config.custom_ca)
     return write("cert.pem", config.server_cert), write("key.pem", config.server_key), authority
 
 
@@ -139,7 +141,9 @@ def platform(file: str) -> Platform:
             fix=f"Use tensorflow.serving.{_ADAPTERS[0]}.",
         )
     adapter = tf_text.unpacked(packed)
-    bundle = adapter.legacy_config if name == _ADAPTERS[0] else adapter.config
+    bundle = adapter.config
+    if name == _ADAPTERS[0]:
+        bundle = adapter.legacy_config
     threads = bundle.session_config
     keys: list[str] = []
     for field, value in bundle.ListFields():

@@ -56,7 +56,9 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Return the name in TensorFlow Serving's error texts."""
-        return f"Latest({self.name})" if self.version is None else f"Specific({self.name}, {self.version})"
+        if self.version is None:
+            return f"Latest({self.name})"
+        return f"Specific({self.name}, {self.version})"
 
 
 def parse(name: str, message: bytes) -> Any:
@@ -203,7 +205,9 @@ class TaskCodec(HeadCodec):
         """Return an InferenceResult message."""
         answer = _READ["InferenceResult"]()
         write_spec(answer.model_spec, response, self._spec.signature)
-        result = answer.classification_result if self._method == CLASSIFY else answer.regression_result
+        result = answer.regression_result
+        if self._method == CLASSIFY:
+            result = answer.classification_result
         write_result(result, self._method, response.outputs, _count(request))
         return answer
 

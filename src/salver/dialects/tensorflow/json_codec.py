@@ -37,7 +37,9 @@ def servable_name(model: str, version: str) -> str:
     >>> servable_name("m", ""), servable_name("m", "3")
     ('Latest(m)', 'Specific(m, 3)')
     """
-    return f"Specific({model}, {version})" if version else f"Latest({model})"
+    if version:
+        return f"Specific({model}, {version})"
+    return f"Latest({model})"
 
 
 def servable_not_found(name: str, error: SalverError) -> NotFound:
@@ -113,7 +115,9 @@ class Predict(ModelCodec):
             return self._forms.read(http, explains=self.explains)
         if self.explains:
             raise no_explainer(http.model)
-        read = read_large(http.body, signature) if len(http.body) >= LARGE else None
+        read = None
+        if len(http.body) >= LARGE:
+            read = read_large(http.body, signature)
         if read is not None:
             key, in_columns, tensors = read.key or DEFAULT, read.in_columns, read.tensors
             chosen = signature.named(key)

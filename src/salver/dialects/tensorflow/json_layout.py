@@ -33,7 +33,9 @@ def quoted(text: str) -> bytes:
 
 
 def _capital(part: re.Match[bytes]) -> bytes:
-    return b"\\u" + part[0][2:].upper() if part[0][1:2] == b"u" else part[0]
+    if part[0][1:2] == b"u":
+        return b"\\u" + part[0][2:].upper()
+    return part[0]
 
 
 def rows(tensor: Tensor, depth: int) -> list[bytes]:
@@ -155,12 +157,16 @@ def object_of(members: Sequence[tuple[bytes, bytes]], depth: int) -> bytes:
 
 def list_of(items: Sequence[bytes], depth: int) -> bytes:
     """Return a list of texts, each on lines of its own; an empty list on one line."""
-    return b"[" + _indented(items, depth) + b"]" if items else b"[]"
+    if items:
+        return b"[" + _indented(items, depth) + b"]"
+    return b"[]"
 
 
 def one_line(items: Sequence[bytes], depth: int) -> bytes:
     """Return a list of texts on one line, except for its end."""
-    return b"[" + b", ".join(items) + _line(depth) + b"]" if items else b"[]"
+    if items:
+        return b"[" + b", ".join(items) + _line(depth) + b"]"
+    return b"[]"
 
 
 def _indented(items: Sequence[bytes], depth: int) -> bytes:

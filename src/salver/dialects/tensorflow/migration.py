@@ -103,7 +103,9 @@ class TensorFlowMigration:
 
     def manifests(self, service: Service, installed: Installation) -> "tuple[Manifest, ...]":
         """Return every version of the service's models, for a repository of Salver's."""
-        return () if service.config is None else _manifests(service.config, installed)
+        if service.config is None:
+            return ()
+        return _manifests(service.config, installed)
 
 
 def models_of(config: "ServeConfig") -> tuple["NamedModel", ...]:
@@ -134,7 +136,9 @@ def _command_line(deployment: "Deployment") -> list[str]:
     bases = deployment.base_paths
     if len(bases) == 1:
         return [*_of_one(bases[0]), *words]
-    return [f"--model_config_file={FILES}/{_LIST}", *words] if bases else []
+    if bases:
+        return [f"--model_config_file={FILES}/{_LIST}", *words]
+    return []
 
 
 def _of_one(path: Path) -> list[str]:

@@ -127,7 +127,9 @@ def _versions(model: Any) -> Versions | None:
             return Versions(all=True)
         case "specific":
             numbers = tuple(str(version) for version in policy.specific.versions)
-            return Versions(specific=numbers) if numbers else Versions(latest=0)
+            if numbers:
+                return Versions(specific=numbers)
+            return Versions(latest=0)
         case _:
             return Versions(latest=max(policy.latest.num_versions, 1))
 

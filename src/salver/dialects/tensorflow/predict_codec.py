@@ -208,7 +208,9 @@ class Predict(ModelCodec):
             return InferRequest(
                 self._spec.name, inputs, outputs=known.form.outputs, signature=known.key, any_shape=True
             )
-        parsed = parse_predict(body.message) if body.parsed is None else body.parsed
+        parsed = body.parsed
+        if body.parsed is None:
+            parsed = parse_predict(body.message)
         key = self._spec.signature or DEFAULT
         chosen = signature.named(key)
         if chosen is None:

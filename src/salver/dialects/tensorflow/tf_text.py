@@ -53,4 +53,6 @@ def _near(problem: str) -> str:
         return ""
     known = [field.name for field in message.DESCRIPTOR.fields]
     close = difflib.get_close_matches(unknown[2], known, 1, 0.5)
-    return f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}."
+    if close:
+        return f"Did you mean `{close[0]}`?"
+    return f"Known here: {', '.join(known)}."

@@ -237,5 +237,7 @@ class _Archives:
 
     async def load(self, manifest: Manifest) -> Servable:
         """See :class:`~salver.kernel.serving.fetching.Loads`."""
-        loader = self._unpacking if manifest.format == FORMAT else self._loader
+        loader = self._loader
+        if manifest.format == FORMAT:
+            loader = self._unpacking
         return await loader.load(manifest)

@@ -274,7 +274,9 @@ def grpc_code(status: int) -> int:
     """
     if status in _OF_HTTP:
         return _OF_HTTP[status]
-    return _FAILED_PRECONDITION if 400 <= status < 500 else _INTERNAL
+    if 400 <= status < 500:
+        return _FAILED_PRECONDITION
+    return _INTERNAL
 
 
 #: Body of the answer to bytes that are no HTTP request.

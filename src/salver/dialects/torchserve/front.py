@@ -92,7 +92,9 @@ class TorchServe:
         if target is None:
             if not self._is_common or may_be_own(head.method, head.path, head.query):
                 return None
-            return never if self._find_inner is None else self._find_inner(head)
+            if self._find_inner is None:
+                return never
+            return self._find_inner(head)
         if target.is_shared or head.method == "HEAD" or head.version == "2":
             return None
         headers = self._reader.headers(head.spelled, target)

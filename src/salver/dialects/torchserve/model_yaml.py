@@ -140,7 +140,9 @@ def parse(content: bytes, where: str) -> ModelYaml:
 
 def allowed_range(least: int, most: int) -> str:
     """Return the range of a number, for messages."""
-    return f"at least {least}" if most == _MOST_NUMBER else f"from {least} to {most}"
+    if most == _MOST_NUMBER:
+        return f"at least {least}"
+    return f"from {least} to {most}"
 
 
 def workers_of(

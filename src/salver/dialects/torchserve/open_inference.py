@@ -190,7 +190,9 @@ class OpenInferenceService:
 def _status_of_model(error: SalverError) -> GrpcStatus:
     """Return the status that ends a call about a model."""
     status = inference_status(error)
-    return GrpcStatus(_NOT_FOUND, status.message) if error.code is Code.NOT_FOUND else status
+    if error.code is Code.NOT_FOUND:
+        return GrpcStatus(_NOT_FOUND, status.message)
+    return status
 
 
 def _has_workers(status: HandlerStatus) -> bool:

@@ -64,7 +64,9 @@ def _document() -> dict[str, Any]:
             return {key: expanded(item) for key, item in value.items()}
         if isinstance(value, list):
             return [expanded(item) for item in value]
-        return expanded(shared[value]) if value in shared else value
+        if value in shared:
+            return expanded(shared[value])
+        return value
 
     whole: dict[str, Any] = expanded(document)
     return whole

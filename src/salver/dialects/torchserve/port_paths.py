@@ -56,7 +56,9 @@ class PortPaths:
             if path == b"/metrics":
                 return PathMatch("metrics")
             if not is_own(path):
-                return PathMatch("describe_port") if verb == "OPTIONS" else find_oldest(verb, path)
+                if verb == "OPTIONS":
+                    return PathMatch("describe_port")
+                return find_oldest(verb, path)
         try:
             return find(verb, path, self.surfaces, speaks_oip=self._rules.speaks_oip)
         except SalverError:

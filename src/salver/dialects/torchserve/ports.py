@@ -83,7 +83,9 @@ class TorchServePorts:
             backing = msgspec.structs.replace(self._backing, more=self._more())
             return TorchServe(app, backing, surfaces, access)
 
-        return routes() if surfaces is not None else _Common(app, routes)
+        if surfaces is not None:
+            return routes()
+        return _Common(app, routes)
 
 
 class _Common:

@@ -70,5 +70,7 @@ def _watch(process: "subprocess.Popen[bytes]", stop: threading.Event, end: float
                 continue
             os.killpg(process.pid, signal.SIGKILL)  # pip has processes of its own
             process.wait()
-            return "it was cancelled" if stop.is_set() else "it takes longer than {:g} s"
+            if stop.is_set():
+                return "it was cancelled"
+            return "it takes longer than {:g} s"
         return ""

@@ -94,10 +94,14 @@ async def build(kernel: Kernel, config: None) -> Parts:
         page.add_view(TritonView(tables("metrics", TritonMetricsConfig)))
 
     def tags_of(manifest: Manifest) -> tuple[tuple[str, str], ...]:
-        return metric_tags(manifest.foreign_config) if manifest.foreign_config else ()
+        if manifest.foreign_config:
+            return metric_tags(manifest.foreign_config)
+        return ()
 
     def first_bounds_of(manifest: Manifest) -> tuple[float, ...]:
-        return first_response_bounds(manifest.foreign_config) if manifest.foreign_config else FIRST_BOUNDS
+        if manifest.foreign_config:
+            return first_response_bounds(manifest.foreign_config)
+        return FIRST_BOUNDS
 
     state.tags_of, state.first_bounds_of = tags_of, first_bounds_of
     configs, control = lazily(ModelConfigs, kernel.models), kernel.control

@@ -60,7 +60,9 @@ class Facts(msgspec.Struct, frozen=True):
 
 def metric_tags(config: bytes) -> tuple[tuple[str, str], ...]:
     """Return the owner's labels for the model's metrics (TR-M8)."""
-    return tuple(_parse(config).metric_tags.items()) if config else ()
+    if config:
+        return tuple(_parse(config).metric_tags.items())
+    return ()
 
 
 def first_response_bounds(config: bytes) -> tuple[float, ...]:

@@ -19,4 +19,6 @@ def datatype_named(name: str) -> DataType | None:
     'FP32'
     """
     kind = name.removeprefix("TYPE_")
-    return DataType.BYTES if kind == "STRING" else DATATYPES.get(kind)
+    if kind == "STRING":
+        return DataType.BYTES
+    return DATATYPES.get(kind)

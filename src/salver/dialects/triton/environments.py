@@ -158,7 +158,9 @@ def _model_folder(manifest: Manifest) -> Path:
     folder = manifest.path
     if not folder.is_dir():
         folder = folder.parent
-    return folder.parent if folder.name == manifest.id.version else folder
+    if folder.name == manifest.id.version:
+        return folder.parent
+    return folder
 
 
 def _check(root: Path, model: str) -> tuple[Path, Path]:

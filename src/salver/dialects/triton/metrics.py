@@ -379,4 +379,6 @@ def _labels(pair: _Pair, tags: Tags) -> dict[str, str]:
 
 
 def _words(phase: str) -> str:
-    return "queuing" if phase == "queue" else phase.replace("_", " ")
+    if phase == "queue":
+        return "queuing"
+    return phase.replace("_", " ")

@@ -32,7 +32,9 @@ def _classes(syntax: Syntax) -> Mapping[str, Any]:
 def field_names(message: str) -> Sequence[str] | None:
     """Return the fields of a message such as ``ModelWarmup.Input``; None if there is no such message."""
     found = _classes("proto2").get(message)
-    return None if found is None else [field.name for field in found.DESCRIPTOR.fields]
+    if found is None:
+        return None
+    return [field.name for field in found.DESCRIPTOR.fields]
 
 
 @cache
@@ -45,7 +47,9 @@ def enum_values(name: str) -> Sequence[str]:
         enums = _classes("proto2")[outer].DESCRIPTOR.enum_types_by_name
     else:
         return ()
-    return [value.name for value in enums[inner].values] if inner in enums else ()
+    if inner in enums:
+        return [value.name for value in enums[inner].values]
+    return ()
 
 
 def datatype_numbered(number: int) -> DataType | None:

@@ -50,7 +50,9 @@ def config_before_load(manifest: Manifest, instances: int) -> str:
 
 def _most_rows(manifest: Manifest, signature: Signature) -> int:
     batching = manifest.config.batching
-    return batching.max_rows if signature.batched and batching.enabled else 0
+    if signature.batched and batching.enabled:
+        return batching.max_rows
+    return 0
 
 
 def _config(

@@ -57,7 +57,9 @@ class Caching:
 
     def use(self) -> CacheUse:
         """Return the use and content of the cache."""
-        facts = self._cache.facts() if isinstance(self._cache, MeasuredCache) else None
+        facts = None
+        if isinstance(self._cache, MeasuredCache):
+            facts = self._cache.facts()
         return CacheUse(self._hits, self._misses, self._looking, self._inserting, facts)
 
     def count(self, *, is_hit: bool, looking: float, inserting: float = 0.0) -> None:

@@ -394,7 +394,9 @@ class _Run:
         own, seen = ensemble.graph.reshape.outputs, ensemble.signature.outputs
         tensors, marks = [], self._marks
         for port, spec in zip(ensemble.graph.outputs, seen, strict=True):
-            value = flow.values.get(port.tensor) if port.name in self.bound.outputs else None
+            value = None
+            if port.name in self.bound.outputs:
+                value = flow.values.get(port.tensor)
             if value is None:
                 continue
             array, marks = value.at(port), value.marks

@@ -144,7 +144,9 @@ class _Run:
         traffic = self._traffic
         index = len(self._waits)
         rows = traffic.rows[index] if traffic.rows else 1
-        deadline = None if traffic.patience is None else time + traffic.patience
+        deadline = None
+        if traffic.patience is not None:
+            deadline = time + traffic.patience
         waiting = QueuedRequest(index, rows, None, time, deadline)
         if traffic.levels:
             waiting.level = traffic.levels[index]

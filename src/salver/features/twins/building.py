@@ -35,4 +35,6 @@ class _SavedModelsOnly:
 
     async def find(self, manifest: Manifest) -> tuple[Backend, Manifest] | None:
         """See :class:`~salver.kernel.serving.loading.Substitute`."""
-        return await self._twins.find(manifest) if manifest.backend == "tensorflow" else None
+        if manifest.backend == "tensorflow":
+            return await self._twins.find(manifest)
+        return None

@@ -290,7 +290,9 @@ class HostProcess:
         raise rebuild(reply) if isinstance(reply, RunError) else self.broken(reply)
 
     def _result(self, ran: RunResult, outputs: Mapping[str, Array]) -> Gave:
-        return self._answers(ran, outputs) if self.loaded.asks == "requests" else (outputs, ran.seconds)
+        if self.loaded.asks == "requests":
+            return self._answers(ran, outputs)
+        return (outputs, ran.seconds)
 
     def _answers(
         self, ran: RunResult, outputs: Mapping[str, Array]
@@ -433,7 +435,9 @@ class HostProcess:
         task.add_done_callback(self._tasks.discard)
 
     async def _copy(self, size: int, work: Callable[[], _T]) -> _T:
-        return work() if size <= _OFF_LOOP else await asyncio.to_thread(work)
+        if size <= _OFF_LOOP:
+            return work()
+        return await asyncio.to_thread(work)
 
     def _raise_if_dead(self) -> None:
         if self.dead.done():

@@ -246,7 +246,9 @@ class Engine:
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
         """Run once on each instance, bypassing the queue, for warm-up; return the outputs."""
-        rows = next(iter(inputs.values())).shape[0] if self.signature.batched else 0
+        rows = 0
+        if self.signature.batched:
+            rows = next(iter(inputs.values())).shape[0]
         stack = self._executor.stack
         gave = await self._executor.runner.run_each(stack.alone(inputs))
         for outputs in gave:

@@ -70,7 +70,9 @@ class Executor:
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
         signature, pads = runner.signature, config.batching.pad
-        ragged = RaggedBatch(config.ragged, signature, id.name) if config.ragged != Ragged() else None
+        ragged = None
+        if config.ragged != Ragged():
+            ragged = RaggedBatch(config.ragged, signature, id.name)
         self.stack = Stack(id.name, signature, ragged if self._each is None else None, pads=pads)
         unlike = range(len(signature.inputs)) if pads else ()
         self.admission = Admission(id.name, signature, ragged.inputs if ragged else unlike)

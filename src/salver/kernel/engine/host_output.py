@@ -109,4 +109,6 @@ class HostOutput:
 def _text(line: bytes) -> str:
     text = line[:LONGEST_LINE].decode(errors="backslashreplace").rstrip()
     more = len(line) - LONGEST_LINE
-    return f"{text} … ({more} bytes more)" if more > 0 else text
+    if more > 0:
+        return f"{text} … ({more} bytes more)"
+    return text

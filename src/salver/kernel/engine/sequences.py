@@ -143,7 +143,9 @@ class FillRule:
             ready: Number of requests that may run.
             since: Time since which the first of them may.
         """
-        return now if self.size(ready, now, since)[0] else since + self._delay
+        if self.size(ready, now, since)[0]:
+            return now
+        return since + self._delay
 
     def size(self, ready: int, now: float, since: float) -> tuple[int, str]:
         """Return the number of requests to run now and the reason; 0 = the run is not due yet."""

@@ -91,7 +91,9 @@ class Routes(Generic[CopyT]):
             version: Version or label; empty = the default.
         """
         copy = self.exact.get((name, version)) if version else self.default.get(name)
-        return self.exact.get(self.resolve(name, version)) if copy is None else copy
+        if copy is None:
+            return self.exact.get(self.resolve(name, version))
+        return copy
 
     def resolve(self, name: str, version: str) -> tuple[str, str]:
         """Return model and version that are meant, with labels resolved."""
@@ -102,7 +104,9 @@ class Routes(Generic[CopyT]):
     def of_label(self, name: str) -> tuple[str, str] | None:
         """Return model and label of ``model@label``, or None if there is no such label."""
         model, _, label = name.rpartition("@")
-        return (model, label) if label in self.labels.get(model, ()) else None
+        if label in self.labels.get(model, ()):
+            return (model, label)
+        return None
 
     def publish(self, name: str, copies: Iterable[CopyT], is_let_go: Callable[[ModelId], bool]) -> None:
         """Set the routes of a model.

@@ -72,7 +72,9 @@ class _NamedModels:
 
     def get(self, name: str) -> NamedModel | None:
         """Return the model of a name."""
-        return self._stores[name][0] if name in self._stores else None
+        if name in self._stores:
+            return self._stores[name][0]
+        return None
 
     def replace(self, models: Sequence[NamedModel]) -> None:
         """Replace the models; if a path cannot be opened, nothing changes."""

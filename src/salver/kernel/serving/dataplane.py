@@ -193,7 +193,9 @@ class DataPlane(Generic[BodyT, ReplyT]):
             if rest is not None:
                 await rest
             request, passage = exchange.request, exchange.passage
-            wanted = passage if passage is not None and exchange.is_wanted() else None
+            wanted = None
+            if passage is not None and exchange.is_wanted():
+                wanted = passage
             are_parts = exchange.servable.capabilities.gives_parts
             async with aclosing(_pieces(exchange)) as answer:
                 async for response in answer:
@@ -282,7 +284,9 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 passage.end()
             return None
         posted.use(lease)
-        return posted.give_up if posted.post(post, body, tell) else None
+        if posted.post(post, body, tell):
+            return posted.give_up
+        return None
 
 
 async def _encoded(codec: Codec[BodyT, ReplyT], request: InferRequest, response: InferResponse) -> ReplyT:

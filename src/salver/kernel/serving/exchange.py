@@ -204,7 +204,9 @@ class Exchange(Generic[BodyT, ReplyT]):
         path, call = self._path, self.call
         if path.decoders is None or not call.is_large:
             return self.codec.decode(body, signature)
-        seconds = None if call.deadline is None else call.deadline - path.clock()
+        seconds = None
+        if call.deadline is not None:
+            seconds = call.deadline - path.clock()
         return await path.decoders.decode(self.codec, body, signature, seconds)
 
     # -- the version that answers --------------------------------------------------------------

@@ -80,7 +80,7 @@ _KernelEngine = Engine | StepEngine | DecoupledEngine | SequenceEngine
 
 
 class Adjustment(msgspec.Struct):
-    """What a changed manifest may change of a loaded version.
+    """Changes that a new manifest may make to a loaded version.
 
     Attributes:
         placed: Returns the placement for another number of instances; None = it cannot change.

@@ -79,7 +79,9 @@ def parse_reference(text: str) -> Reference:
     'http://localhost:5000/v2/a/b'
     """
     match = _REFERENCE.fullmatch(text) if len(text) <= 512 else None
-    digest = parse_digest(match["digest"]) if match and match["digest"] else None
+    digest = None
+    if match and match["digest"]:
+        digest = parse_digest(match["digest"])
     if match is None or (match["digest"] and digest is None):
         raise InvalidInput(
             f"oci://{text[:512]} names nothing in a registry",

@@ -52,7 +52,9 @@ class FormHost(HostProcess):
             SalverError: the run could not begin; nothing is called.
         """
         self._raise_if_dead()
-        order = self._form_order(requests, is_lone) if is_small(requests) else None
+        order = None
+        if is_small(requests):
+            order = self._form_order(requests, is_lone)
         self._piece, self._done, self._heard = piece, done, self._hear_end
         if order is not None:
             self._begin(order)

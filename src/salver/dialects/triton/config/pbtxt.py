@@ -94,4 +94,6 @@ def _explain(prefix: str, error: str) -> UnreadableConfig:
 
 def _near(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}"
+    if close:
+        return f"Did you mean `{close[0]}`?"
+    return f"Known here: {', '.join(known)}"

@@ -17,8 +17,12 @@ class TritonPythonBackend(PythonBackend):
 
     def format_of(self, content: bytes, tree: ast.Module | None) -> str | None:
         """Return ``triton_python`` for source that defines ``TritonPythonModel``."""
-        return FORMAT if defines_model(content, tree) else super().format_of(content, tree)
+        if defines_model(content, tree):
+            return FORMAT
+        return super().format_of(content, tree)
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """Load a ``TritonPythonModel`` as Triton does; anything else as a plain class."""
-        return load(manifest, options) if manifest.format == FORMAT else super().load(manifest, options)
+        if manifest.format == FORMAT:
+            return load(manifest, options)
+        return super().load(manifest, options)

@@ -132,7 +132,9 @@ class MetricFamily:
                 raise TritonModelException(f"Error when creating Metric: {label!r} is no name of a label")
         bounds = tuple(float(bound) for bound in buckets or ())
         if (self._kind is MetricKind.HISTOGRAM) != bool(bounds):
-            found = "Unexpected buckets found" if bounds else "Missing required buckets"
+            found = "Missing required buckets"
+            if bounds:
+                found = "Unexpected buckets found"
             raise TritonModelException(f"Failed to create metric. {found}.")
         if any(b <= a for a, b in itertools.pairwise(bounds)):
             raise TritonModelException(

@@ -170,7 +170,9 @@ class TritonModel(Instance):
     def _wait(self, request: InferRequest, sent: SingleResponse) -> Answer | SalverError:
         """Wait for a response that is sent, perhaps from another thread and after execute has returned."""
         response = sent.wait()
-        return self.interpret(request, response) if response else self.failure("no response was sent")
+        if response:
+            return self.interpret(request, response)
+        return self.failure("no response was sent")
 
 
 async def _wait_for(result: Awaitable[object]) -> object:

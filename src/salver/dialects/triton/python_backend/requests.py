@@ -96,7 +96,9 @@ class InferenceTrace:
 
     def get_context(self) -> str | None:
         """Return a JSON object with W3C's ``traceparent``; None if the request is not traced."""
-        return json.dumps({"traceparent": self.span}) if self.span else None
+        if self.span:
+            return json.dumps({"traceparent": self.span})
+        return None
 
 
 class _Options(TypedDict, total=False):

@@ -319,7 +319,9 @@ def as_texts(array: Array) -> Array:
 
 
 def _encode(item: object) -> bytes:
-    return item if isinstance(item, bytes) else str(item).encode()
+    if isinstance(item, bytes):
+        return item
+    return str(item).encode()
 
 
 def triton_string_to_numpy(triton_type_string: str) -> Any:
@@ -329,7 +331,9 @@ def triton_string_to_numpy(triton_type_string: str) -> Any:
 
 def triton_to_numpy_type(data_type: int) -> Any:
     """Return the numpy type of Triton's number; None if numpy has none."""
-    return _BY_NUMBER[data_type - 1] if 1 <= data_type <= len(_BY_NUMBER) else None
+    if 1 <= data_type <= len(_BY_NUMBER):
+        return _BY_NUMBER[data_type - 1]
+    return None
 
 
 def numpy_to_triton_type(data_type: Any) -> int | None:
