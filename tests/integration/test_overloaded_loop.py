@@ -26,6 +26,7 @@ ANSWER = re.compile(
     rb"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
     rb"content-length: (\d+)\r\nx-request-id: ([0-9a-z]+)\r\n\r\n(.*)"
 )
+SIZE = 640_000  # of a large body
 TEXT = {"error": "the objective of 50 ms cannot be met: 0 requests wait. Retry later."}
 
 
@@ -170,31 +171,22 @@ async def test_calls_of_a_turn_are_refused_alike(tmp_path: Path, overload: Overl
         assert (await ask(call()))[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize("sent", [0, 300_000, 639_999])
+@pytest.mark.parametrize("sent", [0, 300_000, SIZE - 1])
 async def test_a_large_body_is_refused_by_its_head_and_discarded(
     tmp_path: Path, overload: Overload, sent: int
 ) -> None:
-    described = {
-        "name": "x",
-        "datatype": "FP32",
-        "shape": [10_000, 16],
-        "parameters": {"binary_data_size": 640_000},
-    }
-    head = json.dumps(
-        {"inputs": [described], "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
-    )
-    body = head.encode() + bytes(640_000)
-    large = request(f"Inference-Header-Content-Length: {len(head)}", body=body)
+    large = request("Content-Type: application/json", body=bytes(SIZE))
+    binary = request("Inference-Header-Content-Length: 70000", body=bytes(SIZE))
     async with serving(tmp_path) as port:
         overload.is_on = True
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for _ in range(3):
-            writer.write(large[: len(large) - 640_000 + sent])
-            answer = await reader.readuntil(b"}")
-            assert ANSWER.fullmatch(answer)
-            assert await refused(port) > 0
-            writer.write(large[len(large) - 640_000 + sent :])  # the connection is kept
+        for index, asked in enumerate((large, binary, large, binary)):
+            begin = len(asked) - SIZE + sent
+            writer.write(asked[:begin])
+            assert ANSWER.fullmatch(await reader.readuntil(b"}"))
+            writer.write(asked[begin:])  # the connection is kept
+            assert await refused(port) == index + 1
         overload.is_on = False
-        writer.write(large)
+        writer.write(request())
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
         writer.close()

@@ -298,11 +298,11 @@ class Connection(WrittenConnection):
             exchange.large.add(begun)
             BodyReader(self, self._transport, exchange.large)
             return
-        if not exchange.is_whole:
+        if exchange.is_whole and self._incoming is not None:  # refused by its head
+            BodyDropper(self, self._transport, self._left - len(begun))
+        else:
             self._enter(exchange)
-        self._pass_on(exchange, begun)
-        if exchange.is_whole and self._incoming is not None:
-            BodyDropper(self, self._transport, self._left)
+            self._pass_on(exchange, begun)
 
     def collected(self) -> None:
         """Answer a request whose large body has been received whole."""

@@ -474,7 +474,7 @@ class Http2(WrittenConnection):
         stream = self._streams.get(id)
         if stream is None or stream.has_begun:
             return stream is not None and stream.is_filling
-        return stream.collect(data[start : start + _LARGE_FRAME])
+        return stream.collect(data[start : start + _LARGE_FRAME]) and stream.is_filling
 
     def _fill(self, stream: Stream, data: bytes, start: int, length: int) -> int:
         """Take a DATA frame, and those with the same header that follow; return where the next frame begins.

@@ -207,7 +207,7 @@ class Stream(Exchange):
             self._pass_on(pieces, is_last=is_last)
 
     def collect(self, begun: bytes) -> bool:
-        """Receive a large body whole if it may be answered without a task; return whether it is.
+        """Receive a large body whole if no task is needed; return whether it is, or was refused.
 
         Args:
             begun: The first bytes.
@@ -216,7 +216,7 @@ class Stream(Exchange):
         if size < 0:
             size = message_size(begun)
         if size <= COUNTED or not self.is_collected(self._connection.prompt(self), size, begun):
-            return False
+            return self.is_whole
         pieces, self._whole = self._whole or (), None
         self.has_begun = self.is_filling = True
         self._wait_for(self._come_slowly)
@@ -266,7 +266,7 @@ class Stream(Exchange):
     def enter(self) -> None:
         """Call the application before the body is complete, unless the body is to be received whole."""
         whole = self._whole or ()
-        if (self.collect(whole[0]) if whole else self._waits()) or self.is_whole:
+        if self.is_whole or (self.collect(whole[0]) if whole else self._waits()) or self.is_whole:
             return
         self._wait_no_more()
         self.has_begun, self._whole = True, None

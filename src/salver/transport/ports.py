@@ -55,10 +55,6 @@ class Foresight(Protocol):
         """
         ...
 
-    def foresees(self, model: str, version: str) -> bool:
-        """Return whether :meth:`foresee` may refuse a request for a model; False if it is unknown."""
-        ...
-
 
 class InferDoor(ModelView, Foresight, Protocol):
     """Entry point for inference (kernel/serving/dataplane.py)."""

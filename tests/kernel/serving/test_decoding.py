@@ -34,7 +34,7 @@ from salver.encoding.values import MAX_STRINGS, MAX_TENSORS
 from salver.kernel.serving import decoding
 from salver.kernel.serving.decode_worker import MOST_VALUES, check
 from salver.kernel.serving.decoding import LARGE, Decoders
-from salver.words.errors import DeadlineExceeded, InvalidInput, SalverError, TooLarge
+from salver.words.errors import DeadlineExceeded, InvalidInput, Overloaded, SalverError, TooLarge
 from salver.words.handlers import SIGNATURE as HANDLER
 from salver.words.messages import InferRequest, Signature, TensorSpec
 from salver.words.tensor import DataType
@@ -158,6 +158,24 @@ async def test_a_refused_body_is_freed_without_the_collector(
     finally:
         gc.enable()
         decoders.close()
+
+
+async def test_a_body_that_waits_for_others_may_be_refused(decoders: Decoders) -> None:
+    delays: list[float] = []
+
+    def check(seconds: float) -> None:
+        delays.append(seconds)
+        if seconds:
+            raise Overloaded("too late")
+
+    body = asked(id="q")
+    for _ in range(2):  # the first one teaches how long it takes
+        found = await asyncio.gather(
+            *(decoders.decode(OpenInferenceHttp(), body, SIGNATURE, None, check) for _ in range(2)),
+            return_exceptions=True,
+        )
+    assert delays[:3] == [0.0, 0.0, 0.0] and delays[3] > 0
+    assert isinstance(found[0], InferRequest) and isinstance(found[1], Overloaded)
 
 
 async def test_small_and_known_bodies_stay_here(decoders: Decoders) -> None:

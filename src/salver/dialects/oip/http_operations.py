@@ -114,9 +114,9 @@ class OpenInferenceOperations:
         return self._door.post(self._infer_codec, http, route.model, route.version, call, tell)
 
     def _lead(self, route: Route, headers: Mapping[bytes, bytes]) -> int | None:
-        """Return the bytes of JSON before raw tensors; None if there are none, or it may be refused."""
+        """Return the bytes of JSON before raw tensors; None if there are none."""
         length = headers.get(LENGTH, b"").strip()
-        if not length.isdigit() or len(length) > 8 or self._door.foresees(route.model, route.version):
+        if not length.isdigit() or len(length) > 8:
             return None
         return int(length)
 

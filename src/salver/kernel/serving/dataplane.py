@@ -119,10 +119,6 @@ class DataPlane(Generic[BodyT, ReplyT]):
             raise
         lease.release()
 
-    def foresees(self, model: str, version: str) -> bool:
-        """Return whether :meth:`foresee` may refuse a request for a model; False if it is unknown."""
-        return self.capabilities(model, version).foresee is not None
-
     async def infer(
         self,
         codec: Codec[BodyT, ReplyT],

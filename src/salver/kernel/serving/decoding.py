@@ -7,12 +7,14 @@ delay one of a megabyte. A lane has one process, started with its first body, an
 """
 
 import asyncio
+import functools
 import logging
 import pickle
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -51,6 +53,8 @@ _START_S: Final = 60.0
 #: Bytes sent or received before the event loop gets its turn: one call for 60 MB would go on for 50 ms or
 #: more, as long as the process keeps up.
 _STEP: Final = 1 << 18
+#: Weight of the newest body in the average pace.
+_NEWEST: Final = 0.2
 _LEAST_MEMORY: Final = 1 << 30
 _MOST_MEMORY: Final = 4 << 30
 _ResultT = TypeVar("_ResultT")
@@ -83,11 +87,14 @@ class Decoders:
         body: _BodyT,
         signature: Signature,
         seconds: float | None = None,
+        check: Callable[[float], None] | None = None,
     ) -> InferRequest:
         """Return ``codec.decode(body, signature)``, run elsewhere if that may take long.
 
         Args:
             seconds: Time limit of the caller; None = no limit.
+            check: Called with the seconds that this is expected to take if others are decoded first, else 0;
+                raises SalverError if that is too long.
 
         Raises:
             SalverError: as the codec; TooLarge: it takes too much memory or time.
@@ -109,7 +116,12 @@ class Decoders:
             return await asyncio.to_thread(codec.decode, body, signature)
         data = body.body if isinstance(body, HttpBody) else body.message
         light = msgspec.structs.replace(body, **{_name_of(body): b""})
+        if check is not None:
+            check(self._lane(data).delay(len(data)))
         return await self.call(_decode, data, codec, light, signature, seconds=seconds)
+
+    def _lane(self, data: bytes) -> "_Lane":
+        return self._lanes[len(data) > MEDIUM]
 
     async def call(
         self, function: Callable[..., _ResultT], data: bytes, *given: Any, seconds: float | None = None
@@ -120,10 +132,10 @@ class Decoders:
             SalverError: as the function; TooLarge: it takes too much memory or time.
             DeadlineExceeded: it was not done in time.
         """
-        lane = self._lanes[len(data) > MEDIUM]
+        lane = self._lane(data)
         work = pickle.dumps((function, given), 5)
         # Not cancelled with its caller: after half a message the process would have to be killed.
-        doing = asyncio.ensure_future(lane.ask(work, data))
+        doing = lane.begin(work, data)
         doing.add_done_callback(_seen)
         try:
             async with asyncio.timeout(seconds):
@@ -192,6 +204,8 @@ class _Lane:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._served: asyncio.Task[Any] | None = None
+        self._given = 0  # bytes of the bodies that are being decoded or wait
+        self._pace = 0.0  # seconds for a byte, averaged
 
     def __repr__(self) -> str:
         return f"<_Lane {self._process.pid if self._process else 'not started'}>"
@@ -199,13 +213,41 @@ class _Lane:
     def has_not_begun(self, doing: "asyncio.Future[Any]") -> bool:
         return not doing.done() and self._served is not doing
 
-    async def ask(self, work: bytes, data: bytes) -> Any:
+    def delay(self, size: int) -> float:
+        """Return the seconds until a body of so many bytes is decoded; 0 = it is the next one."""
+        if not self._given:
+            return 0.0
+        return (self._given + size) * self._pace
+
+    def begin(self, work: bytes, data: bytes) -> "asyncio.Future[Any]":
+        """Begin to decode a body, or to wait for others."""
+        self._given += len(data)
+        doing = asyncio.ensure_future(self._decoded(work, data))
+        doing.add_done_callback(functools.partial(self._ended, len(data)))
+        return doing
+
+    def _ended(self, size: int, doing: "asyncio.Future[Any]") -> None:
+        self._given -= size
+
+    async def _decoded(self, work: bytes, data: bytes) -> Any:
+        text, buffers = await self._ask(work, data)
+        if len(text) < LARGE:
+            told = pickle.loads(text, buffers=buffers)
+        else:
+            told = await asyncio.to_thread(pickle.loads, text, buffers=buffers)
+        return _result(*told)
+
+    async def _ask(self, work: bytes, data: bytes) -> tuple[memoryview, Sequence[Any]]:
         async with self._turn:
             self._served = asyncio.current_task()
             try:
                 sock = self._socket or await self._start()
+                began = monotonic()
                 async with asyncio.timeout(self._patience):
-                    text, buffers = await _exchange(sock, work, data)
+                    answer = await _exchange(sock, work, data)
+                pace = (monotonic() - began) / max(len(data), 1)
+                self._pace += (pace - self._pace) * (_NEWEST if self._pace else 1.0)
+                return answer
             except TimeoutError:
                 self.end()
                 raise TooLarge(f"decoding the request takes more than {self._patience:g} s") from None
@@ -217,11 +259,6 @@ class _Lane:
                 raise
             finally:
                 self._served = None
-        if len(text) < LARGE:
-            told = pickle.loads(text, buffers=buffers)
-        else:
-            told = await asyncio.to_thread(pickle.loads, text, buffers=buffers)
-        return _result(*told)
 
     async def _start(self) -> socket.socket:
         mine, other = socket.socketpair()

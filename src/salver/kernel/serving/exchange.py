@@ -183,7 +183,7 @@ class Exchange(Generic[BodyT, ReplyT]):
                 self.standing = from_parameters(self.standing, parameters)
         if call.forwarded:
             request = _with_headers(request, call.forwarded)
-        if call.lag and call.lag < NO_PLACE_S:
+        if call.lag and (call.lag < NO_PLACE_S or call.is_large):
             request = msgspec.structs.replace(request, came=self._path.clock() - call.lag)
         if servable.capabilities.asks_others:
             request = self._as_span(request)
@@ -207,7 +207,14 @@ class Exchange(Generic[BodyT, ReplyT]):
         seconds = None
         if call.deadline is not None:
             seconds = call.deadline - path.clock()
-        return await path.decoders.decode(self.codec, body, signature, seconds)
+        return await path.decoders.decode(self.codec, body, signature, seconds, self._delay)
+
+    def _delay(self, seconds: float) -> None:
+        """Note that other bodies are decoded first; refuse the request if it can only be late then."""
+        self.call.lag += seconds
+        foresee = self.servable.capabilities.foresee
+        if foresee is not None:
+            foresee(self.call)
 
     # -- the version that answers --------------------------------------------------------------
 
