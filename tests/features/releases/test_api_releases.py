@@ -130,8 +130,8 @@ async def test_one_tells_which_servers_count_it_and_who_has_fallen_silent(world:
     await world.store.attend(RUNNING, "gone", NOW)
     await world.store.leave("gone")
     assert (await world.ask("GET", f"/releases/{RUNNING}")).json["servers"] == [
-        {"server": "one", "silent_seconds": 1.0, "is_heard": True},
-        {"server": "two", "silent_seconds": 40.0, "is_heard": False},
+        {"server": "one", "silent_seconds": 1.0, "is_heard": True, "ahead_seconds": 0.0},
+        {"server": "two", "silent_seconds": 40.0, "is_heard": False, "ahead_seconds": 0.0},
     ]
     assert (await world.ask("GET", f"/releases/{OVER}")).json["servers"] == []
 

@@ -36,8 +36,10 @@ def under_way(**what: Any) -> Release:
 
 def test_a_release_has_a_share_a_state_units_and_evidence() -> None:
     release = under_way(number=3)
-    registry = told([release], {"r0": 0.1})
+    paused = msgspec.structs.replace(release.progress, pauses=2)
+    registry = told([msgspec.structs.replace(release, progress=paused)], {"r0": 0.1})
     ask = registry.get_sample_value
+    assert ask("salver_release_pauses", WHO) == 2
     assert ask("salver_release_share", WHO) == 0.1
     assert [ask("salver_release_units", {**WHO, "arm": arm}) for arm in ("canary", "baseline", "stable")] == [
         600,

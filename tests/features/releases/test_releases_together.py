@@ -17,6 +17,7 @@ from salver.features.ledger.faults import LedgerFailed
 from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import AUDIT, EXPOSURE, FIRST_EVENT, PART, WITNESS
 from salver.features.releases import releases
+from salver.features.releases.carriers import told
 from salver.features.releases.distinct_units import DistinctUnits, met
 from salver.features.releases.experiments.assign import assign
 from salver.features.releases.judge.evidence import Evidence
@@ -26,7 +27,17 @@ from salver.features.releases.judge.replay import replay
 from salver.features.releases.judge.verdict import Decision, Verdict
 from salver.features.releases.release_store import ReleaseStore
 from salver.words.errors import Conflict
-from salver.words.releases import FIRSTS, Arm, Assignment, Bucket, Counts, Outcome, ReleaseState, kept_in
+from salver.words.releases import (
+    FIRSTS,
+    Arm,
+    Assignment,
+    Bucket,
+    Counts,
+    Outcome,
+    ReleaseState,
+    kept_in,
+    unit_numbers,
+)
 
 #: It stays in its first stage.
 LONG = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 1000),), no_data_seconds=1e9)
@@ -152,6 +163,18 @@ async def test_the_blocks_of_time_in_which_a_unit_fails_are_counted_over_all_ser
     assert third == [0, all_of_them - part, part]
     assert [len(places) for places in later] == [*range(4, 14), 13, 13]
     assert later[-1] == [0] * 12 + [all_of_them]
+    [carrier] = await one.store.carriers(await one.one())
+    assert (carrier.metric, carrier.units) == ("errors", Counts(all_of_them))
+    assert [each.blocks for each in carrier.most] == [15] * 5
+    numbers = {f"{number % 2**64:016x}" for number in unit_numbers(some).tolist()}
+    assert {each.unit for each in carrier.most} <= numbers
+    assert [block.units for block in carrier.blocks] == [Counts(all_of_them)] * 3
+    said = list(told(carrier, lambda at: f"{at:.0f}"))
+    assert said[0] == f"errors in this stage: {all_of_them} units of the canary, 0 of its control"
+    assert f"{carrier.most[0].unit} (15)" in said[1] and said[1].startswith(
+        "  units with the most blocks of 60 s"
+    )
+    assert f"{carrier.blocks[0].since:.0f} ({all_of_them} and 0 of the control)" in said[2]
 
 
 async def test_a_pause_by_the_judge_is_continued_by_any_server(

@@ -125,6 +125,16 @@ def test_it_is_told_until_when_it_is_held_or_compared() -> None:
     assert list(rollout_watch.until(over, entry)) == [words]
 
 
+def test_it_is_told_how_often_the_judge_has_paused_it_and_when_it_is_tried_again() -> None:
+    progress = msgspec.structs.replace(release().progress, pauses=2, resumes_at=86_400.0)
+    words = ["paused by the judge 2 times", "the canary gets traffic again at 1970-01-02 00:00:00Z"]
+    off = release(state=ReleaseState.PAUSED, progress=progress, weight=0.0)
+    assert list(rollout_watch.until(off, None)) == words
+    assert all(each in shown(off, None) for each in words)
+    on = release(state=ReleaseState.RUNNING, progress=msgspec.structs.replace(progress, pauses=1))
+    assert list(rollout_watch.until(on, None)) == ["paused by the judge 1 time"]
+
+
 def test_a_proposal_shows_what_it_waits_for() -> None:
     assert "no server that serves this registry has taken it up yet" in shown(release(), None)
     waiting = release(progress=msgspec.structs.replace(release().progress, waits_for="version 8 is LOADING"))

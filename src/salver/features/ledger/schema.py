@@ -361,6 +361,7 @@ FAILING_UNIT: Final = _table(
     _text("metric"),
     Column("stage", Integer, nullable=False),
     _whole("unit"),
+    _text("arm"),
     Column("blocks", Integer, nullable=False),
     _whole("last"),
     _of_release(),

@@ -242,6 +242,7 @@ def explain(
     """
 
     async def tell(store: "ReleaseStore") -> int:
+        from salver.features.releases.carriers import told as carriage
         from salver.features.releases.judge.explain import explain as told
         from salver.features.releases.judge.explain import unseen
 
@@ -267,6 +268,9 @@ def explain(
             line()
             text = told(found.policy, entry.verdict, width_of_terminal())
             prose(f"{moment(entry.verdict.at)}  {text}")
+        for carrier in await store.carriers(found):
+            for words in carriage(carrier, moment):
+                prose(words)
         for words in unseen(found.policy, [entry.bucket for entry in entries]):
             prose(words)
         return 0

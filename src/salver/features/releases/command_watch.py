@@ -116,6 +116,15 @@ def until(release: "Release", entry: "Entry | None") -> Iterator[str]:
         yield f"it is still compared until {moment(release.watched_until)}"
     if release.state.value == "HELD" and entry is not None and entry.verdict.held_since is not None:
         yield f"its hold ends at {moment(entry.verdict.held_since + 60 * release.policy.hold_minutes)}"
+    yield from paused(release)
+
+
+def paused(release: "Release") -> Iterator[str]:
+    """Return how often the judge has paused a release, and when it is tried again."""
+    if count := release.progress.pauses:
+        yield f"paused by the judge {count} time{'s' * (count > 1)}"
+    if release.resumes_at is not None:
+        yield f"the canary gets traffic again at {moment(release.resumes_at)}"
 
 
 def exit_status(release: "Release") -> int:
@@ -244,6 +253,7 @@ def _heading(release: "Release", servers: "Sequence[CountedBy] | None") -> list[
     alias = release.alias and f"@{release.alias}, "
     where = f"{release.id}: {alias}stage {_stage(release)}, since {moment(release.changed)}"
     parts = [head, Text(where, style="dim"), Text(release.waits_for or release.reason)]
+    parts += [Text(words, style="yellow") for words in paused(release)]
     if servers is not None:
         is_well = servers and all(each.is_heard for each in servers)
         parts.append(Text(counted(servers), style="dim" if is_well else "yellow"))

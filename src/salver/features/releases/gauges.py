@@ -36,6 +36,7 @@ class ReleaseGauges:
         harm = _gauge("harm", "Evidence of harm of all metrics together, as a part of what rolls back.")
         units = _gauge("units", "Units that count as evidence, on all servers.", "arm")
         states = _gauge("state", "1 for the state that a release is in, else 0.", "state")
+        pauses = _gauge("pauses", "Times that the judge has taken the traffic from the canary.")
         for release in self._releases.known:
             labels = [release.id, release.model, release.canary]
             share.add_metric(labels, self._releases.shares.get(release.id, 0.0))
@@ -43,11 +44,12 @@ class ReleaseGauges:
                 states.add_metric([*labels, state.value], float(state is release.state))
             if release.fault:  # without other information
                 continue
+            pauses.add_metric(labels, release.progress.pauses)
             evidence, policy = release.evidence, release.policy
             harm.add_metric(labels, math.exp(min(evidence.log_e(policy) + math.log(policy.alpha), _MOST)))
             for arm in ("canary", "baseline", "stable"):
                 units.add_metric([*labels, arm], getattr(evidence.units, arm))
-        yield from (share, harm, units, states)
+        yield from (share, harm, units, states, pauses)
         yield GaugeMetricFamily(
             "salver_ledger_silence_seconds",
             "Since releases were read from the ledger, and what was counted was written there.",

@@ -7,6 +7,7 @@ that. Nothing is decided here.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from salver.features.registry.records import Actor, Model
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.registry_views import actor
 from salver.features.releases import release_views as views
+from salver.features.releases.carriers import told
 from salver.features.releases.experiments.shadows import ShadowReport
 from salver.features.releases.experiments.windows import counted_by
 from salver.features.releases.judge.explain import explain
@@ -263,7 +265,9 @@ async def _explain(ledger: Ledger, asked: ApiRequest) -> Answer:
     look = await last_look(ledger.releases, release)
     if look is None:
         return Answer(Explained(release.waits_for or release.reason))
-    return Answer(Explained(explain(release.policy, look.verdict)))
+    found = await ledger.releases.carriers(release)
+    lines = [words for carrier in found for words in told(carrier, _moment)]
+    return Answer(Explained("\n".join([explain(release.policy, look.verdict), *lines]), found))
 
 
 async def _shadow(ledger: Ledger, asked: ApiRequest) -> Answer:
@@ -297,6 +301,10 @@ async def _wish(ledger: Ledger, what: What, asked: ApiRequest) -> Answer:
     if answer:
         raise Conflict(answer)
     return Answer(views.Wished(wish, answer is not None, views.shown(await ledger.releases.get(name))))
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
 
 
 async def last_look(releases: ReleaseStore, release: Release) -> LastLook | None:

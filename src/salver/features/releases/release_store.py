@@ -28,6 +28,7 @@ from salver.features.registry.aliases import check_guard
 from salver.features.registry.audit import Change
 from salver.features.registry.records import Actor
 from salver.features.releases import window_exchange as handing_in
+from salver.features.releases.carriers import Carrier, carriers
 from salver.features.releases.distinct_units import DistinctUnits, met
 from salver.features.releases.experiments.windows import CountingServer
 from salver.features.releases.judge.policy import MOST_DAYS
@@ -228,6 +229,10 @@ class ReleaseStore:
             )
 
         return await self._ledger.read(read)
+
+    async def carriers(self, release: Release) -> tuple[Carrier, ...]:
+        """Return what carries the evidence; see :func:`salver.features.releases.carriers.carriers`."""
+        return await self._ledger.read(lambda connection: carriers(connection, release))
 
     async def prune(self, now: float, most: int = 10_000) -> int:
         """Delete units of releases that ended long ago, and events of past hours, but no counts.

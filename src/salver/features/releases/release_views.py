@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from salver.features.releases.carriers import Carrier
 from salver.features.releases.experiments.windows import CountedBy
 from salver.features.releases.judge.outlook import Forecast, Outlook, StageOutlook
 from salver.features.releases.judge.policy import Policy
@@ -47,6 +48,8 @@ class ReleaseView(msgspec.Struct, frozen=True):
         reason: Why it is in this state.
         waits_for: What prevents a proposed release from starting.
         watched_until: For a promoted release that is still compared, until when, in Unix seconds.
+        resumes_at: For a release that the judge has paused, Unix seconds from which it is tried again.
+        pauses: How often the judge has paused it.
     """
 
     id: str
@@ -66,6 +69,8 @@ class ReleaseView(msgspec.Struct, frozen=True):
     why: str
     waits_for: str
     watched_until: float | None
+    resumes_at: float | None
+    pauses: int
 
 
 class LastLook(msgspec.Struct, frozen=True):
@@ -104,9 +109,15 @@ class ReleasesQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
 
 
 class Explained(msgspec.Struct, frozen=True):
-    """Findings of the last look and what is missing, as lines of text."""
+    """Findings of the last look and what is missing.
+
+    Attributes:
+        text: Lines of text.
+        carriers: By metric, the units and blocks of time that carry the evidence of the stage.
+    """
 
     text: str
+    carriers: tuple[Carrier, ...] = ()
 
 
 class EvidenceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -322,11 +333,14 @@ def shown(release: Release) -> ReleaseView:
     return ReleaseView(
         stages=len(release.policy.stages),
         waits_for=release.waits_for,
+        pauses=release.progress.pauses,
         **{name: getattr(release, name) for name in _SHOWN},
     )
 
 
-_SHOWN = tuple(name for name in ReleaseView.__struct_fields__ if name not in ("stages", "waits_for"))
+_SHOWN = tuple(
+    name for name in ReleaseView.__struct_fields__ if name not in ("stages", "waits_for", "pauses")
+)
 
 
 def evidence(policy: Policy, looks: tuple[Look, ...]) -> Evidence:

@@ -281,15 +281,22 @@ def _blocks(
         before = [known.get(unit, (0, _NO_BLOCK)) for unit in units.tolist()]
         is_new = np.array([last != block for _, last in before], np.bool_)
         places = np.array([blocks for blocks, _ in before])[is_new]
+        arms = failing.arms[first][is_new]
         latest = np.maximum([last for _, last in before], block)[is_new]
         rows.add(
             connection,
             FAILING_UNIT,
-            {**its, "unit": units[is_new].tolist(), "blocks": (places + 1).tolist(), "last": latest.tolist()},
+            {
+                **its,
+                "unit": units[is_new].tolist(),
+                "arm": [ARMS[arm].value for arm in arms],
+                "blocks": (places + 1).tolist(),
+                "last": latest.tolist(),
+            },
             replaces=True,
         )
         counts = np.zeros((MOST_BLOCKS, len(ARMS)), np.int64)
-        np.add.at(counts, (np.minimum(places, MOST_BLOCKS - 1), failing.arms[first][is_new]), 1)
+        np.add.at(counts, (np.minimum(places, MOST_BLOCKS - 1), arms), 1)
         counts[0] += msgspec.structs.astuple(found.get(metric, (Counts(),))[0])
         last = int(np.flatnonzero(counts.any(axis=1)).max(initial=0))
         found[metric] = tuple(Counts(*by_arm) for by_arm in counts[: last + 1].tolist())

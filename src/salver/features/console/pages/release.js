@@ -131,6 +131,8 @@ function standing(one, look, policy, servers, { text, needed }) {
       counts ? ["Counted by", ...counts] : null,
       ["Model", h("a", { href: at`#/models/${one.model}` }, one.model), one.alias ? (one.ended ? `by @${one.alias}` : `@${one.alias} moves when it is promoted`) : null],
       one.state === "HELD" && look?.verdict.held_since ? ["Held until", moment(look.verdict.held_since + 60 * policy.hold_minutes)] : null,
+      one.pauses ? ["Paused by the judge", one.pauses === 1 ? "once" : `${one.pauses} times`] : null,
+      one.resumes_at ? ["Tried again", moment(one.resumes_at)] : null,
       one.watched_until ? ["Compared until", moment(one.watched_until)] : null,
       one.ended ? ["Finished", moment(one.ended), `after ${duration(one.ended - one.created)}`] : ["Started", moment(one.created)],
     ]),

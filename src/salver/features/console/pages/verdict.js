@@ -23,6 +23,7 @@ export function verdict(one, look, policy, points, lines) {
     case "PROMOTED":
       return told(`${fresh} was promoted${why}.${one.watched_until ? " It is still compared, and proven harm causes a rollback or asks a person." : ""}`, "good");
     case "PAUSED":
+      if (one.resumes_at) return told(`Paused by the judge at ${stage}${why}. All traffic goes to ${old} until it is tried again.`, "warn");
       return told(`Paused at ${stage}${why}. Proven harm still rolls it back.`, "warn", needs(look));
     case "HELD": {
       const until = look?.verdict.held_since ? look.verdict.held_since + 60 * policy.hold_minutes : null;
