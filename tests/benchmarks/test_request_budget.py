@@ -58,6 +58,12 @@ def test_what_is_within_the_margin_is_not_told(budget: Any) -> None:
     assert not budget.exceeded({"x": figures()}, {"x": figures(front=50.0, run=10.0)})
 
 
+def instructions(table: str) -> list[float]:
+    """All numbers of instructions; on a busy machine a turn of the loop more or less is among thousands."""
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| instructions")]
+    return [float(cell) for row in rows for cell in row[2:-1]]
+
+
 def test_two_runs_count_the_same_and_a_smaller_budget_fails(budget: Any, tmp_path: Path) -> None:
     file = tmp_path / "budget.json"
     first = count("--write", "--file", str(file))
@@ -72,5 +78,4 @@ def test_two_runs_count_the_same_and_a_smaller_budget_fails(budget: Any, tmp_pat
     second = count("--file", str(file))
     assert second.returncode == 1, second.stderr
     assert "\ngrpc 16: instructions, admission: " in second.stdout
-    counted = [line for line in second.stdout.splitlines() if line.startswith("| instructions")]
-    assert counted == [line for line in first.stdout.splitlines() if line.startswith("| instructions")]
+    assert instructions(second.stdout) == pytest.approx(instructions(first.stdout), rel=1e-3)

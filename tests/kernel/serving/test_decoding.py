@@ -243,6 +243,14 @@ async def test_a_body_that_takes_too_long_is_given_up_and_the_next_is_decoded() 
     decoders.close()
 
 
+async def test_a_process_that_hardly_got_a_core_is_given_more_time() -> None:
+    decoders = Decoders(patience=1.0)
+    assert await decoders.call(eval, b"__import__('time').sleep(1.3)") is None
+    with pytest.raises(TooLarge, match=r"takes more than 1 s"):
+        await decoders.call(eval, b"[0 for _ in iter(int, 1)]")
+    decoders.close()
+
+
 @pytest.mark.parametrize("work", [b"len(bytearray(1 << 40))", b"__import__('os')._exit(3)"])
 async def test_memory_that_there_is_not_costs_the_request_alone(decoders: Decoders, work: bytes) -> None:
     with pytest.raises(TooLarge, match="more memory"):

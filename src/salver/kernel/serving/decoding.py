@@ -9,11 +9,14 @@ delay one of a megabyte. A lane has one process, started with its first body, an
 import asyncio
 import functools
 import logging
+import math
+import os
 import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -70,7 +73,7 @@ class Decoders:
     """Two child processes that decode, with their queues.
 
     Args:
-        patience: Seconds after which decoding a body is aborted.
+        patience: Seconds after which decoding a body is aborted; three times as many if it hardly got a core.
         memory: Bytes of memory that decoding a body may take; 0 = by the machine's memory.
     """
 
@@ -243,8 +246,7 @@ class _Lane:
             try:
                 sock = self._socket or await self._start()
                 began = monotonic()
-                async with asyncio.timeout(self._patience):
-                    answer = await _exchange(sock, work, data)
+                answer = await self._in_time(_exchange(sock, work, data))
                 pace = (monotonic() - began) / max(len(data), 1)
                 self._pace += (pace - self._pace) * (_NEWEST if self._pace else 1.0)
                 return answer
@@ -259,6 +261,24 @@ class _Lane:
                 raise
             finally:
                 self._served = None
+
+    async def _in_time(self, exchange: Coroutine[Any, Any, _ResultT]) -> _ResultT:
+        """Await an answer for as long as one body may take; three times as long if it hardly got a core."""
+        loop = asyncio.get_running_loop()
+        assert self._process is not None
+        process, began = self._process.pid, loop.time()
+        worked = _worked_s(process)
+        async with asyncio.timeout(self._patience) as limit:
+
+            def prolong() -> None:
+                if _worked_s(process) - worked < self._patience / 2:
+                    limit.reschedule(began + 3 * self._patience)
+
+            nearly_over = loop.call_later(0.95 * self._patience, prolong)
+            try:
+                return await exchange
+            finally:
+                nearly_over.cancel()
 
     async def _start(self) -> socket.socket:
         mine, other = socket.socketpair()
@@ -287,6 +307,15 @@ class _Lane:
         if process is not None:
             process.kill()
             process.wait()
+
+
+def _worked_s(pid: int) -> float:
+    """Return the seconds that a process has had a core; infinity where the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return math.inf
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _result(result: Any, error: SalverError | None, about: str | None) -> Any:
