@@ -193,9 +193,7 @@ def _takes_texts(estimator: Any) -> bool:
 def _needs_doubles(estimator: Any) -> bool:
     """Return whether compiled code, such as that of KMeans, needs the number type that it was fitted with."""
     # Nothing in an estimator says so: try it with 32-bit numbers.
-    ask = estimator.transform
-    if hasattr(estimator, "predict"):
-        ask = estimator.predict
+    ask = estimator.predict if hasattr(estimator, "predict") else estimator.transform
     try:
         ask(np.zeros((2, _width(estimator)), np.float32))
     except ValueError:
