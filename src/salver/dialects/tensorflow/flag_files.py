@@ -141,9 +141,7 @@ def platform(file: str) -> Platform:
             fix=f"Use tensorflow.serving.{_ADAPTERS[0]}.",
         )
     adapter = tf_text.unpacked(packed)
-    bundle = adapter.config
-    if name == _ADAPTERS[0]:
-        bundle = adapter.legacy_config
+    bundle = adapter.legacy_config if name == _ADAPTERS[0] else adapter.config
     threads = bundle.session_config
     keys: list[str] = []
     for field, value in bundle.ListFields():
