@@ -299,7 +299,7 @@ def by_number(arrays: Mapping[str, Array], count: int) -> list[dict[str, Array]]
     parts: list[dict[str, Array]] = [{} for _ in range(count)]
     for key, array in arrays.items():
         index, _, name = key.partition("/")
-        if not index.isdecimal() or int(index) >= count:
+        if not index.isdecimal() or int(index) >= count:  # a host may say anything
             raise ValueError(f"an array called {key!r} of {count} requests")
         parts[int(index)][name] = array
     return parts
@@ -318,10 +318,11 @@ def stacked(parts: Sequence[Sequence[tuple[str, Array]]]) -> dict[str, list[Arra
             if len(part) != len(parts[0]):
                 return None
             other, array = part[index]
+            # Requests with optional inputs may differ in names; those go numbered.
             if other != name or array.dtype != first.dtype or array.shape[1:] != first.shape[1:]:
                 return None
             column.append(array)
-        if not first.ndim:
+        if not first.ndim:  # a scalar has no rows to join
             return None
         columns[name] = column
     return columns or None
@@ -355,6 +356,7 @@ def apart(arrays: Mapping[str, Array], rows: tuple[int, ...], count: int) -> Seq
             return [arrays]
         return by_number(arrays, count)
     total = sum(rows)
+    # Believe nothing that a host says: its model may have written to the channel.
     if len(rows) != count or min(rows) < 0 or any(a.shape[:1] != (total,) for a in arrays.values()):
         raise ValueError(f"stacked arrays that are not {count} times {rows} rows")
     return cut(arrays, rows)
@@ -376,11 +378,12 @@ class Frames:
         buffer += data
         while len(buffer) >= 4:
             length = int.from_bytes(buffer[:4], "little")
+            # Refuse by the length alone, before memory is spent on the content.
             if length > MAX_FRAME:
                 raise ValueError(f"a frame of {length} bytes")
             if len(buffer) < 4 + length:
                 return
-            payload = bytes(buffer[4 : 4 + length])
+            payload = bytes(buffer[4 : 4 + length])  # a copy: the buffer moves on
             del buffer[: 4 + length]
             yield payload
 

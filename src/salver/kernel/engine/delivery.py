@@ -31,6 +31,7 @@ def settle(
     future: asyncio.Future[Any] = waiting.payload[1]
     if not future.done():
         at, batch = dispatch.at, dispatch.batch
+        # Time before an instance was idle is queueing; after that, the rule waited for company.
         idle_from = min(max(waiting.arrived, dispatch.idle_since), at)
         arrived = waiting.arrived
         seconds, ended, split = run
@@ -77,6 +78,7 @@ def end_after(
     waiting: QueuedRequest,
 ) -> None:
     """Call ``end`` with a request that has no answer after so many seconds."""
+    # A timer each, not one for the queue: most are cancelled long before they are due.
     timer = loop.call_later(seconds, end, waiting)
     waiting.payload[1].add_done_callback(lambda _: timer.cancel())
 
@@ -129,6 +131,7 @@ class Ticket:
     def _end(self) -> Callable[[Any, Exception | None], None] | None:
         told, self._told = self._told, None  # it holds the request
         self._is_done = True
+        # Dropped before they run: they refer to timers that refer to the request.
         callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
             callback(self)

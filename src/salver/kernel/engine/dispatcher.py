@@ -47,6 +47,7 @@ class Dispatcher:
         self._may_inline = executor.may_inline and not schedule.waits
         self.turns: PoolMember | None = None
         self._idle = executor.runner.slots  # -1 = a batch is prepared for the next instance
+        # From when an instance waits for work: what a request waits before that is queueing.
         self._idle_since = clock()
         self._ahead: Dispatch | None = None
         self.is_pumping = False
@@ -85,6 +86,7 @@ class Dispatcher:
         self._is_crowded = batcher.depth > 1
         while self._idle > 0 and batcher.depth:
             now = self._clock()
+            # Bulk work must not take the last idle instance, unless there is only one.
             spare = self._idle > 1 or self._executor.runner.slots == 1
             due = batcher.due(now, spare)
             if due is None:
@@ -154,6 +156,7 @@ class Dispatcher:
         ended = self._clock()
         batch = dispatch.batch
         self._schedule.ended(batch.rows, dispatch.at, ended, ok, batch.members[0].size)
+        # A prepared batch waits in the runner's own queue: it has begun by now.
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead is not dispatch:
             self._schedule.began(ahead.at, ended)

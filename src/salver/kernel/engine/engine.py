@@ -218,6 +218,7 @@ class Engine:
         more = slots - runner.slots
         if more > 0:
             await runner.resize(slots)
+        # Fewer: the schedule must not count on instances that are about to go, so it learns of it first.
         self._schedule.load.slots = slots
         self._dispatcher.add(more)
         if more < 0:
@@ -273,6 +274,7 @@ class Engine:
                 deadline = now + self._timeout
         elif deadline <= now:
             raise DeadlineExceeded(LATE)
+        # Before anything is allocated for waiting: this is the whole path of a tiny model.
         answer = self._dispatcher.answer_now(bound, now)
         if answer is not None:
             return answer
@@ -282,6 +284,7 @@ class Engine:
         future: asyncio.Future[RunAnswer] | Ticket = loop.create_future() if tell is None else Ticket(tell)
         waiting.payload = bound, future
         waiting.size = bound.size
+        # Without promise, levels and tenants all requests are equal, and keep the defaults.
         if self._has_places or standing is not ANYBODY:
             self._schedule.targets.place(waiting, standing, brings_deadline, bound.request.came)
         until = math.inf
@@ -292,12 +295,13 @@ class Engine:
             )
         try:
             evicted = self._schedule.admit(waiting)
+        # The queue does not know requests; only here the error can name the one that it refuses.
         except Overloaded as error:
             error.about = bound.request.id
             raise
         if evicted is not None:
             crowd_out(evicted, self._batcher.bound)
-        if not self._dispatcher.is_pumping:
+        if not self._dispatcher.is_pumping:  # else those of the same turn of the loop are together already
             self._dispatcher.pump_soon(loop)
         if deadline is not None:
             end_after(loop, deadline - now, self._expire, waiting)
@@ -323,6 +327,7 @@ class Engine:
         try:
             for part in bound.split(size):
                 asked.append(self._ask(part, deadline, sender, standing))
+            # All parts are in the queue before the first is awaited, so that they can run side by side.
             answers = [await a.payload[1] if isinstance(a, QueuedRequest) else a for a in asked]
         finally:
             for place in asked:
@@ -332,6 +337,7 @@ class Engine:
                     if not future.cancel() and not future.cancelled():
                         future.exception()  # mark as retrieved: one part's error has been raised for all
         outputs = self._executor.stack.joined([answer[0] for answer in answers], bound.outputs)
+        # The parts run at the same time: the caller has waited for the slowest of them.
         slowest = max((answer[1] for answer in answers), key=lambda t: t.queue + t.formation + t.inference)
         return InferResponse(request.model, self.id.version, outputs, request.id, answers[-1][2], slowest)
 

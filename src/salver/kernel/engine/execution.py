@@ -65,11 +65,13 @@ class Executor:
         self._clock = clock
         self._emit = emit
         self._sizes = config.batching.sizes if config.batching.enabled else ()
+        # Asked of the runner itself, because one that pads does not say whether its hosts come back.
         self._returning = runner if isinstance(runner, RestartingRunner) else None
         self.runner = runner = padded(runner, self._sizes) if self._sizes else runner
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
         signature, pads = runner.signature, config.batching.pad
+        # Requests of any shape may share a run of a model that takes them one by one, so it needs no stack.
         ragged = None
         if config.ragged != Ragged():
             ragged = RaggedBatch(config.ragged, signature, id.name)
@@ -93,7 +95,7 @@ class Executor:
             result = self.runner.run_inline(self.stack.inputs([bound]))
             if result is None:
                 return None
-            self.inline_until = ended = self._clock()
+            self.inline_until = ended = self._clock()  # also the end of the run, for its caller
             outputs, seconds = result
             self.stack.check(outputs, bound.rows)
         except ModelFailed:
@@ -193,6 +195,7 @@ class Executor:
         batch = dispatch.batch
         alive = _alive(batch.members)
         middle = len(alive) // 2
+        # A request that has killed two hosts is not given a third.
         returning = self._returning if not dispatch.is_again else None
         if isinstance(error, HostGone):
             middle = 0  # the model has seen none of them: they go to its next host unchanged

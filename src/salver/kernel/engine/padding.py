@@ -46,6 +46,7 @@ def joined(parts: Sequence[Array]) -> Array:
     >>> joined([np.array([[1, 2]]), np.array([[3]])]).tolist()
     [[1, 2], [3, 3]]
     """
+    # Equal extents need no copy of ours: numpy joins them in one.
     tails = {part.shape[1:] for part in parts}
     if len(tails) == 1:
         return np.concatenate(parts)
@@ -54,6 +55,7 @@ def joined(parts: Sequence[Array]) -> Array:
     start = 0
     for part in parts:
         end = start + part.shape[0]
+        # TensorFlow Serving pads with the first element, too, whatever it means to the model.
         whole[start:end] = part.flat[0] if part.size else _nothing(part)
         whole[(slice(start, end), *map(slice, part.shape[1:]))] = part
         start = end
@@ -107,6 +109,7 @@ class PaddedRunner:
         if not isinstance(self._runner, Resizable):
             raise LoadFailed("the number of instances cannot be changed")
         await self._runner.resize(slots)
+        # Last: a failed resize has left the runner as it was.
         self.slots = slots
 
     async def close(self) -> None:
@@ -117,6 +120,7 @@ class PaddedRunner:
         """Return the original rows and the padded inputs."""
         rows = next(iter(inputs.values())).shape[0]
         size = rounded(rows, self._sizes)
+        # Copy nothing where the rows are an allowed size already.
         return rows, inputs if size == rows else filled(inputs, size)
 
     def _cut(self, outputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:

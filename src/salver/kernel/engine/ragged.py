@@ -55,6 +55,7 @@ class RaggedBatch:
         for index, name in enumerate(self._names):
             parts = [part for request in requests if (part := request[index]) is not None]
             if index in self.inputs and parts:
+                # Flat even for a lone request: the model finds its parts by the hidden inputs.
                 inputs[name] = np.concatenate([part.reshape(-1) for part in parts])
             elif parts:
                 inputs[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -87,6 +88,7 @@ class RaggedBatch:
             requests: Arrays and rows of each request.
         """
         parts: list[Mapping[str, Array]] = []
+        # Each output has its own position, because some are split by rows and some by shapes.
         starts = dict.fromkeys(self._outputs, 0)
         for arrays, rows in requests:
             part = {}
@@ -130,7 +132,7 @@ def described(extra: BatchInput, shapes: Sequence[tuple[int, ...]]) -> Array:
         case "accumulated_element_count_with_zero":
             said = [0, *itertools.accumulate(counts)]
         case "max_element_count_as_shape":
-            return np.zeros(max(counts), dtype)
+            return np.zeros(max(counts), dtype)  # its shape is the message, its content is ignored
         case "item_shape" | "item_shape_flatten":
             items = [shape[1:] for shape in shapes for _ in range(shape[0])]
             rows = np.array(items, dtype).reshape(len(items), -1 if items else 0)
@@ -143,5 +145,6 @@ def described(extra: BatchInput, shapes: Sequence[tuple[int, ...]]) -> Array:
 def _filled(spec: tuple[int, ...], source: Array | None) -> tuple[int, ...]:
     """Return the output's shape, with free extents taken from the input at the same position."""
     shape = () if source is None else source.shape
+    # An output may have more dimensions than its input, which then count as 1.
     padded = (*shape, *(1,) * len(spec))
     return tuple(other if extent < 0 else extent for extent, other in zip(spec, padded, strict=False))

@@ -33,6 +33,7 @@ class SignatureRunner:
         self.slots = runner.slots
         self._runner = runner
         self.reruns = isinstance(runner, RestartingRunner) and runner.reruns
+        # A tensor, because it travels to host processes beside the inputs.
         self._mark = np.array(index)
 
     def __repr__(self) -> str:
@@ -87,6 +88,7 @@ class SplitRunner:
 
     def _place(self, inputs: Mapping[str, Array]) -> Runner:
         mark = inputs.get(SIGNATURE)
+        # The first signature is not marked, so that models with one alone see no hidden input.
         return self._places[0 if mark is None else int(mark) + 1]
 
     async def run(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
@@ -131,6 +133,7 @@ class Signatures:
         emit: Callable[[BatchRan], None],
     ) -> "Signatures":
         """Create an engine for each additional signature, with the same rules except learned ones."""
+        # A learned rule was learned from the runs of the first signature.
         policy = config.batching.policy
         if config.batching.policy == "learned":
             policy = "auto"

@@ -77,6 +77,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     def variables(self) -> dict[str, str]:
         """Return its whole environment, with the configured number of threads for its libraries."""
         given = dict(self.interpreter.variables) if self.interpreter is not None else {}
+        # Libraries read these when they are imported, so they must be set before the process starts.
         threads = dict.fromkeys(THREAD_VARIABLES, str(self.options.threads))
         return {**_QUIET, **threads, **_seen(self.hides), **given}
 
@@ -182,6 +183,7 @@ def open_line(name: str, undo: ExitStack, theirs_too: ExitStack) -> HostChannels
     output, their_output = os.pipe()
     undo.callback(os.close, output)
     theirs_too.callback(os.close, their_output)
+    # Only the parent's ends: the child may wait, the event loop may not.
     sock.setblocking(False)
     os.set_blocking(output, False)
     passed = their_sock.fileno(), requests.fd, responses.fd
@@ -214,16 +216,18 @@ def spawn(plan: HostPlan) -> HostHandles:
         if plan.interpreter is not None:
             program = plan.interpreter.program
         process = subprocess.Popen(
+            # -P keeps the working directory out of the path: a model folder may hold an ``asyncio.py``.
             [program, "-P", "-m", "salver.kernel.engine.host", *map(str, (os.getpid(), *passed))],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,  # a model that asks for a password must not wait for ever
             stdout=line.their_output,
             stderr=line.their_output,
             pass_fds=passed,
-            start_new_session=True,
+            start_new_session=True,  # a group of its own, which is killed as a whole
             env={**plan.variables, **_ALONE} if plan.forks else plan.variables,
         )
         undo.callback(process.wait)
         undo.callback(process.kill)
+        # Its id cannot be reused before the parent waits for it.
         pidfd = os.pidfd_open(process.pid)
         undo.pop_all()
         return HostHandles(process, line.sock, line.output, pidfd, line.arenas, side)

@@ -58,6 +58,7 @@ class StepRun:
     def run(self, plan: StepPlan) -> StepOutcome:
         """Execute the plan."""
         outcome = StepOutcome([(s, Piece(error=DeadlineExceeded(LATE))) for s in plan.expired])
+        # First: a slot that is freed may be given to a sequence of this very step.
         for slot in plan.freed:
             try:
                 self._model.release(slot)
@@ -78,12 +79,13 @@ class StepRun:
         """Advance each sequence whose prompt has been processed with its row of scores."""
         if not sequences:
             return
+        # Once for all rows: a call of numpy for each would take longer than a small model.
         likeliest = scores.argmax(axis=1)
         are_right = np.isfinite(scores[np.arange(len(scores)), likeliest]).tolist()
         for sequence, row, token, is_right in zip(
             sequences, scores, likeliest.tolist(), are_right, strict=True
         ):
-            if sequence.read < sequence.prompt or not sequence.is_live:
+            if sequence.read < sequence.prompt or not sequence.is_live:  # or its caller has gone
                 continue
             answer: Answer = sequence.payload
             if not is_right:
@@ -92,7 +94,7 @@ class StepRun:
             piece = answer.go_on(row, token, now)
             sequence.given += 1
             outcome.tokens += 1
-            if piece.text or piece.is_last:
+            if piece.text or piece.is_last:  # part of a character, or of a stop text, is not sent
                 outcome.pieces.append((sequence, piece))
 
     def _step(self, plan: StepPlan, outcome: StepOutcome) -> _Scored:
@@ -107,6 +109,7 @@ class StepRun:
         except Exception as error:
             self._fail(outcome, rows, error)
             return (), _NO_SCORES
+        # Not after an error, whose time says nothing about the model.
         self._pace.stepped(len(rows), self._clock() - began)
         return rows, scores
 
@@ -123,7 +126,7 @@ class StepRun:
             self._fail(outcome, (chunk,), error)
             return (), _NO_SCORES
         self._pace.prefilled(plan.chunk_tokens, self._clock() - began)
-        return (chunk,), scores[None]
+        return (chunk,), scores[None]  # one row of scores, as of a step
 
     def _scores(self, call: Callable[..., Array], shape: tuple[int, ...], *arguments: Any) -> Array:
         scores = np.asarray(call(*arguments))

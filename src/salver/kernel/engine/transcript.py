@@ -117,6 +117,7 @@ class Transcript:
 
     def __init__(self, vocabulary: Vocabulary, stops: tuple[str, ...] = ()) -> None:
         self._spell = vocabulary.spell
+        # Incremental, because a token may end inside of a character.
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._stops = stops
         self._held = ""  # may be the beginning of a stop text
@@ -140,10 +141,12 @@ class Transcript:
                 return ""
             return text
         text = self._held + text
+        # The earliest stop text counts, even if a later one was complete first.
         found = [at for at in map(text.find, self._stops) if at >= 0]
         if found:
             self.is_stopped = True
             return text[: min(found)]
+        # What might begin a stop text is held back: what has been sent cannot be taken back.
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
