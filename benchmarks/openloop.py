@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import frames
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +27,8 @@ CACHE = HERE.parent / ".cache" / "benchmarks"
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+#: Most bytes of an HTTP/2 frame, without another agreement.
+_MOST_FRAME = 16_384
 #: Statuses that are not HTTP's.
 UNSENT, TIMED_OUT, LOST, UNREADABLE = 0, -1, -2, -3
 _RECORD = np.dtype([("sent", "<f8"), ("done", "<f8"), ("status", "<i8"), ("bytes", "<u8"), ("waited", "<u8")])
@@ -50,6 +53,31 @@ class Question:
         if any("\n" in line or "\r" in line for line in head):
             raise ValueError("a header holds a line break")
         return "\r\n".join(head).encode() + b"\r\n\r\n" + self.body
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kind of unary gRPC call; ``body`` is the message without its prefix."""
+
+    path: str
+    body: bytes
+
+    def wire(self) -> bytes:
+        """Its frames, on stream 0. Headers are literals that are never indexed."""
+        fields = {":method": "POST", ":scheme": "http", ":path": self.path, ":authority": "127.0.0.1"}
+        fields |= {"content-type": "application/grpc", "te": "trailers"}
+        block = b"".join(
+            b"\x10%c%b%c%b" % (len(name), name.encode(), len(value), value.encode())
+            for name, value in fields.items()
+        )
+        message = frames.frame(self.body)
+        pieces = [message[at : at + _MOST_FRAME] for at in range(0, len(message), _MOST_FRAME)]
+        data = [_frame(0, piece is pieces[-1], piece) for piece in pieces]
+        return b"".join([_frame(1, 4, block), *data])
+
+
+def _frame(kind: int, flags: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags, 0, 0, 0, 0)) + payload
 
 
 @dataclass(frozen=True)
@@ -145,7 +173,7 @@ def program(name: str = "openloop", flags: Sequence[str] = ()) -> Path:
 def run(
     port: int,
     due: npt.ArrayLike,
-    questions: Sequence[Question],
+    questions: Sequence[Question] | Sequence[Call],
     kinds: npt.ArrayLike | None = None,
     *,
     connections: int = 2048,
@@ -159,7 +187,8 @@ def run(
     Args:
         due: Seconds, ascending.
         kinds: Index into ``questions`` of each; None = in turn.
-        connections: At most so many; ``opened`` of them before the clock starts.
+        connections: At most so many; ``opened`` of them before the clock starts. Of calls, at most so many
+            are in flight, on ``opened`` connections, and none is kept.
         timeout: Seconds from the scheduled time after which the caller hangs up.
         keep_every: Every so many answered requests is kept whole.
         pin: What to put before the command line, as ``["taskset", "-c", "1"]``.
@@ -171,7 +200,8 @@ def run(
     which = np.arange(len(times)) % len(questions) if kinds is None else np.asarray(kinds, np.int64)
     planned = np.empty(len(times), _PLANNED)
     planned["at"], planned["kind"] = times, which
-    command = [*pin, str(program()), str(port)]
+    are_calls = isinstance(questions[0], Call)
+    command = [*pin, str(program("openloop_grpc" if are_calls else "openloop")), str(port)]
     with tempfile.TemporaryDirectory(prefix="openloop-") as name:
         folder = Path(name)
         with (folder / "plan").open("wb") as file:

@@ -72,6 +72,17 @@ def test_every_request_is_sent_and_answered_rightly(bench: Any, server: ServerPr
         got.check(lambda kind, reply: is_right(1 - kind, reply))
 
 
+def test_calls_are_sent_and_told_from_those_that_fail(bench: Any, server: ServerProcess) -> None:
+    form = bench.forms.oip_grpc(bench.models.MODELS["tiny"])
+    body = form.encode(bench.models.MODELS["tiny"].samples[0])
+    calls = [bench.openloop.Call(form.path, message) for message in (body, body[:2] + b"T" + body[3:])]
+    due = np.sort(np.random.default_rng(1).uniform(0, 0.3, 200))
+    got = bench.openloop.run(server.port, due, calls, timeout=20, connections=8, opened=4)
+    assert got.status.tolist() == [200, 503] * 100
+    assert (got.sent >= due).all() and (got.done > got.sent).all()
+    assert got.opened == 4 and (got.bytes > 0).tolist() == [True, False] * 100
+
+
 def test_a_busy_connection_makes_the_next_request_wait(bench: Any, server: ServerProcess) -> None:
     got = bench.openloop.run(
         server.port, np.zeros(50), [question(bench)], connections=1, opened=0, timeout=20

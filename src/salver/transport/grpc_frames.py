@@ -17,6 +17,8 @@ from salver.words.errors import InvalidInput, TooLarge, Unsupported
 
 _PREFIX = struct.Struct(">BI")
 _ENCODINGS: Final = ("identity", "gzip", "deflate")
+#: Bytes of a message that are escaped; no header begins or ends with a space.
+_ESCAPED: Final = re.compile(rb"[^ -~]|%|\A | \Z")
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _SECONDS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
@@ -164,12 +166,7 @@ def encode_message(text: str) -> bytes:
     >>> encode_message("50% of ü ")
     b'50%25 of %C3%BC%20'
     """
-    raw = text.encode("utf-8", "replace")
-    inner = range(1, len(raw) - 1)  # no header begins or ends with a space
-    return b"".join(
-        bytes((b,)) if (0x20 < b <= 0x7E and b != 0x25) or (b == 0x20 and at in inner) else b"%%%02X" % b
-        for at, b in enumerate(raw)
-    )
+    return _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], text.encode("utf-8", "replace"))
 
 
 def trailers(status: GrpcStatus) -> list[tuple[bytes, bytes]]:
