@@ -14,14 +14,14 @@ import fork_server
 import pytest
 from forked_workers import ForkedWorkers
 from hypothesis import settings
-from soaking import IS_SOAK
+from soaking import IS_SOAK, size
 from zoo import EXAMPLES, write_identity, write_mlp, write_moody, write_two
 
 from salver.testing.process import ServerProcess
 
 # A busy machine is no fault of the code's. What waits to land is held against the same examples each time;
 # a run by hand looks for new ones.
-settings.register_profile("salver", deadline=None, derandomize="CI" in os.environ)
+settings.register_profile("salver", deadline=None, derandomize="CI" in os.environ, max_examples=size(150, 40))
 settings.load_profile("salver")
 #: Nobody balances loads here: servers that tests start end at once.
 os.environ.setdefault("SALVER_DRAIN_DELAY", "0")
@@ -54,9 +54,13 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what runs in ``make soak`` alone."""
+    """Leave out what runs in ``make soak`` alone; have that look for more examples of every property."""
     if IS_SOAK:
+        for item in items:
+            if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+                item.add_marker("soak")
         return
     late = [item for item in items if any(mark.kwargs.get("only") for mark in item.iter_markers("soak"))]
     if late:
