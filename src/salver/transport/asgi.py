@@ -103,6 +103,7 @@ class Front:
         endpoint = NO_ENDPOINT
         share: Share | None = None
         try:
+            # Before anything else: a foreign host name means that a browser was tricked (DNS rebinding).
             if self._checks_hosts and headers.get(b"host") not in self._access.known_hosts:
                 self._access.check_host(headers)
             if b"traceparent" in headers:
@@ -118,6 +119,7 @@ class Front:
                 call.forwarded = self._forwarding.parameters(headers)
             if wanted := self._interest.headers:
                 take_traits(call, headers, wanted)
+            # Before the body is read: what can only be late is not worth its memory.
             if endpoint.foresee is not None:
                 endpoint.foresee(route, call)
             message = await receive()
@@ -159,6 +161,7 @@ class Front:
         if reply is None:
             await events.end()
             return
+        # Errors have them, too: without CORS headers a browser hides an answer from its page.
         if self._router.headers is not None:
             reply.headers += self._router.headers(raw_path)
         if self._parting.is_told and scope["http_version"][0] == "1":
@@ -265,6 +268,7 @@ class Front:
 
     def _find(self, verb: str, raw_path: bytes) -> tuple[Route, Endpoint]:
         found = self._router.find(verb, raw_path)
+        # Callers choose the paths, so the table has a limit; most servers never reach it.
         if len(self._known) >= _KNOWN_PATHS:
             self._known.clear()
         self._known[verb, raw_path] = found

@@ -140,6 +140,7 @@ class GrpcFront:
         """Answer one call, from its first frame to its trailers."""
         arrival, lag = self._clock(), scope.get("lag", 0.0)
         path = scope["path"]
+        # Looked up before it is checked: an unknown method is answered in gRPC's own words.
         family = self._families.get(path)
         call = Call("" if family is None else family.protocol, arrival, lag=lag)
         fault: Callable[[SalverError], GrpcStatus] = grpc_fault
@@ -154,6 +155,7 @@ class GrpcFront:
             if self._guard is not None and (header := self._guard.lacks(group_of_method(path), headers)):
                 # Triton's text and code (TR-R37).
                 raise NotReady(f"This protocol is restricted, expecting header '{header}'")
+            # Health and metadata are still answered: balancers ask them while a server stops.
             if self._is_stopping and path in self._inferring:
                 raise NotReady(STOPPING)
             fault = family.fault
@@ -181,6 +183,7 @@ class GrpcFront:
                 if message is None:
                     return  # the caller hung up before the request was complete
                 call.is_large = self._is_large(message, path)
+            # Inference keeps its deadline itself, and says whether the request was running by then.
             if call.deadline is None or path in self._inferring:
                 reply = await method(message, call)
             else:
@@ -207,6 +210,7 @@ class GrpcFront:
         """See :data:`~salver.transport.exchange.PromptFinder`."""
         path = head.path.decode("latin-1")
         post, family = self._posts.get(path), self._families.get(path)
+        # What may have to wait needs a task: permissions are checked, and replies compressed, elsewhere.
         if post is None or family is None or path in self._changing or self._compression:
             return never
         if family.check is not None or self._forwarding is not None:
@@ -224,6 +228,7 @@ class GrpcFront:
                     return never
         except SalverError:
             return never  # the task repeats the check and sends the error
+        # A caller's own id or deadline is its own: no copy of another call's refusal would be right.
         target = None if given or seconds else self._targets.get(path)
         collects = partial(self._collects, family, self._leads.get(path, _no_lead))
         return partial(self._ask, post, collects, family, given, seconds, target)
@@ -325,6 +330,7 @@ class GrpcFront:
         """
         if len(message) <= COUNTED:
             return False
+        # No question is so long: it would only be a way to keep the server busy.
         if path not in self._inferring:
             if len(message) > _LONGEST_QUESTION and path not in self._changing:
                 raise TooLarge(

@@ -30,6 +30,7 @@ def frame(message: bytes, encoding: str = "", level: int = 0) -> bytes:
         encoding: The call's ``grpc-encoding``; empty = no compression. Small messages are never compressed.
         level: Compression level, 1 to 9.
     """
+    # Small messages grow by compression, and it takes longer than to send them.
     if not encoding or len(message) < WORTHWHILE:
         return _PREFIX.pack(0, len(message)) + message
     packed = pack(message, encoding, level)
@@ -97,6 +98,7 @@ class FrameReader:
             flag, size = _PREFIX.unpack_from(data)
             if len(data) == size + 5 and size <= self._limit:
                 return [self._open(flag, data[5:])]
+        # A view: cutting bytes would copy the rest for every message in them.
         view = memoryview(data)
         messages: list[bytes] = []
         while view:
@@ -119,6 +121,7 @@ class FrameReader:
 
     def _begin(self) -> None:
         self._flag, self._left = _PREFIX.unpack(self._prefix)
+        # By the prefix alone, before memory is spent on the message.
         if self._left > self._limit:
             raise TooLarge(
                 f"Received message larger than max ({self._left} vs. {self._limit})",
@@ -152,6 +155,7 @@ def parse_timeout(text: str) -> float:
     >>> parse_timeout("100m"), parse_timeout("2S")
     (0.1, 2.0)
     """
+    # ``\d`` matches digits of other scripts, which gRPC does not know.
     parts = None
     if text.isascii():
         parts = _TIMEOUT.fullmatch(text)

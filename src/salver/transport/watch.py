@@ -57,13 +57,14 @@ class StreamingPeers:
         if not (client and server and server[1]):  # a UNIX socket
             yield
             return
+        # By addresses, which is all that the kernel tells of a connection.
         peer = Peer(client[0], client[1], server[1])
         self.open[peer] += 1
         try:
             yield
         finally:
             self.open[peer] -= 1
-            if not self.open[peer]:
+            if not self.open[peer]:  # or the counter would grow for ever
                 del self.open[peer]
 
 
@@ -156,9 +157,10 @@ class Judge:
         came = moved.received - last.received
         if moved.sent > last.sent:  # what was received may have come before the answer: start over
             before.asked_at = None
+        # Time counts from the first byte: an idle connection owes nothing.
         elif before.asked_at is None and came:
             before.asked_at, before.asked = now, last.received
-        if not (moved.waiting and last.waiting):
+        if not (moved.waiting and last.waiting):  # at one of the looks all was read
             before.full_since = None
         elif before.full_since is None:
             before.full_since, before.full = now, last.sent
@@ -202,6 +204,7 @@ class ConnectionWatch:
         await every(_LOOK_S, self._look, Faults(_LOG, "connections are not watched"))
 
     async def _look(self) -> None:
+        # On a thread: thousands of descriptors take longer than a turn of the loop may.
         found = await asyncio.to_thread(connections, self._ports) if self._has_any() else []
         now = asyncio.get_running_loop().time()
         for each, why in self._judge.cut(found, now, self._streaming).items():
@@ -222,6 +225,7 @@ def connections(ports: Collection[int]) -> list[OpenConnection]:
 
 def close(found: OpenConnection) -> None:
     """Shut a connection down, if its descriptor still has the same inode."""
+    # Numbers of descriptors are reused: between look and cut another connection may have got this one.
     for link in Path(_SOCKETS).iterdir():
         with suppress(OSError):
             if link.stat().st_ino == found.mark:

@@ -116,6 +116,7 @@ class HostServerAccess:
         return partial(partial, self._is_gone, self._runs)
 
     def _is_gone(self, run: int, index: int) -> bool:
+        # The server knows the callers of the current run only.
         if run != self._runs:
             return False  # that run has ended
         return bool(self.question(lambda id, _: IsGone(id, index)).parameters["value"])
@@ -143,6 +144,7 @@ class HostServerAccess:
             TypeError: the model passed an argument of a type for which the server would end this process.
             TooLarge: the message is too long.
         """
+        # Read what was written, as the server will: for what it cannot read it kills this host.
         try:
             framed = frame(saying)
             read_saying(memoryview(framed)[4:])
@@ -153,6 +155,7 @@ class HostServerAccess:
 
     def _ask(self, request: InferRequest, in_pieces: bool, hear: Hear) -> int:
         id = self._enter(hear)
+        # Other threads of the model may outlive the run, whose deadline is not theirs.
         is_of_run = threading.current_thread() is self._run
         types = tuple(tensor.datatype.name for tensor in request.inputs)
         outputs = tuple(output.name for output in request.outputs)
@@ -192,6 +195,7 @@ class HostServerAccess:
         if arrays:
             self._turn.acquire()  # released when the server has copied the tensors
         if self._is_closed:
+            # Pass the turn on: others wait for it who would never learn that the server is gone.
             self._turn.release()
             self._settle(id, _gone(), True)
             return
@@ -245,6 +249,7 @@ class HostServerAccess:
         self._settle(told.id, None if told.answer is None else said, told.is_end)
 
     def _settle(self, id: int, said: InferResponse | None, is_end: bool) -> None:
+        # Nothing there: the model has given the request up.
         hear = self._hearing.pop(id, None) if is_end else self._hearing.get(id)
         if hear is not None:
             try:

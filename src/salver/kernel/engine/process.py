@@ -128,6 +128,7 @@ class ProcessRunner:
         ]
         try:
             hosts = await asyncio.gather(*starting)
+        # Also when it is cancelled: a host that is still loading must not stay behind.
         except BaseException:
             for task in starting:
                 task.cancel()
@@ -180,6 +181,7 @@ class ProcessRunner:
         """See :class:`~salver.kernel.engine.ports.PostRunner`."""
         if not is_small(work):
             return False
+        # A host may have died while it was idle; its keeper learns of that in a later turn of the loop.
         while self._idle:
             host = self._idle.popleft()
             if not host.dead.done():
@@ -210,10 +212,11 @@ class ProcessRunner:
             await self._add(slots - self.slots)
             return
         fewer, self.slots = self.slots - slots, slots
+        # Taken like a run takes one, so that a host finishes its run first and gets no other.
         for _ in range(fewer):
             host = await self._acquire()
             seat = next(seat for seat in self._seats if seat.host is host)
-            if seat.keeper is not None:
+            if seat.keeper is not None:  # else it would start the host again
                 seat.keeper.cancel()
             self._seats.remove(seat)
             await host.close()
@@ -224,6 +227,7 @@ class ProcessRunner:
         self._seats.append(seat)
 
     async def _add(self, more: int) -> None:
+        # A model may use the number of its instance, so numbers that are free come before new ones.
         taken = {seat.host.plan.options.instance - self._plan.options.instance for seat in self._seats}
         free = [n for n in range(len(taken) + more) if n not in taken][:more]
         starting = [HostProcess.launch(_of_instance(self._plan, instance)) for instance in free]
@@ -231,6 +235,7 @@ class ProcessRunner:
         hosts = [host for host in found if isinstance(host, HostProcess)]
         failed = [error for error in found if isinstance(error, BaseException)]
         if failed:
+            # All or none: a number of instances that nobody has asked for helps nobody.
             await asyncio.gather(*(host.close() for host in hosts))
             raise failed[0]
         self.slots += more
@@ -265,7 +270,7 @@ class ProcessRunner:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and not waiter.exception():
+            if waiter.done() and not waiter.cancelled() and not waiter.exception():  # in the same turn
                 self._release(waiter.result())
             raise
 
@@ -284,6 +289,7 @@ class ProcessRunner:
         model = self._plan.manifest.id
         backoff, clock = self._recovery.backoff, self._recovery.clock
         while True:
+            # Shielded: the future belongs to the host, and others wait for it, too.
             how = await asyncio.shield(seat.host.dead)
             self.deaths += 1
             seat.deaths = backoff.count(seat.deaths, clock() - seat.since)
@@ -293,6 +299,7 @@ class ProcessRunner:
                 delay = backoff.delay(seat.deaths, self._recovery.chance())
                 seat.next_try = clock() + delay
                 _log.warning("[%s] a host process died (%s); next start in %.1f s", model, how, delay)
+                # Those that wait for this host alone would wait for the whole back-off.
                 if not any(other.is_alive for other in self._seats):
                     self._refuse_waiters(self._restarting())
                 await self._recovery.sleep(delay)

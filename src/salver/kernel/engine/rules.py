@@ -95,6 +95,7 @@ class Window:
         """See :class:`Rule`."""
         if not self._delay or line.rows >= self._largest:
             return now
+        # Only the largest preferred size ends the wait: a smaller one may still grow.
         if self._preferred and line.rows >= self._preferred[-1]:
             return now
         head = line.head()
@@ -151,6 +152,7 @@ class HalfFloor(_Immediate):
         while (head := line.head()) is not None:
             law = self._law()
             batch = max(min(line.rows, self._largest), head.rows)
+            # Without a time limit nothing is gained by a smaller batch.
             if head.target == math.inf:
                 return Choice(batch, "drain")
             fits = law.rows_within(head.target - now + _SLACK)
@@ -184,6 +186,7 @@ class NewestFeasible(_Immediate):
     def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`Rule`."""
         law = self._law()
+        # First the hopeless ones: they would only make the others wait.
         while (head := line.head()) is not None and now + law.seconds(head.rows) > head.target + _SLACK:
             line.give_up(head)
         batch = 0
@@ -226,6 +229,7 @@ class Switching(_Immediate):
 
     def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`Rule`."""
+        # Two thresholds, or a load near one of them would switch with every batch.
         self._is_above = self._load(now) > (_SATURATED_DOWN if self._is_above else _SATURATED_UP)
         return (self._above if self._is_above else self._below).choose(line, now)
 
@@ -252,6 +256,7 @@ class Aimd(_Immediate):
 
     def ran(self, rows: int, seconds: float, now: float) -> None:
         """See :class:`Rule`."""
+        # From what was run, not from the limit, which small batches may never have reached.
         if seconds > self._budget:
             self._limit = max(1.0, min(self._limit, rows) * 0.9)
         elif rows >= int(self._limit):

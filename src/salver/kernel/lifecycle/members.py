@@ -83,6 +83,7 @@ class _Binder:
 
     def __init__(self, known: Sequence[Manifest], present: Sequence[Present]) -> None:
         self._known = _by_name(known)
+        # Members that the version policy does not want are not loaded, and none may wait for them.
         self._chosen = _by_name(choose(known))
         self._present = _by_name(present)
         self._members = {
@@ -94,7 +95,7 @@ class _Binder:
 
     def verdict(self, manifest: Manifest) -> _EnsembleVerdict:
         """Return the verdict on an ensemble."""
-        if manifest.id not in self._verdicts:
+        if manifest.id not in self._verdicts:  # an ensemble may be a member of many
             self._verdicts[manifest.id] = self._judge(manifest)
         return self._verdicts[manifest.id]
 
@@ -103,6 +104,7 @@ class _Binder:
         if missing := [model for model, _ in models if model not in self._known]:
             text = f"ensemble {name} contains models that are not available or ambiguous: "
             return _EnsembleVerdict(problem=text + ", ".join(sorted(set(missing))))
+        # Before anything recursive: a cycle would never end.
         if last := self._circle(name):
             text = f"circular dependency between ensembles: {name} -> ... -> {last} -> {name}"
             return _EnsembleVerdict(problem=text)
@@ -214,4 +216,5 @@ def _by_name(found: Iterable[_VersionedT]) -> dict[str, list[_VersionedT]]:
 
 def _fingerprint(manifest: Manifest, verdict: _EnsembleVerdict) -> str:
     """Return the fingerprint of an ensemble of these copies."""
+    # Copies and not versions: a member that is loaded again makes its ensembles load again.
     return f"{manifest.fingerprint}+{'?' if verdict.waits else ','.join(map(str, verdict.keys))}"

@@ -128,6 +128,7 @@ def plan(
     targets = {m.id: m.fingerprint for m in chosen}
     names = {m.id.name for m in known}
     ready = {p.id for p in present if p.state is State.READY and targets.get(p.id) == p.fingerprint}
+    # Only copies with the wanted files count as ready: an old one is no reason to drop another old one.
     ready_names = {id.name for id in ready}
 
     steps: list[Step] = []
@@ -141,11 +142,12 @@ def plan(
             replaced = replaced and (copy.id in targets or copy.id not in labelled)
             if replaced or copy.id.name not in names or copy.id in broken:
                 steps.append(Drain(copy.key))
-        elif copy.state in (State.NEW, State.FAILED) and not current:
+        elif copy.state in (State.NEW, State.FAILED) and not current:  # loading ones end by themselves
             steps.append(Forget(copy.key))
     copies: dict[tuple[ModelId, str], list[Present]] = {}
     for copy in present:
         copies.setdefault((copy.id, copy.fingerprint), []).append(copy)
+    # All at once: how many load at the same time is up to the manager.
     due = [m for m in chosen if m.id not in waiting]
     for manifest in due:
         if _is_due(copies.get((manifest.id, manifest.fingerprint), ()), now):

@@ -103,6 +103,7 @@ class Routes(Generic[CopyT]):
 
     def of_label(self, name: str) -> tuple[str, str] | None:
         """Return model and label of ``model@label``, or None if there is no such label."""
+        # From the right: names of models may contain the sign.
         model, _, label = name.rpartition("@")
         if label in self.labels.get(model, ()):
             return (model, label)
@@ -124,6 +125,7 @@ class Routes(Generic[CopyT]):
         if pin and is_let_go(ModelId(name, pin)):
             pin = None
         label = self.labels.get(name, {}).get(self._default_labels.get(name, ""))
+        # In ascending order, so that the last one to be set is the newest; of two copies, the later.
         for copy in sorted(ready, key=lambda c: (version_key(c.id.version), c.key)):
             version = copy.id.version
             self.exact[name, version] = copy
@@ -138,6 +140,7 @@ class Routes(Generic[CopyT]):
             Models with a default label, which are to be published again, and versions that labels still hold
             although others are wanted.
         """
+        # Made anew each time: labels that are in no configuration any more are gone.
         before, self.labels, leaving = self.labels, {}, set()
         defaults, self._default_labels = self._default_labels, {}
         for name, wanted in labels_of(known).items():
