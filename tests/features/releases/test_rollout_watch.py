@@ -131,6 +131,9 @@ def test_it_is_told_how_often_the_judge_has_paused_it_and_when_it_is_tried_again
     off = release(state=ReleaseState.PAUSED, progress=progress, weight=0.0)
     assert list(rollout_watch.until(off, None)) == words
     assert all(each in shown(off, None) for each in words)
+    assert (rollout_watch.exit_status(off), rollout_watch.exit_status(running())) == (4, 4)
+    person = msgspec.structs.replace(progress, resumes_at=None)
+    assert rollout_watch.exit_status(msgspec.structs.replace(off, progress=person)) == 5
     on = release(state=ReleaseState.RUNNING, progress=msgspec.structs.replace(progress, pauses=1))
     assert list(rollout_watch.until(on, None)) == ["paused by the judge 1 time"]
 

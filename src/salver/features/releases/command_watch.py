@@ -129,6 +129,8 @@ def paused(release: "Release") -> Iterator[str]:
 
 def exit_status(release: "Release") -> int:
     """Return the exit status for a release."""
+    if release.resumes_at is not None:
+        return GOES_ON
     return _STATUSES.get(release.state.value, GOES_ON)
 
 

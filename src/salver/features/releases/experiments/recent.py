@@ -116,9 +116,11 @@ class RecentBuckets:
         while max(map(len, self._buckets[-1].units)) > _MOST:
             self._mask = 2 * self._mask + 1
             self._buckets[-1].thin(self._mask)
-        # A unit is in all buckets of the window or in none.
-        for bucket in self._buckets if self._mask != mask else [self._buckets[-1]]:
-            bucket.thin(self._mask)
+        if self._mask != mask:  # a unit is in all buckets of the window or in none
+            for bucket in self._buckets:
+                bucket.thin(self._mask)
+        elif mask:
+            self._buckets[-1].thin(mask)
 
     def _lately(self) -> dict[str, Lately]:
         window: list[_Recent] = []
