@@ -3,8 +3,9 @@
 A dialect's ``configure`` turns flags into a configuration; this module runs the server with it.
 """
 
+import os
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from salver.cli.start import run
@@ -80,13 +81,17 @@ def server_of(words: Sequence[str]) -> str:
     return ""
 
 
-def _serve(flags: CommandLine, configure: "Callable[[Sequence[str]], Startup]", words: Sequence[str]) -> int:
+def _serve(
+    flags: CommandLine,
+    configure: "Callable[[Sequence[str], Mapping[str, str]], Startup]",
+    words: Sequence[str],
+) -> int:
     if "--help" in words:
         return _help(flags)
     if flags.version and any(word.partition("=")[0] == "--version" for word in words):
         line(flags.version)
         return 0
-    return run(configure(words))
+    return run(configure(words, os.environ))
 
 
 def _help(flags: CommandLine) -> int:

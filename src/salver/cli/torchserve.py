@@ -32,7 +32,7 @@ def run(words: Sequence[str]) -> int:
         return 1
     from salver.dialects.torchserve.command import configure
 
-    start = configure(options)
+    start = configure(options, os.environ)
     if not options.is_foreground:
         background.launch(words)
         return 0

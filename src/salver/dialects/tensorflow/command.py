@@ -1,6 +1,5 @@
 """tensorflow_model_server's flags, and the files that they name, as Salver's configuration."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -50,7 +49,7 @@ _LEVELS: Final = {
 _ACCESS: Final = ("off", "errors", "all")
 
 
-def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Startup:
+def configure(words: Sequence[str], environment: Mapping[str, str]) -> Startup:
     """Return the configuration of tensorflow_model_server's flags.
 
     Args:

@@ -1,7 +1,6 @@
 """TorchServe's options, config.properties and environment, as Salver's configuration."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -24,6 +23,7 @@ from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.dialects.torchserve.settings import Address, Settings, find
 from salver.dialects.torchserve.snapshots import SnapshotConfig, last
 from salver.dialects.torchserve.view import TorchServeViewConfig
+from salver.kernel.repository.bounds import machine
 from salver.terminal import otel
 from salver.terminal.options import drain_delay, state_dir_of
 from salver.transport.access_check import ApiConfig, is_loopback
@@ -35,7 +35,7 @@ _ONLY_HERE: Final = "only this machine can connect; inference_address=http://0.0
 _MIB: Final = 1 << 20
 
 
-def configure(options: Options, environment: Mapping[str, str] = os.environ) -> Startup:
+def configure(options: Options, environment: Mapping[str, str]) -> Startup:
     """Return the configuration of options, files and environment.
 
     Raises:
@@ -153,7 +153,7 @@ def _handlers(settings: Settings) -> HandlerStoreConfig:
         options["limit_max_image_pixels"] = "false"
     if metrics := settings.text("metrics_config"):
         options["metrics_config"] = str(Path(metrics).resolve())  # workers run in other folders
-    workers_at_start = workers or gpus or len(os.sched_getaffinity(0))
+    workers_at_start = workers or gpus or machine().cores
     if settings.is_on("debug"):
         workers_at_start = 1
     return HandlerStoreConfig(

@@ -1,6 +1,5 @@
 """tritonserver's flags as Salver's configuration, with warnings for the log."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -23,6 +22,7 @@ from salver.transport.restrict import parse
 from salver.transport.server import FrontConfig
 from salver.words.errors import InvalidInput
 
+_NO_VARIABLES: Final[Mapping[str, str]] = {}
 _LOCAL: Final = "127.0.0.1"
 _LEVELS: Final = {"none": 0, "low": 1, "medium": 6, "high": 9}
 _EVERY: Final = "0.0.0.0"
@@ -45,7 +45,7 @@ _LATENCIES: Final = {
 }
 
 
-def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Startup:
+def configure(words: Sequence[str], environment: Mapping[str, str] = _NO_VARIABLES) -> Startup:
     """Return the configuration of tritonserver's flags.
 
     Args:

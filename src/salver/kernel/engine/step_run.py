@@ -1,10 +1,9 @@
 """Execution of one planned step on a model.
 
 Calls the model and passes its scores to the sequences' answers. An exception of the model ends the sequences
-of that call and nothing else. It knows no thread, lock or event loop.
+of that call and nothing else. Pure: it knows no thread, lock or event loop.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,6 @@ from salver.words.errors import DeadlineExceeded, ModelFailed
 from salver.words.messages import ModelId
 from salver.words.tensor import Array
 
-_LOG = logging.getLogger("salver.engine")
 _NO_SCORES = np.empty((0, 0), np.float32)
 _Scored = tuple[Sequence[StepSequence], Array]
 
@@ -33,14 +31,14 @@ class StepOutcome(msgspec.Struct):
         tokens: Number of tokens drawn.
         prompt_tokens: Number of prompt tokens processed.
         seconds: Time in the model.
-        ok: False if the model raised.
+        errors: What the model raised.
     """
 
     pieces: list[tuple[StepSequence, Piece]] = []
     tokens: int = 0
     prompt_tokens: int = 0
     seconds: float = 0.0
-    ok: bool = True
+    errors: list[Exception] = []
 
 
 class StepRun:
@@ -137,8 +135,7 @@ class StepRun:
         return scores
 
     def _fail(self, outcome: StepOutcome, ends: Sequence[StepSequence], error: Exception) -> None:
-        _LOG.warning("a step of model %s failed", self._id, exc_info=error)
-        outcome.ok = False
+        outcome.errors.append(error)
         text = str(error) if isinstance(error, ModelFailed) else f"{type(error).__name__}: {error}"
         for sequence in ends:
             own = ModelFailed(f"model '{self._id.name}' failed in a step: {text}")

@@ -129,6 +129,8 @@ class StepThread:
 
     def _run(self, plan: StepPlan) -> tuple[list[tuple[StepSequence, Piece]], StepRan | None]:
         outcome = self._steps.run(plan)
+        for error in outcome.errors:
+            _LOG.warning("a step of model %s failed", self._id, exc_info=error)
         if not plan.everyone:
             return outcome.pieces, None
         ended = self._clock()
@@ -143,7 +145,7 @@ class StepThread:
             outcome.prompt_tokens,
             outcome.seconds,
             gap,
-            outcome.ok,
+            not outcome.errors,
         )
         return outcome.pieces, event
 

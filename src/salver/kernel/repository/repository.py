@@ -6,7 +6,7 @@ Between scans it keeps only what distinguishes a finished change from one in pro
 import itertools
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ import msgspec
 from salver.kernel.repository.config import RepositoryConfig
 from salver.kernel.repository.layout import Layout
 from salver.kernel.repository.named_models import NamedModel, NamedModelDefaults, configured
+from salver.kernel.repository.names import namespaces, with_namespaces
 from salver.kernel.repository.ports import Formats
 from salver.kernel.repository.settle import ChangeFilter
 from salver.lazy import lazy_imports
@@ -214,7 +215,7 @@ class Repository:
         found: dict[ModelId, Manifest] = {}
         homes: dict[tuple[str, str], dict[Path, None]] = {}
         spaces = self._spaces if self._config.has_namespaces else {}
-        for manifest in _with_namespaces(everything, spaces):
+        for manifest in with_namespaces(everything, spaces):
             found[manifest.id] = manifest
             homes.setdefault(self._owner(manifest), {})[manifest.home] = None
         for id, manifest in found.items():
@@ -388,53 +389,6 @@ class Repository:
             )
         renamed = (msgspec.structs.replace(m, id=ModelId(name, id.version)) for id, m in found.items())
         return {m.id: m for m in renamed}
-
-
-def namespaces(paths: Collection[str]) -> dict[str, str]:
-    """Return a short name for each path: its last part, or as many as make it unique.
-
-    >>> namespaces(["/a/models", "s3://b/models"])
-    {'/a/models': 'a.models', 's3://b/models': 'b.models'}
-    """
-    parts = {path: [part for part in path.split("/") if part] for path in paths}
-    for size in range(1, max(map(len, parts.values()), default=0) + 1):
-        names = {path: ".".join(found[-size:]) for path, found in parts.items()}
-        if len(set(names.values())) == len(names):
-            return names
-    return dict(zip(paths, paths, strict=True))
-
-
-def _with_namespaces(
-    everything: Sequence[tuple[str, Manifest]], spaces: Mapping[str, str]
-) -> Iterator[Manifest]:
-    """Yield the versions; models of several paths with one name are called ``NAMESPACE::NAME``.
-
-    Args:
-        spaces: Namespaces by path; empty = none.
-    """
-    places: dict[str, set[str]] = {}
-    for path, manifest in everything:
-        places.setdefault(manifest.id.name, set()).add(path)
-    names: dict[str, dict[str, str]] = {}
-    for name, found in places.items():
-        if len(found) > 1 and spaces:
-            for path in found:
-                names.setdefault(path, {})[name] = f"{spaces[path]}::{name}"
-    for path, manifest in everything:
-        yield _renamed(manifest, names.get(path, {}))
-
-
-def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
-    """Rename a version, and the members if it is an ensemble."""
-    replace, id, steps = msgspec.structs.replace, manifest.id, manifest.config.ensemble.steps
-    if id.name in names:
-        manifest = replace(manifest, id=ModelId(names[id.name], id.version))
-    if any(step.model in names for step in steps):
-        steps = tuple(replace(step, model=names.get(step.model, step.model)) for step in steps)
-        ensemble = replace(manifest.config.ensemble, steps=steps)
-        config = replace(manifest.config, ensemble=ensemble)
-        manifest = replace(manifest, config=config, fingerprint=f"{manifest.fingerprint} of a namespace")
-    return manifest
 
 
 def _refusal(manifest: Manifest) -> str:
