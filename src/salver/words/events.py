@@ -57,6 +57,24 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     unit: str = ""
 
 
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """Requests that were refused like a first one, in the same turn of the event loop.
+
+    Only observers with a true ``takes_refused`` get these; others get a :class:`Served` of each request.
+
+    Attributes:
+        like: Event of each of them, but for its id.
+        ids: Their ids.
+    """
+
+    like: Served
+    ids: list[str]
+
+    def each(self) -> list[Served]:
+        """Return the events of the requests."""
+        return [msgspec.structs.replace(self.like, request_id=id) for id in self.ids]
+
+
 class Responded(msgspec.Struct, frozen=True, gc=False):
     """Response of a version in a release that analyses answers; :class:`Served` describes the request.
 
@@ -240,6 +258,7 @@ Event = (
     Served
     | Shadowed
     | Answered
+    | Refused
     | WorkerReady
     | Predicted
     | BatchRan

@@ -98,7 +98,7 @@ class World(Declaring):
         return len(body)
 
     def begin(self, body: bytes = b"", *, is_large: bool = False) -> Callable[[], None] | None:
-        call = Call("test", 99.0, None, "rid", "tp", is_large=is_large)
+        call = self.call = Call("test", 99.0, None, "rid", "tp", is_large=is_large)
         return self.door.post(self, body, "m", "", call, self.tell, takes_pieces=True)  # type: ignore[arg-type]
 
     def outcomes(self) -> list[str]:
@@ -124,6 +124,17 @@ async def test_a_large_body_is_read_at_once_only_if_its_layout_is_known(
     world.signature = Signature((), (), True, takes_forms=takes_forms)
     assert (world.begin(body, is_large=True) is not None) == is_posted
     assert world.leases == is_posted
+
+
+async def test_those_that_are_refused_alike_are_counted_together() -> None:
+    error, counted = Overloaded("no", why="objective"), list[tuple[int, float]]()
+    error.recur = lambda count, now: counted.append((count, now))
+    world = World({"foresee": error})
+    assert world.begin() is not None and world.call.alike is not None
+    assert [world.call.alike.new_id() for _ in range(3)] == ["00ff"] * 3
+    assert world.call.alike.close() == 3 and counted == [(3, 100.0)]
+    assert world.outcomes() == ["overloaded"] * 4
+    assert [(event.why, event.request_id) for event in world.events[1:]] == [("objective", "00ff")] * 3
 
 
 async def test_a_whole_answer() -> None:

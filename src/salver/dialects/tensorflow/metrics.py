@@ -15,7 +15,7 @@ import msgspec
 from salver.lazy import lazy_imports
 from salver.stats.histogram import Histogram
 from salver.words.errors import Code
-from salver.words.events import BatchRan, Event, Lineage, Replayed, Served
+from salver.words.events import BatchRan, Event, Lineage, Refused, Replayed, Served
 from salver.words.messages import ModelId
 
 with lazy_imports():
@@ -98,6 +98,8 @@ class TensorFlowMetrics:
         records: Returns the number of logged requests by model and status.
     """
 
+    takes_refused = True
+
     def __init__(
         self,
         config: TensorFlowMetricsConfig,
@@ -128,6 +130,11 @@ class TensorFlowMetrics:
                     if (is_every or event.api) and event.protocol != _INNER:
                         key = (event.model, event.api, event.protocol, event.outcome)
                         requests.setdefault(key, []).append(event)
+                elif type(event) is Refused:
+                    like = event.like
+                    if (is_every or like.api) and like.protocol != _INNER:
+                        key = (like.model, like.api, like.protocol, like.outcome)
+                        requests.setdefault(key, []).extend([like] * len(event.ids))
                 elif type(event) is BatchRan:
                     if has_batches and event.ok:
                         rows = event.rows + event.padding

@@ -12,7 +12,7 @@ from typing import Any
 
 from salver.transport.ports import ModelView
 from salver.words.errors import Code, InvalidInput, NotFound, NotReady
-from salver.words.events import BatchRan, Event, Served, StateChanged
+from salver.words.events import BatchRan, Event, Refused, Served, StateChanged
 from salver.words.messages import State
 
 #: Outcomes of requests that an engine had accepted, or rejected because its queue was full.
@@ -29,8 +29,8 @@ class _Duration:
         self.count = 0
         self.seconds = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.count += 1
+    def add(self, seconds: float, count: int = 1) -> None:
+        self.count += count
         self.seconds += seconds
 
     def shown(self) -> dict[str, int]:
@@ -102,6 +102,8 @@ class Statistics:
         wall: Returns seconds since the epoch, for ``last_inference``.
     """
 
+    takes_refused = True
+
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._versions: dict[tuple[str, str], _Version] = {}
@@ -127,6 +129,10 @@ class Statistics:
                     found.queue.seconds += timing.queue + timing.formation
                 elif event.outcome in _FAILED and (event.model, event.version) in versions:
                     versions[event.model, event.version].fail.add(event.latency)
+            elif isinstance(event, Refused):
+                pair = (event.like.model, event.like.version)
+                if pair in versions:
+                    versions[pair].fail.add(event.like.latency * len(event.ids), len(event.ids))
             elif isinstance(event, BatchRan):
                 if event.ok:
                     found = versions.get((event.model, event.version)) or self._new(event)

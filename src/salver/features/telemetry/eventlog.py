@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from salver.kernel.logs import present, trace_id
-from salver.words.events import Event, Served, StateChanged
+from salver.words.events import Event, Refused, Served, StateChanged
 from salver.words.messages import State
 
 _LEVELS = {State.READY: logging.INFO, State.GONE: logging.INFO, State.FAILED: logging.ERROR}
@@ -21,6 +21,8 @@ class EventLog:
     Args:
         access_log: Requests to log: none, the failed ones, all.
     """
+
+    takes_refused = True
 
     def __init__(self, access_log: Literal["off", "errors", "all"] = "off") -> None:
         self._requests = access_log
@@ -35,6 +37,9 @@ class EventLog:
             if type(event) is Served:
                 if self._requests == "all" or event.outcome != "ok":
                     self._access.info({"event": "request", **_request_fields(event)})
+            elif type(event) is Refused:
+                for each in event.each():
+                    self._access.info({"event": "request", **_request_fields(each)})
             elif type(event) is StateChanged:
                 text, id = f"model {event.after.lower()}", event.id
                 reason = "" if event.after is State.GONE else event.reason  # a failure is logged once

@@ -20,7 +20,7 @@ import msgspec
 from salver.kernel.serving.present import Present
 from salver.lazy import lazy_imports
 from salver.words.errors import NO_REFUSAL, NotFound
-from salver.words.events import BatchRan, Event, Served
+from salver.words.events import BatchRan, Event, Refused, Served
 from salver.words.messages import ModelId
 
 with lazy_imports():
@@ -102,6 +102,8 @@ class Explanations:
         present: Returns the number of instances; called for each explanation.
     """
 
+    takes_refused = True
+
     def __init__(self, clock: Callable[[], float], present: Present) -> None:
         self._clock = clock
         self._present = present
@@ -123,6 +125,11 @@ class Explanations:
                     found = slices.get(pair) or self._look_up(slices, pair, now)
                     found.served(event, now, next(self._order))
                     self._recent.append(event)
+            elif type(event) is Refused:
+                pair = (event.like.model, event.like.version)
+                found = slices.get(pair) or self._look_up(slices, pair, now)
+                found.outcomes[event.like.outcome] += len(event.ids)
+                found.refused[event.like.why] += len(event.ids)
             elif type(event) is BatchRan and event.version:
                 pair = (event.model, event.version)
                 found = slices.get(pair) or self._look_up(slices, pair, now)

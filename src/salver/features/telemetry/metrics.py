@@ -19,7 +19,7 @@ from salver.kernel.serving.present import ABSENT, Present
 from salver.lazy import is_made, lazily, lazy_imports
 from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
 from salver.words.errors import NO_REFUSAL, Refusal
-from salver.words.events import Answered, BatchRan, Event, Served, StepRan
+from salver.words.events import Answered, BatchRan, Event, Refused, Served, StepRan
 from salver.words.messages import State
 
 with lazy_imports():
@@ -113,6 +113,8 @@ class Metrics:
         own: The models' own series on the page.
     """
 
+    takes_refused = True
+
     def __init__(self, present: Present) -> None:
         self._present = present
         self._views: list[MetricsView[Any]] = []
@@ -166,6 +168,10 @@ class Metrics:
                 ran.setdefault((event.model, event.version), []).append(event)
             elif type(event) is StepRan:
                 stepped.setdefault((event.model, event.version), []).append(event)
+            elif type(event) is Refused:
+                like = event.like
+                refused = [like] * len(event.ids)
+                served.setdefault((like.model, like.version, like.protocol, like.outcome), []).extend(refused)
             elif type(event) is not Answered:  # the most frequent event, one per request
                 has_changed = True
         with self._lock:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from salver.kernel.serving.ports import Observer
-from salver.words.events import Event
+from salver.words.events import Event, Refused
 
 _LOG = logging.getLogger("salver.bus")
 _PERIOD_S = 0.004  # longer periods make batches of events that delay requests noticeably
@@ -25,7 +25,7 @@ class Bus:
     """
 
     def __init__(self, observers: Sequence[Observer] = (), limit: int = 65_536) -> None:
-        self._observers = tuple(observers)
+        self._observers = tuple(map(_with_form, observers))
         self._limit = limit
         self._waiting: list[Event] = []
         self._is_scheduled = False
@@ -36,7 +36,7 @@ class Bus:
 
     def join(self, observer: Observer) -> None:
         """Add an observer, after the others."""
-        self._observers = (*self._observers, observer)
+        self._observers = (*self._observers, _with_form(observer))
 
     def emit(self, event: Event) -> None:
         """Queue an event for the observers; only from the event loop's thread."""
@@ -60,8 +60,29 @@ class Bus:
         events, self._waiting = self._waiting, []
         if not events:
             return
-        for observer in self._observers:
+        single: Sequence[Event] = ()
+        for observer, takes_refused in self._observers:
+            given: Sequence[Event] = events
+            if not takes_refused:
+                single = given = single or _single(events)
             try:
-                observer.observe(events)
+                observer.observe(given)
             except Exception:
                 _LOG.exception("observer %r failed; %d events are not counted", observer, len(events))
+
+
+def _with_form(observer: Observer) -> tuple[Observer, bool]:
+    return observer, getattr(observer, "takes_refused", False)
+
+
+def _single(events: Sequence[Event]) -> Sequence[Event]:
+    """Return events with one for each refused request."""
+    if not any(type(event) is Refused for event in events):
+        return events
+    found: list[Event] = []
+    for event in events:
+        if type(event) is Refused:
+            found += event.each()
+        else:
+            found.append(event)
+    return found

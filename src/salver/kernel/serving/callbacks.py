@@ -8,13 +8,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
-import msgspec
-
 from salver.kernel.engine.delivery import nothing
 from salver.kernel.serving.capabilities import Post
 from salver.kernel.serving.exchange import NO_TIME, Exchange, RequestPath, why_failed
 from salver.words.errors import Cancelled, Code, Overloaded
-from salver.words.events import Served
+from salver.words.events import Refused, Served
 from salver.words.messages import InferResponse
 
 BodyT = TypeVar("BodyT")
@@ -160,6 +158,5 @@ class RefusedAlike:
         """Count them; return their number."""
         if self._ids:
             self._count(len(self._ids), self._path.clock())
-        for id in self._ids:
-            self._path.emit(msgspec.structs.replace(self._served, request_id=id))
+            self._path.emit(Refused(self._served, self._ids))
         return len(self._ids)
