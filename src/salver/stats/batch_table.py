@@ -80,6 +80,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return whether it was made for this price, and for a law that differs by at most ``tolerance``."""
         if price != self.price:
             return False
+        # Laws are piecewise linear: equal at both ends and in the middle means nearly equal between them.
         sizes = {1, self.largest // 2 or 1, self.largest}
         return all(abs(law.seconds(b) / self.law.seconds(b) - 1) <= tolerance for b in sizes)
 
@@ -140,4 +141,5 @@ def _problem(table: Table) -> str:
             "runs of more rows than wait, or a full queue that is not served",
         ),
     )
+    # The first problem is enough: such a table is not repaired.
     return next((problem for holds, problem in checks if not holds), "")

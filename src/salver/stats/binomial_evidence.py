@@ -61,6 +61,7 @@ class BinomialEvidence(msgspec.Struct, frozen=True):
         """
         _check(self, canary_events, events, share, margin)
         log_ratios, shift = _ratios(self.null, self.alternatives, margin)
+        # Given their sum, events are binomial; this is the canary's chance at the edge of the null.
         boundary = share * shift / (share * shift + 1 - share)
         return msgspec.structs.replace(
             self,
@@ -73,6 +74,7 @@ class BinomialEvidence(msgspec.Struct, frozen=True):
     @property
     def log_e(self) -> float:
         """Return the log e-value, the mean over the alternatives; 0 before the first event."""
+        # Relative to the largest, or exp() would overflow for strong evidence.
         top = max(self.log_sums)
         mean = math.fsum(math.exp(total - top) for total in self.log_sums) / len(self.log_sums)
         return top + math.log(mean)
@@ -140,6 +142,7 @@ def _check(evidence: BinomialEvidence, canary: int, events: int, share: float, m
             f"{canary} canary events of {events} at a share of {share} and a margin of {margin} cannot be",
             fix="Give counts of 0 or more, a share from 0 to 1 and a margin above -1.",
         )
+    # Otherwise the likelihood would be 0 under any hypothesis, and the evidence not a number.
     if (canary and share == 0) or (canary < events and share == 1):
         raise InvalidInput(
             f"an arm without units has events: {canary} of {events} are the canary's, whose share is {share}",

@@ -41,6 +41,7 @@ def normal_mixture(v: float, alpha: float, v_best: float) -> float:
 def gamma_exponential_mixture(v: float, alpha: float, v_best: float, c: float) -> float:
     """Return the upper bound for sub-exponential deviations of scale ``c``: empirical variance."""
     _check(v, alpha, v_best, scale=c)
+    # The normal mixture's optimum is nearly that of the others, in units of the scale.
     rho = one_sided_rho(v_best, alpha) / c**2
     shape = v / c**2 + rho
     steady = _stirling(shape) - _stirling(rho) - _log(gammainc(rho, rho))
@@ -102,6 +103,7 @@ class BetaBinomial(NamedTuple):
 def beta_binomial_mixture(v: float, alpha: float, v_best: float, g: float, h: float) -> float:
     """Return the two-sided bound for deviations in [-g, h], at most the maximum ``v / g``."""
     mixture = BetaBinomial.tuned(v_best, alpha, g, h)
+    # Early, even the largest possible sum is no evidence: every sum is within the bound.
     if mixture.log_e(v / g, v) < math.log(1 / alpha):
         return v / g
     return float(brentq(lambda s: float(mixture.log_e(s, v)) - math.log(1 / alpha), 0.0, v / g, xtol=1e-9))
@@ -110,6 +112,7 @@ def beta_binomial_mixture(v: float, alpha: float, v_best: float, g: float, h: fl
 def polynomial_stitching(v: float, alpha: float, v_least: float, c: float = 0.0) -> float:
     """Return the upper bound for sub-gamma deviations of scale ``c``, from time ``v_least``."""
     _check(v, alpha, v_least, scale=1 + abs(c))
+    # Before that time the bound of that time holds: it is an upper bound for smaller ones, too.
     v = max(v, v_least)
     log = _SHAPE * math.log(math.log(_RATIO * v / v_least)) + math.log(
         zeta(_SHAPE) / (alpha * math.log(_RATIO) ** _SHAPE)
@@ -143,6 +146,7 @@ def empirical_process(count: float, alpha: float, least: float, spread: float = 
             minimize_scalar(of_ratio, bounds=(1.0, widest), method="bounded", options={"xatol": 1e-12}).fun
         )
 
+    # The chance falls with the level, so double it until there is a bracket for the root.
     high = 1.0
     while chance(high) > alpha:
         high *= 2
@@ -203,6 +207,7 @@ def _log(chance: float) -> float:
 
 def _stirling(x: float) -> float:
     """Return ``log(gamma(x)) - x log(x) + x`` without cancellation for large ``x``."""
+    # Above, gammaln and x log(x) agree in so many digits that their difference would be noise.
     if x < _LARGE:
         return float(gammaln(x)) - x * math.log(x) + x
     return math.log(2 * math.pi / x) / 2 + 1 / (12 * x)

@@ -51,6 +51,7 @@ class MultinomialEvidence(msgspec.Struct, frozen=True):
     def log_e(self) -> float:
         """Return the log e-value; 0 before the first event."""
         prior = [self.concentration * share for share in self.shares]
+        # The best fit of the null: a ratio to the most likely member bounds the ratios to all of them.
         return log_marginal(prior, self.counts) - log_likelihood(self.counts, self._null_shares())
 
     @property
@@ -126,6 +127,7 @@ def _bounded_by_first(counts: Sequence[int], shares: Sequence[float], sign: int)
     rates = [count / share for count, share in zip(counts, shares, strict=True)]
     others = sorted(range(1, len(rates)), key=lambda i: -sign * rates[i])
     joined, count, share = [0], counts[0], shares[0]
+    # An arm within the pool stays as it is, and all after it are closer still.
     for index in others:
         if sign * (rates[index] - count / share) <= 0:
             break

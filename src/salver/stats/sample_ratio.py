@@ -61,6 +61,7 @@ class SampleRatio(msgspec.Struct, frozen=True):
             tuple(a + b for a, b in zip(self.counts, counts, strict=True)),
             tuple(a + sum(counts) * share for a, share in zip(self.expected, shares, strict=True)),
             self.concentration,
+            # The prior has seen past units only, so the product of all steps is a martingale under the null.
             self.log_e + log_marginal(prior, counts) - log_likelihood(counts, shares),
         )
 
@@ -81,6 +82,7 @@ class SampleRatio(msgspec.Struct, frozen=True):
                 shares, weights, self.counts, self.expected, strict=True
             )
         ]
+        # As much weight as the posterior has: it learns as fast as with constant shares.
         scale = (self.concentration + sum(self.counts)) / math.fsum(tilted)
         return [scale * value for value in tilted]
 
@@ -120,6 +122,7 @@ def _chi_squared_tail(x: float, freedom: int) -> float:
     """Return the probability of more than ``x``, by finite sums (Abramowitz & Stegun 26.4.4 and 26.4.5)."""
     if not x:
         return 1.0
+    # Finite sums, so that SciPy is not imported for one tail.
     half, odd = x / 2, freedom % 2
     powers = (odd / 2 + index for index in range(freedom // 2))
     terms = (math.exp(power * math.log(half) - half - math.lgamma(power + 1)) for power in powers)

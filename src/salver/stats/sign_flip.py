@@ -86,8 +86,10 @@ class SignFlipEvidence(msgspec.Struct, frozen=True):
                 fix="Give counts of 0 or more, and a part above 0 and up to 1.",
             )
         events, other, keep = int(events), int(other), float(keep)
+        # Arms of equal size need no thinning: the difference itself is symmetric under the null.
         if keep == 1:
             return self.add(sign * (events - other))
+        # The mean over all thinnings, instead of one at random: the evidence depends on the data alone.
         kept = _kept(events, keep)
         return msgspec.structs.replace(
             self,
@@ -129,6 +131,7 @@ def log_e_paths(
     log_e = np.full(values.shape, -np.inf)
     for before, scale in zip(begin.log_sums, begin.scales, strict=True):
         steps = _log_bets(scale * np.subtract(values, others, dtype=np.float64))
+        # A schedule has few shares but many buckets, so a table for each share is cheap.
         for part in np.unique(parts[parts < 1]):
             at = parts == part
             steps[:, at] = _thinned_bets(values[:, at], others[:, at], float(part), scale)
@@ -153,6 +156,7 @@ def _thinned_bets(
         -np.inf,
     )
     differences = np.subtract.outer(kept, np.arange(int(other.max(initial=0)) + 1))
+    # Floored, because products of tiny chances would become 0 and their logarithm infinite.
     bets = np.exp(np.maximum(_log_bets(scale * differences), _LEAST))
     table: npt.NDArray[np.float64] = np.log(np.exp(chances) @ bets)
     return table[events, other]
@@ -181,6 +185,7 @@ def _kept(events: int, keep: float) -> list[tuple[int, float]]:
 
 def _log_bet(x: float) -> float:
     """Return ``log(exp(x) / cosh(x))`` without overflow; at most ln 2."""
+    # cosh(x) overflows from 710 on, where the bet is long at its limit.
     return x - abs(x) - math.log1p(math.exp(-2 * abs(x))) + math.log(2)
 
 

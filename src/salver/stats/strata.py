@@ -37,6 +37,7 @@ def block_arm(salt: str, stratum: str, index: int, block: Sequence[int]) -> int:
         raise InvalidInput(
             f"unit {index} of blocks of {list(block)} cannot be", fix="Give counts of 0 or more, and a unit."
         )
+    # Unit and block follow from the number alone, so that no state is kept and a replay gives the same arm.
     number, place = divmod(index, size)
     slots = [arm for arm, units in enumerate(block) for _ in range(units)]
     keys = [fraction(salt, f"{stratum}\n{number}\n{slot}") for slot in range(size)]
@@ -72,7 +73,7 @@ def minimising_arm(
     scores = [sum(count.get(level, 0) for level in levels) for count in counts]
     best = [arm for arm, score in enumerate(scores) if score == min(scores)]
     rest = [arm for arm in range(arms) if arm not in best]
-    share = follow if rest else 1.0
+    share = follow if rest else 1.0  # all are best: draw among them evenly
     if chance < share:
         return best[int(chance / share * len(best))]
     return rest[int((chance - share) / (1 - share) * len(rest))]
@@ -105,7 +106,7 @@ def post_stratified(strata: Sequence[Stratum]) -> Effect:
     value = variance = 0.0
     for stratum in strata:
         units = (stratum.control[0], stratum.treatment[0])
-        if min(units) < 2:
+        if min(units) < 2:  # one unit has no variance
             raise InvalidInput(
                 f"a stratum has {units[0]} and {units[1]} units",
                 fix="Merge it, so that each arm has two or more.",

@@ -57,11 +57,12 @@ class AnnouncingApp:
         exchange.on_end = functools.partial(self._ended, exchange, self._now())
         if prompt(exchange):
             return True
+        # The request goes to a task after all, whose answer is announced by _watch().
         exchange.on_end = nothing
         return False
 
     def _ended(self, exchange: Exchange, began: float) -> None:
-        if exchange.status:
+        if exchange.status:  # else the caller has gone before the answer
             head, at = exchange.head, self._now()
             caller, target, protocol = _caller(exchange.client), _target(head.path, head.query), head.version
             seconds = max(0.0, at - began)
@@ -80,6 +81,7 @@ async def _watch(
 ) -> None:
     began = now()
     is_grpc = any(key == b"content-type" and value.startswith(_GRPC) for key, value in scope["headers"])
+    # A gRPC call without trailers has failed; HTTP without a status has had no answer at all.
     status = _UNKNOWN if is_grpc else 0
 
     async def pass_on(message: dict[str, object]) -> None:

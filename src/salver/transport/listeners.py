@@ -80,6 +80,7 @@ class Listeners:
             running = asyncio.create_task(listener.run(), name="front")
             self._running.add(running)
             started = asyncio.create_task(listener.started())
+            # Whichever ends first: a listener that fails never says that it has started.
             await asyncio.wait({running, started}, return_when=asyncio.FIRST_COMPLETED)
             if running.done() or started.exception() is not None:
                 started.cancel()

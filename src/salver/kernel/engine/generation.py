@@ -90,7 +90,7 @@ class PromptReader:
             raise InvalidInput("text_input must not be empty", field="text_input")
         values = dict(_DEFAULTS)
         for name, default in _DEFAULTS.items():
-            if name in given:
+            if name in given:  # tensors win over parameters of the same name
                 values[name] = given[name][0].item()
             elif name in request.parameters:
                 values[name] = _number(name, request.parameters[name], default)
@@ -121,7 +121,7 @@ def _text(value: Any, name: str) -> str:
 
 def _number(name: str, value: Any, default: Any) -> Any:
     wanted = (int, float) if isinstance(default, float) else (int,)
-    if isinstance(value, bool) or not isinstance(value, wanted):
+    if isinstance(value, bool) or not isinstance(value, wanted):  # a bool is an int to Python
         kind = "a whole number"
         if isinstance(default, float):
             kind = "a number"

@@ -146,6 +146,7 @@ def _serve_streams(
         runs.put(None)
 
     threading.Thread(target=hear, name="salver-orders", daemon=True).start()
+    # Requests that have begun are answered even after a stop: a model may end them late.
     while not stopping.is_set() or len(outlets):
         if (run := runs.get()) is not None:
             channel.send(_stream(model, *run, load, requests))
@@ -166,6 +167,7 @@ def _stream(
 
 
 def _run(model: RunnableModel, inputs: dict[str, Array]) -> tuple[dict[str, Array], float]:
+    # The model alone: copies between the processes are not its time, and would spoil its law.
     began = time.perf_counter()
     outputs = model.run(inputs)
     return dict(outputs), time.perf_counter() - began
@@ -184,6 +186,7 @@ def _told(answer: Answer | SalverError) -> ResponseHead | RunError | None:
     if isinstance(answer, SalverError):
         return describe(answer)
     is_plain = not answer.parameters and not answer.again
+    # None is what most requests get: it is not worth a record on the channel.
     if is_plain:
         return None
     return ResponseHead(dict(answer.parameters), answer.again)
