@@ -65,12 +65,14 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidInput(
                 f"the token in {self.token_file} cannot be read: {error}", field="--api-token-file"
             ) from error
+        # A short token can be guessed, and one with odd letters is cut differently by clients.
         if len(token) < _LEAST_LETTERS or not token.isascii() or not token.isprintable() or " " in token:
             raise InvalidInput(
                 f"{self.token_file} holds no token: one line of {_LEAST_LETTERS} or more letters and digits",
                 field="--api-token-file",
                 fix="Make one: openssl rand -hex 32",
             )
+        # Only a digest stays in memory: dumps and logs cannot show the token.
         return hashlib.sha256(token.encode()).digest()
 
 
@@ -158,6 +160,7 @@ class Access:
         self._rules = rules
         self.closed = rules.closed
         self._names = frozenset(_plain(name) for name in rules.hosts)
+        # A page in a browser on this machine can reach local ports; others are reachable anyway.
         self.checks_hosts = bool(host) and self.is_local
         self.known_hosts: set[bytes] = set()
         is_open = self.is_local or rules.allows_remote

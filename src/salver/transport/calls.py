@@ -86,6 +86,7 @@ class RequestContext(msgspec.Struct, frozen=True):
 
 def id_maker() -> Callable[[], str]:
     """Return a maker of ids of 16 hexadecimal digits, which are unique in this process."""
+    # From a random number on: ids of several servers, or of one that was restarted, must differ.
     numbers = itertools.count(secrets.randbits(63))
     return lambda: f"{next(numbers):016x}"
 
@@ -103,6 +104,7 @@ def join_trace(call: Call, header: bytes, new_id: Callable[[], str]) -> None:
     parent = w3c.parse(printable(header))
     if parent is not None:
         call.traceparent = w3c.format(w3c.child(parent, new_id()))
+        # The caller's span, for those who show whose child this call is.
         call.origin = parent.span_id
 
 
@@ -121,7 +123,9 @@ def take_traits(call: Call, headers: Mapping[bytes, bytes], wanted: Mapping[byte
                 text = value.decode().strip()
             except UnicodeDecodeError:
                 text = value.decode("latin-1").strip()
+            # Long values are shortened to a digest: traits are kept with every event.
             if text:
                 found[source] = text if len(text) < _SHORT else trait(text)
     if found:
+        # What the request itself says of a trait wins over its header.
         call.traits = found if call.traits is None else {**found, **call.traits}

@@ -89,6 +89,7 @@ class Heads:
                 head = _parsed(text.split(b"\r\n"), self._names)
             except _Malformed:
                 return None
+            # Long heads differ each time (cookies, tokens), and would push the others out.
             if len(text) <= _SHORT:
                 if len(self.known) >= _KNOWN_HEADS:
                     self.known.clear()
@@ -104,13 +105,16 @@ def _parsed(lines: list[bytes], names: dict[bytes, bytes]) -> Head:
     headers, spelled = _headers(lines, names)
     known = dict(headers)
     version = "1.1" if minor == b"1" else "1.0"
+    # Two hosts: a proxy may have decided by the other one (RFC 9112, section 3.2).
     if len(known) != len(headers) and [name for name, _ in headers].count(b"host") > 1:
         raise _Malformed
     length = _length(headers, known, version)
     if not target.startswith(b"/"):
         target = _origin_form(method, target)
+    # No client should send a fragment, but what comes after the sign is no part of the path.
     path, _, query = target.partition(b"#")[0].partition(b"?")
     connection = b",".join(value for name, value in headers if name == b"connection").lower()
+    # HTTP/1.1 keeps connections unless told otherwise; 1.0 only if told to.
     keeps = b"close" not in connection if version == "1.1" else b"keep-alive" in connection
     expects = b"expect" in known and version == "1.1"
     if expects and known[b"expect"].lower() != b"100-continue":
@@ -126,7 +130,7 @@ def _headers(lines: list[bytes], names: dict[bytes, bytes]) -> tuple[Headers, He
         name, colon, value = lines[index].partition(b":")
         lower = names.get(name)
         if lower is None:
-            if not _NAME.fullmatch(name):
+            if not _NAME.fullmatch(name):  # also refuses a space before the colon
                 raise _Malformed
             lower = name.lower()
             if len(names) < _KNOWN_NAMES:
@@ -144,6 +148,7 @@ def _length(headers: Headers, known: dict[bytes, bytes], version: str) -> int:
     length = known.get(b"content-length")
     if b"transfer-encoding" in known:
         codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+        # A proxy that believes the other length would see a second request in the body (smuggling).
         if codings != [b"chunked"] or length is not None or version == "1.0":
             raise _Malformed
         return -1

@@ -124,6 +124,7 @@ def _status(status: int) -> bytes:
 
 
 def _literal(name: bytes, value: bytes) -> bytes:
+    # Without indexing: blocks can be cached, since no table changes with each of them.
     return b"\x00%b%b%b%b" % (_length(len(name)), name.lower(), _length(len(value)), value)
 
 

@@ -157,6 +157,7 @@ def _secure(config: FrontConfig, *, has_http2: bool) -> ssl.SSLContext | None:
     """
     if not config.tls_cert:
         return None
+    # OpenSSL names no file in its errors, so each is opened by itself first.
     for path in filter(None, (config.tls_cert, config.tls_key, config.tls_client_ca)):
         _check_readable(path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -228,6 +229,7 @@ def _bind_unix(path: str) -> socket.socket:
         Conflict: the socket cannot be created, or the path is not a socket.
     """
     if Path(path).is_socket():
+        # Only to warn: the servers that this follows take the path in any case.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             if probe.connect_ex(path) == 0:
                 _LOG.warning("%s is taken from a server that listens there", path)
@@ -256,6 +258,7 @@ def _most_connections() -> int:
             soft = hard
     if soft == resource.RLIM_INFINITY:
         return 0
+    # At least half, or a small limit would leave nothing for callers.
     return max(soft - _KEPT_DESCRIPTORS, soft // 2)
 
 
@@ -302,6 +305,7 @@ class Listener:
         scheme = "https" if self._secure else "http"
 
         def connected() -> Connection:
+            # Once a turn, for the first connection of a burst.
             if not self._is_accepting:
                 self._is_accepting = True
                 loop.call_soon(self._accept_more)
@@ -375,12 +379,14 @@ class Listener:
             self._look_for_descriptors()
             for connection in overdue(self._terms.open, now):
                 connection.drop()
+            # A copy: a connection that is cut leaves the set.
             for connection in list(self._terms.open):
                 connection.cut_stalled(now, PATIENCE_S)
 
     def _look_for_descriptors(self) -> None:
         """Log once if no descriptor is left, in which case the event loop closes new connections."""
         try:
+            # The loop closes such connections silently; to try it is the only way to learn of it.
             os.close(os.dup(self._socket.fileno()))
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE) and not self._is_short:
@@ -397,6 +403,7 @@ class Listener:
         self._has_parted.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace):
+                # Looked at, not told: callers read at their own pace, which no event reports.
                 while any(each.has_unsent or not each.is_idle for each in self._terms.open):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
         for connection in list(self._terms.open):

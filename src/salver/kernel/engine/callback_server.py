@@ -215,6 +215,7 @@ class CallbackServer:
 
     async def _infer(self, ask: ModelCall, inputs: Mapping[str, Array]) -> None:
         kinds = [DATATYPES[kind] for kind in ask.types]
+        # The host says both, and may have written either to mislead the other model.
         if [kind.dtype for kind in kinds] != [array.dtype for array in inputs.values()]:
             self._broken("inputs of other datatypes than it says")
             raise ModelFailed("tensors that make no sense")
@@ -238,6 +239,7 @@ class CallbackServer:
         self._send(CallResult(ask.id, (), (), None, True, True))
 
     async def _manage(self, manage: Manage, files: Mapping[str, Array]) -> None:
+        # It would wait for itself: the load ends when its initialisation does.
         if manage.kind != "is_ready" and manage.model == self._id.name and not self.has_loaded:
             raise InvalidInput(f"model '{manage.model}' cannot {manage.kind} itself while it is being loaded")
         order = LoadOrder(manage.config, {path: array.tobytes() for path, array in files.items()})

@@ -343,6 +343,7 @@ class SequenceEngine:
         deadline = turn.payload.deadline
         if deadline is not None:
             loop = asyncio.get_running_loop()
+            # A timer for each: expiry of one request ends a sequence, which must not wait for the next run.
             timer = loop.call_later(deadline - self._clock(), self._expire, turn)
             turn.payload.future.add_done_callback(lambda _: timer.cancel())
 
@@ -382,6 +383,7 @@ class SequenceEngine:
             return
         now = self._clock()
         self._reap(now)
+        # Before any request is taken: a host that came back does not know the sequences of before.
         for lane in self._lanes:
             if self._remembers and lane.has_died:
                 self._lose(lane)
@@ -389,6 +391,7 @@ class SequenceEngine:
         if now < self._departure.by < math.inf:
             times.append(self._departure.by)
         elif now >= self._departure.by:
+            # Requests that already wait are still answered; only the next ones are refused.
             why = f"Version {self.id.version}, which knew it, was replaced, and waited no longer for its end."
             self._scheduler.shut(why, now)
         if self._scheduler.is_empty:
@@ -432,6 +435,7 @@ class SequenceEngine:
             else:  # it keeps no state, so only the faulty request must fail
                 said, seconds = [await self._ask_alone(lane, turn) for turn in turns], 0.0
         timing = Timing(0.0, 0.0, seconds, len(turns), 0, company.reason, 0.0, self._clock())
+        # Before the instance is free: the next request of a sequence needs the state of this one.
         self._deliver(turns, said, began, timing)
         self.release(lane)
 
@@ -477,6 +481,7 @@ class SequenceEngine:
                 except ModelFailed as error:
                     answer = error
             if isinstance(answer, Answer) and answer.again:
+                # A caller that has gone gets no further run.
                 if not future.done() and self.repeats(turn):
                     continue
                 answer = self.no_repeat()

@@ -241,6 +241,7 @@ class SequenceScheduler:
                 "on the first request of the sequence",
                 fix=self.register.why(id),
             )
+        # After the START check: a sequence that is not active is the caller's error at any load.
         if self.queued >= self._max_queue:
             raise full(so_many(self.queued))
         if sequence is None:
@@ -294,6 +295,7 @@ class SequenceScheduler:
         sequence = turn.sequence
         sequence.is_running = False
         turn.is_taken = turn.starts = False
+        # At the front: later requests of the sequence build on what this one will leave.
         sequence.turns.appendleft(turn)
         self.queued += 1
         self._wake(sequence, now)
@@ -331,6 +333,7 @@ class SequenceScheduler:
             start = next((i for i, turn in enumerate(turns) if turn.starts), len(turns))
             gone += turns[:start]
             sequence.turns = deque(turns[start:])
+            # Nothing that waits starts it anew, so the next request must.
             if not sequence.turns:
                 sequence.is_shut = True
                 self.register.explain(sequence.id, why)
@@ -422,6 +425,7 @@ class SequenceScheduler:
         heapq.heappush(self._free, (place, instance))
         self._quiet.pop(sequence, None)
         sequence.slot = None
+        # Behind those that already wait: it has had its slot.
         if sequence.turns:
             self._backlog[sequence] = None
         else:

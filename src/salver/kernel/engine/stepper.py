@@ -218,6 +218,7 @@ class StepEngine:
         level = standing.priority or self._config.priorities.default or (levels + 1) // 2
         outlet = _AnswerBuffer(prompt, self._vocabulary, self._config.steps.end_token, now)
         sequence = StepSequence(outlet, len(prompt.tokens), prompt.most, min(level, levels), deadline)
+        # Refused at once: nobody knows whether the step will end at all.
         if self.hangs:
             raise self._hung()
         if self._look_timer is None:
@@ -280,6 +281,7 @@ class StepEngine:
         text[0] = piece.text.encode()
         outputs = (Tensor("text_output", DataType.BYTES, text),)
         told = (request.model, self.id.version, outputs, request.id)
+        # Only the last piece has a reason and the counts, as in OpenAI's protocol.
         if not piece.finish:
             return InferResponse(*told, timing=piece.timing)
         why = {"finish_reason": piece.finish}

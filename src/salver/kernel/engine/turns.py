@@ -93,6 +93,7 @@ class ResourcePool:
 
     def take(self, member: "PoolMember") -> ResourceTurn | None:
         """Return an instance of the member with all its resources, or None if it must wait."""
+        # Those that wait and have had fewer turns come first, even if this one would fit at once.
         rivals = [rival for rival in self._waiting if rival is not member and rival.score <= member.score]
         for turn in sorted((t for t in member.instances if not t.is_out), key=_score):
             if self._fits(turn) and not any(rival.wants(turn.needs) for rival in rivals):
@@ -102,6 +103,7 @@ class ResourcePool:
                 turn.is_out = True
                 turn.runs += 1
                 return turn
+        # Its place in the line stays: the order decides between members with equal scores.
         self._waiting.setdefault(member)
         return None
 
@@ -112,6 +114,7 @@ class ResourcePool:
             self._waiting.setdefault(member)
         for name, count in turn.needs.items():
             self._held[name] -= count
+        # Without needs nothing has become free that anybody could be waiting for.
         if turn.needs:
             self._wake()
 

@@ -478,6 +478,7 @@ class Manager(Generic[ServableT]):
     def _drain(self, copy: _Copy[ServableT]) -> None:
         self._move(copy, State.DRAINING)
         self._publish(copy.id.name)
+        # Called by the last lease that is released, so that nothing polls for it.
         copy.on_idle = lambda: self._close_if_idle(copy)
         leave = copy.servable.leave if copy.servable is not None else None
         if leave is not None and self._knows(copy.id.name):
@@ -533,6 +534,7 @@ class Manager(Generic[ServableT]):
             copy.task.cancel()
         self._move(copy, State.GONE)
         self._copies.pop(copy.key, None)
+        # Out and in again, so that the latest is last.
         self._ended.pop(copy.id, None)
         self._ended[copy.id] = None
         if len(self._ended) > _MOST_ENDED:
