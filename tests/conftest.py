@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import fork_server
+import forked_hosts
 import pytest
 from forked_workers import ForkedWorkers
 from hypothesis import settings
@@ -69,6 +70,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Fork host processes instead of executing them; forked workers do so by themselves."""
+    if session.config.getoption("--workers") == 1 and not session.config.option.collectonly:
+        forked_hosts.begin()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fails a run that skipped tests (-ra names them); gives those that failed a second chance, if few."""
@@ -96,6 +104,13 @@ def _again(reporter: pytest.TerminalReporter) -> pytest.ExitCode:
     command = [sys.executable, "-m", "pytest", "--verbose", "--no-skips", "--timeout=120", *failed]
     done = subprocess.run(command, cwd=reporter.config.rootpath)
     return pytest.ExitCode.TESTS_FAILED if done.returncode else pytest.ExitCode.OK
+
+
+@pytest.fixture
+def executed_hosts() -> Iterator[None]:
+    """Have the test start host processes as a server in production does."""
+    with forked_hosts.executed():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,13 +24,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import forked_hosts
+
 from salver.testing.process import RunningProcess
 
 COMMAND = Path(sys.executable).with_name("salver")
 #: Variables that are read when a server runs; with other ones changed a process starts anew.
 _READ_LATE = ("SALVER_", "SAGEMAKER_", "AIP_", "OTEL_", "AWS_", "PYTEST_", "TF_")
 _MESSAGE_BYTES = 1 << 17
-_OF_SERVERS = ("salver.cli.banner", "salver.cli.start", "salver.running", "uvloop")
+_OF_SERVERS = ("salver.cli.banner", "salver.cli.start", "salver.running", "uvloop", *forked_hosts.HOSTS)
 _OF_REGISTRIES = (
     "salver.client.client",
     "salver.features.ledger.migrations",
@@ -154,6 +156,7 @@ class ForkServer:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, *map(str, inherited)],
                 pass_fds=inherited,
+                env=self.env | forked_hosts.ONE_THREAD,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
@@ -238,6 +241,8 @@ def _become(command: list[str], env: dict[str, str], cwd: str, streams: list[int
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None
+    if "serve" in command:
+        forked_hosts.begin_by_fork()
     sys.argv[:] = command
     sys.exit(main())
 

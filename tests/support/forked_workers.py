@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fork_server
+import forked_hosts
 import pytest
 from _pytest._io import TerminalWriter
 
@@ -151,6 +152,7 @@ def _be_worker(session: pytest.Session, connection: Connection, number: int) -> 
     folders._basetemp.mkdir(mode=0o700)
     process._tried = itertools.count(random.randrange(len(process._PORTS)))  # not the ports of its siblings
     config.pluginmanager.register(_Teller(config, connection))
+    forked_hosts.begin()
     try:
         for index, following in itertools.pairwise(itertools.chain(_tests(connection), [None])):
             item, after = session.items[index], None if following is None else session.items[following]

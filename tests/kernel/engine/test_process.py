@@ -302,6 +302,7 @@ async def test_a_load_that_fails_says_why(backend: str, text: str) -> None:
         assert text in str(caught.value)
 
 
+@pytest.mark.usefixtures("executed_hosts")
 async def test_a_load_that_crashes_brings_the_last_words() -> None:
     with pytest.raises(
         LoadFailed, match=r"(?s)'m' died \(SIGABRT\) while loading it; it said:.*shape\.ok\(\)"
@@ -311,6 +312,7 @@ async def test_a_load_that_crashes_brings_the_last_words() -> None:
     assert children() == []
 
 
+@pytest.mark.usefixtures("executed_hosts")
 async def test_a_load_can_be_given_up() -> None:
     async with nothing_left():
         with pytest.raises(TimeoutError):
@@ -338,6 +340,7 @@ def descriptors_left(spare: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("spare", range(11))
+@pytest.mark.usefixtures("executed_hosts")
 async def test_a_start_without_enough_descriptors_keeps_none(spare: int) -> None:
     async with nothing_left():
         with (
