@@ -96,6 +96,37 @@ async def test_what_the_model_raises(raised, seen, text):
     await runner.close()
 
 
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (None, None),
+        (ValueError("no"), ModelFailed),
+        (InvalidInput("no"), InvalidInput),
+        (SystemExit(), ModelFailed),
+    ],
+)
+async def test_a_posted_run_calls_back_on_the_loop_without_a_task(raised, seen):
+    runner = ThreadRunner([Model(raised)], Traits(), slots=1, name="m")
+    told = asyncio.Event()
+    results = []
+
+    def done(result):
+        results.append((result, threading.current_thread()))
+        told.set()
+
+    tasks = asyncio.all_tasks()
+    assert runner.post(X, done, True)
+    assert asyncio.all_tasks() == tasks
+    await asyncio.wait_for(told.wait(), PATIENCE_S)
+    ((result, thread),) = results
+    assert thread is threading.main_thread()
+    if seen is None:
+        assert result[0] is X and result[1] >= 0
+    else:
+        assert type(result) is seen
+    await runner.close()
+
+
 async def test_only_native_shared_models_run_inline():
     for traits, threads, may in [
         (Traits(native=True), 1, True),

@@ -78,7 +78,7 @@ class Executor:
         self.stack = Stack(id.name, signature, ragged if self._each is None else None, pads=pads)
         unlike = range(len(signature.inputs)) if pads else ()
         self.admission = Admission(id.name, signature, ragged.inputs if ragged else unlike)
-        self.may_inline = self._post is None and ragged is None
+        self.may_inline = self._each is None and self._returning is None and ragged is None
         self.inline_until = -1.0
         self._running: dict[Dispatch, asyncio.Task[None] | None] = {}
         self._end = asyncio.Event()  # the last run has ended after ``is_closed``

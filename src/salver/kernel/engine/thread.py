@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
+from typing import Union
 
 from salver.backends.protocol import SIGNATURE, RunnableModel, Traits
 from salver.kernel.engine.pace import Pace
+from salver.kernel.engine.ports import Gave
 from salver.kernel.engine.run_limit import RunLimit
 from salver.words.errors import ModelFailed, NotReady, SalverError
 from salver.words.messages import Signature
@@ -23,6 +25,38 @@ _LOG = logging.getLogger("salver.engine")
 _JOIN_S = 10.0
 _LEAST_LOOK_S = 0.01
 _Result = tuple[Mapping[str, Array], float]
+
+
+class _PostedRun:
+    """Interface of a future that calls back at once, and not in the event loop's next turn."""
+
+    __slots__ = ("_callback", "_loop")
+
+    def __init__(
+        self, callback: Callable[[Gave | SalverError], None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._callback: Callable[[Gave | SalverError], None] | None = callback
+        self._loop = loop
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def done(self) -> bool:
+        return self._callback is None
+
+    def set_result(self, result: _Result) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(result)
+
+    def set_exception(self, error: Exception) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(error if isinstance(error, SalverError) else ModelFailed(repr(error)))
+
+
+#: Takes the result of a run.
+_Recipient = Union["asyncio.Future[_Result]", _PostedRun]
 
 
 class _ThreadState:
@@ -36,13 +70,13 @@ class _ThreadState:
     __slots__ = ("hung", "run")
 
     def __init__(self) -> None:
-        self.run: tuple[float, asyncio.Future[_Result]] | None = None
-        self.hung: tuple[float, asyncio.Future[_Result]] | None = None
+        self.run: tuple[float, _Recipient] | None = None
+        self.hung: tuple[float, _Recipient] | None = None
 
 
 #: Ends the thread that takes it, together with its model.
 _Leave = asyncio.Future[tuple[threading.Thread, RunnableModel]]
-_Job = tuple[Mapping[str, Array], "asyncio.Future[_Result]", threading.Barrier | None]
+_Job = tuple[Mapping[str, Array], _Recipient, threading.Barrier | None]
 
 
 class ThreadRunner:
@@ -94,12 +128,25 @@ class ThreadRunner:
             self._start()
         if self._hanging and self.hangs:
             raise self._hung()
-        loop = asyncio.get_running_loop()
-        if self._timer is None:
-            self._look_in(loop, self._limit.seconds)
-        future: asyncio.Future[_Result] = loop.create_future()
-        self._jobs.put((inputs, future, None))
+        future: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
+        self._put(inputs, future)
         return await future
+
+    def post(
+        self, work: Mapping[str, Array], done: Callable[[Gave | SalverError], None], is_lone: bool
+    ) -> bool:
+        """See :class:`~salver.kernel.engine.ports.PostRunner`."""
+        if not self._threads:
+            self._start()
+        if self._hanging and self.hangs:
+            return False
+        self._put(work, _PostedRun(done, asyncio.get_running_loop()))
+        return True
+
+    def _put(self, inputs: Mapping[str, Array], recipient: _Recipient) -> None:
+        if self._timer is None:
+            self._look_in(recipient.get_loop(), self._limit.seconds)
+        self._jobs.put((inputs, recipient, None))
 
     async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
         """Run once on each thread, because frameworks also initialise threads."""
@@ -310,11 +357,11 @@ def _load(more: Callable[[], RunnableModel], count: int) -> list[RunnableModel]:
     return models
 
 
-def _settle(future: "asyncio.Future[_Result]", result: _Result) -> None:
+def _settle(future: _Recipient, result: _Result) -> None:
     if not future.done():
         future.set_result(result)
 
 
-def _fail(future: "asyncio.Future[_Result]", error: BaseException) -> None:
+def _fail(future: _Recipient, error: BaseException) -> None:
     if not future.done():
         future.set_exception(error if isinstance(error, Exception) else ModelFailed(repr(error)))
