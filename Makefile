@@ -96,7 +96,7 @@ bench: .venv/dev.stamp
 	$(PY) benchmarks/split_overhead.py --alone
 
 bench-judge: .venv/dev.stamp
-	$(PY) benchmarks/judge.py --publish $(ARGS)
+	$(PY) benchmarks/judge_cells.py good bad gates pauses biased $(ARGS)
 
 docs: .venv/dev.stamp
 	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs

@@ -5,12 +5,23 @@ after which each release is rolled back; -1 = never. Sources: Kayenta's MannWhit
 wilcox.test that it follows; Argo Rollouts' and Flagger's documented analyses of success rates.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
-from judge_paths import Arms, Schedule
+from judge_twin import Schedule
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+
+class Arms(NamedTuple):
+    """Counts by arm, each of shape ``(releases, buckets)``."""
+
+    canary: Ints
+    baseline: Ints
+    stable: Ints
+
 
 CONFIDENCE, TOLERANCE = 0.98, 0.25
 _Z = 2.3263478740408408  # the two-sided quantile of the confidence

@@ -39,7 +39,7 @@ async def prepare(folder: Path) -> None:
         running = proposed(RUNNING, "fraud", ("1", "2"), PATIENT, now - 500, alias="champion")
         over = proposed(OVER, "churn", ("1", "2"), PATIENT, now - 4000, alias="champion")
         await judge_it(store, running, {}, 40)
-        await judge_it(store, over, {"errors": 3.0}, 40)
+        await judge_it(store, over, {"errors": 6.0}, 90)
     finally:
         await registry.ledger.close()
 

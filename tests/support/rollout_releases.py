@@ -15,7 +15,7 @@ ERRORS = Metric("errors", "errors", "severe", negligible=0.001)
 SLOW = Metric("slow", "latency", "soft", quantile=0.99)
 #: Short stages, no warm-up: a test's patience.
 POLICY = Policy(
-    stages=(Stage(0.1, 1, sample=4000), Stage(0.5, 1, sample=20_000), Stage(1.0, 0)),
+    stages=(Stage(0.1, 1, sample=32_000), Stage(0.5, 1, sample=160_000), Stage(1.0, 0)),
     metrics=(ERRORS, SLOW),
     warm_up_seconds=0.0,
     hold_minutes=5.0,
@@ -40,9 +40,10 @@ def buckets(
     events: Mapping[str, float] | None = None,
     ratios: Mapping[str, float] | None = None,
 ) -> Iterator[Bucket]:
-    """Of one stage, each alike."""
+    """Of one stage, each alike; what has no events is counted as well, since missing is not zero."""
     share = policy.stages[stage].weight
-    events = {"errors": 100, "slow": 100} if events is None else events
+    events = {"errors": 100, "slow": 200} if events is None else events
+    events = {metric.name: 0.0 for metric in policy.metrics if metric.is_counted} | dict(events)
     for index in range(number):
         yield Bucket(
             start=begin + index * policy.bucket_seconds,

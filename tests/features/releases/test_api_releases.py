@@ -87,7 +87,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     running = proposed(RUNNING, "fraud", ("1", "2"), PATIENT, NOW - 500, alias="champion")
     over = proposed(OVER, "churn", ("1", "2"), PATIENT, NOW - 4000, alias="champion")
     await judge_it(world.store, running, {}, 40)
-    await judge_it(world.store, over, {"errors": 3.0}, 40)
+    await judge_it(world.store, over, {"errors": 6.0}, 90)
     yield world
     await registry.ledger.close()
 

@@ -114,9 +114,12 @@ def test_the_next_stage_begins_with_nothing_but_what_copies_have_shown():
     assert (late.copies.copies.asked, late.stage_seconds, late.stage) == (605, after.stage_seconds, 1)
 
 
-def test_a_bucket_without_a_share_is_for_a_stage_without_weight_alone():
+def test_a_bucket_without_a_share_has_no_requests_to_the_canary():
+    """Unless it is of a stage without weight; while it is paused, the stable version answers all."""
     with pytest.raises(InvalidInput, match="share is 0"):
-        observe(POLICY, start(POLICY), bucket(0, stage=1))
+        observe(POLICY, start(POLICY), bucket(0, stage=1, requests=Counts(1, 1, 8)))
+    paused = observe(POLICY, start(POLICY), bucket(0, stage=1, requests=Counts(stable=10)))
+    assert paused.requests.total == paused.stage_seconds == 0
 
 
 @pytest.mark.parametrize(("seconds", "buckets"), [(10.4, 1), (10.6, 0), (9.4, 0)])

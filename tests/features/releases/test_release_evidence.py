@@ -56,8 +56,8 @@ def test_evidence_is_never_multiplied(rows: list[Counts], share: float) -> None:
     ("seconds", "buckets"), [(10.0, 2), (10.4, 2), (9.6, 2), (10.6, 1), (9.4, 1), (0.0, 1)]
 )
 def test_a_bucket_of_another_length_says_nothing_of_jumps(seconds: float, buckets: int) -> None:
-    policy = Policy(warm_up_seconds=0.0)
-    first = Bucket(0.0, 10.0, 0, 0.01, Counts(1, 1, 98), events={"errors": Counts(0, 0, 5)})
+    policy = Policy(warm_up_seconds=0.0, metrics=(Metric("score", "output", "soft", bins=2),))
+    first = Bucket(0.0, 10.0, 0, 0.01, Counts(1, 1, 98), events={"score.0": Counts(0, 0, 5)})
     evidence = observe(policy, start(policy), first)
     after = observe(policy, evidence, msgspec.structs.replace(first, start=10.0, seconds=seconds))
     assert after.metrics[0].strands[0].wildness.buckets == buckets
@@ -249,7 +249,7 @@ def test_a_restart_in_between_changes_not_a_bit(at: int, codec: object) -> None:
 def test_there_is_no_evidence_at_the_start() -> None:
     output, sales = Metric("o", "output", "soft"), Metric("s", "outcome", "soft", worse="less")
     policy = Policy(metrics=(ERRORS, output, sales))
-    assert start(policy).log_e(policy) == pytest.approx(0, abs=1e-12)
+    assert start(policy).log_e(policy) <= 0
     assert start(policy).split_log_e == 0
 
 
@@ -281,7 +281,7 @@ def test_before_it_is_known_what_is_slow_nothing_passes_for_quick() -> None:
     evidence = start(policy)
     for index in range(100):
         evidence = observe(policy, evidence, Bucket(10.0 * index, 10.0, 0, 0.05, Counts(200, 200, 3600)))
-    assert evidence.metrics[0].log_gate(SLOW) == 0
+    assert evidence.metrics[0].log_gate(SLOW) < 0
 
 
 @pytest.mark.soak

@@ -11,9 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from rollout_releases import POLICY, buckets, judged
 
 from salver.features.releases.gauges import ReleaseGauges
-from salver.features.releases.judge.hourly import Hourly
+from salver.features.releases.judge.bets import Bets
 from salver.features.releases.judge.record import Release, proposed
-from salver.features.releases.judge.strand import Strand
 from salver.words.releases import ReleaseState
 
 PROPOSED = proposed("r0", "fraud", ("7", "8"), POLICY, 0.0)
@@ -55,18 +54,21 @@ def test_a_release_has_a_share_a_state_units_and_evidence() -> None:
 
 
 def test_harm_that_rolls_back_is_one_and_more() -> None:
-    evidence, verdicts = judged(buckets(number=40, ratios={"errors": 3.0}))
+    evidence, verdicts = judged(buckets(number=120, ratios={"errors": 3.0}))
     assert verdicts[-1].decision == "rollback"
     release = msgspec.structs.replace(PROPOSED, state=ReleaseState.ROLLED_BACK, evidence=evidence)
     assert told([release]).get_sample_value("salver_release_harm", WHO) >= 0.5  # one metric alone may decide
 
 
 def test_evidence_without_end_is_a_number_yet() -> None:
-    """Of what has happened in hours before, whose exponential is no float."""
+    """Whose exponential is no float."""
     release = under_way(number=3)
-    strand = Strand(hourly=Hourly(number=1, past_harm=1e4))
     errors, slow = release.evidence.metrics
-    metrics = (msgspec.structs.replace(errors, strands=(strand, *errors.strands[1:])), slow)
+    assert errors.counts is not None
+    without_end = Bets((1e4,) * len(Bets().log_sums))
+    blocks = msgspec.structs.replace(errors.counts.blocks, bets=without_end)
+    counts = msgspec.structs.replace(errors.counts, first=without_end, blocks=blocks)
+    metrics = (msgspec.structs.replace(errors, counts=counts), slow)
     evidence = msgspec.structs.replace(release.evidence, metrics=metrics)
     registry = told([msgspec.structs.replace(release, evidence=evidence)])
     assert registry.get_sample_value("salver_release_harm", WHO) == pytest.approx(1e9)

@@ -7,172 +7,161 @@ import pytest
 from chances import may_be
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge_paths import Arms, Paths, Schedule, paths
+from judge_arrays import judge_cells, judge_twin, judge_worlds
 from soaking import size
 
-from salver.features.releases.judge.evidence import start
-from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.evidence import observe, start
 from salver.features.releases.judge.policy import Metric, Policy, Stage
-from salver.features.releases.judge.verdict import Decision
-from salver.words.errors import InvalidInput
-from salver.words.releases import Bucket, Counts, ReleaseState
-
-
-def simulated(
-    rng: np.random.Generator, schedule: Schedule, releases: int, per_bucket: float, ratio: float = 1.0
-) -> Arms:
-    """Poisson counts by arm."""
-    share = schedule.shares
-    size = (releases, len(share))
-    baseline = np.minimum(share, 1 - share)
-    return Arms(
-        rng.poisson(per_bucket * share * ratio, size),
-        rng.poisson(per_bucket * baseline, size),
-        rng.poisson(per_bucket * (1 - share - baseline), size),
-    )
-
-
-def schedule_of(policy: Policy, buckets: int) -> Schedule:
-    """As many buckets at each stage."""
-    weights = np.array([stage.weight for stage in policy.stages])
-    return Schedule(np.repeat(np.arange(len(weights)), buckets), np.repeat(weights, buckets))
-
-
-def row(arms: Arms, release: int, bucket: int) -> Counts:
-    return Counts(*(int(arm[release, bucket]) for arm in arms))
-
+from salver.words.releases import Bucket, Counts
 
 METRICS = (
     Metric("errors", "errors", "severe", negligible=0.002),
     Metric("fallbacks", "fallbacks", "soft", rollback_margin=0.1),
-    Metric("slow", "latency", "soft", rollback_margin=0.25, quantile=0.99, share=0.3),
-    Metric("breaches", "rule", "severe", promotion_margin=None, share=0.1),
+    Metric("slow", "latency", "soft", rollback_margin=0.25, quantile=0.99),
 )
+WORLDS = judge_worlds.WORLDS
 
 
-@settings(max_examples=25)
+def counts(row: np.ndarray) -> Counts:
+    return Counts(*(int(count) for count in row))
+
+
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**32 - 1),
+    metric=st.sampled_from(METRICS),
     weights=st.lists(st.floats(0.01, 0.95), min_size=1, max_size=3, unique=True),
     per_bucket=st.sampled_from([0.3, 5.0, 200.0]),
     warm_up=st.sampled_from([0.0, 25.0]),
-    seconds=st.sampled_from([10.0, 900.0]),
+    length=st.sampled_from([5, 40]),
     alone=st.booleans(),
 )
 def test_arrays_say_what_the_judge_says(
-    seed: int, weights: list[float], per_bucket: float, warm_up: float, seconds: float, alone: bool
+    seed: int,
+    metric: Metric,
+    weights: list[float],
+    per_bucket: float,
+    warm_up: float,
+    length: int,
+    alone: bool,
 ) -> None:
+    """To the ninth digit, in bursts, with stages that begin within a block."""
     stages = tuple(Stage(weight, 1, margin_times=2) for weight in sorted(weights)) + (Stage(1.0, 0),) * alone
-    policy = Policy(stages=stages, metrics=METRICS, warm_up_seconds=warm_up, bucket_seconds=seconds)
-    rng, schedule = np.random.default_rng(seed), schedule_of(policy, 7)
-    requests = simulated(rng, schedule, 2, 50 * per_bucket)
-    events = {
-        "errors": simulated(rng, schedule, 2, per_bucket, 1.3),
-        "fallbacks": simulated(rng, schedule, 2, per_bucket),
-        "slow": simulated(rng, schedule, 2, per_bucket, 2.0),
-    }
-    found = paths(policy, schedule, requests, events)
-    for release in range(2):
-        evidence = start(policy)
-        for index, (stage, share) in enumerate(zip(schedule.stages, schedule.shares, strict=True)):
-            bucket = Bucket(
-                start=seconds * index,
-                seconds=seconds,
-                stage=int(stage),
-                share=float(share),
-                requests=row(requests, release, index),
-                events={name: row(arms, release, index) for name, arms in events.items()},
-                raw={"slow": row(events["slow"], release, index)},
-            )
-            evidence, verdict = judge(policy, evidence, bucket, ReleaseState.RUNNING)
-            if verdict.decision is Decision.ROLLBACK:
-                assert found.rollbacks(policy)[release] == index
-                break
-            assert verdict.log_e == pytest.approx(found.log_e[release, index], rel=1e-9, abs=1e-9)
-            for metric in verdict.metrics:
-                there = found.metrics[metric.name]
-                for value, path in (
-                    (metric.log_e, there.log_e),
-                    (metric.log_harm, there.log_harm),
-                    (metric.log_flip, there.log_flip),
-                    (metric.log_gate, there.log_gate),
-                ):
-                    assert value == pytest.approx(path[release, index], rel=1e-9, abs=1e-9), metric.name
-        else:
-            assert found.rollbacks(policy)[release] == -1
-
-
-def test_what_is_not_simulated_is_refused() -> None:
-    policy = Policy(metrics=(Metric("score", "output", "soft"),))
-    schedule = schedule_of(policy, 2)
-    with pytest.raises(InvalidInput, match="'score' are not simulated"):
-        paths(policy, schedule, Arms(*(np.zeros((1, 8), int),) * 3), {})
-
-
-def looked_at_each_second(releases: int, hours: float, ratio: float, seed: int) -> tuple[Policy, Paths]:
-    """The default policy's metrics at the default stages, on 100 requests a second, a bucket a second."""
-    policy = Policy(
-        stages=(Stage(0.01, 1), Stage(0.05, 1), Stage(0.25, 1)), bucket_seconds=1.0, warm_up_seconds=0.0
-    )
-    schedule = schedule_of(policy, round(3600 * hours / 3))
+    policy = Policy(stages=stages, metrics=(metric,), warm_up_seconds=warm_up)
     rng = np.random.default_rng(seed)
-    none = np.zeros((releases, len(schedule.shares)), np.int64)
-    events = {
-        metric.name: simulated(rng, schedule, releases, 100 * rate, ratio if metric.name == "errors" else 1.0)
-        for metric, rate in zip(policy.metrics, (0.005, 0.001, 0.002, 0.01, 0.01, 0.02, 0.001), strict=True)
-    }
-    return policy, paths(policy, schedule, Arms(none, none, none), events)
-
-
-@pytest.mark.soak
-def test_good_releases_looked_at_each_second_keep_alpha() -> None:
-    """All seven metrics, three stages, every second a look: alpha is what one look may spend."""
-    rolled_back, parts = 0, size(10, 2)
-    for part in range(parts):
-        policy, found = looked_at_each_second(100, 0.5, 1.0, seed=100 + part)
-        rolled_back += int((found.rollbacks(policy) >= 0).sum())
-    may_be(rolled_back, 100 * parts, at_most=policy.alpha)
-
-
-def test_the_same_looks_find_a_bad_one() -> None:
-    policy, found = looked_at_each_second(50, 0.5, 10.0, seed=7)
-    at = found.rollbacks(policy)
-    assert (at >= 0).all()
-    assert np.median(at) < 180  # three minutes into the first stage
-
-
-@pytest.mark.parametrize(("share", "margin"), [(0.05, 0.5), (0.05, 1.0), (0.25, 0.2)])
-def test_harm_at_the_margin_seldom_passes_a_gate_and_no_harm_does(share: float, margin: float) -> None:
-    policy = Policy(
-        stages=(Stage(share, 1),),
-        metrics=(Metric("errors", "errors", "severe", promotion_margin=margin),),
-        warm_up_seconds=0.0,
+    shares = np.repeat([stage.weight for stage in stages], length)
+    schedule = judge_twin.Schedule(np.repeat(np.arange(len(stages)), length), shares)
+    arms = np.stack([shares, np.minimum(shares, 1 - shares), np.maximum(0, 1 - 2 * shares)], axis=1)
+    shape = (1, len(shares))
+    bursts = rng.gamma(0.5, 2.0, (*shape, 1, 3)) * np.array([1.0, 0.3, 0.1])[:, None]
+    places = rng.poisson(per_bucket * arms[None, :, None, :] * bursts)
+    seen = judge_twin.Scene(
+        requests=rng.poisson(30 * per_bucket * arms[None]),
+        met=rng.poisson(40 * arms[None]),
+        events=rng.binomial(places[:, :, 0], 0.7),
+        raw=2 * places.sum(axis=2),
+        places=places,
     )
-    schedule, rng = schedule_of(policy, 400), np.random.default_rng(8)
-    none = np.zeros((500, 400), np.int64)
-    for ratio, claim in ((1 + margin, {"at_most": policy.beta}), (1.0, {"at_least": 0.99})):
-        events = {"errors": simulated(rng, schedule, 500, 80, ratio)}
-        gate = paths(policy, schedule, Arms(none, none, none), events).metrics["errors"].log_gate
-        passed = (gate.max(axis=1) >= math.log(1 / policy.beta)).sum()
-        may_be(int(passed), 500, **claim)
-
-
-def test_bursts_in_single_arms_roll_no_good_release_back() -> None:
-    """Gamma rates, CV 2 by ten seconds and arm: raw evidence rolls 70 % of these back."""
-    policy = Policy(stages=(Stage(0.01, 1), Stage(0.05, 1), Stage(0.25, 1)), metrics=METRICS[:1])
-    schedule, rng = schedule_of(policy, 120), np.random.default_rng(9)
-    size = (500, len(schedule.shares))
-    rates = 50 * rng.gamma(0.25, 4.0, (3, *size))
-    shares = schedule.shares
-    events = Arms(
-        *(
-            rng.poisson(rate * part)
-            for rate, part in zip(rates, (shares, shares, 1 - 2 * shares), strict=True)
+    found = judge_twin.paths(policy, metric, schedule, seen)
+    evidence = start(policy)
+    for index, (stage, share) in enumerate(zip(schedule.stages.tolist(), shares.tolist(), strict=True)):
+        bucket = Bucket(
+            10.0 * index,
+            10.0,
+            stage,
+            share,
+            counts(seen.requests[0, index]),
+            events={metric.name: counts(seen.events[0, index])},
+            raw={metric.name: counts(seen.raw[0, index])},
+            met=counts(seen.met[0, index]),
+            blocks={metric.name: tuple(counts(row) for row in places[0, index])},
         )
+        evidence = observe(policy, evidence, bucket)
+        [known] = evidence.metrics
+        assert known.counts is not None
+        for name, value in (
+            ("log_e", known.log_e(metric)),
+            ("first", known.counts.first.log_e),
+            ("units", known.counts.log_units),
+            ("blocks", known.counts.blocks.bets.log_e),
+            ("flip", known.log_flip),
+            ("gate", known.log_gate(metric)),
+            ("factor", known.counts.blocks.factor(share)),
+        ):
+            assert value == pytest.approx(getattr(found, name)[0, index], rel=1e-9, abs=1e-9), name
+
+
+def cell(name: str, releases: int, world: object = None, per_second: float = 100.0) -> dict:
+    return judge_cells.cell(31, name, world or WORLDS[name], per_second, releases, peers=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hiccups, half fail 30 s each 40 min",
+        "one canary process, twenty stable, hiccups",
+        "bursts by process, CV 2",
+        "5 % of users, retry storms",
+        "outage of all arms, × 10",
+    ],
+)
+def test_good_releases_are_not_rolled_back_where_processes_hiccup_and_users_differ(name: str) -> None:
+    releases = size(200, 40)
+    found = cell(name, releases)
+    may_be(found["rolled_back"]["found"], releases, at_most=0.01)
+    assert found["paused"] <= 0.05 * releases and not found["off_at_end"]
+
+
+def test_neither_witness_would_do_alone() -> None:
+    """What both are needed for: units where processes hiccup, blocks where few users have all errors."""
+    found = cell("hiccups, half fail 30 s each 40 min", 20)
+    assert found["alone"]["units"] > 10 > found["alone"]["blocks"]
+
+
+@pytest.mark.parametrize(("ratio", "minutes"), [(3.0, 30.0), (10.0, 6.5)])
+def test_harm_is_found_in_minutes(ratio: float, minutes: float) -> None:
+    found = cell("harm", 60, judge_worlds.World(ratio=ratio))["rolled_back"]
+    assert found["found"] == 60 and found["minutes"][0] <= minutes
+
+
+def test_harm_to_frequent_users_is_found_within_the_plan() -> None:
+    found = cell("frequent", 40, judge_worlds.World(users=300, ratio=3.0))["rolled_back"]
+    may_be(found["found"], 40, at_least=0.8)
+
+
+def test_harm_that_begins_late_is_found_as_well() -> None:
+    found = cell("late", 30, judge_worlds.World(ratio=10.0, onset=300))["rolled_back"]
+    assert found["found"] == 30 and found["minutes"][0] <= 12
+
+
+@pytest.mark.parametrize("users", [20, 64, 1000])
+def test_a_canary_that_fails_completely_is_paused_within_a_minute_and_rolled_back_on_its_return(
+    users: int,
+) -> None:
+    found = judge_cells.failure(7, users, users / 10, 0.25, 1.0, 10)
+    assert found["paused"] == found["rolled_back"] == 10
+    assert found["pause_seconds"][0] <= 60 and found["rollback_seconds"][1] <= 300
+
+
+@pytest.mark.parametrize("name", ["error-proneness lognormal 2", "5 % of users have 90 % of errors"])
+def test_harm_at_the_margin_seldom_passes_a_gate_whatever_units_are_like(name: str) -> None:
+    releases = size(200, 40)
+    found = judge_cells.gate(8, name, WORLDS[name], 100.0, 1.5, releases)["passed"]
+    may_be(found["found"], releases, at_most=0.05)
+
+
+def test_no_harm_passes_a_gate() -> None:
+    found = judge_cells.gate(8, "independent users", WORLDS["independent users"], 100.0, 1.0, 40)["passed"]
+    may_be(found["found"], 40, at_least=0.95)
+
+
+def test_a_biased_split_is_held_and_gives_no_verdict() -> None:
+    releases = judge_cells.batches(
+        9, "biased", judge_worlds.World(bias=1.5), 100.0, 2, judge_worlds.Plan((0.05,), 90)
     )
-    none = np.zeros(size, np.int64)
-    found = paths(policy, schedule, Arms(none, none, none), {"errors": events})
-    may_be(int((found.rollbacks(policy) >= 0).sum()), 500, at_most=policy.alpha)
+    for release in next(releases):
+        course = judge_cells.followed(release, judge_cells.policy(release.plan))
+        assert course.rolled_back < 0 and "split" in course.causes
 
 
 @pytest.mark.parametrize(
@@ -187,11 +176,15 @@ def test_bursts_in_single_arms_roll_no_good_release_back() -> None:
 def test_a_soft_metric_is_judged_where_the_canary_has_more_than_half(
     share: float, ratio: float, claim: dict[str, float]
 ) -> None:
-    """An hour, 100 requests a second, 1 % of them fallbacks; both opinions have to agree."""
+    """Two hours, 100 requests a second, 1 % of them fallbacks; all opinions have to agree."""
     metric = Metric("fallbacks", "fallbacks", "soft")
-    policy = Policy(stages=(Stage(share, 60),), metrics=(metric,))
-    schedule, rng = schedule_of(policy, 360), np.random.default_rng(11)
-    none = np.zeros((400, 360), np.int64)
-    events = {"fallbacks": simulated(rng, schedule, 400, 10, ratio)}
-    found = paths(policy, schedule, Arms(none, none, none), events)
-    may_be(int((found.rollbacks(policy) >= 0).sum()), 400, **claim)
+    policy = Policy(stages=(Stage(share, 120),), metrics=(metric,))
+    rng, number = np.random.default_rng(11), 720
+    schedule = judge_twin.Schedule(np.zeros(number, np.int64), np.full(number, share))
+    parts = np.array([share * ratio, 1 - share, 0.0])
+    events = rng.poisson(10 * parts, (100, number, 3))
+    asked = rng.poisson(1000 * np.array([share, 1 - share, 0.0]), (100, number, 3))
+    seen = judge_twin.Scene(asked, asked, events, events, events[:, :, None])
+    found = judge_twin.paths(policy, metric, schedule, seen).log_e
+    rolled_back = (found >= -math.log(policy.alpha)).any(axis=1)
+    may_be(int(rolled_back.sum()), 100, **claim)

@@ -63,9 +63,9 @@ def test_another_policy_is_not_the_one_that_judged() -> None:
 def test_states_and_facts_are_part_of_the_log() -> None:
     policy = with_policy(rules=(Approval(1),))
     evidence, log = start(policy), []
-    for number, bucket in enumerate(buckets(policy, number=30, events={"errors": 150, "slow": 150})):
+    for number, bucket in enumerate(buckets(policy, number=90, events={"errors": 150, "slow": 250})):
         state = ReleaseState.PAUSED if number < 5 else ReleaseState.RUNNING
-        facts = Facts(approvals=(StepApproval(1, "ann"),)) if number > 20 else Facts()
+        facts = Facts(approvals=(StepApproval(1, "ann"),)) if number > 80 else Facts()
         evidence, verdict = judge(policy, evidence, bucket, state, facts)
         log.append(Entry(bucket, state, verdict, facts))
     assert {entry.verdict.cause for entry in log} >= {"person", "rule", None}

@@ -93,7 +93,7 @@ def test_what_is_severe_rolls_back_though_a_soft_metric_proves_more() -> None:
     policy = msgspec.structs.replace(policy_of(rules=(Never("leak"),)), metrics=(ERRORS, soft))
     evidence, decisions = start(policy), []
     for at in range(40):
-        counts = {"fallbacks": Counts(300, 2)} | ({"errors": Counts(40)} if at >= 20 else {})
+        counts = {"fallbacks": Counts(300, 2), "errors": Counts(40 * (at >= 20))}
         bucket = Bucket(600.0 * at, 600.0, 1, 1 - HOLDBACK, Counts(9500, 500), Counts(1900, 100), counts)
         evidence, verdict = judge(policy, evidence, bucket, ReleaseState.PROMOTED)
         decisions.append(verdict.decision)
@@ -109,7 +109,7 @@ def test_what_is_severe_rolls_back_though_a_soft_metric_proves_more() -> None:
 def test_few_who_are_held_back_are_not_missed_at_the_last_stage() -> None:
     policy, evidence = policy_of(), None
     for at in range(20):
-        bucket = Bucket(10.0 * at, 10.0, 1, 1 - HOLDBACK, Counts(canary=5), Counts())
+        bucket = Bucket(10.0 * at, 10.0, 1, 1 - HOLDBACK, Counts(canary=5), events={"errors": Counts()})
         evidence, verdict = judge(policy, evidence or start(policy), bucket, ReleaseState.RUNNING)
     assert verdict.decision is Decision.PROMOTE
 

@@ -46,8 +46,10 @@ def running() -> Release:
 def look(errors: int) -> Entry:
     now = running()
     counts = Counts(100, 100, 800)
-    bucket = Bucket(1_000.0, 10, 0, 0.1, counts, counts, {"errors": Counts(errors)}, {})
-    _, verdict = judge(POLICY, now.evidence, bucket, now.state)
+    evidence = now.evidence
+    for begin in range(960, 1140, 60):  # three blocks
+        bucket = Bucket(float(begin), 60.0, 0, 0.1, counts, counts, {"errors": Counts(errors)}, {})
+        evidence, verdict = judge(POLICY, evidence, bucket, now.state)
     return Entry(bucket, now.state, verdict)
 
 

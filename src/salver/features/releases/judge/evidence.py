@@ -10,16 +10,19 @@ from typing import Self
 
 import msgspec
 
+from salver.features.releases.judge.ceiling import Recent
+from salver.features.releases.judge.count_evidence import CountEvidence, Look
 from salver.features.releases.judge.means import Means
+from salver.features.releases.judge.outage import Outages
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.rules import Never, hour_of_week
 from salver.features.releases.judge.shadowing import CopyEvidence
-from salver.features.releases.judge.strand import RecentEvents, Strand, Weight, strands
+from salver.features.releases.judge.strand import Recurrence, Strand, Weight, strands
 from salver.features.releases.judge.wildness import matched_share
 from salver.stats import sample_ratio
 from salver.stats.combine import log_mean
 from salver.words.errors import InvalidInput
-from salver.words.releases import Bucket, Counts, OutcomeCohort, hour_of, plus
+from salver.words.releases import Bucket, Counts, OutcomeCohort, plus
 
 #: Rates that the evidence for a negligible rate bets on, as fractions of the largest negligible one.
 BETS = (0.5, 0.2, 0.05)
@@ -29,42 +32,55 @@ class MetricEvidence(msgspec.Struct, frozen=True):
     """Evidence of one metric.
 
     Args:
+        strands: Evidence of outputs and outcomes.
+        counts: Evidence of events of units; None = another kind of metric.
         units: Units with known outcomes; empty for metrics known immediately.
         rare: For each bet, the log likelihood ratio to the largest negligible rate since the stage began.
-        means: Evidence of a metric of values, which has no strands.
+        means: Evidence of a metric of values.
+        recent: Rates of the canary and of its control in the last minutes.
+        missing_seconds: Length of buckets with requests since the metric was last counted.
     """
 
-    strands: tuple[Strand, ...]
+    strands: tuple[Strand, ...] = ()
+    counts: CountEvidence | None = None
     units: Counts = Counts()
     rare: tuple[float, ...] = (0.0,) * len(BETS)
     means: Means = Means()
+    recent: tuple[Recent, Recent] = (Recent(), Recent())
+    missing_seconds: float = 0.0
 
     @property
     def log_harm(self) -> float:
-        """Return the log evidence of harm: binomial, or of means."""
+        """Return the log evidence of harm: of counts, or of means."""
+        if self.counts is not None:
+            return self.counts.log_harm
         if not self.strands:
             return self.means.log_harm
-        return log_mean([strand.log_harm for strand in self.strands])
+        return log_mean([strand.harm.log_e for strand in self.strands])
 
     @property
     def log_flip(self) -> float:
         """Return the log sign-flip evidence of harm; 0 for means, which have none."""
+        if self.counts is not None:
+            return self.counts.flip.log_e
         if not self.strands:
             return 0.0
-        return log_mean([strand.log_flip for strand in self.strands])
+        return log_mean([strand.flip.log_e for strand in self.strands])
 
     def log_e(self, metric: Metric) -> float:
         """Return the log evidence that counts for a rollback: for a soft count metric, the weaker of both."""
-        is_enough = metric.severity == "severe" or not self.strands
-        if is_enough:
+        if metric.severity == "severe" or metric.kind == "mean":
             return self.log_harm
         return min(self.log_harm, self.log_flip)
 
     def log_gate(self, metric: Metric) -> float:
         """Return the log evidence for the gate: within its margin, or negligible."""
-        if not self.strands:
+        if metric.kind == "mean":
             return self.means.log_gate
-        gate = min(strand.gate.log_e for strand in self.strands)
+        if self.counts is not None:
+            gate = self.counts.log_gate
+        else:
+            gate = min(strand.gate.log_e for strand in self.strands)
         if not metric.negligible_at(1.0):
             return gate
         return log_mean([gate, log_mean(self.rare)])
@@ -87,6 +103,7 @@ class Evidence(msgspec.Struct, frozen=True):
         held_since: Unix seconds; None = not held.
         is_over: It was rolled back.
         copies: Evidence of a first stage without weight.
+        outages: Failures of the canary that pause it.
     """
 
     metrics: tuple[MetricEvidence, ...]
@@ -106,6 +123,7 @@ class Evidence(msgspec.Struct, frozen=True):
     held_since: float | None = None
     is_over: bool = False
     copies: CopyEvidence = CopyEvidence()
+    outages: Outages = Outages()
 
     @property
     def split_log_e(self) -> float:
@@ -117,18 +135,21 @@ class Evidence(msgspec.Struct, frozen=True):
         each = [known.log_e(metric) for known, metric in zip(self.metrics, policy.metrics, strict=True)]
         return log_mean(each, policy.shares)
 
-    def at_stage(self, stage: int) -> Self:
+    def at_stage(self, policy: Policy, stage: int) -> Self:
         """Return the evidence at a new stage: only gates and their counts start again."""
         if stage == self.stage:
             return self
+        last = policy.stages[self.stage]
         metrics = (
             msgspec.structs.replace(
                 known,
                 strands=tuple(strand.at_new_stage() for strand in known.strands),
+                counts=known.counts
+                and known.counts.at_new_stage(metric, _look(policy, metric, last, is_warm=True)),
                 rare=(0.0,) * len(BETS),
                 means=known.means.at_new_stage(),
             )
-            for known in self.metrics
+            for known, metric in zip(self.metrics, policy.metrics, strict=True)
         )
         return msgspec.structs.replace(
             self,
@@ -142,7 +163,12 @@ class Evidence(msgspec.Struct, frozen=True):
 
 def start(policy: Policy) -> Evidence:
     """Return empty evidence."""
-    return Evidence(metrics=tuple(MetricEvidence(strands(metric)) for metric in policy.metrics))
+    return Evidence(
+        metrics=tuple(
+            MetricEvidence(strands(metric), CountEvidence() if metric.is_counted else None)
+            for metric in policy.metrics
+        )
+    )
 
 
 def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
@@ -157,11 +183,15 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
     is_whole = not is_late and abs(bucket.seconds - policy.bucket_seconds) < _UNEVEN * policy.bucket_seconds
     if not policy.stages[bucket.stage].weight:
         return _of_copies(policy, evidence, bucket, is_late, is_whole)
-    evidence = evidence if is_late else evidence.at_stage(bucket.stage)
+    if not bucket.share:  # paused: nobody gets the canary, and nothing is compared
+        return msgspec.structs.replace(
+            evidence, since=bucket.start, until=bucket.start + bucket.seconds, idle_seconds=0.0
+        )
+    evidence = evidence if is_late else evidence.at_stage(policy, bucket.stage)
     # A late bucket is of a stage whose warm-up is over.
     is_warm = is_late or evidence.stage_seconds >= policy.warm_up_seconds
     weight, stage = Weight(None, is_warm, is_whole), None if is_late else policy.stages[bucket.stage]
-    # Units that come back may have an event again, in another hour or stage: strands allow for that.
+    # Units that come back may have an event again, in another stage: strands allow for that.
     units = evidence.units.total
     returning = 0
     if evidence.requests.total > _COMES_BACK * units:
@@ -170,7 +200,9 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
     evidence = msgspec.structs.replace(
         evidence,
         metrics=tuple(
-            _observed(known, metric, bucket, stage, weight, returning)
+            _counted(policy, known, metric, bucket, stage, is_warm=is_warm)
+            if metric.is_counted
+            else _observed(known, metric, bucket, stage, weight, returning)
             for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
         ),
         split=split,
@@ -224,45 +256,78 @@ def _of_stage(evidence: Evidence, bucket: Bucket, is_warm: bool, *, is_alone: bo
     )
 
 
+def _counted(
+    policy: Policy,
+    known: MetricEvidence,
+    metric: Metric,
+    bucket: Bucket,
+    stage: Stage | None,
+    *,
+    is_warm: bool,
+) -> MetricEvidence:
+    """Update a metric of events of units. A bucket without its counts adds nothing: missing is not zero."""
+    requests = bucket.requests
+    if metric.name not in bucket.events and metric.name not in bucket.raw:
+        missing = known.missing_seconds + (bucket.seconds if requests.total else 0.0)
+        return msgspec.structs.replace(known, missing_seconds=missing)
+    assert known.counts is not None
+    look = _look(policy, metric, stage, is_warm=is_warm)
+    events, recent = _all_of(bucket, metric.name), known.recent
+    rare, most = known.rare, 0.0
+    if stage is not None:
+        canary, control = recent
+        recent = (
+            canary.add(events.canary, requests.canary, bucket.seconds),
+            control.add(events.control, requests.control, bucket.seconds),
+        )
+        most = metric.negligible_at(stage.margin_times) if is_warm else 0.0
+    if most and (metric.kind != "latency" or metric.name in bucket.raw):
+        factor = known.counts.blocks.factor(bucket.share)
+        rare = _rare(rare, events.canary, requests.canary, most, factor)
+    return msgspec.structs.replace(
+        known,
+        counts=known.counts.add(metric, bucket, look),
+        rare=rare,
+        recent=recent,
+        missing_seconds=0.0,
+    )
+
+
+def _look(policy: Policy, metric: Metric, stage: Stage | None, *, is_warm: bool) -> Look:
+    """Return what a bucket of a stage contributes to; None = an earlier stage."""
+    stages = sum(0 < one.weight * (1 - policy.traffic.holdback) < 1 for one in policy.stages)
+    margin = None
+    if stage is not None and metric.promotion_margin is not None:
+        margin = bounded(metric, metric.promotion_margin * stage.margin_times)
+    is_warm = is_warm or metric.severity == "severe"
+    return Look(policy.bucket_seconds, stage is None, is_warm, margin, 1 / max(1, stages))
+
+
 def _observed(
     known: MetricEvidence, metric: Metric, bucket: Bucket, stage: Stage | None, weight: Weight, units: int
 ) -> MetricEvidence:
-    """Update a metric; a bucket of None belongs to an earlier stage. Known units may return."""
+    """Update a metric of outputs or outcomes; a stage of None is an earlier one. Known units may return."""
     if stage is not None and metric.promotion_margin is not None:
         margin = metric.promotion_margin * stage.margin_times
         weight = weight._replace(gate_margin=bounded(metric, margin))
-    hour, is_recent = hour_of(bucket.start), stage is not None
+    is_recent = stage is not None
     if metric.is_posted:
         for matured in bucket.outcomes:
             if matured.metric == metric.name:
-                known = _with_outcomes(known, metric, matured, weight, hour, is_recent=is_recent)
+                known = _with_outcomes(known, metric, matured, weight, is_recent=is_recent)
         return known
-    names = [metric.name]
-    if metric.kind == "output":
-        names = [f"{metric.name}.{index // 2}" for index in range(2 * metric.bins)]
+    names = [f"{metric.name}.{index // 2}" for index in range(2 * metric.bins)]
     grown = tuple(
         strand.add(
             metric,
             events := bucket.events.get(name, Counts()),
             bucket.share,
             weight,
-            RecentEvents(
-                hour=hour,
-                in_hour=bucket.in_hour.get(name, events),
-                in_stage=bucket.in_stage.get(name, events) if is_recent else Counts(),
-                units=units,
-            ),
+            Recurrence(bucket.in_stage.get(name, events) if is_recent else Counts(), units),
         )
         for strand, name in zip(known.strands, names, strict=True)
     )
-    rare = known.rare
-    most = 0.0
-    if stage is not None and weight.is_warm:
-        most = metric.negligible_at(stage.margin_times)
-    if most and (metric.kind != "latency" or metric.name in bucket.raw):
-        factor = known.strands[0].wildness.factor(bucket.share)
-        rare = _rare(rare, _all_of(bucket, metric.name).canary, bucket.requests.canary, most, factor)
-    return msgspec.structs.replace(known, strands=grown, rare=rare)
+    return msgspec.structs.replace(known, strands=grown)
 
 
 #: A bucket whose length differs by more than this fraction carries no information about jumps.
@@ -285,7 +350,6 @@ def _with_outcomes(
     metric: Metric,
     matured: OutcomeCohort,
     weight: Weight,
-    hour: int,
     *,
     is_recent: bool,
 ) -> MetricEvidence:
@@ -294,10 +358,10 @@ def _with_outcomes(
         means = known.means.add(metric, matured, weight.gate_margin, is_recent=is_recent)
         return msgspec.structs.replace(known, means=means, units=units)
     [strand] = known.strands
-    lately = RecentEvents(hour, matured.events, matured.events if is_recent else Counts())
+    again = Recurrence(matured.events if is_recent else Counts())
     # Cohorts matured long after they were exposed, and are of no bucket's length.
     weight = weight._replace(is_warm=True, is_whole=False)
-    grown = strand.add(metric, matured.events, matured.share, weight, lately)
+    grown = strand.add(metric, matured.events, matured.share, weight, again)
     return msgspec.structs.replace(known, strands=(grown,), units=units)
 
 
@@ -325,7 +389,7 @@ def _split(evidence: Evidence, bucket: Bucket) -> tuple[sample_ratio.SampleRatio
 
 def _all_of(bucket: Bucket, name: str) -> Counts:
     """Return all requests with the event if counted, else the units."""
-    return bucket.raw.get(name) or bucket.events.get(name) or Counts()
+    return bucket.raw.get(name, bucket.events.get(name, Counts()))
 
 
 def _check(policy: Policy, evidence: Evidence, bucket: Bucket) -> None:
@@ -333,7 +397,8 @@ def _check(policy: Policy, evidence: Evidence, bucket: Bucket) -> None:
         raise InvalidInput(
             f"stage {bucket.stage} is none of {len(policy.stages)}", fix="Judge by the policy of the release."
         )
-    if not 0 < bucket.share <= 1 and (bucket.share or policy.stages[bucket.stage].weight):
+    is_compared = policy.stages[bucket.stage].weight > 0
+    if not 0 <= bucket.share <= 1 or (is_compared and not bucket.share and bucket.requests.canary):
         raise InvalidInput(
             f"the canary's share is {bucket.share}",
             fix="Judge buckets in which it had one: above 0, up to 1.",

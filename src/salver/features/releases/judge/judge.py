@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from salver.features.releases.judge import rules, shadowing
+from salver.features.releases.judge.count_evidence import CountEvidence
 from salver.features.releases.judge.evidence import Evidence, MetricEvidence, observe
 from salver.features.releases.judge.policy import Metric, Policy
 from salver.features.releases.judge.strand import Strand
@@ -33,11 +34,12 @@ _SUSPICION = math.log(3)
 
 
 class _Opinion(NamedTuple):
-    """A preliminary decision."""
+    """A preliminary decision; for a pause with its seconds, 0 = until a person resumes."""
 
     decision: Decision
     reasons: tuple[str, ...]
     cause: Cause | None = None
+    seconds: float = 0.0
 
 
 def judge(
@@ -67,12 +69,37 @@ def judge(
         evidence = msgspec.structs.replace(evidence, is_over=True)
         return evidence, _verdict(policy, evidence, bucket, over)
     evidence = observe(policy, evidence, bucket)
-    opinion = _harm(policy, evidence, bucket, facts) or _without_harm(policy, evidence, bucket, state, facts)
+    evidence, struck = _struck(policy, evidence, bucket, state)
+    opinion = (
+        _harm(policy, evidence, bucket, facts)
+        or struck
+        or _without_harm(policy, evidence, bucket, state, facts)
+    )
     if state is ReleaseState.PROMOTED and opinion.decision is Decision.ROLLBACK:
         opinion = _after_promotion(policy, evidence, opinion)
     evidence, opinion = _held(policy, evidence, opinion)
     evidence = msgspec.structs.replace(evidence, is_over=opinion.decision is Decision.ROLLBACK)
     return evidence, _verdict(policy, evidence, bucket, opinion)
+
+
+def _struck(
+    policy: Policy, evidence: Evidence, bucket: Bucket, state: ReleaseState
+) -> tuple[Evidence, _Opinion | None]:
+    """Return whether most requests to the canary fail: a pause, or a rollback after the third in a row."""
+    is_open = state in (ReleaseState.RUNNING, ReleaseState.HELD) and bucket.stage == evidence.stage
+    if not is_open or not bucket.share:
+        return evidence, None
+    severe = [one.name for one in policy.metrics if one.is_counted and one.severity == "severe"]
+    outages, strike = evidence.outages.add(bucket, severe, policy.bucket_seconds)
+    evidence = msgspec.structs.replace(evidence, outages=outages)
+    if strike is None:
+        return evidence, None
+    if not strike.is_last:
+        return evidence, _Opinion(Decision.PAUSE, (strike.reason,), "outage", strike.seconds)
+    last = f"the canary fails most of its requests for the {outages.strikes}. time in a row"
+    if _is_split_broken(policy, evidence):  # it may be the units, not the version
+        return evidence, _Opinion(Decision.PAUSE, (last, strike.reason, "the split is broken"), "split")
+    return evidence, _Opinion(Decision.ROLLBACK, (last, strike.reason))
 
 
 def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts) -> _Opinion | None:
@@ -82,10 +109,9 @@ def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts
     if policy.alike.rolls_back and (objection := _unlike(policy, evidence)):
         reasons.append(objection)
     # Ville's inequality: without harm, e-values exceed 1/alpha with probability alpha at most, at any time.
-    if evidence.log_e(policy) >= -math.log(policy.alpha):
+    # They compare units at random, so a broken split gives no verdict.
+    if evidence.log_e(policy) >= -math.log(policy.alpha) and not _is_split_broken(policy, evidence):
         reasons.append(_proof(policy, evidence))
-        if _is_split_broken(policy, evidence):
-            reasons.append("the split is broken as well, so this probability is unknown")
     if not reasons:
         return None
     return _Opinion(Decision.ROLLBACK, tuple(reasons))
@@ -138,6 +164,8 @@ def _without_harm(
 ) -> _Opinion:
     """Return the opinion if nothing requires a rollback."""
     if state is ReleaseState.PAUSED:
+        if not bucket.share and policy.stages[bucket.stage].weight:
+            return _Opinion(Decision.HOLD, ("the canary failed and gets no traffic now",), "outage")
         return _Opinion(Decision.HOLD, ("a person has paused it",), "person")
     if state is ReleaseState.PROMOTED:
         return _Opinion(Decision.CONTINUE, ("it is promoted",))
@@ -186,6 +214,8 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Fact
     """Return why no conclusion is possible."""
     if facts.missing and not (bucket.requests.canary or bucket.copies.asked):
         return _Opinion(Decision.HOLD, (f"no data: {facts.missing}",), "no_data")
+    if facts.clocks:
+        return _Opinion(Decision.HOLD, (f"the clocks of servers differ: {facts.clocks}",), "clocks")
     waiting = facts.waiting and f"; {facts.waiting}"
     if _is_split_broken(policy, evidence):
         split = max(evidence.split, evidence.matched, key=lambda one: one.log_e)
@@ -211,6 +241,8 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Fact
         if not policy.stages[evidence.stage].weight:
             reason = f"no data: the canary has answered no copies for {evidence.idle_seconds:.0f} seconds"
         return _Opinion(Decision.HOLD, (reason,), "no_data")
+    if opinion := _uncounted(policy, evidence) or _too_high(policy, evidence):
+        return opinion
     has_outcomes = any(metric.is_posted for metric in policy.metrics)
     if has_outcomes and evidence.late_seconds > policy.most_late_seconds:
         reason = (
@@ -218,6 +250,35 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Fact
         )
         return _Opinion(Decision.HOLD, (reason,), "late")
     return None
+
+
+def _uncounted(policy: Policy, evidence: Evidence) -> _Opinion | None:
+    """Return the opinion if the counts of a metric are missing: that is not zero events."""
+    names = [
+        metric.name
+        for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
+        # Which answers are slow is known only after enough of them.
+        if known.missing_seconds >= policy.no_data_seconds and metric.kind != "latency"
+    ]
+    if not names:
+        return None
+    what = f"no data: {', '.join(names)} have not been counted for {policy.no_data_seconds:.0f} seconds"
+    return _Opinion(Decision.HOLD, (what,), "no_data")
+
+
+def _too_high(policy: Policy, evidence: Evidence) -> _Opinion | None:
+    """Return the opinion if a rate is above its ceiling, whatever the other version has."""
+    reasons = []
+    for known, metric in zip(evidence.metrics, policy.metrics, strict=True):
+        for who, recent in zip(("the canary", "the control"), known.recent, strict=True):
+            if metric.ceiling and recent.is_above(metric.ceiling):
+                reasons.append(
+                    f"{metric.name}: {recent.rate:.1%} of the requests to {who} had it in the last minutes, "
+                    f"and the ceiling is {metric.ceiling:.4g}"
+                )
+    if not reasons:
+        return None
+    return _Opinion(Decision.HOLD, tuple(reasons), "ceiling")
 
 
 def _unproven(policy: Policy, evidence: Evidence, bucket: Bucket, lacking: list[str]) -> _Opinion:
@@ -247,8 +308,8 @@ def _unproven(policy: Policy, evidence: Evidence, bucket: Bucket, lacking: list[
 
 def _held(policy: Policy, evidence: Evidence, opinion: _Opinion) -> tuple[Evidence, _Opinion]:
     """Return since when it has been held, and whether that is too long."""
-    # A pause by a person has no deadline.
-    is_held = opinion.decision is Decision.HOLD and opinion.cause != "person"
+    # A pause has no deadline.
+    is_held = opinion.decision is Decision.HOLD and opinion.cause not in ("person", "outage")
     since = None
     if is_held:
         since = evidence.held_since
@@ -267,8 +328,8 @@ def _held(policy: Policy, evidence: Evidence, opinion: _Opinion) -> tuple[Eviden
 
 
 def _is_severe(policy: Policy, evidence: Evidence, opinion: _Opinion) -> bool:
-    """Return whether the hold is due to a fault, or to a severe metric that is not proven harmless."""
-    return opinion.cause in ("split", "unlike") or (
+    """Return whether it is held for copies that differ, or for a severe metric not proven harmless."""
+    return opinion.cause == "unlike" or (
         opinion.cause == "inconclusive"
         and policy.stages[evidence.stage].weight > 0
         and any(
@@ -293,7 +354,11 @@ def _lacking(policy: Policy, evidence: Evidence, bucket: Bucket) -> Iterator[tup
 def _lacks(policy: Policy, known: MetricEvidence, metric: Metric) -> str:
     """Return what is missing, as text; empty = nothing."""
     gate = -math.log(policy.beta)
-    if metric.promotion_margin is None or known.log_gate(metric) >= gate:
+    if metric.promotion_margin is None:
+        return ""
+    if known.missing_seconds:
+        return "its counts: they are missing"
+    if known.log_gate(metric) >= gate:
         return ""
     return f"evidence {number(known.log_gate(metric))} of {number(gate)} that it is within its margin"
 
@@ -331,6 +396,7 @@ def _verdict(policy: Policy, evidence: Evidence, bucket: Bucket, opinion: _Opini
             for known, metric, share in zip(evidence.metrics, policy.metrics, policy.shares, strict=True)
         ),
         copies=_of_copies(policy, evidence),
+        pause_seconds=opinion.seconds,
     )
 
 
@@ -338,8 +404,12 @@ def _metric_verdict(
     policy: Policy, evidence: Evidence, known: MetricEvidence, metric: Metric, share: float, bucket: Bucket
 ) -> MetricVerdict:
     effect, low, high = _bounds(known, policy.beta)
-    is_mean = metric.kind == "mean"
-    strand = None if is_mean else _worst(known)
+    is_mean, counted = metric.kind == "mean", _counted(known)
+    dispersion = 1.0
+    if isinstance(counted, CountEvidence):
+        dispersion = counted.blocks.factor(bucket.share)
+    elif counted is not None:
+        dispersion = counted.wildness.factor(bucket.share)
     return MetricVerdict(
         name=metric.name,
         effect=effect,
@@ -351,9 +421,9 @@ def _metric_verdict(
         threshold=-math.log(policy.alpha * share),
         log_gate=known.log_gate(metric),
         gate=None if metric.promotion_margin is None else -math.log(policy.beta),
-        dispersion=strand.wildness.factor(bucket.share) if strand else 1.0,
+        dispersion=dispersion,
         units=known.units if metric.is_posted else evidence.units,
-        events=strand.events if strand else known.means.events,
+        events=known.means.events if counted is None else counted.events,
         missing=_lacks(policy, known, metric),
         undecided=known.means.unknown if is_mean else "",
     )
@@ -361,9 +431,8 @@ def _metric_verdict(
 
 def _bounds(known: MetricEvidence, chance: float) -> tuple[float | None, float | None, float | None]:
     """Describe the effect and its bounds."""
-    if known.strands:
-        ratio = _worst(known).ratio
-        return ratio.estimate, *ratio.interval(chance)
+    if (counted := _counted(known)) is not None:
+        return counted.ratio.estimate, *counted.ratio.interval(chance)
     found = known.means.estimate(chance)
     if found is None:
         return None, None, None
@@ -371,16 +440,15 @@ def _bounds(known: MetricEvidence, chance: float) -> tuple[float | None, float |
     return found.value, low, high
 
 
-def _worst(known: MetricEvidence) -> Strand:
-    return max(known.strands, key=lambda one: one.log_harm)
+def _counted(known: MetricEvidence) -> CountEvidence | Strand | None:
+    """Return the evidence of events, of the worst bin of an output; None = of means."""
+    if known.counts is not None or not known.strands:
+        return known.counts
+    return max(known.strands, key=lambda one: one.harm.log_e)
 
 
 def _effect(metric: Metric, known: MetricEvidence) -> str:
     estimate, _, _ = _bounds(known, 0.5)
-    if known.strands and (worst := _worst(known)).is_of_this_hour:
-        events = worst.hourly.events
-        had = f"{events.canary} units of the canary had it, and {events.control} of its control"
-        return f"{metric.name}: in this hour {had}"
     what = "rate"
     if metric.kind == "mean":
         what = "mean"

@@ -1,8 +1,10 @@
 """Forecast of what a given traffic can detect, at which stage and when.
 
-By Wald's argument evidence grows, on average, with the information in requests, so the time needed is the
-required evidence divided by that rate. Two measured factors account for not knowing the true ratio (the judge
-bets on several), and for the overshoot when the bound is passed. Pure.
+Both witnesses of harm have to agree. For units, evidence grows by Wald's argument with the information in
+requests, so the time needed is the required evidence divided by that rate; where the same users return, it
+grows with the number of users. For blocks the usual course is computed block by block (``block_outlook.py``).
+Two measured factors account for not knowing the true ratio (the judge bets on several), and for the overshoot
+when the bound is passed. Pure.
 """
 
 import math
@@ -11,7 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from salver.features.releases.judge import mean_outlook
+from salver.features.releases.judge.block_outlook import blocks_needed, clusters_needed, gate_blocks
+from salver.features.releases.judge.blocks import Sides
+from salver.features.releases.judge.count_evidence import CountEvidence, Look
 from salver.features.releases.judge.evidence import MetricEvidence, bounded
+from salver.features.releases.judge.outage import LEAST_UNITS, LEVEL, chance
 from salver.features.releases.judge.policy import Metric, Policy
 from salver.features.releases.judge.rules import may_ship_on_budget
 from salver.features.releases.judge.shadowing import fewest
@@ -24,7 +30,7 @@ from salver.features.releases.judge.wildness import (
     matched_share,
 )
 from salver.words.errors import InvalidInput
-from salver.words.releases import Counts
+from salver.words.releases import BLOCK_BUCKETS, Bucket, Counts
 
 #: Ratios in the tables.
 RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -48,12 +54,16 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         spreads: By metric of the kind ``mean``, the standard deviation of a unit's value as a multiple of the
             mean, after the correction by its past. Missing = unknown.
         units_per_second: New units in all arms; 0 = each request is a unit.
+        users: Number of users who come again and again; 0 = so many that most requests are of new ones.
+        processes: Processes of the stable version.
     """
 
     requests_per_second: float
     rates: Mapping[str, float] = msgspec.field(default_factory=dict)
     spreads: Mapping[str, float] = msgspec.field(default_factory=dict)
     units_per_second: float = 0.0
+    users: int = 0
+    processes: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.requests_per_second < math.inf:
@@ -80,6 +90,12 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 field="units_per_second",
                 fix="Give 0 or more, and no more than there are requests.",
             )
+
+        for name in ("users", "processes"):
+            if getattr(self, name) < (name == "processes"):
+                raise InvalidInput(
+                    f"{getattr(self, name)} {name} cannot be", field=name, fix="Give a number of them."
+                )
 
     def rate(self, metric: Metric) -> float:
         """Return the rate of a metric's events; 0 = unknown."""
@@ -121,8 +137,8 @@ class MetricOutlook(msgspec.Struct, frozen=True):
 
     Attributes:
         rate: Rate of its events under the stable version; 0 = unknown. For a mean, its spread.
-        alone: Number of buckets with an event of the canary and none of its control that causes a rollback; 0
-            = no number does.
+        alone: Number of blocks (of outcomes, buckets) with an event of the canary and none of its control
+            that causes a rollback; 0 = no number does.
         detects: By ratio, usual minutes from the start of the release until it is rolled back, if every stage
             has its minimum duration; infinite = not before the canary has all traffic.
     """
@@ -183,23 +199,59 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
         return mean_outlook.detection_minutes(metric, weight, ratio, needed, **forecast.brings(metric))
     if rate <= 0 or ratio <= tolerated or weight >= 1:
         return math.inf
+    if metric.is_counted:
+        return _counted_minutes(policy, metric, weight, ratio, needed, forecast)
     # Wald: the expected number of samples is the evidence needed over the information in each.
-    alone = weight + matched_share(weight)  # together with its baseline, of all units
-    per_request = _information(rate, weight, alone if metric.is_matched else 1.0, ratio, tolerated)
+    per_request = _information(rate, weight, 1.0, ratio, tolerated)
     seconds = _DETECTION * needed / (per_request * forecast.requests_per_second)
     lost = float(math.ceil(needed / MOST))  # buckets until rates are known to be steady
     if index == _first(policy):
         events = rate * forecast.requests_per_second * policy.bucket_seconds
         lost = max(lost, _lost_buckets(weight, events, seconds / policy.bucket_seconds))
     seconds += lost * policy.bucket_seconds
-    if metric.severity == "soft":  # the sign-flip test has to agree, and sees equal arms only
-        equal = matched_share(weight)
-        surer = (1 + ratio) / (1 + equal / weight * ratio)  # the mean is computed as for the larger arm
-        per_request = surer * _information(rate, equal, 2 * equal, ratio, 1.0)
-        second = _FLIPS * _DETECTION * needed / (per_request * forecast.requests_per_second)
-        fewest = math.ceil(needed / math.log(2)) * policy.bucket_seconds  # none of which brings more
-        seconds = max(seconds, second, fewest)
+    if metric.severity == "soft":
+        seconds = max(seconds, _flip_seconds(policy, metric, weight, ratio, needed, forecast))
     return seconds / 60
+
+
+def _counted_minutes(
+    policy: Policy, metric: Metric, weight: float, ratio: float, needed: float, forecast: Forecast
+) -> float:
+    """Return the minutes until both witnesses, and for a soft metric the third, suffice."""
+    rate, per_second = forecast.rate(metric), forecast.requests_per_second
+    control = matched_share(weight) if metric.is_matched else 1 - weight
+    length = BLOCK_BUCKETS * policy.bucket_seconds
+    level = rate * per_second * length
+    blocks = blocks_needed(Sides(weight, control, metric.rollback_margin), level, ratio, needed)
+    half = needed + math.log(2)  # half of the bet on units is on each kind of evidence
+    if forecast.users:
+        stages = sum(0 < stage.weight < 1 for stage in policy.stages)
+        share = weight / (weight + control)
+        units = clusters_needed(
+            forecast.users * (weight + control),
+            share,
+            level / forecast.users,
+            ratio / (1 + metric.rollback_margin),
+            half + math.log(stages),
+        )
+    else:
+        per_request = _information(rate, weight, weight + control, ratio, 1 + metric.rollback_margin)
+        units = _DETECTION * half / (per_request * per_second) / length
+    seconds = max(blocks, units) * length
+    if metric.severity == "soft":
+        seconds = max(seconds, _flip_seconds(policy, metric, weight, ratio, needed, forecast))
+    return seconds / 60
+
+
+def _flip_seconds(
+    policy: Policy, metric: Metric, weight: float, ratio: float, needed: float, forecast: Forecast
+) -> float:
+    """Return the seconds until the sign-flip test agrees, which sees equal arms only."""
+    equal = matched_share(weight)
+    surer = (1 + ratio) / (1 + equal / weight * ratio)  # the mean is computed as for the larger arm
+    per_request = surer * _information(forecast.rate(metric), equal, 2 * equal, ratio, 1.0)
+    fewest = math.ceil(needed / math.log(2)) * policy.bucket_seconds  # none of which brings more
+    return max(fewest, _FLIPS * _DETECTION * needed / (per_request * forecast.requests_per_second))
 
 
 def _information(rate: float, weight: float, enrolled: float, ratio: float, tolerated: float) -> float:
@@ -244,33 +296,43 @@ def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Fore
         margin = bounded(metric, margin)
         enough, brings = -math.log(policy.beta), forecast.brings(metric)
         return mean_outlook.promotion_minutes(metric, stage.weight, margin, enough, **brings)
-    enrolled = 1.0
-    if metric.is_matched:
-        enrolled = stage.weight + matched_share(stage.weight)
-    share, needed = stage.weight / enrolled, math.log(1 / policy.beta)
-    if rate > 0:
-        information = rate / share * _divergence(share, _part(share, 1 + margin))
+    needed, seconds = math.log(1 / policy.beta), math.inf
+    per_second = forecast.requests_per_second
     if most := metric.negligible_at(stage.margin_times):
-        information = max(information, _divergence(rate, most) if rate < most else 0.0)
         needed += math.log(2)  # half of the bet is on each
-    if information <= 0:
-        return math.inf
-    return _PROMOTION * needed / (information * forecast.requests_per_second * stage.weight) / 60
+        if rate < most:
+            seconds = _PROMOTION * needed / (_divergence(rate, most) * per_second * stage.weight)
+    if rate > 0 and metric.is_counted:
+        control = matched_share(stage.weight) if metric.is_matched else 1 - stage.weight
+        length = BLOCK_BUCKETS * policy.bucket_seconds
+        blocks = gate_blocks(Sides(stage.weight, control, margin), rate * per_second * length, needed)
+        seconds = min(seconds, blocks * length)
+    elif rate > 0:
+        information = rate * _divergence(stage.weight, _part(stage.weight, 1 + margin))
+        seconds = min(seconds, _PROMOTION * needed / (information * per_second))
+    return seconds / 60
 
 
 def _alone(policy: Policy, metric: Metric) -> int:
-    """Return how many first buckets with events of only the canary cause a rollback.
+    """Return how many first blocks with events of only the canary cause a rollback; of outcomes, buckets.
 
     0 = no number does.
     """
     if metric.kind == "mean":
         return 0
-    known, share = MetricEvidence(strands(metric)), policy.stages[_first(policy)].weight
+    share = policy.stages[_first(policy)].weight
     enough = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
     # No closed form: the judge's own evidence is grown until it suffices.
+    known, events = MetricEvidence(strands(metric), CountEvidence()), Counts(canary=1)
     for count in range(1, _PATIENCE):
-        grown = known.strands[0].add(metric, Counts(canary=1), share, Weight())
-        known = msgspec.structs.replace(known, strands=(grown, *known.strands[1:]))
+        if metric.is_counted and known.counts is not None:
+            length = BLOCK_BUCKETS * policy.bucket_seconds
+            bucket = Bucket((count - 1) * length, length, 0, share, events={metric.name: events})
+            grown = known.counts.add(metric, bucket, Look(policy.bucket_seconds))
+            known = msgspec.structs.replace(known, counts=grown)
+        else:
+            strand = known.strands[0].add(metric, events, share, Weight())
+            known = MetricEvidence((strand, *known.strands[1:]))
         if known.log_e(metric) >= enough:
             return count
     return 0
@@ -362,6 +424,13 @@ def _advice(
     policy: Policy, forecast: Forecast, metrics: Sequence[MetricOutlook], lasting: Sequence[float | None]
 ) -> Iterator[str]:
     first, per_second = policy.stages[_first(policy)], forecast.requests_per_second
+    if forecast.users:
+        yield _of_users(policy, forecast.users)
+    if forecast.processes > 1:
+        yield (
+            f"hiccups of each of {forecast.processes} processes of the stable version count as variation of "
+            "all: where they have some, harm below ×10 is found late or not"
+        )
     if per_second < _SPARSE and first.weight < _LARGE:
         yield (
             f"at {per_second:g} requests a second a stage of {first.weight:.0%} sees nothing: begin at "
@@ -384,6 +453,20 @@ def _advice(
                 f"stage {index + 1} takes {spoken(lasts)} to prove no harm, and a hold ends after "
                 f"{spoken(policy.hold_minutes)}: widen its margins, raise its weight, or ship on the budget"
             )
+
+
+def _of_users(policy: Policy, users: int) -> str:
+    """Describe from which stage on so many users can prove that everything fails."""
+    for index, stage in enumerate(policy.stages):
+        if 0 < stage.weight < 1:
+            canary = round(users * stage.weight)
+            failing = chance(Counts(canary, 0, users - canary), Counts(canary))
+            if canary >= LEAST_UNITS and failing <= LEVEL:
+                return (
+                    f"with {users} users, a canary that fails completely is paused within a minute from "
+                    f"stage {index + 1} on, where {canary} of them meet it"
+                )
+    return f"{users} users are too few to prove at any stage that the canary fails completely"
 
 
 def spoken(minutes: float) -> str:

@@ -78,6 +78,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         worse: Direction of harm: ``less`` for sales, clicks and revenue.
         matures_minutes: For ``outcome`` and ``mean``: minutes after an exposure until its outcome is known.
         cap: For ``mean``: limit on the absolute value of a unit's sum.
+        ceiling: Rate of events, of the canary or of its control, above which the release is held; 0 = none.
     """
 
     name: str
@@ -96,9 +97,17 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worse: Literal["more", "less"] = "more"
     matures_minutes: float = 0.0
     cap: float = 0.0
+    ceiling: float = 0.0
 
     def __post_init__(self) -> None:
-        for wrong, field, what, fix in (
+        for wrong, field, what, fix in (*self._faults_of_rates, *self._faults_of_kind):
+            if wrong:
+                raise InvalidInput(f"metric '{self.name}': {what}", field=field, fix=fix)
+
+    @property
+    def _faults_of_rates(self) -> tuple[tuple[bool, str, str, str], ...]:
+        """Return what may be wrong with its name, rates and shares: whether it is, field, text and fix."""
+        return (
             (
                 not (self.name and self.name.isprintable()),
                 "name",
@@ -125,6 +134,18 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "Leave it out.",
             ),
             (not 0 <= self.share <= 1, "share", f"its share of alpha is {self.share}", _PART),
+            (
+                not 0 <= self.ceiling < 1 or (self.ceiling > 0 and not self.is_counted),
+                "ceiling",
+                f"its ceiling is {self.ceiling}",
+                "Give a part of 1, or leave it out; outputs and outcomes have none.",
+            ),
+        )
+
+    @property
+    def _faults_of_kind(self) -> tuple[tuple[bool, str, str, str], ...]:
+        """Return the same of what only some kinds have."""
+        return (
             (
                 (self.kind == "latency") != (0 < self.quantile < 1),
                 "quantile",
@@ -174,9 +195,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"its promotion margin is {self.promotion_margin}",
                 "Give less than 1 where less is worse: no mean falls by more than all of it.",
             ),
-        ):
-            if wrong:
-                raise InvalidInput(f"metric '{self.name}': {what}", field=field, fix=fix)
+        )
 
     def negligible_at(self, times: float) -> float:
         """Return the rate below which the canary passes a gate with that margin factor; 0 = none."""
@@ -184,6 +203,11 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.kind == "latency" and self.promotion_margin is not None:
             rate = max(rate, (1 - self.quantile) * (1 + self.promotion_margin * times))
         return min(rate, _MOST_NEGLIGIBLE)
+
+    @property
+    def is_counted(self) -> bool:
+        """Return whether it is known immediately, and its events are failures of units and processes."""
+        return not self.is_posted and self.kind != "output"
 
     @property
     def is_posted(self) -> bool:
@@ -226,9 +250,9 @@ DEFAULT_STAGES = (
 )
 
 DEFAULT_METRICS = (
-    Metric("errors", "errors", "severe", negligible=0.001),
-    Metric("timeouts", "timeouts", "severe", negligible=0.001),
-    Metric("invalid", "invalid", "severe", negligible=0.001),
+    Metric("errors", "errors", "severe", negligible=0.001, ceiling=0.1),
+    Metric("timeouts", "timeouts", "severe", negligible=0.001, ceiling=0.1),
+    Metric("invalid", "invalid", "severe", negligible=0.001, ceiling=0.1),
     Metric("fallbacks", "fallbacks", "soft", rollback_margin=0.1, negligible=0.001),
     Metric("latency_p99", "latency", "soft", rollback_margin=0.25, quantile=0.99),
     # Callers' own mistakes affect all versions equally and are not a gate; a version that is stricter is.
@@ -253,7 +277,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         most_late_seconds: Maximum delay of outcomes before it is held.
         hold_minutes: Maximum duration of a hold.
         after_hold: Action then. ``by_severity``: it is rolled back if a severe metric is not proven harmless
-            or the split is broken, and waits for a person otherwise.
+            or copies differ, and waits for a person otherwise.
         watch_days: Days after promotion during which it is still compared with the units held back and late
             outcomes count. Another release ends that, too. 0 = none.
         after_promotion: Action on harm proven after promotion. ``by_severity``: a severe metric causes a

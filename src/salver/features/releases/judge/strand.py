@@ -1,15 +1,15 @@
-"""Evidence from the events of one kind, for the canary and its control.
+"""Evidence from bins of outputs and from posted outcomes, for the canary and its control.
 
 The binomial evidence of harm, tempered by the variation of events; the sign-flip evidence against the matched
-baseline; both also for each hour; the evidence of no harm since the stage began; and the size of the effect.
-A metric has one strand; an output has two for each of its bins, because it may move either way. Pure.
+baseline; the evidence of no harm since the stage began; and the size of the effect. An outcome has one
+strand; an output has two for each of its bins, because it may move either way. Failures, which a process may
+cause, are in ``count_evidence.py``. Pure.
 """
 
 from typing import NamedTuple, Self
 
 import msgspec
 
-from salver.features.releases.judge.hourly import Hourly, with_first
 from salver.features.releases.judge.policy import Metric
 from salver.features.releases.judge.ratio import Ratio
 from salver.features.releases.judge.wildness import Wildness, matched_share
@@ -45,17 +45,14 @@ class Weight(NamedTuple):
     is_whole: bool = True
 
 
-class RecentEvents(NamedTuple):
-    """First events within an hour or stage, of units that may have had some before.
+class Recurrence(NamedTuple):
+    """Events of units that may have had some before.
 
     Attributes:
-        hour: Hour, counted from 1970.
-        in_hour, in_stage: Units with their first event in the hour, and in the stage.
+        in_stage: Units with their first event in the stage.
         units: Units of all arms seen before this bucket that may have it again; 0 = they may not.
     """
 
-    hour: int
-    in_hour: Counts
     in_stage: Counts
     units: int = 0
 
@@ -66,7 +63,6 @@ class Strand(msgspec.Struct, frozen=True):
     Args:
         harm: Evidence that it is worse than its rollback margin, from the first event of each unit.
         flip: The same, only from differences to the matched baseline; a larger canary counts in proportion.
-        hourly: The same two, from the first event of each hour.
         gate: Evidence that it is within the promotion margin, since the stage began.
         had: Units with the event since the stage began.
         ratio: Ratio of the canary's rate to its control's.
@@ -77,7 +73,6 @@ class Strand(msgspec.Struct, frozen=True):
 
     harm: BinomialEvidence = msgspec.field(default_factory=harm)
     flip: sign_flip.SignFlipEvidence = msgspec.field(default_factory=sign_flip.start)
-    hourly: Hourly = Hourly()
     gate: BinomialEvidence = msgspec.field(default_factory=no_harm)
     had: Counts = Counts()
     ratio: Ratio = Ratio()
@@ -86,7 +81,7 @@ class Strand(msgspec.Struct, frozen=True):
     is_good: bool = False
 
     def add(
-        self, metric: Metric, counts: Counts, share: float, weight: Weight, lately: RecentEvents | None = None
+        self, metric: Metric, counts: Counts, share: float, weight: Weight, again: Recurrence | None = None
     ) -> Self:
         """Add a bucket.
 
@@ -95,77 +90,50 @@ class Strand(msgspec.Struct, frozen=True):
             counts: Events by arm.
             share: The canary's share of the units, in (0, 1).
             weight: What the bucket contributes to.
-            lately: None = all units are new.
+            again: None = all units are new.
         """
         if share >= 1:
             return self  # with all traffic there is no control
-        lately = lately or RecentEvents(0, counts, counts)
+        again = again or Recurrence(counts)
         factor, most = self.wildness.factor(share), self.wildness.most
-        hourly = self.hourly.at(lately.hour)
         changes: dict[str, object] = {
-            "wildness": self.wildness.add(lately.in_hour, share, weight.is_whole),
-            "had": plus(self.had, lately.in_stage),
+            "wildness": self.wildness.add(counts, share, weight.is_whole),
+            "had": plus(self.had, again.in_stage),
         }
         if weight.is_warm or metric.severity == "severe":
             margin = _margin(metric, metric.rollback_margin)
-            plain, sides = self._sides(metric, counts, share)
-            _, again = self._sides(metric, lately.in_hour, share)
+            plain, sides = self._sides(counts, share)
             changes |= {
                 "events": plus(self.events, counts),
                 "harm": _tempered(self.harm, sides, margin, factor, most),
-                "flip": self._flipped(self.flip, counts, share),
+                "flip": self._flipped(counts, share),
                 "ratio": self.ratio.add(*plain, factor) if plain.events else self.ratio,
             }
-            hourly = msgspec.structs.replace(
-                hourly,
-                harm=_tempered(hourly.harm, again, margin, factor, most),
-                flip=self._flipped(hourly.flip, lately.in_hour, share),
-                events=plus(hourly.events, lately.in_hour),
-            )
         if weight.is_warm and weight.gate_margin is not None:
-            _, sides = self._sides(metric, lately.in_stage, share, lately.units)
-            if not lately.units or self.had.control <= _MOST_HAD * lately.units * (1 - share):
+            _, sides = self._sides(again.in_stage, share, again.units)
+            if not again.units or self.had.control <= _MOST_HAD * again.units * (1 - share):
                 margin = _margin(metric, weight.gate_margin)
                 changes["gate"] = _tempered(self.gate, sides, margin, factor, most)
-        return msgspec.structs.replace(self, **changes, hourly=hourly)
+        return msgspec.structs.replace(self, **changes)
 
     def at_new_stage(self) -> Self:
         """Return the evidence at a new stage: gates start again, evidence of harm does not."""
         wildness = self.wildness.at_new_stage()
         return msgspec.structs.replace(self, gate=no_harm(), had=Counts(), wildness=wildness)
 
-    @property
-    def log_harm(self) -> float:
-        """Return the log binomial evidence of harm."""
-        return with_first(self.harm.log_e, self.hourly.log_harm)
-
-    @property
-    def log_flip(self) -> float:
-        """Return the log sign-flip evidence of harm."""
-        return with_first(self.flip.log_e, self.hourly.log_flip)
-
-    @property
-    def is_of_this_hour(self) -> bool:
-        """Return whether first events of the hour carry more evidence than those of the release."""
-        return self.hourly.harm.log_e > self.harm.log_e
-
-    def _flipped(
-        self, flip: sign_flip.SignFlipEvidence, counts: Counts, share: float
-    ) -> sign_flip.SignFlipEvidence:
+    def _flipped(self, counts: Counts, share: float) -> sign_flip.SignFlipEvidence:
         if not (counts.canary or counts.baseline):
-            return flip
+            return self.flip
         keep, sign = matched_share(share) / share, -1 if self.is_good else 1
-        return flip.add_thinned(counts.canary, counts.baseline, keep, sign)
+        return self.flip.add_thinned(counts.canary, counts.baseline, keep, sign)
 
-    def _sides(self, metric: Metric, counts: Counts, share: float, units: int = 0) -> tuple[Sides, Sides]:
+    def _sides(self, counts: Counts, share: float, units: int = 0) -> tuple[Sides, Sides]:
         """Return the sides with the canary, and with the suspect, as the subject.
 
         Args:
             units: Units, of which those with an event at this stage no longer count; 0 = all count.
         """
         other, rest, had = counts.control, 1 - share, self.had.control
-        if metric.is_matched:
-            other, rest, had = counts.baseline, matched_share(share), self.had.baseline
         mine, rest = share * _left(self.had.canary, units * share), rest * _left(had, units * rest)
         events, part = counts.canary + other, mine / (mine + rest)
         plain = Sides(counts.canary, events, part)
@@ -173,12 +141,12 @@ class Strand(msgspec.Struct, frozen=True):
 
 
 def strands(metric: Metric) -> tuple[Strand, ...]:
-    """Return empty strands: for an output, up and down for each bin; for a mean none."""
-    if metric.kind == "mean":
-        return ()
+    """Return empty strands: for an output, up and down for each bin; for an outcome one; else none."""
     if metric.kind == "output":
         return tuple(Strand(is_good=is_down) for _ in range(metric.bins) for is_down in (False, True))
-    return (Strand(is_good=metric.worse == "less"),)
+    if metric.kind == "outcome":
+        return (Strand(is_good=metric.worse == "less"),)
+    return ()
 
 
 def _left(had: int, units: float) -> float:

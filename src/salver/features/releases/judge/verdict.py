@@ -14,6 +14,7 @@ from salver.words.releases import Copies, Counts
 
 #: Absolute logarithms above this are shown as powers of ten.
 _READABLE = 11.0
+_NOTHING = -600.0  # below which evidence is shown as zero
 
 
 class Decision(enum.StrEnum):
@@ -159,6 +160,8 @@ def number(log_e: float) -> str:
     >>> number(math.log(812.4)), number(100.0), number(-30.0)
     ('812', '10^43', '10^-13')
     """
+    if log_e < _NOTHING:
+        return "0"
     if abs(log_e) > _READABLE:
         return f"10^{log_e / math.log(10):.0f}"
     if log_e > 4:

@@ -1,0 +1,244 @@
+"""Evidence in which a process is a cluster.
+
+Where a process hiccups, all units that it serves fail together. The evidence therefore counts by blocks of
+time the units that failed, of the canary and of its control. What a block may bring is bounded in four ways,
+each of which only reduces the evidence:
+
+- More events than a ratio explains are no evidence for that ratio.
+- The evidence is divided by a factor for the variation of the control between blocks, as if all of it were
+  bursts in single arms.
+- No block brings more than a factor of eleven.
+- A burst of the canary is one event of one process: its first block brings at most a factor of 1.9, the next
+  one nothing. From the third in a row on it is longer than any hiccup.
+
+A block in which the control fails far more than usual says nothing. Pure.
+"""
+
+import math
+from typing import Final, Self
+
+import msgspec
+
+from salver.features.releases.judge.bets import Bets
+from salver.stats.binomial_evidence import HARM
+from salver.words.releases import BLOCK_BUCKETS
+
+#: Maximum log evidence of a block, and of the first one of a burst.
+MOST: Final = 2.4
+MOST_OF_BURST: Final = math.log(1.9)
+#: Prior variance of rates, as a multiple of their squared mean; its weight falls with the square of the
+#: number of blocks beyond this many.
+PRIOR_VARIATION, PRIOR_BLOCKS = 8.0 / BLOCK_BUCKETS, 3.0
+#: Blocks after which bets begin anew.
+ANEW: Final = 10
+_GATE_PRIOR: Final = 0.1  # of the prior, for gates
+_WIDENED: Final = 3.0  # of the variation that was seen, by this over the root of the number of blocks
+_SLOWEST: Final = 0.1  # weight of a block in the moving average
+_UNSURE: Final = 0.1  # events of the control in a block
+_UPWARDS: Final = 0.1  # the expectile of the calmer blocks
+_CREDIBLE: Final = 2.0  # standard deviations beyond them that are no burst
+#: A control with more than so many times its average, and so many more, is wild.
+_WILD_TIMES, _WILD_MORE, _WILD_AFTER = 4.0, 10.0, 3
+#: Failed requests of the canary, and their fraction, that are a burst: in a bucket, or in a block.
+_BUCKET_BURST, _BLOCK_BURST = (3, 0.25), (2, 0.2)
+_LOGS: Final = tuple(math.log(ratio) for ratio in HARM)
+_NEARLY: Final = 0.95  # of its length, from which a block is whole
+
+
+class OpenBlock(msgspec.Struct, frozen=True):
+    """A block that is not over.
+
+    Attributes:
+        number: Blocks since 1970.
+        canary, control: Units that failed in it.
+        failures, requests: Requests to the canary; ``others``: to its control.
+        has_burst: One of its buckets has a burst.
+    """
+
+    number: int
+    stage: int
+    share: float
+    canary: int = 0
+    control: int = 0
+    failures: int = 0
+    requests: int = 0
+    others: int = 0
+    has_burst: bool = False
+    seconds: float = 0.0
+
+    def add(self, events: tuple[int, int], failures: int, requests: tuple[int, int], seconds: float) -> Self:
+        """Add a bucket.
+
+        Args:
+            events: Units of the canary and of its control that failed.
+            failures: Failed requests to the canary.
+            requests: Requests to the canary and to its control.
+        """
+        asked = max(failures, requests[0])
+        return msgspec.structs.replace(
+            self,
+            canary=self.canary + events[0],
+            control=self.control + events[1],
+            failures=self.failures + failures,
+            requests=self.requests + asked,
+            others=self.others + requests[1],
+            has_burst=self.has_burst or _is_burst(failures, asked, _BUCKET_BURST),
+            seconds=self.seconds + seconds,
+        )
+
+    @property
+    def is_burst(self) -> bool:
+        """Return whether so many requests to the canary failed that it is a burst."""
+        return self.has_burst or _is_burst(self.failures, self.requests, _BLOCK_BURST)
+
+
+class Sides(msgspec.Struct, frozen=True):
+    """Shares of all units that the canary and its control have, and the tolerated excess of the canary."""
+
+    canary: float
+    control: float
+    margin: float = 0.0
+
+    @property
+    def boundary(self) -> float:
+        """Return the largest probability under "no worse" that the next event is the canary's."""
+        mine = self.canary * (1 + self.margin)
+        return mine / (mine + self.control)
+
+
+class Blocks(msgspec.Struct, frozen=True):
+    """Evidence of blocks; plain data, updated by copying.
+
+    Args:
+        bets: Evidence of harm.
+        count: Number of whole blocks.
+        level: Moving average of the control's events in a block, as if all units were its; -1 = unknown.
+        calm: Events of the control by request, in its calmer blocks; -1 = unknown.
+        mean, jumps: Mean of the same, and the sum of its squared differences beyond chance.
+        last: The same of the last block, and its part of the units; None = not comparable.
+        run: Length of the current burst in blocks.
+        is_after_burst: The last block was the first of a burst.
+        open: Block that is not over.
+    """
+
+    bets: Bets = Bets()
+    count: int = 0
+    level: float = -1.0
+    calm: float = -1.0
+    mean: float = 0.0
+    jumps: float = 0.0
+    last: tuple[float, float] | None = None
+    run: int = 0
+    is_after_burst: bool = False
+    open: OpenBlock | None = None
+
+    def variation(self, part: float = 1.0) -> float:
+        """Return the variation of the rate between blocks: variance by squared mean; Poisson = 0.
+
+        Args:
+            part: Part of the prior.
+        """
+        count = PRIOR_BLOCKS + self.count
+        prior = part * PRIOR_VARIATION * (PRIOR_BLOCKS / count) ** 2
+        if not self.mean:
+            return prior
+        seen = max(self.jumps, 0.0) / (2 * self.mean**2 * count)
+        return prior + seen * (1 + _WIDENED / math.sqrt(self.count + 1))
+
+    def factor(self, share: float, level: float | None = None) -> float:
+        """Return the divisor of the evidence of harm, at least 1."""
+        return self._factor(self.variation(), share, level)
+
+    def gate_factor(self, share: float) -> float:
+        """Return the divisor of the evidence of no harm, whose prior is smaller."""
+        return self._factor(self.variation(_GATE_PRIOR), share, None)
+
+    def _factor(self, variation: float, share: float, level: float | None) -> float:
+        if share >= 1:
+            return 1.0
+        # Of a canary of more than half, the smaller control limits what bursts can move.
+        part = share * min(1.0, 2 * (1 - share))
+        return 1 + 2 * variation * part * max(0.0, self.level if level is None else level)
+
+    def usual(self, block: OpenBlock, sides: Sides) -> float:
+        """Return the control's events that are no burst: as in calmer blocks, or as the canary has."""
+        expected = max(0.0, self.calm) * block.others
+        return max(expected + _CREDIBLE * math.sqrt(expected), block.canary * sides.control / sides.canary)
+
+    def closed(self, sides: Sides, length: float, *, counts: bool) -> Self:
+        """Close the open block.
+
+        Args:
+            length: Seconds of a whole block.
+            counts: It is evidence of harm.
+        """
+        block = self.open
+        if block is None:
+            return self
+        part, level = min(1.0, block.seconds / length), self.level
+        if level < 0:
+            level = block.control / sides.control / part if part else 0.0
+        usual = level * sides.control * part
+        is_wild = self.count >= _WILD_AFTER and block.control > _WILD_TIMES * usual + _WILD_MORE
+        run = self.run + 1 if block.is_burst else 0
+        bets = self.bets
+        if counts and not is_wild:
+            most = MOST
+            if run == 1:
+                most = MOST_OF_BURST
+            elif self.is_after_burst:
+                most = 0.0
+            factor = self.factor(block.share, level * part)
+            steps = self.steps(block.canary, block.control, sides, level * part, factor)
+            bets = bets.add([min(step, most) for step in steps])
+        after = msgspec.structs.replace(self, bets=bets, run=run, is_after_burst=run == 1, open=None)
+        if part < _NEARLY:
+            return msgspec.structs.replace(after, last=None)
+        return after._learned(block, sides.control, level)
+
+    def late(self, canary: int, control: int, sides: Sides) -> Self:
+        """Add a bucket of an earlier stage, as a block of its own."""
+        level = max(0.0, self.level)
+        steps = self.steps(canary, control, sides, level, self.factor(sides.canary, level))
+        bets = self.bets.add([min(step, MOST) for step in steps])
+        return msgspec.structs.replace(self, bets=bets)
+
+    @staticmethod
+    def steps(canary: int, control: float, sides: Sides, level: float, factor: float) -> list[float]:
+        """Return the log evidence of a block for each ratio."""
+        # The level of a small control is uncertain by as much as a rare event of its would change it.
+        unsure = level + _UNSURE * max(0.0, 1 / sides.control - 2)
+        expected, boundary, found = sides.canary * (1 + sides.margin) * unsure, sides.boundary, []
+        for ratio, log in zip(HARM, _LOGS, strict=True):
+            many = ratio * expected
+            explained = min(canary, math.floor(1 + many + 2 * math.sqrt(many)))
+            events = explained + control
+            found.append((explained * log - events * math.log1p(boundary * (ratio - 1))) / factor)
+        return found
+
+    def _learned(self, block: OpenBlock, part: float, level: float) -> Self:
+        """Learn from a whole block of the control; extremes are clipped."""
+        limit = _WILD_TIMES * level + _WILD_MORE / part
+        events, count, jumps = min(block.control / part, limit), self.count + 1, self.jumps
+        if self.last is not None and self.last[1] == part:
+            before = self.last[0]
+            jumps += min((events - before) ** 2, limit**2) - (events + before) / part
+        weight, calm = max(1 / count, _SLOWEST), self.calm
+        level = level + weight * (events - level) if self.level >= 0 else events
+        if block.others:
+            rate = block.control / block.others
+            step = _UPWARDS if rate > calm else 1 - _UPWARDS
+            calm = calm + 2 * min(0.5, weight) * step * (rate - calm) if calm >= 0 else rate
+        return msgspec.structs.replace(
+            self,
+            count=count,
+            level=level,
+            calm=calm,
+            mean=self.mean + (events - self.mean) / count,
+            jumps=jumps,
+            last=(events, part),
+        )
+
+
+def _is_burst(failures: int, requests: int, least: tuple[int, float]) -> bool:
+    return failures >= least[0] and failures >= least[1] * requests

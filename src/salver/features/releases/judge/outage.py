@@ -1,0 +1,127 @@
+"""Pause of a canary that fails most of its requests.
+
+A pause takes the canary's traffic back at once, and it comes back by itself for a probe. It needs a few
+seconds of failures, so it may be wrong, and costs nothing of the error budget of a rollback: only the third
+failure in a row is one. A hiccup of the canary's process is thus at most a pause.
+
+Evidence is Fisher's exact test on units: those of which three quarters of the requests failed, of the canary
+and of its control. Pure.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Self
+
+import msgspec
+
+from salver.words.releases import ENOUGH_RECENT, RECENT_BUCKETS, Bucket, Counts, Lately
+
+#: Fraction of the canary's requests, and number of its units, that have to fail.
+_PART, LEAST_UNITS = 0.75, 3
+#: Probability by chance, of the window of one server.
+LEVEL: Final = 1e-4
+#: Buckets in which the canary fails.
+_SPREAD: Final = 3
+#: Buckets of a window, and of a pause, after each number of strikes.
+_PROBE: Final = 2
+OFF: Final = (3, 6)
+#: Failures in a row that are final.
+STRIKES: Final = 3
+#: Buckets without a failure that clear the strikes, with at least so many requests to the canary.
+CALM, _CALM_REQUESTS = 9, 10
+#: Pauses within as many buckets, after which a person has to resume the release.
+_MOST_PAUSES, _WITHIN = 8, 360
+
+
+class Strike(NamedTuple):
+    """A failure of the canary.
+
+    Attributes:
+        reason: Text.
+        seconds: Length of the pause; 0 = a person has to resume it.
+        is_last: It is the third in a row.
+    """
+
+    reason: str
+    seconds: float
+    is_last: bool
+
+
+class Outages(msgspec.Struct, frozen=True):
+    """Failures of the canary; plain data, updated by copying.
+
+    Args:
+        strikes: Number in a row.
+        calm, asked: Buckets, and requests to the canary, since the last one.
+        times: Unix seconds of the latest pauses.
+    """
+
+    strikes: int = 0
+    calm: int = 0
+    asked: int = 0
+    times: tuple[float, ...] = ()
+
+    def add(self, bucket: Bucket, metrics: Iterable[str], seconds: float) -> tuple[Self, Strike | None]:
+        """Add a bucket in which the canary had traffic.
+
+        Args:
+            metrics: Severe metrics.
+            seconds: Length of a bucket by the policy.
+        """
+        for name in metrics:
+            lately = bucket.lately.get(name)
+            if lately is not None and self._is_outage(lately):
+                return self._struck(name, lately, bucket.start + bucket.seconds, seconds)
+        calm, asked, strikes = self.calm + 1, self.asked + bucket.requests.canary, self.strikes
+        if calm >= CALM and asked >= _CALM_REQUESTS:
+            strikes = 0
+        return msgspec.structs.replace(self, strikes=strikes, calm=calm, asked=asked), None
+
+    def _is_outage(self, lately: Lately) -> bool:
+        least = _PROBE if self.strikes else RECENT_BUCKETS
+        asked, failed = lately.requests.canary, lately.failures.canary
+        return (
+            lately.buckets >= least
+            and asked >= ENOUGH_RECENT
+            and failed >= _PART * asked
+            and lately.failing.canary >= LEAST_UNITS
+            and lately.failed_buckets >= min(_SPREAD, lately.buckets)
+            and chance(lately.units, lately.failing) <= LEVEL / lately.servers
+        )
+
+    def _struck(self, name: str, lately: Lately, now: float, seconds: float) -> tuple[Self, Strike]:
+        strikes = self.strikes + 1
+        times = (*(time for time in self.times if now - time <= _WITHIN * seconds), now)
+        others = lately.units.control
+        reason = (
+            f"{name}: {lately.failures.canary} of the last {lately.requests.canary} requests to the canary "
+            f"had it, and {lately.failing.canary} of {lately.units.canary} units had it in most of theirs, "
+            f"where {lately.failing.control} of {others} of the control's had"
+        )
+        off = OFF[min(strikes, len(OFF)) - 1] * seconds
+        if len(times) >= _MOST_PAUSES:
+            off, reason = 0.0, f"{reason}; that was the pause number {len(times)} of late"
+        return type(self)(strikes, times=times), Strike(reason, off, strikes >= STRIKES)
+
+
+def chance(units: Counts, failing: Counts) -> float:
+    """Return the probability that so many of the failing units are the canary's by chance.
+
+    Fisher's exact test, one-sided: the upper tail of the hypergeometric distribution.
+
+    >>> round(chance(Counts(canary=2, stable=2), Counts(canary=2)), 9)
+    0.166666667
+    """
+    canary, control, bad = units.canary, units.control, failing.total
+    log_whole = _log_choose(canary + control, bad)
+    return min(
+        1.0,
+        math.fsum(
+            math.exp(_log_choose(canary, count) + _log_choose(control, bad - count) - log_whole)
+            for count in range(max(failing.canary, bad - control), min(canary, bad) + 1)
+        ),
+    )
+
+
+def _log_choose(whole: int, some: int) -> float:
+    return math.lgamma(whole + 1) - math.lgamma(some + 1) - math.lgamma(whole - some + 1)

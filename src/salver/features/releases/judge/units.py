@@ -1,0 +1,130 @@
+"""Evidence in which a unit is a cluster.
+
+A user whose request fails will fail again, so failures of one unit are one cluster: the number of blocks of
+time in which it failed since the stage began. Arms are assigned by a hash, that is, by a draw without
+replacement, and such a sum has no larger exponential moment than one with replacement (Hoeffding 1963,
+theorem 4). Hence ``exp(l * sum of the canary's units) / mean(exp(l * each unit)) ** (units of the canary)``
+has a mean of at most 1 whatever units are like, if their failures do not depend on their arm.
+
+A tolerated excess is thinned away: each failing block of the canary counts with probability ``keep``. Nothing
+is drawn. The ratio below is a lower bound of the mean over all draws: the numerator's mean is exact, and the
+denominator's, under the tilted law of the draws, is bounded by Jensen's inequality.
+
+Knows only counts. Pure.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final, Self
+
+import msgspec
+
+from salver.words.releases import MOST_BLOCKS, Counts
+
+#: Failing blocks of a unit that count; more are counted as so many.
+MOST_COUNTED: Final = MOST_BLOCKS - 1
+_NONE: Final = (0.0,) * MOST_COUNTED
+_GROWTH, _FURTHER = 1.5, 40  # looks for harm beyond those that are listed
+
+
+def _looks(first: Sequence[int], part: float) -> dict[int, float]:
+    """Return the weight of each look, by the number of blocks: equal parts, then halves of the remainder."""
+    looks = dict.fromkeys(first, part / len(first))
+    last, left = first[-1], 1 - part
+    for _ in range(_FURTHER):
+        last, left = math.ceil(_GROWTH * last), left / 2
+        looks[last] = left
+    return looks
+
+
+#: Weights of the looks for harm, by the number of blocks since the stage began.
+HARM_LOOKS: Final = _looks((1, 2, 3, 5, 8, 12, 18, 27, 40, 60), 0.9)
+#: Numbers of blocks after which there is a look for the gate: each a fifth more.
+GATE_LOOKS: Final = frozenset(
+    itertools.accumulate(range(80), lambda last, _: math.ceil(1.2 * last), initial=3)
+)
+
+
+class Clusters(msgspec.Struct, frozen=True):
+    """Units of a stage by the number of their failing blocks; plain data, updated by copying.
+
+    Args:
+        blocks: Number of blocks since the stage began.
+        met: Units of the canary and of its control.
+        canary, control: In place *k* - 1, units with at least *k* failing blocks.
+        trimmed: The same of the control, without what is beyond its usual rate (:meth:`closed`).
+        open_canary, open_control: What the open block adds.
+    """
+
+    blocks: int = 0
+    met: tuple[int, int] = (0, 0)
+    canary: tuple[float, ...] = _NONE
+    control: tuple[float, ...] = _NONE
+    trimmed: tuple[float, ...] = _NONE
+    open_canary: tuple[float, ...] = _NONE
+    open_control: tuple[float, ...] = _NONE
+
+    def add(self, places: Sequence[Counts], met: Counts, *, is_matched: bool) -> Self:
+        """Add a bucket of the open block."""
+        canary, control = list(self.open_canary), list(self.open_control)
+        for place, counts in enumerate(places[:MOST_COUNTED]):
+            canary[place] += counts.canary
+            control[place] += counts.baseline if is_matched else counts.control
+        others = met.baseline if is_matched else met.control
+        return msgspec.structs.replace(
+            self,
+            met=(self.met[0] + met.canary, self.met[1] + others),
+            open_canary=tuple(canary),
+            open_control=tuple(control),
+        )
+
+    def closed(self, usual: float) -> Self:
+        """Close the block.
+
+        Args:
+            usual: Units of the control that are credible in a block; the excess is no reason to promote.
+        """
+        events = sum(self.open_control)
+        part = min(1.0, usual / events) if events else 1.0
+        return type(self)(
+            self.blocks + 1,
+            self.met,
+            _plus(self.canary, self.open_canary),
+            _plus(self.control, self.open_control),
+            _plus(self.trimmed, [part * count for count in self.open_control]),
+        )
+
+    def log_harm(self, ratios: Sequence[float], margin: float) -> Iterator[float]:
+        """Return for each ratio the log evidence that the canary is worse than its margin."""
+        for ratio in ratios:
+            yield self._log_ratio(self.control, math.log(ratio), 1 / (1 + margin))
+
+    def log_gate(self, scales: Sequence[float], margin: float) -> Iterator[float]:
+        """Return for each scale the log evidence that it is within its margin."""
+        for scale in scales:
+            yield self._log_ratio(self.trimmed, -scale, 1 / (1 + margin))
+
+    def _log_ratio(self, control: Sequence[float], scale: float, keep: float) -> float:
+        met = max(float(self.met[0]), self.canary[0])
+        units = met + max(float(self.met[1]), control[0])
+        if not sum(self.met):
+            return 0.0  # units are not known
+        grow = math.exp(scale)
+        kept = 1 - keep + keep * grow  # the mean of one failing block of the canary
+        tilted = keep * grow / kept
+        mine = 1 - tilted + tilted * grow
+        rest = sum(
+            some * mine**place * (mine - 1) + others * grow**place * (grow - 1)
+            for place, (some, others) in enumerate(zip(self.canary, control, strict=True))
+        )
+        log_sum = math.log(kept) * sum(self.canary)
+        if scale < 0:  # of those that reach the limit it is not known what thinning would leave
+            many = self.canary[-1]
+            log_sum += MOST_COUNTED * many * (scale - math.log(kept))
+            rest += many * (grow**MOST_COUNTED - mine**MOST_COUNTED)
+        return log_sum - met * math.log1p(rest / units)
+
+
+def _plus(some: Sequence[float], more: Sequence[float]) -> tuple[float, ...]:
+    return tuple(one + other for one, other in zip(some, more, strict=True))

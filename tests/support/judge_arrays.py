@@ -1,0 +1,15 @@
+"""The judge on arrays and its simulated worlds, which are benchmarks, for the tests."""
+
+import importlib
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+sys.path.append(str(FOLDER))
+try:
+    judge_twin, judge_worlds, judge_peers, judge_cells = (
+        importlib.import_module(name) for name in ("judge_twin", "judge_worlds", "judge_peers", "judge_cells")
+    )
+finally:
+    sys.path.remove(str(FOLDER))
