@@ -185,6 +185,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
     kept = HEAD % "onnxruntime" + SUMS
     put(root, "kept_direct", kept + batching("direct { }", ready, STATE % ""), onnx)
+    put(root, "kept_long", kept + batching("direct { }", ready, STATE % "", idle=60_000_000), onnx)
     oldest = batching("oldest { max_candidate_sequences: 8 }", ready, STATE % FROM_FILE)
     put(root, "kept_oldest", kept + oldest, onnx | {"initial_state/hundred": (100).to_bytes(4, "little")})
     two = "instance_group { count: 2 kind: KIND_CPU }\n"
@@ -387,21 +388,21 @@ def test_silence_ends_a_sequence(server: ServerProcess, http: Any) -> None:
 def test_all_slots_taken(server: ServerProcess, http: Any) -> None:
     """The fifth waits until one of the four that a direct model of four rows has is over."""
     for id in (1, 2, 3, 4):
-        ask(http, "kept_direct", id, 1, "s")
+        ask(http, "kept_long", id, 1, "s")
     done: queue.Queue[int] = queue.Queue()
 
     def fifth() -> None:
         with triton_http.InferenceServerClient(f"127.0.0.1:{server.port}", network_timeout=60) as client:
-            done.put(ask(client, "kept_direct", 5, 7, "se"))
+            done.put(ask(client, "kept_long", 5, 7, "se"))
 
     thread = threading.Thread(target=fifth)
     thread.start()
-    until(lambda: sequences(server, "kept_direct") == {"slot": 4, "backlog": 1} or not done.empty())
-    ask(http, "kept_direct", 1, 1, "e")
+    until(lambda: sequences(server, "kept_long") == {"slot": 4, "backlog": 1} or not done.empty())
+    ask(http, "kept_long", 1, 1, "e")
     assert done.get(timeout=PATIENCE_S) == 7
     thread.join()
     for id in (2, 3, 4):
-        ask(http, "kept_direct", id, 1, "e")
+        ask(http, "kept_long", id, 1, "e")
 
 
 @pytest.mark.clause("TR-S8")
