@@ -3,7 +3,7 @@
     python benchmarks/front_overload.py [--models tiny] [--forms json,grpc] [--cells p0.8,c2] [--publish]
 
 ``overload.py`` has models that are the bottleneck; here reading and decoding is. The model has the objective
-``latency_p99 = "50ms"``. Its capacity is the highest rate of good answers of closed loops over 16, 32 and 64
+``latency_p99 = "50ms"``. Its capacity is the highest rate of good answers of closed loops over 2 to 64
 connections; a cell is a Poisson (p) or constant (c) process at so many times that. An answer counts if it
 came within 50 ms of its scheduled time. The generator (``openloop.c``, ``openloop_grpc.c``) has a core of
 its own; the server has the others.
@@ -33,7 +33,7 @@ from processes import Launch
 
 CELLS = ("p0.8", "c0.8", "p1.2", "c1.2", "p2", "c2")
 FORMS = {"json": forms.oip_json, "binary": forms.oip_binary, "grpc": forms.oip_grpc}
-SLO_S, CONNECTIONS, CLOSED = 0.05, 2048, (16, 32, 64)
+SLO_S, CONNECTIONS, CLOSED = 0.05, 2048, (2, 16, 32, 64)
 #: Least share of the capacity that is answered in time, by the load; most seconds to a refusal, median.
 SHARES = {"0.8": 0.99 * 0.8, "1.2": 0.9, "2": 0.9}
 REFUSAL_S = 0.005

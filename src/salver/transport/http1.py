@@ -135,7 +135,7 @@ class Connection(WrittenConnection):
                         self._begin(head, data[end + 4 :])
                     return
                 if COUNTED < head.length > size and not self._terms.most:
-                    self._begin_early(head, data[end + 4 :])
+                    self._begin_early(head, data, end + 4)
                     return
         if self._incoming is not None:
             self._pass_on(self._incoming, data)
@@ -205,7 +205,7 @@ class Connection(WrittenConnection):
                 self._begin(head, body)
         else:
             begun, self._buffer = bytes(self._buffer), bytearray()
-            self._begin_early(head, begun)
+            self._begin_early(head, begun, 0)
 
     def _read_head(self) -> None:
         buffer = self._buffer
@@ -286,23 +286,26 @@ class Connection(WrittenConnection):
 
     # -- bodies that the application receives in pieces --
 
-    def _begin_early(self, head: Head, begun: bytes) -> None:
-        """Call the application before the body is complete, unless the body can be received whole."""
+    def _begin_early(self, head: Head, data: bytes, at: int) -> None:
+        """Call the application before the body is complete, unless the body can be received whole.
+
+        Args:
+            data: What has come, with the beginning of the body from ``at`` on; copied only if it is needed.
+        """
         self._head = None
         exchange = self._exchange = self._incoming = Http1Exchange(self, head, None)
         exchange.expects = head.expects
         self._terms.pulse.read(exchange, monotonic())
         self._left = head.length
-        if self._scheme == "http" and exchange.is_collected(self._terms.prompt(head), head.length, begun):
+        if self._scheme == "http" and exchange.is_collected(self._terms.prompt(head), head.length, b""):
             assert exchange.large is not None
-            exchange.large.add(begun)
+            exchange.large.add(memoryview(data)[at:])
             BodyReader(self, self._transport, exchange.large)
-            return
-        if exchange.is_whole and self._incoming is not None:  # refused by its head
-            BodyDropper(self, self._transport, self._left - len(begun))
+        elif exchange.is_whole and self._incoming is not None:  # refused by its head
+            BodyDropper(self, self._transport, self._left - len(data) + at)
         else:
             self._enter(exchange)
-            self._pass_on(exchange, begun)
+            self._pass_on(exchange, data[at:])
 
     def collected(self) -> None:
         """Answer a request whose large body has been received whole."""

@@ -28,6 +28,8 @@ _MOST_BACKLOG_S: Final = 0.2
 _PAUSE_WEIGHT: Final = 20.0
 #: Least places for each refusal of a turn.
 _LEAST_SHARE: Final = 1 / 16
+#: CPU seconds of a turn without requests below which it is a pause, and not spent on bodies or answers.
+_NO_WORK_S: Final = 1e-4
 #: Most kinds of refusals.
 _KINDS: Final = 1024
 #: Bytes of an answer that are written before others have their turns: libuv writes what it has in one turn.
@@ -199,7 +201,7 @@ class Pulse:
         copies = self._close()
         now = self._clock()
         spent = self._cpu()
-        if not self._has_read:
+        if not self._has_read and spent - self._spent < _NO_WORK_S:
             self._is_busy = False
             self._since = self._read = self._paused = now
             self._spent, self._taken = spent, 0
