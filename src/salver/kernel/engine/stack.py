@@ -4,7 +4,8 @@ Arrays are stacked along axis 0 and split again, or joined as a ragged batch; th
 It runs nothing and knows no queue.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class Stack:
             return self._ragged.gather([b.arrays for b in bounds])
         if len(bounds) == 1:
             return {n: a for n, a in zip(self._names, first, strict=True) if a is not None}
-        join = joined if self._pads else np.concatenate
+        join: Callable[[list[Any]], Array] = joined if self._pads else np.concatenate
         return {
             name: join([b.arrays[index] for b in bounds])
             for index, name in enumerate(self._names)
