@@ -32,7 +32,16 @@ COMMAND = Path(sys.executable).with_name("salver")
 #: Variables that are read when a server runs; with other ones changed a process starts anew.
 _READ_LATE = ("SALVER_", "SAGEMAKER_", "AIP_", "OTEL_", "AWS_", "PYTEST_", "TF_")
 _MESSAGE_BYTES = 1 << 17
-_OF_SERVERS = ("salver.cli.banner", "salver.cli.start", "salver.running", "uvloop", *forked_hosts.HOSTS)
+_OF_SERVERS = (
+    "onnxruntime",
+    "salver.cli.banner",
+    "salver.cli.start",
+    "salver.running",
+    "uvloop",
+    *forked_hosts.HOSTS,
+)
+#: With telemetry, ONNX Runtime starts a thread when it is imported.
+_NO_THREAD = {"ORT_DISABLE_TELEMETRY": "1"}
 _OF_REGISTRIES = (
     "salver.client.client",
     "salver.features.ledger.migrations",
@@ -156,7 +165,7 @@ class ForkServer:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, *map(str, inherited)],
                 pass_fds=inherited,
-                env=self.env | forked_hosts.ONE_THREAD,
+                env=self.env | forked_hosts.ONE_THREAD | _NO_THREAD,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )

@@ -3,7 +3,7 @@
 A process that starts hosts has one child more, from which they come: a tenth of the work of a new
 interpreter. In everything else a host is as in production: a child of the process that started it, leader of
 its session, ended with its parent, with its own environment and descriptors. Tests of how hosts start and end
-run the real command (fixture ``executed_hosts``, or ``PYTEST_HOSTS=exec`` in the environment).
+run the real command (fixture ``executed_hosts``, or :data:`EXECUTED` in the environment).
 """
 
 import array
@@ -35,6 +35,8 @@ HOSTS = ("salver.kernel.engine.host",)
 _READ_EARLY = ("PYTHON", "LD_")
 #: NumPy has one thread where it is imported before a fork; what a host imports has as many as it is told.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+#: Environment of a server whose hosts are commands, and which has no child but them.
+EXECUTED = {"PYTEST_HOSTS": "exec"}
 _MESSAGE_BYTES = 1 << 17
 _MOST_DESCRIPTORS = 16
 _MOST_OPEN = 1 << 16
@@ -152,7 +154,7 @@ def executed() -> Any:
 
 
 def _is_executing() -> bool:
-    return os.environ.get("PYTEST_HOSTS") == "exec"
+    return os.environ.items() >= EXECUTED.items()
 
 
 def _early(env: Mapping[str, str]) -> dict[str, str]:

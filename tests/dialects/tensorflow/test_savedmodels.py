@@ -7,6 +7,7 @@ from typing import Any
 import psutil
 import pytest
 import savedmodels
+from forked_hosts import EXECUTED
 from waiting import until
 
 from salver.testing.process import ServerProcess
@@ -23,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     (root / "threaded" / "salver.toml").write_text('[instances]\nrunner = "thread"\n')
     (root / "keras" / "assets").mkdir()
     options = ["--control", "explicit", *(f"--load={path.name}" for path in root.iterdir())]
-    with ServerProcess([root], folder / "log", [*options, "--state-dir", ""]) as server:
+    with ServerProcess([root], folder / "log", [*options, "--state-dir", ""], EXECUTED) as server:
         yield server.wait_ready(120)
 
 

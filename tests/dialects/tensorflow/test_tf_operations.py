@@ -12,6 +12,7 @@ import pytest
 import savedmodels
 import trustme
 from certificates import files_of
+from forked_hosts import EXECUTED
 from s3 import KEYS, s3_server
 from waiting import PATIENCE_S, until
 from zoo import gauge, mlp_answer, write_constant, write_mlp
@@ -159,7 +160,7 @@ def test_a_signal_while_models_load_ends_it(tmp_path: Path) -> None:
         "--grace_seconds=0",
         "--state_dir=",
     ]
-    server = TensorFlowServingProcess(tmp_path / "log", options)
+    server = TensorFlowServingProcess(tmp_path / "log", options, EXECUTED)
     server.start()
     until(lambda: len(server.family()) > 1)
     assert server.stop() == 0

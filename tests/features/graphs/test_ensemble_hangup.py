@@ -10,6 +10,7 @@ import grpc
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 import tritonclient.grpc.service_pb2_grpc as pb_grpc
+from forked_hosts import EXECUTED
 from programs import program
 from waiting import PATIENCE_S, until
 from zoo import gauge
@@ -116,7 +117,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         if code:
             (folder / "models" / name / "1" / "model.py").write_text(code)
     options = ["--state-dir=", "--control", "explicit", "--load", "*"]
-    with ServerProcess([folder / "models"], folder / "log", options) as server:
+    with ServerProcess([folder / "models"], folder / "log", options, EXECUTED) as server:
         yield server.wait_ready()
 
 

@@ -5,6 +5,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+from forked_hosts import EXECUTED
 from waiting import until
 from zoo import ask_moody, infer_body, write_mlp, write_moody
 
@@ -52,7 +53,7 @@ def test_nothing_is_written_and_nobody_is_called(tmp_path: Path) -> None:
 def test_no_process_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
 
     write_moody(tmp_path / "repository")
-    server = ServerProcess([tmp_path / "repository"], tmp_path / "log")
+    server = ServerProcess([tmp_path / "repository"], tmp_path / "log", env=EXECUTED)
     server.start()
     server.wait_ready()
     family = server.family()

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from forked_hosts import EXECUTED
 from waiting import auntil
 from zoo import infer_body
 
@@ -47,7 +48,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def serve(repository: Path, folder: Path, log: str) -> ServerProcess:
-    return ServerProcess([repository], folder / log, ["--state-dir", str(folder / "state")])
+    return ServerProcess([repository], folder / log, ["--state-dir", str(folder / "state")], EXECUTED)
 
 
 async def ask(server: ServerProcess, rounds: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import savedmodels
+from forked_hosts import EXECUTED
 
 from salver.testing.process import ServerProcess
 
@@ -40,7 +41,7 @@ def start(folder: Path, models: list[str], log: str) -> ServerProcess:
     loads = [f"--load={name}" for name in models]
     state = ["--state-dir", str(folder / "state")]
     options = ["--prefer", "onnx", "--control", "explicit", *loads, *state, "--log-format", "json"]
-    return ServerProcess([folder / "models"], folder / log, options)
+    return ServerProcess([folder / "models"], folder / log, options, EXECUTED)
 
 
 @pytest.fixture(scope="module")
