@@ -88,6 +88,17 @@ def test_a_turn_without_requests_is_a_pause() -> None:
     assert loop.read() == 0.0
 
 
+def test_a_turn_of_other_work_is_no_pause() -> None:
+    loop = Loop()
+    loop.now = 1.0
+    while not loop.calls:
+        loop.read(0.001)
+    loop.turn()
+    loop.work(0.005)  # bodies are received, and answers are written
+    loop.turn()
+    assert loop.calls and loop.read() == pytest.approx(0.01)
+
+
 @pytest.mark.parametrize("cost", [20e-6, 50e-6, 200e-6])
 def test_turns_of_an_overloaded_loop_become_short_and_let_in_what_fits(cost: float) -> None:
     loop, backlog = Loop(), 3000.0

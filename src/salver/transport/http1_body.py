@@ -19,7 +19,13 @@ _MOST_DISCARDED: Final = 1 << 24
 
 
 class BodyOwner(Protocol):
-    """Connection that receives a body."""
+    """Connection that receives a body.
+
+    Attributes:
+        since: Time of the last byte, by the event loop's clock.
+    """
+
+    since: float
 
     def collected(self) -> None:
         """Continue with the whole body."""
@@ -96,6 +102,7 @@ class BodyDropper(_BodyProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Discard what has come, and return memory for the next bytes."""
+        self._owner.since = self._loop.time()
         self._discard()
         return memoryview(self._last)[: self._left]
 
@@ -104,9 +111,7 @@ class BodyDropper(_BodyProtocol):
         most = min(self._left - 1, _MOST_DISCARDED)
         if most:
             sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, self._fd)
-            with suppress(
-                OSError
-            ):  # nothing has come, or the connection is lost, which libuv notices as well
+            with suppress(OSError):  # nothing has come, or the connection is lost, which libuv sees as well
                 self._left -= sock.recv_into(self._room, most, socket.MSG_TRUNC)
             sock.detach()
 
