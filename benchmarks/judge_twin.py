@@ -123,6 +123,7 @@ class _State:
         self.policy, self.metric, self.size = policy, metric, releases
         start = np.full((releases, len(HARM)), math.log(AT_ONCE))
         self.first, self.bets, self.starts = start, start.copy(), 1
+        self.pending = np.zeros_like(start)
         self.count, self.is_warm, self.last_part = 0, True, -1.0
         self.level, self.mean, self.jumps, self.last = (np.zeros(releases) for _ in range(4))
         self.level -= 1
@@ -140,7 +141,9 @@ class _State:
     def _restart(self) -> None:
         self.blocks = 0
         self.met = np.zeros((self.size, 2))
-        self.canary, self.control, self.trimmed = (np.zeros((self.size, MOST_COUNTED)) for _ in range(3))
+        self.canary, self.control, self.trimmed, self.steady = (
+            np.zeros((self.size, MOST_COUNTED)) for _ in range(4)
+        )
         self.places = np.zeros((self.size, MOST_COUNTED, 2))
 
     # What is read
@@ -186,8 +189,6 @@ class _State:
             return
         boundary = self.sides(share)[2]
         events = scene.events[:, index]
-        if self.is_warm:
-            self.first = self.first + _plain(events[:, 0], self.other(events), boundary)
         length = BLOCK_BUCKETS * seconds
         number = math.floor(index * seconds / length + _ROUNDED)
         key = _Open(number, stage, share)
@@ -195,6 +196,8 @@ class _State:
             self.close()
         if self.key is None:
             self.key, self.opened = key, _opened(self.size)
+        if self.is_warm:
+            self.pending += _plain(events[:, 0], self.other(events), boundary)
         places, opened = scene.places[:, index], self.opened
         failed = places.sum(axis=1)
         raw = scene.raw[:, index, 0]
@@ -229,14 +232,17 @@ class _State:
         length = BLOCK_BUCKETS * self.policy.bucket_seconds
         part = min(1.0, float(opened["seconds"][0]) / length)
         known, level = self.level >= 0, np.where(self.level >= 0, self.level, opened["control"] / rest / part)
-        self._close_clusters(opened, mine, rest)
         usual = level * rest * part
         wild = (self.count >= _WILD_AFTER) & (opened["control"] > _WILD_TIMES * usual + _WILD_MORE)
         burst = opened["burst"] | _is_burst(opened["failures"], opened["requests"], _BLOCK_BURST)
         after, run = self.run == 1, np.where(burst, self.run + 1, 0)
+        burst_most = np.where(run == 1, MOST_OF_BURST, np.where(after, 0.0, np.inf))
+        self.first = self.first + np.minimum(self.pending, burst_most[:, None])
+        self.pending[:] = 0
+        self._close_clusters(opened, mine, rest, np.isfinite(burst_most))
         factor = self.factor(share, level * part)
         if self.is_warm:
-            most = np.where(run == 1, MOST_OF_BURST, np.where(after, 0.0, MOST))
+            most = np.minimum(MOST, burst_most)
             unsure = level * part + _UNSURE * max(0.0, 1 / rest - 2)
             expected = mine * (1 + self.metric.rollback_margin) * unsure
             many = _RATIOS * expected[:, None]
@@ -258,13 +264,14 @@ class _State:
         self.key = None
         self._look(stage, gate_factor)
 
-    def _close_clusters(self, opened: dict[str, Counted], mine: float, rest: float) -> None:
+    def _close_clusters(self, opened: dict[str, Counted], mine: float, rest: float, is_burst: Any) -> None:
         expected = np.maximum(self.calm, 0.0) * opened["others"]
         usual = np.maximum(expected + _CREDIBLE * np.sqrt(expected), opened["canary"] * rest / mine)
         events = self.places[:, :, 1].sum(axis=1)
         kept = np.where(events > 0, np.minimum(1.0, usual / np.maximum(events, 1e-300)), 1.0)
         self.blocks += 1
         self.canary += self.places[:, :, 0]
+        self.steady += np.where(is_burst[:, None], 0.0, self.places[:, :, 0])
         self.control += self.places[:, :, 1]
         self.trimmed += kept[:, None] * self.places[:, :, 1]
         self.places[:] = 0
@@ -290,28 +297,31 @@ class _State:
         if self.metric.promotion_margin is None or self.blocks not in GATE_LOOKS:
             return
         margin = bounded(self.metric, self.metric.promotion_margin * self.policy.stages[stage].margin_times)
-        bets = [self._log_ratio(self.trimmed, -scale, 1 / (1 + margin)) / factor for scale in GATE_SCALES]
+        bets = [
+            self._log_ratio(self.canary, self.trimmed, -scale, 1 / (1 + margin)) / factor
+            for scale in GATE_SCALES
+        ]
         self.log_last_gate = np.logaddexp.reduce(bets, axis=0) - math.log(len(bets))
 
     def _look_for_harm(self, weight: float) -> None:
         stages = sum(0 < one.weight * (1 - self.policy.traffic.holdback) < 1 for one in self.policy.stages)
         keep = 1 / (1 + self.metric.rollback_margin)
-        found = [self._log_ratio(self.control, log, keep) for log in _LOGS.tolist()]
+        found = [self._log_ratio(self.steady, self.control, log, keep) for log in _LOGS.tolist()]
         mean = np.logaddexp.reduce(found, axis=0) - math.log(len(found))
         self.clusters = np.logaddexp(self.clusters, math.log(weight / max(1, stages)) + mean)
 
-    def _log_ratio(self, control: Floats, scale: float, keep: float) -> Floats:
-        met = np.maximum(self.met[:, 0], self.canary[:, 0])
+    def _log_ratio(self, canary: Floats, control: Floats, scale: float, keep: float) -> Floats:
+        met = np.maximum(self.met[:, 0], canary[:, 0])
         units = met + np.maximum(self.met[:, 1], control[:, 0])
         grow = math.exp(scale)
         kept = 1 - keep + keep * grow
         tilted = keep * grow / kept
         mine = 1 - tilted + tilted * grow
         place = np.arange(MOST_COUNTED)
-        rest = self.canary @ (mine**place * (mine - 1)) + control @ (grow**place * (grow - 1))
-        log_sum = math.log(kept) * self.canary.sum(axis=1)
+        rest = canary @ (mine**place * (mine - 1)) + control @ (grow**place * (grow - 1))
+        log_sum = math.log(kept) * canary.sum(axis=1)
         if scale < 0:
-            many = self.canary[:, -1]
+            many = canary[:, -1]
             log_sum = log_sum + MOST_COUNTED * many * (scale - math.log(kept))
             rest = rest + many * (grow**MOST_COUNTED - mine**MOST_COUNTED)
         found = log_sum - met * np.log1p(rest / np.maximum(units, 1e-300))

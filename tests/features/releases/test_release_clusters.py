@@ -22,7 +22,8 @@ def at_least(units: np.ndarray) -> tuple[float, ...]:
 
 
 def clusters(canary: np.ndarray, control: np.ndarray) -> Clusters:
-    return Clusters(1, (len(canary), len(control)), at_least(canary), at_least(control), at_least(control))
+    mine, others = at_least(canary), at_least(control)
+    return Clusters(1, (len(canary), len(control)), mine, others, others, mine)
 
 
 # Units
@@ -75,11 +76,20 @@ def test_looks_share_one_bet() -> None:
 def test_what_is_beyond_the_usual_rate_of_the_control_promotes_nothing() -> None:
     burst = Clusters().add((Counts(canary=3, stable=100),), Counts(50, 50, 400), is_matched=False).closed(30)
     assert burst.control[0] == 100 and burst.trimmed[0] == pytest.approx(30)
-    assert burst.canary[0] == 3 and burst.blocks == 1 and not any(burst.open_control)
+    assert burst.canary[0] == burst.steady[0] == 3 and burst.blocks == 1 and not any(burst.open_control)
+
+
+def test_a_burst_of_the_canary_is_no_evidence_of_units_and_bars_it_from_the_gate() -> None:
+    seen = Clusters().add((Counts(canary=30, stable=2),), Counts(50, 50, 400), is_matched=False)
+    burst = seen.closed(9, is_burst=True)
+    assert burst.steady[0] == 0 and burst.canary[0] == 30
+    assert max(burst.log_harm(HARM, 0.0)) < 0 < max(seen.closed(9).log_harm(HARM, 0.0))
+    assert list(burst.log_gate((0.3,), 0.5)) == list(seen.closed(9).log_gate((0.3,), 0.5))
 
 
 def test_units_that_nobody_counted_prove_nothing() -> None:
-    seen = Clusters(3, (0, 0), (9.0,) * MOST_COUNTED, (0.0,) * MOST_COUNTED)
+    nine = (9.0,) * MOST_COUNTED
+    seen = Clusters(3, (0, 0), nine, steady=nine)
     assert list(seen.log_harm(HARM, 0.0)) == [0.0] * len(HARM)
 
 

@@ -72,7 +72,7 @@ def clusters_needed(users: float, share: float, rate: float, ratio: float, enoug
             _at_least(blocks, -math.expm1(-expected), number)
             for expected, number in ((ratio * rate, canary), (rate, users - canary))
         )
-        seen = Clusters(blocks, (canary, round(users - canary)), mine, others)
+        seen = Clusters(blocks, (canary, round(users - canary)), mine, others, others, mine)
         total = max(total, math.log(weight) + log_mean(list(seen.log_harm(HARM, 0.0))))
         if total >= enough:
             return blocks

@@ -160,6 +160,15 @@ class Blocks(msgspec.Struct, frozen=True):
         part = share * min(1.0, 2 * (1 - share))
         return 1 + 2 * variation * part * max(0.0, self.level if level is None else level)
 
+    @property
+    def burst_most(self) -> float:
+        """Return the most that the open block may bring as part of a burst; infinite = it is in none."""
+        if self.open is None:
+            return math.inf
+        if self.open.is_burst and not self.run:
+            return MOST_OF_BURST
+        return 0.0 if self.is_after_burst else math.inf
+
     def usual(self, block: OpenBlock, sides: Sides) -> float:
         """Return the control's events that are no burst: as in calmer blocks, or as the canary has."""
         expected = max(0.0, self.calm) * block.others
@@ -180,17 +189,13 @@ class Blocks(msgspec.Struct, frozen=True):
             level = block.control / sides.control / part if part else 0.0
         usual = level * sides.control * part
         is_wild = self.count >= _WILD_AFTER and block.control > _WILD_TIMES * usual + _WILD_MORE
-        run = self.run + 1 if block.is_burst else 0
-        bets = self.bets
+        bets, burst_most = self.bets, self.burst_most
         if counts and not is_wild:
-            most = MOST
-            if run == 1:
-                most = MOST_OF_BURST
-            elif self.is_after_burst:
-                most = 0.0
+            most = min(MOST, burst_most)
             factor = self.factor(block.share, level * part)
             steps = self.steps(block.canary, block.control, sides, level * part, factor)
             bets = bets.add([min(step, most) for step in steps])
+        run = self.run + 1 if block.is_burst else 0
         after = msgspec.structs.replace(self, bets=bets, run=run, is_after_burst=run == 1, open=None)
         if part < _NEARLY:
             return msgspec.structs.replace(after, last=None)

@@ -52,7 +52,7 @@ class CountEvidence(msgspec.Struct, frozen=True):
     """Evidence of one metric; plain data, updated by copying.
 
     Args:
-        first: Evidence of harm from the first event of each unit.
+        first: Evidence of harm from the first event of each unit; ``pending``: steps of the open block.
         clusters: Units of this stage as clusters.
         log_clusters: Log evidence of harm from clusters: the weighted sum over all looks so far.
         blocks: Evidence of harm from blocks of time.
@@ -63,6 +63,7 @@ class CountEvidence(msgspec.Struct, frozen=True):
     """
 
     first: Bets = Bets()
+    pending: tuple[float, ...] = (0.0,) * len(HARM)
     clusters: Clusters = Clusters()
     log_clusters: float = _NOTHING
     blocks: Blocks = Blocks()
@@ -90,20 +91,32 @@ class CountEvidence(msgspec.Struct, frozen=True):
         failed = Counts()
         for place in places:
             failed = plus(failed, place)
-        after = self
+        if look.is_late:
+            return self._late(metric, events, failed, bucket.share, look)
+        key, after = (_number(bucket, look), bucket.stage, bucket.share), self
+        opened = self.blocks.open
+        if opened is not None and (opened.number, opened.stage, opened.share) != key:
+            after = self._closed(metric, look)
         if look.is_warm:
             after = after._of_units(metric, events, failed, bucket.share)
-        if not look.is_late:
-            return after._of_block(metric, bucket, (places, failed), look)
-        if not (look.is_warm and failed.total):
-            return after
-        late = after.blocks.late(failed.canary, _other(metric, failed), _sides(metric, bucket.share))
-        return msgspec.structs.replace(after, blocks=late)
+        return after._of_block(metric, bucket, (places, failed), look)
 
     def at_new_stage(self, metric: Metric, look: Look) -> Self:
         """Return the evidence at a new stage: clusters and gates start again, evidence of harm does not."""
         after = self._closed(metric, look)
         return msgspec.structs.replace(after, clusters=Clusters(), log_gate=_NOTHING)
+
+    def _late(self, metric: Metric, events: Counts, failed: Counts, share: float, look: Look) -> Self:
+        """Add a bucket of an earlier stage, as a block of its own."""
+        if not look.is_warm:
+            return self
+        after, blocks = self._of_units(metric, events, failed, share), self.blocks
+        if failed.total:
+            blocks = blocks.late(failed.canary, _other(metric, failed), _sides(metric, share))
+        steps = [new - old for new, old in zip(after.pending, self.pending, strict=True)]
+        return msgspec.structs.replace(
+            after, first=self.first.add(steps), pending=self.pending, blocks=blocks
+        )
 
     def _of_units(self, metric: Metric, events: Counts, failed: Counts, share: float) -> Self:
         """Add first events of units, and the differences of units that failed in the block."""
@@ -112,16 +125,17 @@ class CountEvidence(msgspec.Struct, frozen=True):
             raise InvalidInput(
                 f"{events.canary} of {events.canary + other} events cannot be", fix="Count from 0 on."
             )
-        first, ratio, flip = self.first, self.ratio, self.flip
+        steps, ratio, flip = self.pending, self.ratio, self.flip
         if events.canary or other:
             part = sides.canary / (sides.canary + sides.control)
             both = events.canary + other
-            first = first.add(harm().add(events.canary, both, part, sides.margin).log_sums)
+            more = harm().add(events.canary, both, part, sides.margin).log_sums
+            steps = tuple(one + other for one, other in zip(steps, more, strict=True))
             ratio = ratio.add(events.canary, both, part, self.blocks.factor(share))
         if failed.canary or failed.baseline:
             flip = flip.add_thinned(failed.canary, failed.baseline, matched_share(share) / share)
         return msgspec.structs.replace(
-            self, first=first, ratio=ratio, flip=flip, events=plus(self.events, events)
+            self, pending=steps, ratio=ratio, flip=flip, events=plus(self.events, events)
         )
 
     def _of_block(
@@ -129,12 +143,8 @@ class CountEvidence(msgspec.Struct, frozen=True):
     ) -> Self:
         """Add a bucket to its block, and close the block at its end."""
         places, all_of_them = failed
-        length, after = BLOCK_BUCKETS * look.seconds, self
-        number = math.floor(bucket.start / length + _ROUNDED)
-        key, opened = (number, bucket.stage, bucket.share), self.blocks.open
-        if opened is not None and (opened.number, opened.stage, opened.share) != key:
-            after, opened = self._closed(metric, look), None
-        opened = (opened or OpenBlock(*key)).add(
+        number = _number(bucket, look)
+        opened = (self.blocks.open or OpenBlock(number, bucket.stage, bucket.share)).add(
             (all_of_them.canary, _other(metric, all_of_them)),
             bucket.raw.get(metric.name, all_of_them).canary,
             (bucket.requests.canary, _other(metric, bucket.requests)),
@@ -144,11 +154,12 @@ class CountEvidence(msgspec.Struct, frozen=True):
             *map(max, msgspec.structs.astuple(bucket.met), msgspec.structs.astuple(bucket.exposures))
         )
         after = msgspec.structs.replace(
-            after,
-            blocks=msgspec.structs.replace(after.blocks, open=opened),
-            clusters=after.clusters.add(places, met, is_matched=metric.is_matched),
+            self,
+            blocks=msgspec.structs.replace(self.blocks, open=opened),
+            clusters=self.clusters.add(places, met, is_matched=metric.is_matched),
         )
-        if bucket.start + bucket.seconds < (number + 1) * length - _ROUNDED * look.seconds:
+        end = (number + 1) * BLOCK_BUCKETS * look.seconds
+        if bucket.start + bucket.seconds < end - _ROUNDED * look.seconds:
             return after
         return after._closed(metric, look)
 
@@ -158,7 +169,9 @@ class CountEvidence(msgspec.Struct, frozen=True):
         if blocks.open is None:
             return self
         sides, length = _sides(metric, blocks.open.share), BLOCK_BUCKETS * look.seconds
-        clusters, first = self.clusters.closed(blocks.usual(blocks.open, sides)), self.first
+        most = blocks.burst_most
+        clusters = self.clusters.closed(blocks.usual(blocks.open, sides), is_burst=math.isfinite(most))
+        first = self.first.add([min(step, most) for step in self.pending])
         closed = blocks.closed(sides, length, counts=look.is_warm)
         if closed.count > blocks.count and not closed.count % ANEW:
             first = first.begin()
@@ -174,11 +187,17 @@ class CountEvidence(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             self,
             first=first,
+            pending=(0.0,) * len(HARM),
             clusters=clusters,
             log_clusters=log_clusters,
             blocks=closed,
             log_gate=log_gate,
         )
+
+
+def _number(bucket: Bucket, look: Look) -> int:
+    """Return the number of blocks since 1970."""
+    return math.floor(bucket.start / (BLOCK_BUCKETS * look.seconds) + _ROUNDED)
 
 
 def _other(metric: Metric, counts: Counts) -> int:

@@ -54,6 +54,7 @@ class Clusters(msgspec.Struct, frozen=True):
         met: Units of the canary and of its control.
         canary, control: In place *k* - 1, units with at least *k* failing blocks.
         trimmed: The same of the control, without what is beyond its usual rate (:meth:`closed`).
+        steady: The same of the canary, without bursts.
         open_canary, open_control: What the open block adds.
     """
 
@@ -62,6 +63,7 @@ class Clusters(msgspec.Struct, frozen=True):
     canary: tuple[float, ...] = _NONE
     control: tuple[float, ...] = _NONE
     trimmed: tuple[float, ...] = _NONE
+    steady: tuple[float, ...] = _NONE
     open_canary: tuple[float, ...] = _NONE
     open_control: tuple[float, ...] = _NONE
 
@@ -79,11 +81,12 @@ class Clusters(msgspec.Struct, frozen=True):
             open_control=tuple(control),
         )
 
-    def closed(self, usual: float) -> Self:
+    def closed(self, usual: float, *, is_burst: bool = False) -> Self:
         """Close the block.
 
         Args:
             usual: Units of the control that are credible in a block; the excess is no reason to promote.
+            is_burst: It is in a burst of the canary, which is no evidence of harm.
         """
         events = sum(self.open_control)
         part = min(1.0, usual / events) if events else 1.0
@@ -93,20 +96,23 @@ class Clusters(msgspec.Struct, frozen=True):
             _plus(self.canary, self.open_canary),
             _plus(self.control, self.open_control),
             _plus(self.trimmed, [part * count for count in self.open_control]),
+            self.steady if is_burst else _plus(self.steady, self.open_canary),
         )
 
     def log_harm(self, ratios: Sequence[float], margin: float) -> Iterator[float]:
         """Return for each ratio the log evidence that the canary is worse than its margin."""
         for ratio in ratios:
-            yield self._log_ratio(self.control, math.log(ratio), 1 / (1 + margin))
+            yield self._log_ratio(self.steady, self.control, math.log(ratio), 1 / (1 + margin))
 
     def log_gate(self, scales: Sequence[float], margin: float) -> Iterator[float]:
         """Return for each scale the log evidence that it is within its margin."""
         for scale in scales:
-            yield self._log_ratio(self.trimmed, -scale, 1 / (1 + margin))
+            yield self._log_ratio(self.canary, self.trimmed, -scale, 1 / (1 + margin))
 
-    def _log_ratio(self, control: Sequence[float], scale: float, keep: float) -> float:
-        met = max(float(self.met[0]), self.canary[0])
+    def _log_ratio(
+        self, canary: Sequence[float], control: Sequence[float], scale: float, keep: float
+    ) -> float:
+        met = max(float(self.met[0]), canary[0])
         units = met + max(float(self.met[1]), control[0])
         if not sum(self.met):
             return 0.0  # units are not known
@@ -116,11 +122,11 @@ class Clusters(msgspec.Struct, frozen=True):
         mine = 1 - tilted + tilted * grow
         rest = sum(
             some * mine**place * (mine - 1) + others * grow**place * (grow - 1)
-            for place, (some, others) in enumerate(zip(self.canary, control, strict=True))
+            for place, (some, others) in enumerate(zip(canary, control, strict=True))
         )
-        log_sum = math.log(kept) * sum(self.canary)
+        log_sum = math.log(kept) * sum(canary)
         if scale < 0:  # of those that reach the limit it is not known what thinning would leave
-            many = self.canary[-1]
+            many = canary[-1]
             log_sum += MOST_COUNTED * many * (scale - math.log(kept))
             rest += many * (grow**MOST_COUNTED - mine**MOST_COUNTED)
         return log_sum - met * math.log1p(rest / units)
