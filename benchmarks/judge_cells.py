@@ -24,7 +24,7 @@ from salver.features.releases.judge.evidence import start
 from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.verdict import Decision
-from salver.words.releases import BLOCK_BUCKETS, Bucket, Counts, Lately, ReleaseState
+from salver.words.releases import BLOCK_BUCKETS, Bucket, Counts, RecentRequests, ReleaseState
 
 ERRORS = Metric("errors", "errors", "severe", share=0.18, negligible=0.001)
 AT_ONCE = 50  # releases on arrays at a time
@@ -209,7 +209,7 @@ def _is_struck(release: Release) -> bool:
     return False
 
 
-def _would_pause(lately: Lately) -> bool:
+def _would_pause(lately: RecentRequests) -> bool:
     from salver.features.releases.judge.outage import Outages
 
     return Outages()._is_outage(lately)

@@ -20,7 +20,7 @@ from salver.words.releases import (
     MOST_RECENT_BUCKETS,
     RECENT_BUCKETS,
     Counts,
-    Lately,
+    RecentRequests,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -274,7 +274,7 @@ class Release:
             self._drawn[bucket] = joined, np.concatenate(arms), has_failed
         return self._drawn[bucket]
 
-    def lately(self, bucket: int, since: int) -> Lately:
+    def lately(self, bucket: int, since: int) -> RecentRequests:
         """Return what the collector tells of the last buckets, from ``since`` on at the earliest."""
         window = range(self.window(bucket, since), bucket + 1)
         drawn = [self.answered(each) for each in window]
@@ -283,7 +283,7 @@ class Release:
         _, index, inverse = np.unique(units, return_index=True, return_inverse=True)
         asked, bad = np.bincount(inverse), np.bincount(inverse, failed)
         their = arms[index]
-        return Lately(
+        return RecentRequests(
             requests=requests,
             failures=failures,
             units=_arms(their),

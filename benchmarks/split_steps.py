@@ -103,7 +103,7 @@ class Kept:
 
     async def met(self) -> npt.NDArray[np.int64]:
         """Numbers of the units that are in it."""
-        crowd, _ = await self._store.known_units("r0", time.time())
+        crowd, _ = await self._store.known_units("r0")
         return crowd.units
 
     async def begin(self) -> None:

@@ -319,7 +319,7 @@ def plus(some: _N, more: _N) -> _N:
     return type(some)(*(one + other for one, other in pairs))
 
 
-class Lately(msgspec.Struct, frozen=True):
+class RecentRequests(msgspec.Struct, frozen=True):
     """Requests and failures of the last few buckets, for a pause.
 
     The window is four buckets, and up to twelve while the canary has fewer than five requests in it. It
@@ -351,7 +351,7 @@ BLOCK_BUCKETS: Final = 6
 MOST_BLOCKS: Final = 13
 #: Fraction of a unit's requests that have the event if the unit fails.
 MOSTLY: Final = 0.75
-#: Buckets of :class:`Lately`: usually, at most, and the requests to the canary that are enough.
+#: Buckets of :class:`RecentRequests`: usually, at most, and the requests to the canary that are enough.
 RECENT_BUCKETS: Final = 4
 MOST_RECENT_BUCKETS: Final = 12
 ENOUGH_RECENT: Final = 5
@@ -371,8 +371,8 @@ class Bucket(msgspec.Struct, frozen=True):
         outcomes: Outcomes that matured in the interval, from earlier exposures.
         late_seconds: Delay of posted outcomes: everything older has arrived.
         copies: Shadow requests answered in the interval (features/releases/shadow.py).
-        in_hour, in_stage: Like ``events``, for first events within this hour and within this stage. Metrics
-            that are missing equal those in ``events``.
+        in_stage: Like ``events``, for first events of bins within this stage. Metrics that are missing equal
+            those in ``events``.
         met: Units seen for the first time in this stage; fewer than ``exposures``: it was not counted.
         blocks: By metric, in place *k* - 1 the units whose *k*-th block with the event, of this stage, has it
             for the first time in this bucket; the last of :data:`MOST_BLOCKS` places is for all later ones. A
@@ -392,33 +392,27 @@ class Bucket(msgspec.Struct, frozen=True):
     outcomes: tuple[OutcomeCohort, ...] = ()
     late_seconds: float = 0.0
     copies: Copies = Copies()
-    in_hour: Mapping[str, Counts] = msgspec.field(default_factory=dict)
     in_stage: Mapping[str, Counts] = msgspec.field(default_factory=dict)
     met: Counts = Counts()
     blocks: Mapping[str, tuple[Counts, ...]] = msgspec.field(default_factory=dict)
-    lately: Mapping[str, Lately] = msgspec.field(default_factory=dict)
+    lately: Mapping[str, RecentRequests] = msgspec.field(default_factory=dict)
 
 
 #: Fields of a bucket that hold first events of units.
-FIRSTS: Final = ("events", "in_hour", "in_stage")
+FIRSTS: Final = ("events", "in_stage")
 
 
 def first_in(metric: str, field: str, number: int) -> str:
-    """Return the name of a metric's first events in one hour or at one stage.
+    """Return the name of a metric's first events at one stage.
 
-    >>> [kept_in(name) for name in ("errors", first_in("errors", "in_hour", 7))]
-    [('errors', 'events', 0), ('errors', 'in_hour', 7)]
+    >>> [kept_in(name) for name in ("score.0", first_in("score.0", "in_stage", 2))]
+    [('score.0', 'events', 0), ('score.0', 'in_stage', 2)]
     """
     return f"{metric}{_IN}{field}{_IN}{number}"
 
 
-def hour_of(seconds: float) -> int:
-    """Return the hour of Unix seconds, counted from 1970: the same for all servers."""
-    return int(seconds // 3600)
-
-
 def kept_in(first: str) -> tuple[str, str, int]:
-    """Return the metric of such a name, the bucket field that counts it, and the hour or stage."""
+    """Return the metric of such a name, the bucket field that counts it, and the stage."""
     metric, *rest = first.split(_IN)
     if rest:
         return (metric, rest[0], int(rest[1]))

@@ -12,11 +12,12 @@ from outcomes import CollectorWorld, happened_in, served
 
 from salver.features.releases.experiments.assign import assign
 from salver.features.releases.experiments.happenings import happened
+from salver.features.releases.experiments.outputs import OutputCheck
 from salver.features.releases.experiments.router import Route, Router
 from salver.features.releases.experiments.seen_units import CollectorConfig
 from salver.stats.exact import clopper_pearson
 from salver.words.errors import Code
-from salver.words.events import Shadowed, StateChanged
+from salver.words.events import Responded, Shadowed, StateChanged
 from salver.words.messages import Call, ModelId, State
 from salver.words.releases import (
     ARMS,
@@ -30,6 +31,7 @@ from salver.words.releases import (
     plus,
     unit_number,
 )
+from salver.words.tensor import tensor
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
 
@@ -108,65 +110,38 @@ def test_something_happens_to_a_unit_for_the_first_time_once_whenever_it_comes_a
     assert happened_in(seen.bucket.events) == {"errors": Counts(1, 0, 1), "timeouts": Counts(1)}
     assert happened_in(seen.bucket.raw) == {"errors": Counts(3, 0, 1), "timeouts": Counts(1)}
     ada, bo = unit_number("ada"), unit_number("bo")
-    assert seen.bucket.in_hour == happened_in(seen.bucket.events) and not seen.bucket.in_stage
+    assert not seen.bucket.in_stage
     errors, timeouts = [(ada, Arm.CANARY), (bo, Arm.STABLE)], [(ada, Arm.CANARY)]
     assert {name: list(zip(met.units, arms_of(met), strict=True)) for name, met in seen.firsts.items()} == {
         "errors": errors,
         "timeouts": timeouts,
-        first_in("errors", "in_hour", 0): errors,
-        first_in("timeouts", "in_hour", 0): timeouts,
     }
     world.serve(*bad)
     (again,) = world.close()
-    assert (happened_in(again.bucket.events), again.bucket.in_hour, again.firsts) == ({}, {}, {})
+    assert (happened_in(again.bucket.events), again.firsts) == ({}, {})
     assert happened_in(again.bucket.raw) == {"errors": Counts(3, 0, 1)}
 
 
-def test_each_hour_and_each_stage_has_first_events_of_its_own():
+def test_bins_have_first_events_in_each_stage_also_after_a_restart():
+    bins = OutputCheck("score", "bins", "p", bins=2, bounds=(0.5,))
+
+    def count(world, *units, stage):
+        for unit in units:
+            event = served(unit, stage=stage)
+            world.serve(event, Responded(event.assignment, unit, (tensor("p", [0.1]),)))
+        bucket = world.close()[-1].bucket
+        return happened_in(bucket.events), bucket.in_stage
+
     world = CollectorWorld()
-    bad = [served(outcome="model_failed"), served("bo", Arm.STABLE, "model_failed")]
-    later = [served(outcome="model_failed", stage=1), served("cy", outcome="model_failed", stage=1)]
-    world.serve(*bad)
-    world.close()
-    world.serve(*bad, *later)
-    (_, moved) = world.close()
-    assert (
-        moved.bucket.stage,
-        happened_in(moved.bucket.events),
-        moved.bucket.in_hour,
-        moved.bucket.in_stage,
-    ) == (
-        1,
-        {"errors": Counts(1)},
-        {"errors": Counts(1)},
-        {"errors": Counts(2)},
-    )
-    world.now = 3600.0
-    world.close()
-    for in_hour in ({"errors": Counts(2)}, {}):
-        world.serve(*later, *later)
-        (after,) = world.close()
-        assert (happened_in(after.bucket.events), after.bucket.in_hour, after.bucket.in_stage) == (
-            {},
-            in_hour,
-            {},
-        )
-
-
-def test_what_happened_in_this_hour_and_at_this_stage_is_known_after_a_restart():
-    names = ["errors", first_in("errors", "in_hour", 0), first_in("errors", "in_stage", 1)]
-    world = CollectorWorld(follows=())
-    world.collector.follow(
-        "r1", memory=world.collector.remembered((), [(name, unit_number("ada")) for name in names])
-    )
-    world.serve(*[served(who, outcome="model_failed", stage=1) for who in ("ada", "bo")])
-    (seen,) = world.close()
-    assert (
-        happened_in(seen.bucket.events)
-        == seen.bucket.in_hour
-        == seen.bucket.in_stage
-        == {"errors": Counts(1)}
-    )
+    world.collector.watch("r1", (bins,), keeps_requests=False)
+    assert count(world, "ada", "bo", stage=0) == ({"score.0": Counts(2)}, {})
+    assert count(world, "ada", "cy", stage=1) == ({"score.0": Counts(1)}, {"score.0": Counts(2)})
+    assert count(world, "ada", "cy", stage=1) == ({}, {})
+    again = CollectorWorld(follows=())
+    known = [("score.0", unit_number("ada")), (first_in("score.0", "in_stage", 1), unit_number("ada"))]
+    again.collector.follow("r1", memory=again.collector.remembered((), known))
+    again.collector.watch("r1", (bins,), keeps_requests=False)
+    assert count(again, "ada", "bo", stage=1) == ({"score.0": Counts(1)}, {"score.0": Counts(1)})
 
 
 def test_without_units_every_request_counts_and_none_is_kept():

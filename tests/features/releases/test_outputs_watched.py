@@ -21,7 +21,7 @@ from salver.features.releases.judge.policy import Policy
 from salver.features.releases.judge.procedure import promoted, started, watched
 from salver.features.releases.judge.record import proposed
 from salver.words.events import Responded
-from salver.words.releases import ARMS, Arm, Counts, Shadow, Traffic, first_in, unit_number
+from salver.words.releases import ARMS, Arm, Counts, Shadow, Traffic, unit_number
 from salver.words.tensor import DataType, Tensor, tensor
 
 BINS = OutputCheck("score", "bins", "p", bins=4)
@@ -162,7 +162,6 @@ def test_units_with_odd_answers_count_once_and_their_requests_each_time():
     }
     assert {metric: met.units.tolist() for metric, met in seen.firsts.items()} == {
         "negative": [unit_number("ada")],
-        first_in("negative", "in_hour", 0): [unit_number("ada")],
         "score.0": [unit_number("ada")],
         "score.1": [unit_number("bo")],
     }

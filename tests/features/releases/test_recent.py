@@ -3,7 +3,7 @@
 import pytest
 
 from salver.features.releases.experiments.recent import RecentBuckets, RequestLog
-from salver.words.releases import Counts, Lately
+from salver.words.releases import Counts, RecentRequests
 
 KEY = (0, 0, 0.25)
 
@@ -26,7 +26,9 @@ def test_a_window_counts_units_and_those_that_mostly_fail():
     recent.add(KEY, 30, log(users, ["di", "di"], [*users, "di"]))
     # Three of four requests of ada and bo fail, two of four of cy's.
     found = recent.add(KEY, 40, log(users, ["di"], ["ada", "bo", "di"]))
-    assert found == {"errors": Lately(Counts(12, 0, 7), Counts(8, 0, 2), Counts(3, 0, 2), Counts(2), 4, 3)}
+    assert found == {
+        "errors": RecentRequests(Counts(12, 0, 7), Counts(8, 0, 2), Counts(3, 0, 2), Counts(2), 4, 3)
+    }
     # Of five buckets the first one has left.
     assert recent.add(KEY, 50, log(["ada"], [], ["ada"]))["errors"].requests == Counts(10, 0, 5)
 
@@ -35,7 +37,7 @@ def test_it_looks_further_back_while_there_are_few_requests_to_the_canary():
     recent = RecentBuckets()
     for end in range(1, 20):
         found = recent.add(KEY, end, log(["ada"] * (end % 4 == 0), ["bo"], ["ada"] * (end % 4 == 0)))
-    assert found["errors"] == Lately(Counts(3, 0, 12), Counts(3), Counts(1, 0, 1), Counts(1), 12, 3)
+    assert found["errors"] == RecentRequests(Counts(3, 0, 12), Counts(3), Counts(1, 0, 1), Counts(1), 12, 3)
     assert recent.add(None, 20, log())["errors"].buckets == 12
     assert recent.add(KEY, 21, log(["cy"] * 4, [], ["cy"] * 4))["errors"].buckets == 6
 
@@ -51,7 +53,7 @@ def test_another_stage_or_share_and_the_return_after_a_pause_begin_anew(key):
 def test_parts_of_one_bucket_are_one():
     recent = RecentBuckets()
     recent.add(KEY, 10, log(["ada"], ["bo"], ["ada"]))
-    assert recent.add(KEY, 10, log(["cy"], ["bo"], ["cy"]))["errors"] == Lately(
+    assert recent.add(KEY, 10, log(["cy"], ["bo"], ["cy"]))["errors"] == RecentRequests(
         Counts(2, 0, 2), Counts(2), Counts(2, 0, 1), Counts(2), 1, 1
     )
 

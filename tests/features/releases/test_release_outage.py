@@ -17,11 +17,11 @@ from salver.features.releases.judge.outage import CALM, chance
 from salver.features.releases.judge.policy import Metric, Policy
 from salver.features.releases.judge.rules import Facts
 from salver.features.releases.judge.verdict import Decision, Verdict
-from salver.words.releases import Bucket, Counts, Lately, ReleaseState
+from salver.words.releases import Bucket, Counts, RecentRequests, ReleaseState
 
 POLICY_OF_ERRORS = with_policy(metrics=(ERRORS,))
 #: All sixteen users of the canary fail, and none of the control's.
-ALL_FAIL = Lately(Counts(160, 160, 280), Counts(160), Counts(16, 16, 28), Counts(16), 4, 4)
+ALL_FAIL = RecentRequests(Counts(160, 160, 280), Counts(160), Counts(16, 16, 28), Counts(16), 4, 4)
 
 
 class Story:
@@ -31,7 +31,7 @@ class Story:
         self.policy, self.evidence, self.at = policy, start(policy), 0.0
 
     def sees(
-        self, lately: Lately | None, state: ReleaseState = ReleaseState.RUNNING, **changes: object
+        self, lately: RecentRequests | None, state: ReleaseState = ReleaseState.RUNNING, **changes: object
     ) -> Verdict:
         [bucket] = buckets(self.policy, begin=self.at, number=1, events={"errors": 0})
         seen = {} if lately is None else {"errors": lately}
@@ -100,7 +100,7 @@ def test_pauses_that_come_again_and_again_wait_for_a_person() -> None:
         msgspec.structs.replace(ALL_FAIL, units=Counts(5, 5, 10), failing=Counts(5), servers=2),
     ],
 )
-def test_less_is_no_reason_to_pause(lately: Lately) -> None:
+def test_less_is_no_reason_to_pause(lately: RecentRequests) -> None:
     assert Story().sees(lately).decision is Decision.CONTINUE
 
 

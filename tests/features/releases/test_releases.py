@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from databases import SQLITE_MOSTLY, migrated_ledger
-from releasing import ADA, POLICY, Clock, World, address, healthy, in_canary
+from releasing import ADA, POLICY, Clock, World, address, healthy
 from sqlalchemy import Connection, select
 
 from salver.features.ledger.faults import LedgerFailed
@@ -32,8 +32,6 @@ from salver.words.releases import (
     ReleaseState,
     Traffic,
     UnitObservations,
-    first_in,
-    hour_of,
     unit_numbers,
 )
 
@@ -401,9 +399,9 @@ async def test_units_of_a_release_that_ended_long_ago_are_forgotten_and_its_deci
     await world.store.wish("r0", "abort", ADA, "", world.clock.now)
     await world.ticks()
     await world.ticks(29 * 86_400)
-    assert len((await world.store.known_units("r0", world.clock.now))[0].units) == 2
+    assert len((await world.store.known_units("r0"))[0].units) == 2
     await world.ticks(2 * 86_400)
-    units, events = await world.store.known_units("r0", world.clock.now)
+    units, events = await world.store.known_units("r0")
     assert (units.units.tolist(), events) == ([], [])
     assert len(await world.store.looks("r0")) == 1
 
@@ -463,7 +461,7 @@ async def test_where_outcomes_are_posted_what_was_seen_lies_in_the_ledger_row_by
         [(ada, 2.5, "stable", "errors")],
         [(bob, 1.5, "canary", q1), (ada, 2.5, "stable", q2)],
     ]
-    known, events = await world.store.known_units("r0", world.clock.now)
+    known, events = await world.store.known_units("r0")
     assert (set(known.units.tolist()), events) == ({ada, bob}, [("errors", ada)])
 
 
@@ -539,24 +537,6 @@ async def test_a_promotion_is_not_taken_back_once_somebody_has_moved_its_alias(
     assert f"the alias fraud@champion means {told} since another caller changed it" in (answer or "")
     assert (await world.one()).state is ReleaseState.PROMOTED
     assert world.traffic.moved == [("r0", "PROMOTED")]
-
-
-async def test_what_happened_in_hours_of_days_before_is_forgotten_while_the_release_goes_on(
-    world: World,
-) -> None:
-    await world.propose()
-    await world.ticks()
-    met = in_canary(["ada"], world.clock.now)
-    names = [first_in("errors", "in_hour", hour_of(world.clock.now)), first_in("errors", "in_stage", 0)]
-    bucket = Bucket(world.clock.now, 10, 0, 0.05, Counts(1), Counts(1))
-    world.pending.write(BucketObservations("r0", bucket, firsts=dict.fromkeys(["errors", *names], met)))
-    await world.ticks(10)
-    _, events = await world.store.known_units("r0", world.clock.now)
-    assert sorted(name for name, _ in events) == sorted(["errors", *names])
-    _, events = await world.store.known_units("r0", world.clock.now + 3600)
-    assert sorted(name for name, _ in events) == ["errors", names[1]]
-    gone = [await world.store.prune(world.clock.now + days * 86_400) for days in (0.9, 1.1, 1.1)]
-    assert gone == [0, 1, 0]
 
 
 async def test_old_units_go_a_few_at_a_time_so_that_nobody_waits_for_long(

@@ -17,7 +17,7 @@ from salver.features.releases.experiments.windows import (
     due,
     silent,
 )
-from salver.words.releases import FIRSTS, NO_STAGE, Bucket, Copies, Counts, Lately
+from salver.words.releases import FIRSTS, NO_STAGE, Bucket, Copies, Counts, RecentRequests
 
 T = 1_000_000.0
 
@@ -142,7 +142,7 @@ def test_clocks_that_differ_by_more_than_a_bucket_are_named_while_their_servers_
 
 
 def test_a_metric_that_a_server_does_not_count_is_not_known_and_the_strongest_window_counts() -> None:
-    def seen(server: str, requests: int, window: Lately | None = None, **events: int) -> WindowPart:
+    def seen(server: str, requests: int, window: RecentRequests | None = None, **events: int) -> WindowPart:
         counts = {name: Counts(number) for name, number in events.items()}
         lately = {"errors": window} if window else {}
         bucket = Bucket(
@@ -151,8 +151,8 @@ def test_a_metric_that_a_server_does_not_count_is_not_known_and_the_strongest_wi
         )  # fmt: skip
         return WindowPart(server, 0, bucket)
 
-    most = Lately(Counts(8, 0, 90), Counts(8), Counts(4, 0, 40), Counts(4), 4, 4)
-    weak = Lately(Counts(16, 0, 90), Counts(9), Counts(9, 0, 40), Counts(6), 4, 4)
+    most = RecentRequests(Counts(8, 0, 90), Counts(8), Counts(4, 0, 40), Counts(4), 4, 4)
+    weak = RecentRequests(Counts(16, 0, 90), Counts(9), Counts(9, 0, 40), Counts(6), 4, 4)
     parts = [seen("a", 8, most, errors=1, slow=2), seen("b", 5, weak, errors=3), seen("c", 0)]
     ((bucket, _),) = due(parts, 10, T + 10, None)
     assert bucket.events == bucket.raw == {"errors": Counts(4)}

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, or_, select, tuple_
+from sqlalchemy import Connection, and_, delete, insert, or_, select, tuple_
 
 from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import (
@@ -46,13 +46,12 @@ from salver.features.releases.release_rows import (
 )
 from salver.features.releases.window_exchange import ExchangeProgress
 from salver.words.errors import NotFound
-from salver.words.releases import NO_STAGE, BucketObservations, ReleaseState, first_in, hour_of
+from salver.words.releases import NO_STAGE, BucketObservations, ReleaseState
 
 _AT_ONCE: Final = 10_000  # rows read at once
 _MOST_LISTED: Final = 1000
 _DAY_SECONDS: Final = 86_400.0
 _OF_UNITS: Final = (PREDICTION, FIRST_EVENT, FAILING_UNIT, EXPOSURE, CROWD)
-_IS_HOURLY: Final = FIRST_EVENT.c.metric.contains(first_in("", "in_hour", 0)[:-1], autoescape=True)
 
 
 class ReleaseStore:
@@ -235,7 +234,7 @@ class ReleaseStore:
         return await self._ledger.read(lambda connection: carriers(connection, release))
 
     async def prune(self, now: float, most: int = 10_000) -> int:
-        """Delete units of releases that ended long ago, and events of past hours, but no counts.
+        """Delete units of releases that ended long ago, but no counts.
 
         Args:
             most: Maximum rows of a table deleted at once, so that others do not wait long.
@@ -244,29 +243,22 @@ class ReleaseStore:
             Number of deleted rows.
         """
         over = select(RELEASE.c.id).where(RELEASE.c.ended < now - MOST_DAYS * _DAY_SECONDS)
-        old: list[tuple[Table, ColumnElement[bool]]] = [
-            *((table, table.c.release.in_(over)) for table in _OF_UNITS),
-            (FIRST_EVENT, _IS_HOURLY & (FIRST_EVENT.c.time < now - _DAY_SECONDS)),
-        ]
 
         def write(connection: Connection) -> int:
             gone = 0
             # By primary keys, because neither database limits a DELETE by itself.
-            for table, is_old in old:
+            for table in _OF_UNITS:
                 key = tuple(table.primary_key)
-                some = select(*key).where(is_old).limit(most)
+                some = select(*key).where(table.c.release.in_(over)).limit(most)
                 gone += connection.execute(delete(table).where(tuple_(*key).in_(some))).rowcount
             return gone
 
         return await self._ledger.write(write)
 
-    async def known_units(self, release: str, now: float) -> tuple[DistinctUnits, list[tuple[str, int]]]:
-        """Return known units, possibly repeated, and first events except those of past hours."""
+    async def known_units(self, release: str) -> tuple[DistinctUnits, list[tuple[str, int]]]:
+        """Return known units, possibly repeated, and first events."""
         units = select(EXPOSURE.c.unit).where(EXPOSURE.c.release == release)
-        counts = ~_IS_HOURLY | (FIRST_EVENT.c.time >= 3600 * hour_of(now))
-        events = select(FIRST_EVENT.c.metric, FIRST_EVENT.c.unit).where(
-            FIRST_EVENT.c.release == release, counts
-        )
+        events = select(FIRST_EVENT.c.metric, FIRST_EVENT.c.unit).where(FIRST_EVENT.c.release == release)
 
         def read(connection: Connection) -> tuple[DistinctUnits, list[tuple[str, int]]]:
             told = met(connection, release)

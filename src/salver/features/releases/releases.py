@@ -385,7 +385,7 @@ class Releases:
     async def _follow(self, release: Release, now: float) -> None:
         """Count a release from now on, after restoring earlier counts."""
         parts = await self._store.attend(release.id, self._server, now)
-        known, events = await self._store.known_units(release.id, now)
+        known, events = await self._store.known_units(release.id)
         keeps_units = release.asks_for_outcomes
         memory = await asyncio.to_thread(
             self._traffic.collector.remembered,

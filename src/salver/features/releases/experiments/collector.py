@@ -31,7 +31,6 @@ from salver.words.releases import (
     Exposures,
     Predictions,
     UnitObservations,
-    hour_of,
     unit_numbers,
 )
 
@@ -464,10 +463,9 @@ class Collector:
             if key[0] > followed.newest[0]:  # a new stage meets all units again
                 followed.recent.clear()
             followed.newest = max(followed.newest, key)
-            hour = hour_of(followed.end - followed.seconds)
             bounds, bins = followed.watch.counted()
             counted = dict.fromkeys((*EVERYWHERE, *followed.durations.slow, *bounds))
-            tally = OpenBucket(assigned, start, hour, counted, bins)
+            tally = OpenBucket(assigned, start, counted, bins)
             tally.heard = followed.heard
             followed.tallies[key] = tally
         return tally

@@ -24,8 +24,8 @@ from salver.words.releases import (
     Copies,
     Counts,
     Exposures,
-    Lately,
     Predictions,
+    RecentRequests,
     UnitObservations,
     first_in,
     kept_in,
@@ -114,7 +114,6 @@ class OpenBucket:
 
     Args:
         start: Unix seconds.
-        hour: Its hour (:func:`~salver.words.releases.hour_of`).
         counted: Metrics that are counted even if there are no events.
         bins: The same, of metrics with an event in every answer.
 
@@ -127,16 +126,15 @@ class OpenBucket:
     """
 
     __slots__ = (
-        "alone", "assigned", "events", "exposed", "heard", "hour", "log", "lookups", "met", "names", "places",
+        "alone", "assigned", "events", "exposed", "heard", "log", "lookups", "met", "names", "places",
         "raw", "requests", "rows", "start",
     )  # fmt: skip
 
     def __init__(
-        self, assigned: Assignment, start: float, hour: int, counted: Iterable[str], bins: Iterable[str]
+        self, assigned: Assignment, start: float, counted: Iterable[str], bins: Iterable[str]
     ) -> None:
         self.start = start
         self.heard = 0
-        self.hour = hour
         self.assigned = assigned
         self.log = RequestLog(counted)
         self.names: dict[str, tuple[str, ...]] = {}
@@ -169,16 +167,16 @@ class OpenBucket:
         self.events[metric][place] += 1
 
     def _names_of(self, metric: str) -> tuple[str, ...]:
-        """Return the names of a metric's first events; those in every answer are not counted by hour."""
-        names, stage = [metric], self.assigned.stage
-        if not metric.endswith(UNSEEN):
-            names += [first_in(metric, "in_hour", self.hour)] if metric in self.log.failing else []
-            names += [first_in(metric, "in_stage", stage)] if stage else []
-        self.names[metric] = tuple(names)
-        return self.names[metric]
+        """Return the names of a metric's first events; those of bins are also counted by stage."""
+        names: tuple[str, ...] = (metric,)
+        stage = self.assigned.stage
+        if stage and metric not in self.log.failing and not metric.endswith(UNSEEN):
+            names += (first_in(metric, "in_stage", stage),)
+        self.names[metric] = names
+        return names
 
     def closed(
-        self, release: str, end: float, copies: Copies, lately: Mapping[str, Lately]
+        self, release: str, end: float, copies: Copies, lately: Mapping[str, RecentRequests]
     ) -> BucketObservations:
         """Return the finished bucket.
 
@@ -200,7 +198,6 @@ class OpenBucket:
             requests=Counts(*self.requests),
             exposures=Counts(*self.exposed),
             events=events["events"],
-            in_hour=events["in_hour"],
             in_stage=events["in_stage"],
             raw={name: Counts(*counts) for name, counts in self.raw.items()},
             copies=copies,

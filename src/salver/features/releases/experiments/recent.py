@@ -18,7 +18,7 @@ from salver.words.releases import (
     MOSTLY,
     RECENT_BUCKETS,
     Counts,
-    Lately,
+    RecentRequests,
 )
 
 #: Requests of an arm in a bucket whose units are kept; of more, a sample of the units.
@@ -90,7 +90,7 @@ class RecentBuckets:
     def __repr__(self) -> str:
         return f"<RecentBuckets {len(self._buckets)} of {self._key}>"
 
-    def add(self, key: Key | None, end: float, log: RequestLog) -> dict[str, Lately]:
+    def add(self, key: Key | None, end: float, log: RequestLog) -> dict[str, RecentRequests]:
         """Add a bucket, and return the window by metric, as :attr:`salver.words.releases.Bucket.lately`.
 
         Args:
@@ -122,7 +122,7 @@ class RecentBuckets:
         elif mask:
             self._buckets[-1].thin(mask)
 
-    def _lately(self) -> dict[str, Lately]:
+    def _lately(self) -> dict[str, RecentRequests]:
         window: list[_Recent] = []
         seen = 0
         for bucket in reversed(self._buckets):
@@ -138,7 +138,7 @@ class RecentBuckets:
             if failures[0] < _HALF * requests[0]:
                 continue
             units, failing = _by_unit(window, metric)
-            found[metric] = Lately(
+            found[metric] = RecentRequests(
                 Counts(*requests),
                 Counts(*failures),
                 units,

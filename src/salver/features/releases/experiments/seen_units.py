@@ -67,8 +67,8 @@ class SeenUnits:
         """Return a mask of the units for which this event (:func:`first_in`) is the first."""
         _, field, number = kept_in(name)
         known = self._happenings.get(field)
-        # One filter for each kind is enough, because hours and stages only go forward.
-        if known is None or number > known[0]:  # a new hour or stage: earlier ones no longer count
+        # One filter for each kind is enough, because stages only go forward.
+        if known is None or number > known[0]:  # a new stage: earlier ones no longer count
             capacity = self._most
             if field != "events":
                 capacity = self._most // 2

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from salver.words.releases import MOSTLY, NO_STAGE, UNSEEN, Bucket, Counts, Lately, plus
+from salver.words.releases import MOSTLY, NO_STAGE, UNSEEN, Bucket, Counts, RecentRequests, plus
 
 _V = TypeVar("_V")
 
@@ -223,7 +223,6 @@ def _sum(buckets: Sequence[Bucket], stand: Stand, start: float, end: float) -> B
         requests=functools.reduce(plus, (bucket.requests for bucket in buckets)),
         exposures=functools.reduce(plus, (bucket.exposures for bucket in buckets)),
         events=_totals((bucket.events for bucket in buckets), known),
-        in_hour=_totals((bucket.in_hour for bucket in buckets), known),
         in_stage=_totals((bucket.in_stage for bucket in buckets), known),
         raw=_totals((bucket.raw for bucket in buckets), known),
         copies=functools.reduce(plus, (bucket.copies for bucket in buckets)),
@@ -257,9 +256,9 @@ def _by_place(
     return found
 
 
-def _strongest(windows: Iterable[Mapping[str, Lately]], servers: int) -> dict[str, Lately]:
+def _strongest(windows: Iterable[Mapping[str, RecentRequests]], servers: int) -> dict[str, RecentRequests]:
     """Return the window in which most of the canary's units fail, of those in which most requests do."""
-    found: dict[str, Lately] = {}
+    found: dict[str, RecentRequests] = {}
     for each in windows:
         for metric, lately in each.items():
             if metric not in found or _strength(lately) > _strength(found[metric]):
@@ -267,7 +266,7 @@ def _strongest(windows: Iterable[Mapping[str, Lately]], servers: int) -> dict[st
     return found
 
 
-def _strength(lately: Lately) -> tuple[bool, int]:
+def _strength(lately: RecentRequests) -> tuple[bool, int]:
     return lately.failures.canary >= MOSTLY * lately.requests.canary, lately.failing.canary
 
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from salver.words.releases import ENOUGH_RECENT, RECENT_BUCKETS, Bucket, Counts, Lately
+from salver.words.releases import ENOUGH_RECENT, RECENT_BUCKETS, Bucket, Counts, RecentRequests
 
 #: Fraction of the canary's requests, and number of its units, that have to fail.
 _PART, LEAST_UNITS = 0.75, 3
@@ -77,7 +77,7 @@ class Outages(msgspec.Struct, frozen=True):
             strikes = 0
         return msgspec.structs.replace(self, strikes=strikes, calm=calm, asked=asked), None
 
-    def _is_outage(self, lately: Lately) -> bool:
+    def _is_outage(self, lately: RecentRequests) -> bool:
         least = _PROBE if self.strikes else RECENT_BUCKETS
         asked, failed = lately.requests.canary, lately.failures.canary
         return (
@@ -89,7 +89,7 @@ class Outages(msgspec.Struct, frozen=True):
             and chance(lately.units, lately.failing) <= LEVEL / lately.servers
         )
 
-    def _struck(self, name: str, lately: Lately, now: float, seconds: float) -> tuple[Self, Strike]:
+    def _struck(self, name: str, lately: RecentRequests, now: float, seconds: float) -> tuple[Self, Strike]:
         strikes = self.strikes + 1
         times = (*(time for time in self.times if now - time <= _WITHIN * seconds), now)
         others = lately.units.control
