@@ -37,7 +37,6 @@ from salver.stores import Copies, open_store
 from salver.transport.budget import Budget
 from salver.transport.calls import RequestContext, id_maker
 from salver.transport.parting import Parting
-from salver.transport.restrict import GRPC_PREFIX
 from salver.transport.watch import StreamingPeers
 from salver.words.artifacts import Instances
 
@@ -114,7 +113,7 @@ class Assembly:
             config.tenant_header.lower().encode(),
             config.server_name,
             config.http.rules(),
-            config.grpc.rules(GRPC_PREFIX, is_grpc=True),
+            config.grpc.rules(is_grpc=True),
             config.max_message_mb << 20,
             config.grpc_compression,
             decoders=self.decoders,

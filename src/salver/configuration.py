@@ -15,7 +15,7 @@ from salver.kernel.serving.readiness import Rule
 from salver.lazy import lazy_imports
 from salver.transport.access_check import ApiConfig
 from salver.transport.calls import HeaderRules
-from salver.transport.restrict import Guard, Restriction
+from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig
 from salver.transport.watch import ConnectionLimits
 from salver.words.errors import InvalidInput
@@ -41,10 +41,10 @@ class HeaderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     restrictions: tuple[Restriction, ...] = ()
     forward: str = ""
 
-    def rules(self, prefix: str = "", *, is_grpc: bool = False) -> HeaderRules:
+    def rules(self, *, is_grpc: bool = False) -> HeaderRules:
         """Return the rules for the transport. Raises InvalidInput where they are wrong."""
         return HeaderRules(
-            Guard(self.restrictions, prefix) if self.restrictions else None,
+            Guard(self.restrictions, GRPC_PREFIX if is_grpc else "") if self.restrictions else None,
             Forwarding(self.forward, is_grpc=is_grpc) if self.forward else None,
         )
 
