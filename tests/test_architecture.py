@@ -34,6 +34,8 @@ IMPURE_MODULES = {
     "queue", "random", "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl",
     "subprocess", "tempfile", "threading", "time", "urllib", "uuid",
 }  # fmt: skip
+#: What is no I/O in such modules: bytes in memory, and an enumeration.
+HARMLESS = {("io", "BytesIO"), ("http", "HTTPStatus")}
 IMPURE_NAMES = {
     "open", "input", "print", "now", "utcnow", "today", "default_rng", "RandomState", "read_text",
     "read_bytes", "write_text", "write_bytes", "getenv",
@@ -79,8 +81,9 @@ def imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        is_memory = node.module == "io" and [alias.name for alias in node.names] == ["BytesIO"]
-        return [] if is_memory else [node.module or ""]
+        (first, *more) = [alias.name for alias in node.names]
+        is_harmless = not more and (node.module, first) in HARMLESS
+        return [] if is_harmless else [node.module or ""]
     return []
 
 
