@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import judge_more
 import numpy as np
 from judge_peers import Arms, argo, flagger, kayenta
 from judge_twin import Paths, paths
@@ -362,7 +363,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="+", choices=["good", "bad", "gates", "pauses", "biased"])
+    parser.add_argument(
+        "what", nargs="+", choices=["good", "bad", "gates", "pauses", "biased", "large", "held", "money"]
+    )
     parser.add_argument("--releases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "judge.json")
@@ -371,6 +374,11 @@ def main() -> None:
     given = parser.parse_args()
     known = json.loads(given.out.read_text()) if given.out.exists() else {}
     for what in given.what:
+        if what in ("large", "held", "money"):
+            rows = list(getattr(judge_more, what)(given.seed, given.releases))
+            known[what] = {f"{row['world']}, ×{row['ratio']:g}": row for row in rows}
+            given.out.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+            continue
         for key, run in _runs(what, given):
             before = known.setdefault(what, {}).get(key)
             if before and before["seed"] == given.seed and (before["wanted"] >= given.releases):

@@ -17,6 +17,7 @@ from salver.features.releases.judge.blocks import (
     _BUCKET_BURST,
     _CREDIBLE,
     _GATE_PRIOR,
+    _HICCUP,
     _NEARLY,
     _SLOWEST,
     _UNSURE,
@@ -123,7 +124,7 @@ class _State:
         self.policy, self.metric, self.size = policy, metric, releases
         start = np.full((releases, len(HARM)), math.log(AT_ONCE))
         self.first, self.bets, self.starts = start, start.copy(), 1
-        self.pending = np.zeros_like(start)
+        self.pending, self.withheld = np.zeros_like(start), np.zeros_like(start)
         self.count, self.is_warm, self.last_part = 0, True, -1.0
         self.level, self.mean, self.jumps, self.last = (np.zeros(releases) for _ in range(4))
         self.level -= 1
@@ -141,8 +142,8 @@ class _State:
     def _restart(self) -> None:
         self.blocks = 0
         self.met = np.zeros((self.size, 2))
-        self.canary, self.control, self.trimmed, self.steady = (
-            np.zeros((self.size, MOST_COUNTED)) for _ in range(4)
+        self.canary, self.control, self.trimmed, self.steady, self.kept_back = (
+            np.zeros((self.size, MOST_COUNTED)) for _ in range(5)
         )
         self.places = np.zeros((self.size, MOST_COUNTED, 2))
 
@@ -234,17 +235,21 @@ class _State:
         known, level = self.level >= 0, np.where(self.level >= 0, self.level, opened["control"] / rest / part)
         usual = level * rest * part
         wild = (self.count >= _WILD_AFTER) & (opened["control"] > _WILD_TIMES * usual + _WILD_MORE)
-        burst = opened["burst"] | _is_burst(opened["failures"], opened["requests"], _BLOCK_BURST)
+        failures = np.maximum(opened["failures"], opened["canary"])
+        burst = opened["burst"] | _is_burst(failures, opened["requests"], _BLOCK_BURST)
         after, run = self.run == 1, np.where(burst, self.run + 1, 0)
         burst_most = np.where(run == 1, MOST_OF_BURST, np.where(after, 0.0, np.inf))
+        is_burst, is_long = np.isfinite(burst_most), run > _HICCUP
         self.first = self.first + np.minimum(self.pending, burst_most[:, None])
+        self.first = self.first + np.where((is_long & ~is_burst)[:, None], self.withheld, 0.0)
+        cut = np.maximum(0.0, self.pending - burst_most[:, None])
+        self.withheld = np.where(is_burst[:, None], self.withheld + cut, 0.0)
         self.pending[:] = 0
-        self._close_clusters(opened, mine, rest, np.isfinite(burst_most))
+        self._close_clusters(opened, (mine, rest), is_burst, is_long)
         factor = self.factor(share, level * part)
         if self.is_warm:
             most = np.minimum(MOST, burst_most)
-            unsure = level * part + _UNSURE * max(0.0, 1 / rest - 2)
-            expected = mine * (1 + self.metric.rollback_margin) * unsure
+            expected = mine * (1 + self.metric.rollback_margin) * np.maximum(level * part, _UNSURE / rest)
             many = _RATIOS * expected[:, None]
             explained = np.minimum(opened["canary"][:, None], np.floor(1 + many + 2 * np.sqrt(many)))
             both = explained + opened["control"][:, None]
@@ -264,7 +269,10 @@ class _State:
         self.key = None
         self._look(stage, gate_factor)
 
-    def _close_clusters(self, opened: dict[str, Counted], mine: float, rest: float, is_burst: Any) -> None:
+    def _close_clusters(
+        self, opened: dict[str, Counted], shares: tuple[float, float], is_burst: Any, is_long: Any
+    ) -> None:
+        mine, rest = shares
         expected = np.maximum(self.calm, 0.0) * opened["others"]
         usual = np.maximum(expected + _CREDIBLE * np.sqrt(expected), opened["canary"] * rest / mine)
         events = self.places[:, :, 1].sum(axis=1)
@@ -272,6 +280,8 @@ class _State:
         self.blocks += 1
         self.canary += self.places[:, :, 0]
         self.steady += np.where(is_burst[:, None], 0.0, self.places[:, :, 0])
+        self.steady += np.where((is_long & ~is_burst)[:, None], self.kept_back, 0.0)
+        self.kept_back = np.where(is_burst[:, None], self.kept_back + self.places[:, :, 0], 0.0)
         self.control += self.places[:, :, 1]
         self.trimmed += kept[:, None] * self.places[:, :, 1]
         self.places[:] = 0
@@ -298,7 +308,7 @@ class _State:
             return
         margin = bounded(self.metric, self.metric.promotion_margin * self.policy.stages[stage].margin_times)
         bets = [
-            self._log_ratio(self.canary, self.trimmed, -scale, 1 / (1 + margin)) / factor
+            self._log_ratio(_falling(self.canary), _falling(self.trimmed), -scale, 1 / (1 + margin)) / factor
             for scale in GATE_SCALES
         ]
         self.log_last_gate = np.logaddexp.reduce(bets, axis=0) - math.log(len(bets))
@@ -345,6 +355,11 @@ class _State:
         if self.metric.is_matched:
             return counts[..., 1]
         return counts[..., 1] + counts[..., 2]
+
+
+def _falling(units: Floats) -> Floats:
+    found: Floats = np.maximum.accumulate(units[:, ::-1], axis=1)[:, ::-1]
+    return found
 
 
 def _opened(releases: int) -> dict[str, Counted]:

@@ -42,7 +42,7 @@ def test_it_looks_further_back_while_there_are_few_requests_to_the_canary():
     assert recent.add(KEY, 21, log(["cy"] * 4, [], ["cy"] * 4))["errors"].buckets == 6
 
 
-@pytest.mark.parametrize("key", [(1, 0, 0.25), (0, 2, 0.25), (0, 0, 0.5)])
+@pytest.mark.parametrize("key", [(1, 0, 0.25), (0, 2, 0.25), (0, 1, 0.5)])
 def test_another_stage_or_share_and_the_return_after_a_pause_begin_anew(key):
     recent = RecentBuckets()
     recent.add(KEY, 10, log(["ada"], [], ["ada"]))

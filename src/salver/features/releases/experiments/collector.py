@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -297,10 +298,12 @@ class Collector:
         """Let units fail in each block of time in which a request that was reported still waits."""
         units: defaultdict[Assignment, list[str]] = defaultdict(list)
         for assigned, unit in self._under_way.reported(release):
-            if (assigned.stage, assigned.turn, assigned.propensity) == followed.newest:
+            if (assigned.stage, assigned.propensity) == (followed.newest[0], followed.newest[2]):
                 units[assigned].append(unit)
         for assigned, some in units.items():
-            tally = self._tally(followed, assigned, now)
+            # Those that waited before a pause wait on.
+            current = msgspec.structs.replace(assigned, turn=followed.newest[1])
+            tally = self._tally(followed, current, now)
             if assigned.propensity:
                 places = np.full(len(some), tally.places[assigned.arm], np.uint8)
                 failing = UnitObservations(unit_numbers(some), places, np.full(len(some), now))

@@ -97,6 +97,8 @@ class RecentBuckets:
             key: None = it had no requests.
             end: Unix seconds of the end of its window, of which it may be a part.
         """
+        if key is not None and self._key is not None and key[:2] < self._key[:2]:
+            return {}  # requests of before the last change, such as time-outs
         if key is not None and key != self._key:
             self._key, self._mask = key, 0
             self._buckets.clear()

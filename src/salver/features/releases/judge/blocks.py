@@ -34,6 +34,7 @@ ANEW: Final = 10
 _GATE_PRIOR: Final = 0.1  # of the prior, for gates
 _WIDENED: Final = 3.0  # of the variation that was seen, by this over the root of the number of blocks
 _SLOWEST: Final = 0.1  # weight of a block in the moving average
+_HICCUP: Final = 2  # blocks
 _UNSURE: Final = 0.1  # events of the control in a block
 _UPWARDS: Final = 0.1  # the expectile of the calmer blocks
 _CREDIBLE: Final = 2.0  # standard deviations beyond them that are no burst
@@ -88,8 +89,9 @@ class OpenBlock(msgspec.Struct, frozen=True):
 
     @property
     def is_burst(self) -> bool:
-        """Return whether so many requests to the canary failed that it is a burst."""
-        return self.has_burst or _is_burst(self.failures, self.requests, _BLOCK_BURST)
+        """Return whether so many requests to the canary failed, or still wait, that it is a burst."""
+        failures = max(self.failures, self.canary)
+        return self.has_burst or _is_burst(failures, self.requests, _BLOCK_BURST)
 
 
 class Sides(msgspec.Struct, frozen=True):
@@ -161,6 +163,11 @@ class Blocks(msgspec.Struct, frozen=True):
         return 1 + 2 * variation * part * max(0.0, self.level if level is None else level)
 
     @property
+    def is_longer_than_a_hiccup(self) -> bool:
+        """Return whether the last block was at least the third one of a burst."""
+        return self.run > _HICCUP
+
+    @property
     def burst_most(self) -> float:
         """Return the most that the open block may bring as part of a burst; infinite = it is in none."""
         if self.open is None:
@@ -211,9 +218,9 @@ class Blocks(msgspec.Struct, frozen=True):
     @staticmethod
     def steps(canary: int, control: float, sides: Sides, level: float, factor: float) -> list[float]:
         """Return the log evidence of a block for each ratio."""
-        # The level of a small control is uncertain by as much as a rare event of its would change it.
-        unsure = level + _UNSURE * max(0.0, 1 / sides.control - 2)
-        expected, boundary, found = sides.canary * (1 + sides.margin) * unsure, sides.boundary, []
+        # That a control has had no event yet does not make one of the canary inexplicable.
+        least = max(level, _UNSURE / sides.control)
+        expected, boundary, found = sides.canary * (1 + sides.margin) * least, sides.boundary, []
         for ratio, log in zip(HARM, _LOGS, strict=True):
             many = ratio * expected
             explained = min(canary, math.floor(1 + many + 2 * math.sqrt(many)))

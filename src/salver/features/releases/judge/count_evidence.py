@@ -27,6 +27,7 @@ from salver.words.releases import BLOCK_BUCKETS, Bucket, Counts, plus
 #: Bets of the gate, per failing block of a unit: small ones for units that fail often.
 GATE_SCALES: Final = (0.02, 0.08, 0.3, 0.8, 2.0)
 _NOTHING: Final = -700.0  # the logarithm of nearly 0
+_NO_STEPS: Final = (0.0,) * len(HARM)
 _ROUNDED: Final = 1e-3  # of a bucket
 
 
@@ -53,6 +54,7 @@ class CountEvidence(msgspec.Struct, frozen=True):
 
     Args:
         first: Evidence of harm from the first event of each unit; ``pending``: steps of the open block.
+        withheld: What was cut from them in the current burst.
         clusters: Units of this stage as clusters.
         log_clusters: Log evidence of harm from clusters: the weighted sum over all looks so far.
         blocks: Evidence of harm from blocks of time.
@@ -63,7 +65,8 @@ class CountEvidence(msgspec.Struct, frozen=True):
     """
 
     first: Bets = Bets()
-    pending: tuple[float, ...] = (0.0,) * len(HARM)
+    pending: tuple[float, ...] = _NO_STEPS
+    withheld: tuple[float, ...] = _NO_STEPS
     clusters: Clusters = Clusters()
     log_clusters: float = _NOTHING
     blocks: Blocks = Blocks()
@@ -169,10 +172,17 @@ class CountEvidence(msgspec.Struct, frozen=True):
         if blocks.open is None:
             return self
         sides, length = _sides(metric, blocks.open.share), BLOCK_BUCKETS * look.seconds
-        most = blocks.burst_most
-        clusters = self.clusters.closed(blocks.usual(blocks.open, sides), is_burst=math.isfinite(most))
-        first = self.first.add([min(step, most) for step in self.pending])
+        most, usual = blocks.burst_most, blocks.usual(blocks.open, sides)
         closed = blocks.closed(sides, length, counts=look.is_warm)
+        is_burst, is_long = math.isfinite(most), closed.is_longer_than_a_hiccup
+        clusters = self.clusters.closed(usual, is_burst=is_burst, is_long=is_long)
+        first = self.first.add([min(step, most) for step in self.pending])
+        withheld = _NO_STEPS
+        if is_burst:
+            cut = [max(0.0, step - most) for step in self.pending]
+            withheld = tuple(one + more for one, more in zip(self.withheld, cut, strict=True))
+        elif is_long:
+            first = first.add(self.withheld)
         if closed.count > blocks.count and not closed.count % ANEW:
             first = first.begin()
             closed = msgspec.structs.replace(closed, bets=closed.bets.begin())
@@ -187,7 +197,8 @@ class CountEvidence(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             self,
             first=first,
-            pending=(0.0,) * len(HARM),
+            pending=_NO_STEPS,
+            withheld=withheld,
             clusters=clusters,
             log_clusters=log_clusters,
             blocks=closed,

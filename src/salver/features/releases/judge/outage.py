@@ -9,7 +9,7 @@ and of its control. Pure.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
 import msgspec
@@ -27,8 +27,9 @@ _PROBE: Final = 2
 OFF: Final = (3, 6)
 #: Failures in a row that are final.
 STRIKES: Final = 3
-#: Buckets without a failure that clear the strikes, with at least so many requests to the canary.
+#: Buckets without a failure that clear the strikes, with at least so many requests that did not fail.
 CALM, _CALM_REQUESTS = 9, 10
+_NEAR: Final = 1e-6  # of a bucket
 #: Pauses within as many buckets, after which a person has to resume the release.
 _MOST_PAUSES, _WITHIN = 8, 360
 
@@ -52,16 +53,16 @@ class Outages(msgspec.Struct, frozen=True):
 
     Args:
         strikes: Number in a row.
-        calm, asked: Buckets, and requests to the canary, since the last one.
+        calm, answered: Buckets, and requests to the canary that did not fail, since the last one.
         times: Unix seconds of the latest pauses.
     """
 
     strikes: int = 0
-    calm: int = 0
-    asked: int = 0
+    calm: float = 0.0
+    answered: int = 0
     times: tuple[float, ...] = ()
 
-    def add(self, bucket: Bucket, metrics: Iterable[str], seconds: float) -> tuple[Self, Strike | None]:
+    def add(self, bucket: Bucket, metrics: Sequence[str], seconds: float) -> tuple[Self, Strike | None]:
         """Add a bucket in which the canary had traffic.
 
         Args:
@@ -72,10 +73,12 @@ class Outages(msgspec.Struct, frozen=True):
             lately = bucket.lately.get(name)
             if lately is not None and self._is_outage(lately):
                 return self._struck(name, lately, bucket.start + bucket.seconds, seconds)
-        calm, asked, strikes = self.calm + 1, self.asked + bucket.requests.canary, self.strikes
-        if calm >= CALM and asked >= _CALM_REQUESTS:
+        failed = max((bucket.raw[name].canary for name in metrics if name in bucket.raw), default=0)
+        answered = self.answered + max(0, bucket.requests.canary - failed)
+        calm, strikes = self.calm + bucket.seconds / seconds, self.strikes
+        if calm >= CALM - _NEAR and answered >= _CALM_REQUESTS:
             strikes = 0
-        return msgspec.structs.replace(self, strikes=strikes, calm=calm, asked=asked), None
+        return msgspec.structs.replace(self, strikes=strikes, calm=calm, answered=answered), None
 
     def _is_outage(self, lately: RecentRequests) -> bool:
         least = _PROBE if self.strikes else RECENT_BUCKETS

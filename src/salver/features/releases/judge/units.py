@@ -54,7 +54,7 @@ class Clusters(msgspec.Struct, frozen=True):
         met: Units of the canary and of its control.
         canary, control: In place *k* - 1, units with at least *k* failing blocks.
         trimmed: The same of the control, without what is beyond its usual rate (:meth:`closed`).
-        steady: The same of the canary, without bursts.
+        steady: The same of the canary, without bursts; ``withheld``: of the current burst.
         open_canary, open_control: What the open block adds.
     """
 
@@ -64,6 +64,7 @@ class Clusters(msgspec.Struct, frozen=True):
     control: tuple[float, ...] = _NONE
     trimmed: tuple[float, ...] = _NONE
     steady: tuple[float, ...] = _NONE
+    withheld: tuple[float, ...] = _NONE
     open_canary: tuple[float, ...] = _NONE
     open_control: tuple[float, ...] = _NONE
 
@@ -81,13 +82,21 @@ class Clusters(msgspec.Struct, frozen=True):
             open_control=tuple(control),
         )
 
-    def closed(self, usual: float, *, is_burst: bool = False) -> Self:
+    def closed(self, usual: float, *, is_burst: bool = False, is_long: bool = False) -> Self:
         """Close the block.
 
         Args:
             usual: Units of the control that are credible in a block; the excess is no reason to promote.
             is_burst: It is in a burst of the canary, which is no evidence of harm.
+            is_long: The burst is longer than a hiccup, so all of it is evidence.
         """
+        steady, withheld = self.steady, _NONE
+        if is_burst:
+            withheld = _plus(self.withheld, self.open_canary)
+        else:
+            steady = _plus(steady, self.open_canary)
+            if is_long:
+                steady = _plus(steady, self.withheld)
         events = sum(self.open_control)
         part = min(1.0, usual / events) if events else 1.0
         return type(self)(
@@ -96,7 +105,8 @@ class Clusters(msgspec.Struct, frozen=True):
             _plus(self.canary, self.open_canary),
             _plus(self.control, self.open_control),
             _plus(self.trimmed, [part * count for count in self.open_control]),
-            self.steady if is_burst else _plus(self.steady, self.open_canary),
+            steady,
+            withheld,
         )
 
     def log_harm(self, ratios: Sequence[float], margin: float) -> Iterator[float]:
@@ -107,7 +117,7 @@ class Clusters(msgspec.Struct, frozen=True):
     def log_gate(self, scales: Sequence[float], margin: float) -> Iterator[float]:
         """Return for each scale the log evidence that it is within its margin."""
         for scale in scales:
-            yield self._log_ratio(self.canary, self.trimmed, -scale, 1 / (1 + margin))
+            yield self._log_ratio(_falling(self.canary), _falling(self.trimmed), -scale, 1 / (1 + margin))
 
     def _log_ratio(
         self, canary: Sequence[float], control: Sequence[float], scale: float, keep: float
@@ -130,6 +140,11 @@ class Clusters(msgspec.Struct, frozen=True):
             log_sum += MOST_COUNTED * many * (scale - math.log(kept))
             rest += many * (grow**MOST_COUNTED - mine**MOST_COUNTED)
         return log_sum - met * math.log1p(rest / units)
+
+
+def _falling(units: Sequence[float]) -> Sequence[float]:
+    """Return at least as many units for fewer blocks, though some of their first blocks were not counted."""
+    return list(itertools.accumulate(reversed(units), max))[::-1]
 
 
 def _plus(some: Sequence[float], more: Sequence[float]) -> tuple[float, ...]:
