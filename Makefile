@@ -96,7 +96,8 @@ bench: .venv/dev.stamp
 	$(PY) benchmarks/split_overhead.py --alone
 
 bench-judge: .venv/dev.stamp
-	$(PY) benchmarks/judge_cells.py good bad gates pauses biased $(ARGS)
+	$(PY) benchmarks/judge_cells.py good bad gates pauses biased large held money --releases 1000 $(ARGS)
+	$(PY) benchmarks/judge_report.py
 
 docs: .venv/dev.stamp
 	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs

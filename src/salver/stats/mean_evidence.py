@@ -20,9 +20,13 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from salver.lazy import lazy_imports
 from salver.stats.interval import Estimate
 from salver.stats.mean_sequence import LEAST_EVENTS, LEAST_UNITS, half_width
 from salver.words.releases import Sums
+
+with lazy_imports():
+    from scipy.special import erfcx
 
 #: Effective units, ``n m / (n + m)`` for two arms, at which evidence is strongest.
 PLANNED = 5000
@@ -187,6 +191,9 @@ def _third(arm: Sums) -> float:
 
 def _log_erfcx(x: float) -> float:
     """Return ``log(exp(x * x) erfc(x))`` for any x."""
-    if x < 25:
-        return x * x + math.log(math.erfc(x))
-    return -math.log(x * math.sqrt(math.pi)) - 1 / (2 * x * x)
+    if x < _OVERFLOWS:
+        return x * x + math.log(2)
+    return math.log(erfcx(x))
+
+
+_OVERFLOWS = -26.0  # below which erfcx is infinite, and erfc is 2

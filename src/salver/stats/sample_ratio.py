@@ -11,6 +11,7 @@ from typing import Self
 
 import msgspec
 
+from salver.lazy import lazy_imports
 from salver.stats.multinomial_evidence import (
     checked_counts,
     checked_shares,
@@ -18,6 +19,9 @@ from salver.stats.multinomial_evidence import (
     log_marginal,
 )
 from salver.words.errors import InvalidInput
+
+with lazy_imports():
+    from scipy.special import chdtrc
 
 
 class SampleRatio(msgspec.Struct, frozen=True):
@@ -115,15 +119,4 @@ def chi_squared(counts: Sequence[int], shares: Sequence[float]) -> tuple[float, 
     statistic = math.fsum(
         (count - total * share) ** 2 / (total * share) for count, share in zip(counts, shares, strict=True)
     )
-    return statistic, _chi_squared_tail(statistic, len(shares) - 1)
-
-
-def _chi_squared_tail(x: float, freedom: int) -> float:
-    """Return the probability of more than ``x``, by finite sums (Abramowitz & Stegun 26.4.4 and 26.4.5)."""
-    if not x:
-        return 1.0
-    # Finite sums, so that SciPy is not imported for one tail.
-    half, odd = x / 2, freedom % 2
-    powers = (odd / 2 + index for index in range(freedom // 2))
-    terms = (math.exp(power * math.log(half) - half - math.lgamma(power + 1)) for power in powers)
-    return min(1.0, math.fsum([odd * math.erfc(math.sqrt(half)), *terms]))
+    return statistic, float(chdtrc(len(shares) - 1, statistic))

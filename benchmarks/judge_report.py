@@ -1,0 +1,265 @@
+"""Tables and the picture of the page about the judge of releases, from the results of ``judge_cells.py``.
+
+python benchmarks/judge_report.py     # writes docs/explanation/judge.md and docs/img/judge-errors.svg
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from judge_hanging import report
+from judge_worlds import interval
+from page import RESULTS, replaced
+
+Row = Mapping[str, Any]
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "explanation" / "judge.md"
+HANGING = RESULTS / "judge_hanging.json"
+PICTURE = ROOT / "docs" / "img" / "judge-errors.svg"
+_TOOLS = {"kayenta": "Kayenta", "argo": "Argo", "flagger": "Flagger"}
+_COLOURS = {"Salver": "#0b6e4f", "Kayenta": "#c05621", "Argo": "#2b6cb0", "Flagger": "#805ad5"}
+
+
+def tables(result: Mapping[str, Mapping[str, Row]]) -> str:
+    """Return the page's part with all tables."""
+    seeds = {row["seed"] for rows in result.values() for row in rows.values() if "seed" in row}
+    parts = [
+        f"Seed {', '.join(map(str, sorted(seeds)))}; `make bench-judge` goes on where cells have few.",
+        "#### Good releases",
+        "Rolled back of simulated, with the upper 95 % bound; in brackets falsely or rightly paused.",
+        *_good(result["good"]),
+        "#### Bad releases",
+        "The canary fails ×*n* as often, from the 1 % stage on. Minutes from the onset to the rollback: the "
+        "median, with its 95 % interval, and when 90 % are found.",
+        *_bad(result["bad"]),
+        "#### A canary that fails completely",
+        "From minute 2 on, for a quarter of an hour. Seconds: median and 95 % of the releases.",
+        *_failures(result["pauses"]),
+        "#### Gates",
+        "One hour at 25 %, margin +50 %. *At the margin*: harm multiplies every rate by 1.5, and hiccups are "
+        "as much more frequent. Passed of simulated, with the 95 % interval; minutes in the median.",
+        *_gates(result["gates"]),
+    ]
+    if "large" in result:
+        parts += [
+            "#### More than half, and after a promotion",
+            "A soft metric of 1 %, at 60, 75 and 90 %, an hour each, 100 requests per second; and a day "
+            "beside 5 % that are held back, at 10 per second.",
+            *_more(result),
+        ]
+    if "money" in result:
+        parts += [
+            "#### Means",
+            "Lognormal values, capped, whose past tells half of them; a look each twentieth of a stage, "
+            "at 0.2 %. Found to be less (with the 95 % interval), or more, of simulated; decided.",
+            *_money(result["money"]),
+        ]
+    if "biased" in result:
+        rows = list(result["biased"].values())
+        told = "; ".join(f"{_found(row)} at {row['per_second']:g} requests per second" for row in rows)
+        parts.append(f"With a split biased by × 1.5, known to the judge by its numbers, rolled back: {told}.")
+    return "\n\n".join(parts)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _good(rows: Mapping[str, Row]) -> Iterator[str]:
+    worlds = dict.fromkeys(row["world"] for row in rows.values())
+    known = {(row["world"], row["per_second"]): row for row in rows.values()}
+    table = []
+    for world in worlds:
+        cells = [_good_cell(known.get((world, rate))) for rate in (10.0, 100.0, 1000.0)]
+        row = known.get((world, 100.0))
+        peers = [f"{row[name]['found']} of {row['releases']:,}" if row else "–" for name in _TOOLS]
+        table.append([world, *cells, *peers])
+    head = [
+        "world",
+        "10 req/s",
+        "100 req/s",
+        "1,000 req/s",
+        *(f"{tool}, 100 req/s" for tool in _TOOLS.values()),
+    ]
+    yield _table(head, table)
+
+
+def _good_cell(row: Row | None) -> str:
+    if row is None:
+        return "not run"
+    told = row["rolled_back"]
+    paused = f" ({row['paused']})" if row["paused"] else ""
+    return f"{told['found']} of {row['releases']:,}, ≤ {100 * told['high']:.2f} %{paused}"
+
+
+def _bad(rows: Mapping[str, Row]) -> Iterator[str]:
+    table = []
+    for row in rows.values():
+        what = f"{row['world']}, {row['per_second']:,g} req/s, ×{row['ratio']:g}"
+        what += f", from minute {row['onset'] / 6:g} on" if row["onset"] else ""
+        cells = [_minutes(row, "rolled_back"), *(_minutes(row, tool) for tool in _TOOLS)]
+        table.append([what, _found(row), *cells])
+    yield _table(["harm", "found", "Salver", *_TOOLS.values()], table)
+
+
+def _found(row: Row, name: str = "rolled_back") -> str:
+    told = row[name]
+    return f"{told['found']} of {row['releases']:,} ({100 * told['low']:.0f}–{100 * told['high']:.0f} %)"
+
+
+def _minutes(row: Row, name: str) -> str:
+    if name not in row:
+        return "–"
+    median, _, most = row[name]["minutes"]
+    if median is None:
+        return "not in half"
+    low, high = ("∞" if each is None else f"{each:g}" for each in row[name]["median_within"])
+    return f"{median:g} ({low}–{high}); {'∞' if most is None else f'{most:g}'}"
+
+
+def _failures(rows: Mapping[str, Row]) -> Iterator[str]:
+    table = []
+    for row in rows.values():
+        seconds = [
+            f"{values[0]:g} / {values[1]:g}" if values else "–"
+            for values in (row["pause_seconds"], row["rollback_seconds"])
+        ]
+        parts = []
+        for name in ("paused", "rolled_back"):
+            low, high = interval(row[name], row["releases"])
+            parts.append(f"{row[name]} of {row['releases']} ({100 * low:.0f}–{100 * high:.0f} %)")
+        table.append(
+            [
+                f"{row['world']}, {row['per_second']:g} req/s",
+                parts[0],
+                seconds[0],
+                parts[1],
+                seconds[1],
+                f"{row['hurt']:g}",
+            ]
+        )
+    head = ["canary", "paused", "after s", "rolled back", "after s", "failed requests"]
+    yield _table(head, table)
+
+
+def _gates(rows: Mapping[str, Row]) -> Iterator[str]:
+    known = {(row["world"], row["per_second"], row["ratio"]): row for row in rows.values()}
+    table = []
+    for world, rate in dict.fromkeys((world, rate) for world, rate, _ in known):
+        harmful, harmless = (known.get((world, rate, ratio)) for ratio in (1.5, 1.0))
+        if harmful is not None and harmless is not None:
+            median = harmless["passed"]["minutes"][0]
+            table.append(
+                [
+                    f"{world}, {rate:,g} req/s",
+                    _passed(harmful),
+                    f"{_passed(harmless)}, {'not in half' if median is None else f'{median:g} min'}",
+                ]
+            )
+    yield _table(["world", "at the margin", "no harm"], table)
+
+
+def _passed(row: Row) -> str:
+    told = row["passed"]
+    return f"{told['found']} of {row['releases']:,} ({100 * told['low']:.1f}–{100 * told['high']:.1f} %)"
+
+
+def _more(result: Mapping[str, Mapping[str, Row]]) -> Iterator[str]:
+    table = []
+    for kind, name in (("large", "more than half, {}"), ("held", "after the promotion, {}")):
+        for row in result[kind].values():
+            share = f"{row['found']} of {row['releases']} ({100 * row['low']:.0f}–{100 * row['high']:.0f} %)"
+            minutes = "–" if row["minutes"] is None else f"{row['minutes']:g}"
+            table.append([f"{name.format(row['world'])}, ×{row['ratio']:g}", share, minutes])
+    yield _table(["world", "rolled back", "minutes, median"], table)
+
+
+def _money(rows: Mapping[str, Row]) -> Iterator[str]:
+    table = []
+    for row in rows.values():
+        low, high = interval(row["less"], row["releases"])
+        table.append(
+            [
+                f"{row['world']}, " + ("as good" if row["ratio"] == 1 else "a fifth less"),
+                f"{row['less']} of {row['releases']} ({100 * low:.0f}–{100 * high:.0f} %)",
+                str(row["more"]),
+                str(row["decided"]),
+            ]
+        )
+    yield _table(["canary and values", "less", "more", "decided"], table)
+
+
+def draw(result: Mapping[str, Mapping[str, Row]], path: Path) -> None:
+    """Draw both kinds of error beside each other, at 100 requests per second."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "salver", "svg.fonttype": "none", "font.family": "sans-serif"}
+    )
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5.2), width_ratios=(1.25, 1))
+    tools = {"rolled_back": "Salver", **_TOOLS}
+    good = [row for row in result["good"].values() if row["per_second"] == 100]
+    for place, row in enumerate(good):
+        for offset, (key, tool) in enumerate(tools.items()):
+            told = row[key]
+            share = 100 * told["found"] / row["releases"]
+            left.plot(
+                [100 * told["low"], 100 * told["high"]], [place + 0.18 * offset] * 2, color=_COLOURS[tool]
+            )
+            left.plot(share, place + 0.18 * offset, "o", markersize=3.5, color=_COLOURS[tool])
+    left.set_yticks([place + 0.27 for place in range(len(good))], [row["world"] for row in good], fontsize=7)
+    left.invert_yaxis()
+    left.set_xscale("symlog", linthresh=1)
+    left.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100 %"])
+    left.set_title("good releases rolled back (95 % intervals)", fontsize=9)
+    bad = [row for row in result["bad"].values() if row["per_second"] == 100 and not row["onset"]]
+    bad = [row for row in bad if row["ratio"] in (3, 10)]
+    for place, row in enumerate(bad):
+        for offset, (key, tool) in enumerate(tools.items()):
+            median = row[key]["minutes"][0]
+            ends = [180 if each is None else each for each in row[key]["median_within"]]
+            right.plot(ends, [place + 0.18 * offset] * 2, color=_COLOURS[tool])
+            if median is not None:
+                label = tool if not place else None
+                right.plot(
+                    median, place + 0.18 * offset, "o", markersize=4, color=_COLOURS[tool], label=label
+                )
+    names = [f"×{row['ratio']:g}, {row['world']}" for row in bad]
+    right.set_yticks([place + 0.27 for place in range(len(bad))], names, fontsize=7)
+    right.invert_yaxis()
+    right.set_xscale("log")
+    right.set_xticks([5, 10, 20, 60, 180], ["5", "10", "20", "60", "180 min"])
+    right.set_xticks([], minor=True)
+    right.set_title("bad releases: minutes to the rollback (median)", fontsize=9)
+    right.legend(fontsize=8, loc="best")
+    for axes in (left, right):
+        axes.grid(alpha=0.25, axis="x")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--result", type=Path, default=RESULTS / "judge.json")
+    given = parser.parse_args()
+    result = json.loads(given.result.read_text())
+    draw(result, PICTURE)
+    text = replaced(PAGE.read_text(), "judge", tables(result))
+    if HANGING.exists():
+        text = replaced(text, "judge hangs", report(json.loads(HANGING.read_text())))
+    picture = "![Both kinds of error, beside the rules of other tools](../img/judge-errors.svg)"
+    PAGE.write_text(replaced(text, "judge picture", picture))
+
+
+if __name__ == "__main__":
+    main()
