@@ -27,6 +27,7 @@ def tables(result: Mapping[str, Mapping[str, Row]]) -> str:
     seeds = {row["seed"] for rows in result.values() for row in rows.values() if "seed" in row}
     parts = [
         f"Seed {', '.join(map(str, sorted(seeds)))}; `make bench-judge` goes on where cells have few.",
+        "\\* One revision earlier: a burst of more than two minutes was credited from its third one only.",
         "#### Good releases",
         "Rolled back of simulated, with the upper 95 % bound; in brackets falsely or rightly paused.",
         *_good(result["good"]),
@@ -92,7 +93,7 @@ def _good_cell(row: Row | None) -> str:
         return "not run"
     told = row["rolled_back"]
     paused = f" ({row['paused']})" if row["paused"] else ""
-    return f"{told['found']} of {row['releases']:,}, ≤ {100 * told['high']:.2f} %{paused}"
+    return f"{told['found']} of {row['releases']:,}, ≤ {100 * told['high']:.2f} %{paused}{_mark(row)}"
 
 
 def _bad(rows: Mapping[str, Row]) -> Iterator[str]:
@@ -100,9 +101,15 @@ def _bad(rows: Mapping[str, Row]) -> Iterator[str]:
     for row in rows.values():
         what = f"{row['world']}, {row['per_second']:,g} req/s, ×{row['ratio']:g}"
         what += f", from minute {row['onset'] / 6:g} on" if row["onset"] else ""
+        what += _mark(row)
         cells = [_minutes(row, "rolled_back"), *(_minutes(row, tool) for tool in _TOOLS)]
         table.append([what, _found(row), *cells])
     yield _table(["harm", "found", "Salver", *_TOOLS.values()], table)
+
+
+def _mark(row: Row) -> str:
+    """Return a star for a cell of an earlier revision."""
+    return " \\*" if row.get("is_earlier") else ""
 
 
 def _found(row: Row, name: str = "rolled_back") -> str:
@@ -116,8 +123,9 @@ def _minutes(row: Row, name: str) -> str:
     median, _, most = row[name]["minutes"]
     if median is None:
         return "not in half"
-    low, high = ("∞" if each is None else f"{each:g}" for each in row[name]["median_within"])
-    return f"{median:g} ({low}–{high}); {'∞' if most is None else f'{most:g}'}"
+    within = row[name].get("median_within") or ()
+    around = f" ({'–'.join('∞' if each is None else f'{each:g}' for each in within)})" if within else ""
+    return f"{median:g}{around}; {'∞' if most is None else f'{most:g}'}"
 
 
 def _failures(rows: Mapping[str, Row]) -> Iterator[str]:
@@ -133,7 +141,7 @@ def _failures(rows: Mapping[str, Row]) -> Iterator[str]:
             parts.append(f"{row[name]} of {row['releases']} ({100 * low:.0f}–{100 * high:.0f} %)")
         table.append(
             [
-                f"{row['world']}, {row['per_second']:g} req/s",
+                f"{row['world']}, {row['per_second']:g} req/s{_mark(row)}",
                 parts[0],
                 seconds[0],
                 parts[1],
@@ -164,7 +172,8 @@ def _gates(rows: Mapping[str, Row]) -> Iterator[str]:
 
 def _passed(row: Row) -> str:
     told = row["passed"]
-    return f"{told['found']} of {row['releases']:,} ({100 * told['low']:.1f}–{100 * told['high']:.1f} %)"
+    low, high = 100 * told["low"], 100 * told["high"]
+    return f"{told['found']} of {row['releases']:,} ({low:.1f}–{high:.1f} %){_mark(row)}"
 
 
 def _more(result: Mapping[str, Mapping[str, Row]]) -> Iterator[str]:
@@ -223,8 +232,8 @@ def draw(result: Mapping[str, Mapping[str, Row]], path: Path) -> None:
     for place, row in enumerate(bad):
         for offset, (key, tool) in enumerate(tools.items()):
             median = row[key]["minutes"][0]
-            ends = [180 if each is None else each for each in row[key]["median_within"]]
-            right.plot(ends, [place + 0.18 * offset] * 2, color=_COLOURS[tool])
+            ends = [180 if each is None else each for each in row[key].get("median_within") or ()]
+            right.plot(ends, [place + 0.18 * offset] * len(ends), color=_COLOURS[tool])
             if median is not None:
                 label = tool if not place else None
                 right.plot(

@@ -94,6 +94,7 @@ def test_pauses_that_come_again_and_again_wait_for_a_person() -> None:
         msgspec.structs.replace(ALL_FAIL, failing=Counts(2)),  # of two units
         msgspec.structs.replace(ALL_FAIL, failing=Counts(16, 16, 28)),  # of the control's as well
         msgspec.structs.replace(ALL_FAIL, requests=Counts(4), failures=Counts(4)),
+        msgspec.structs.replace(ALL_FAIL, requests=Counts(9), failures=Counts(8)),  # nearly all of few
         msgspec.structs.replace(ALL_FAIL, buckets=3, failed_buckets=3),  # too short
         msgspec.structs.replace(ALL_FAIL, failed_buckets=2),  # a burst
         msgspec.structs.replace(ALL_FAIL, units=Counts(3, 3, 9), failing=Counts(3)),  # chance 1 in 455

@@ -18,6 +18,8 @@ from salver.words.releases import ENOUGH_RECENT, RECENT_BUCKETS, Bucket, Counts,
 
 #: Fraction of the canary's requests, and number of its units, that have to fail.
 _PART, LEAST_UNITS = 0.75, 3
+#: Requests to the canary of which all have to fail if they are fewer.
+_MANY: Final = 10
 #: Probability by chance, of the window of one server.
 LEVEL: Final = 1e-4
 #: Buckets in which the canary fails.
@@ -86,7 +88,7 @@ class Outages(msgspec.Struct, frozen=True):
         return (
             lately.buckets >= least
             and asked >= ENOUGH_RECENT
-            and failed >= _PART * asked
+            and failed >= (_PART * asked if asked >= _MANY else asked)
             and lately.failing.canary >= LEAST_UNITS
             and lately.failed_buckets >= min(_SPREAD, lately.buckets)
             and chance(lately.units, lately.failing) <= LEVEL / lately.servers
