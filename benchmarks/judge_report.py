@@ -246,10 +246,11 @@ def draw(result: Mapping[str, Mapping[str, Row]], path: Path) -> None:
     right.set_xticks([5, 10, 20, 60, 180], ["5", "10", "20", "60", "180 min"])
     right.set_xticks([], minor=True)
     right.set_title("bad releases: minutes to the rollback (median)", fontsize=9)
-    right.legend(fontsize=8, loc="best")
     for axes in (left, right):
         axes.grid(alpha=0.25, axis="x")
-    figure.tight_layout()
+    left.set_xlim(-0.1, 120)
+    figure.legend(*right.get_legend_handles_labels(), fontsize=8, loc="lower center", ncols=4)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

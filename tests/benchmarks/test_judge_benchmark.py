@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judge_arrays import judge_cells, judge_peers, judge_twin, judge_worlds
+from judge_arrays import judge_cells, judge_peers, judge_report, judge_twin, judge_worlds
 
 # Other judges
 
@@ -96,6 +96,20 @@ def test_what_fails_completely_is_told_of_the_last_buckets() -> None:
     assert lately.buckets == lately.failed_buckets == 4
     assert lately.failures.canary == lately.requests.canary > 100
     assert lately.failing.canary == lately.units.canary == 16 and lately.failing.control <= 1
+
+
+# The page
+
+
+def test_the_page_is_made_of_the_results_each_with_its_number_and_interval(tmp_path: Path) -> None:
+    result = json.loads((judge_report.RESULTS / "judge.json").read_text())
+    text = judge_report.tables(result)
+    for row in result["good"].values():
+        assert f"{row['rolled_back']['found']} of {row['releases']:,}, ≤ " in text
+    assert text.count(" req/s") > 30 and "a fifth less" in text
+    judge_report.draw(result, tmp_path / "one.svg")
+    judge_report.draw(result, tmp_path / "two.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
 # Cells
