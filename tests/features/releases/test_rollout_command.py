@@ -174,6 +174,8 @@ def test_before_it_starts_it_says_what_the_traffic_can_show(filled: Shell) -> No
         "policy.toml",
     )
     assert "errors: can see ×" in told
+    few = ("rollout", "start", "mlp", "2", "--rate", "5", "--users", "6", "--processes", "3", "--dry-run")
+    assert "6 users are too few to prove" in " ".join(filled.say(*few).split())
     assert "there are no releases" in filled.say("rollout", "status")
     assert "--rate" in filled.say("rollout", "start", "mlp", "2", "--url", "http://127.0.0.1:9", "--dry-run")
 
@@ -188,6 +190,7 @@ def test_before_it_starts_it_says_what_the_traffic_can_show(filled: Shell) -> No
             "'newest' is no version of 'mlp'; versions are numbers as listed. List:",
         ),
         (["start", "mlp", "2", "--rate", "-5"], "(at --rate). Give a number above 0."),
+        (["start", "mlp", "2", "--rate", "5", "--processes", "0"], "0 processes cannot be"),
         (["start", "mlp", "2", "--rate", "5", "--event", "errors=5"], "(at --event errors). Give a part"),
         (["start", "nobody", "2"], "'nobody' is not in the registry"),
         (["start", "mlp@gold", "2"], "no alias 'gold'"),

@@ -59,6 +59,10 @@ def start(
             "standard deviation is."
         ),
     ] = (),
+    users: Annotated[
+        int, Parameter(help="Expected number of users who return (default: most requests are of new ones).")
+    ] = 0,
+    processes: Annotated[int, Parameter(help="Processes that serve the stable version.")] = 1,
     dry_run: Annotated[bool, Parameter(help="Only report what the traffic can detect.")] = False,
     wait: Annotated[bool, Parameter(name=("--wait", "-w"), help="Show it until it ends.")] = False,
     timeout: Timeout = 0,
@@ -96,6 +100,7 @@ def start(
             if isinstance(forecast, str):
                 remark(f"what this traffic can show is not known, as {forecast}: say --rate")
             else:
+                forecast = msgspec.structs.replace(forecast, users=users, processes=processes)
                 seen = outlook(release.policy, forecast)
                 prose(foretell(release.policy, seen), beside=True)
                 if dry_run and json:
