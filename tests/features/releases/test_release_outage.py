@@ -65,7 +65,7 @@ def test_a_canary_that_fails_completely_is_paused_and_rolled_back_the_third_time
     story.sees(None)
     last = story.sees(probe)
     assert last.decision is Decision.ROLLBACK
-    assert last.reasons[0] == "the canary fails most of its requests for the 3. time in a row"
+    assert last.reasons[0] == "errors: most requests to the canary have it for the third time in a row"
 
 
 def test_calm_clears_the_strikes() -> None:

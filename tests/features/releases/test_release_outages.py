@@ -168,7 +168,7 @@ async def test_sixteen_users_who_all_fail_are_spared_at_once_and_for_good_when_t
         await users.ask(100)
         assert len(users.failed) == failed
     assert release.state is ReleaseState.ROLLED_BACK
-    assert release.reason == "the canary fails most of its requests for the 3. time in a row"
+    assert release.reason == "errors: most requests to the canary have it for the third time in a row"
     assert await world.moves() == ["paused", "resumed", "paused", "resumed", "rolled_back"]
     looks = [look.entry for look in await store.looks("r0")]
     off = [entry.bucket for entry in looks if not entry.bucket.share]

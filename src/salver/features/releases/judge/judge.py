@@ -96,7 +96,8 @@ def _struck(
         return evidence, None
     if not strike.is_last:
         return evidence, _Opinion(Decision.PAUSE, (strike.reason,), "outage", strike.seconds)
-    last = f"the canary fails most of its requests for the {outages.strikes}. time in a row"
+    name = strike.reason.partition(":")[0]
+    last = f"{name}: most requests to the canary have it for the third time in a row"
     if _is_split_broken(policy, evidence):  # it may be the units, not the version
         return evidence, _Opinion(Decision.PAUSE, (last, strike.reason, "the split is broken"), "split")
     return evidence, _Opinion(Decision.ROLLBACK, (last, strike.reason))
