@@ -165,7 +165,7 @@ def check_assignment(release: Release, callers: Callers) -> None:
 def units_of(file: Path) -> list[int]:
     """All that were told to the ledger."""
     with sqlite3.connect(file) as database:
-        told = [units for (units,) in database.execute("SELECT units FROM crowd")]
+        told = [units for (units,) in database.execute("SELECT units FROM crowd WHERE stage = -1")]
     return np.frombuffer(b"".join(told), "<i8").tolist()
 
 
