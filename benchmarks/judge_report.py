@@ -123,6 +123,8 @@ def _minutes(row: Row, name: str) -> str:
     median, _, most = row[name]["minutes"]
     if median is None:
         return "not in half"
+    if median <= 0:
+        return "before the harm"
     within = row[name].get("median_within") or ()
     around = f" ({'–'.join('∞' if each is None else f'{each:g}' for each in within)})" if within else ""
     return f"{median:g}{around}; {'∞' if most is None else f'{most:g}'}"
