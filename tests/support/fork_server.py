@@ -253,6 +253,7 @@ def _become(command: list[str], env: dict[str, str], cwd: str, streams: list[int
     if "serve" in command:
         forked_hosts.begin_by_fork()
     sys.argv[:] = command
+    sys.modules["__main__"].__file__ = command[0]  # multiprocessing imports it again in what it spawns
     sys.exit(main())
 
 
