@@ -15,6 +15,7 @@ from salver.kernel.lifecycle.policy import choose
 from salver.kernel.repository import NamedModel, NamedModelDefaults, Repository, RepositoryConfig
 from salver.kernel.repository.named_models import NO_BATCHING, configured
 from salver.parts import formats
+from salver.stores import FileStore, Store
 from salver.words.artifacts import Batching, Instances, LoadOrder, Logging, Manifest, Versions
 from salver.words.errors import FailedPrecondition, InvalidInput, Unsupported
 from salver.words.messages import ModelId
@@ -306,12 +307,13 @@ def test_a_base_path_that_is_not_there_is_told_once_and_harms_no_other(
 def test_a_place_that_cannot_be_opened_changes_nothing(tmp_path: Path) -> None:
     write_files(tmp_path, {"a/1/a.onnx": "ONNX"})
 
-    def refuse(path: Path | str) -> object:
-        raise InvalidInput(f"{path} is no address")
+    def open_store(path: Path | str) -> Store:
+        if "://" in str(path):
+            raise InvalidInput(f"{path} is no address")
+        return FileStore(Path(path))
 
-    made = repository()
+    made = Repository((), formats(recognise), open_store=open_store)
     made.place([NamedModel("m", str(tmp_path / "a"))])
-    made._open_store = refuse  # type: ignore[assignment]
     with pytest.raises(InvalidInput):
         made.place([NamedModel("m", str(tmp_path / "a")), NamedModel("n", "hdfs://x")])
     assert set(scan(made)) == {"m:1"}

@@ -168,7 +168,7 @@ def outlook(policy: Policy, forecast: Forecast) -> Outlook:
 
     >>> seen = outlook(Policy(), Forecast(100, {"errors": 0.005}))
     >>> round(seen.metrics[0].stages[0].detects[3.0])
-    20
+    25
     """
     indices = range(len(policy.stages))
     stages = [
