@@ -35,7 +35,7 @@ from salver.features.releases.judge.blocks import (
 from salver.features.releases.judge.count_evidence import _NOTHING, _ROUNDED, GATE_SCALES
 from salver.features.releases.judge.evidence import BETS, bounded
 from salver.features.releases.judge.policy import Metric, Policy
-from salver.features.releases.judge.units import GATE_LOOKS, HARM_LOOKS, MOST_COUNTED
+from salver.features.releases.judge.units import GATE_LOOKS, HARM_LOOKS, MOST_COUNTED, thinned
 from salver.stats import sign_flip
 from salver.stats.binomial_evidence import HARM
 from salver.words.releases import BLOCK_BUCKETS
@@ -307,10 +307,9 @@ class _State:
         if self.metric.promotion_margin is None or self.blocks not in GATE_LOOKS:
             return
         margin = bounded(self.metric, self.metric.promotion_margin * self.policy.stages[stage].margin_times)
-        bets = [
-            self._log_ratio(_falling(self.canary), _falling(self.trimmed), -scale, 1 / (1 + margin)) / factor
-            for scale in GATE_SCALES
-        ]
+        canary, control = _falling(self.canary), _falling(self.trimmed)
+        keep = np.array([thinned(units, self.blocks, margin) for units in canary.tolist()])
+        bets = [self._log_ratio(canary, control, -scale, keep) / factor for scale in GATE_SCALES]
         self.log_last_gate = np.logaddexp.reduce(bets, axis=0) - math.log(len(bets))
 
     def _look_for_harm(self, weight: float) -> None:
@@ -320,19 +319,20 @@ class _State:
         mean = np.logaddexp.reduce(found, axis=0) - math.log(len(found))
         self.clusters = np.logaddexp(self.clusters, math.log(weight / max(1, stages)) + mean)
 
-    def _log_ratio(self, canary: Floats, control: Floats, scale: float, keep: float) -> Floats:
+    def _log_ratio(self, canary: Floats, control: Floats, scale: float, keep: Floats | float) -> Floats:
         met = np.maximum(self.met[:, 0], canary[:, 0])
         units = met + np.maximum(self.met[:, 1], control[:, 0])
         grow = math.exp(scale)
-        kept = 1 - keep + keep * grow
+        kept = 1 - keep + np.asarray(keep) * grow
         tilted = keep * grow / kept
-        mine = 1 - tilted + tilted * grow
+        mine = np.reshape(1 - tilted + tilted * grow, (-1, 1))
         place = np.arange(MOST_COUNTED)
-        rest = canary @ (mine**place * (mine - 1)) + control @ (grow**place * (grow - 1))
-        log_sum = math.log(kept) * canary.sum(axis=1)
+        rest = (canary * mine**place * (mine - 1)).sum(axis=1) + control @ (grow**place * (grow - 1))
+        mine = mine[:, 0]
+        log_sum = np.log(kept) * canary.sum(axis=1)
         if scale < 0:
             many = canary[:, -1]
-            log_sum = log_sum + MOST_COUNTED * many * (scale - math.log(kept))
+            log_sum = log_sum + MOST_COUNTED * many * (scale - np.log(kept))
             rest = rest + many * (grow**MOST_COUNTED - mine**MOST_COUNTED)
         found = log_sum - met * np.log1p(rest / np.maximum(units, 1e-300))
         return np.where(self.met.sum(axis=1) > 0, found, 0.0)

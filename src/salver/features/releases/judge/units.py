@@ -116,8 +116,10 @@ class Clusters(msgspec.Struct, frozen=True):
 
     def log_gate(self, scales: Sequence[float], margin: float) -> Iterator[float]:
         """Return for each scale the log evidence that it is within its margin."""
+        canary, control = _falling(self.canary), _falling(self.trimmed)
+        keep = thinned(canary, self.blocks, margin)
         for scale in scales:
-            yield self._log_ratio(_falling(self.canary), _falling(self.trimmed), -scale, 1 / (1 + margin))
+            yield self._log_ratio(canary, control, -scale, keep)
 
     def _log_ratio(
         self, canary: Sequence[float], control: Sequence[float], scale: float, keep: float
@@ -140,6 +142,33 @@ class Clusters(msgspec.Struct, frozen=True):
             log_sum += MOST_COUNTED * many * (scale - math.log(kept))
             rest += many * (grow**MOST_COUNTED - mine**MOST_COUNTED)
         return log_sum - met * math.log1p(rest / units)
+
+
+def thinned(canary: Sequence[float], blocks: int, margin: float) -> float:
+    """Return the part of the canary's failing blocks that would remain without harm of the margin.
+
+    A block with several failures counts once, so harm adds fewer failing blocks than failures. If a unit
+    fails in a block with probability q, and its rate is higher by the margin, the part is ``(1 - (1 - q) **
+    (1 / (1 + margin))) / q``: 1 / (1 + margin) for rare failures, 1 for a unit that fails in every block.
+
+    Args:
+        canary: As in :class:`Clusters`; q is the mean over failing blocks, so that frequent units count most.
+        blocks: Number of blocks of the stage.
+
+    >>> round(thinned([4.0, *_NONE[1:]], 1000, 0.5), 3), thinned([4.0] * MOST_COUNTED, 30, 0.5)
+    (0.667, 1.0)
+    """
+    failing = sum(canary)
+    if not failing:
+        return 1 / (1 + margin)
+    counted = min(blocks, MOST_COUNTED)
+    squares = sum((2 * place + 1) * units for place, units in enumerate(canary))
+    # of those that reach the limit it is not known how many more there were
+    chance = squares / blocks + canary[-1] * MOST_COUNTED * (1 - counted / blocks)
+    chance = chance / failing
+    if chance >= 1:
+        return 1.0
+    return -math.expm1(math.log1p(-chance) / (1 + margin)) / chance
 
 
 def _falling(units: Sequence[float]) -> Sequence[float]:
