@@ -28,31 +28,31 @@ def tables(result: Mapping[str, Mapping[str, Row]]) -> str:
     parts = [
         f"Seed {', '.join(map(str, sorted(seeds)))}; `make bench-judge` goes on where cells have few.",
         "\\* One revision earlier: a burst of more than two minutes was credited from its third one only.",
-        "#### Good releases",
+        "### Good releases",
         "Rolled back of simulated, with the upper 95 % bound; in brackets falsely or rightly paused.",
         *_good(result["good"]),
-        "#### Bad releases",
+        "### Bad releases",
         "The canary fails ×*n* as often, from the 1 % stage on. Minutes from the onset to the rollback: the "
         "median, with its 95 % interval, and when 90 % are found.",
         *_bad(result["bad"]),
-        "#### A canary that fails completely",
+        "### A canary that fails completely",
         "From minute 2 on, for a quarter of an hour. Seconds: median and 95 % of the releases.",
         *_failures(result["pauses"]),
-        "#### Gates",
+        "### Gates",
         "One hour at 25 %, margin +50 %. *At the margin*: harm multiplies every rate by 1.5, and hiccups are "
         "as much more frequent. Passed of simulated, with the 95 % interval; minutes in the median.",
         *_gates(result["gates"]),
     ]
     if "large" in result:
         parts += [
-            "#### More than half, and after a promotion",
+            "### More than half, and after a promotion",
             "A soft metric of 1 %, at 60, 75 and 90 %, an hour each, 100 requests per second; and a day "
             "beside 5 % that are held back, at 10 per second.",
             *_more(result),
         ]
     if "money" in result:
         parts += [
-            "#### Means",
+            "### Means",
             "Lognormal values, capped, whose past tells half of them; a look each twentieth of a stage, "
             "at 0.2 %. Found to be less (with the 95 % interval), or more, of simulated; decided.",
             *_money(result["money"]),
