@@ -313,6 +313,16 @@ def test_a_bucket_with_very_many_units_is_handed_over_early():
     assert (rest.bucket.start, rest.bucket.requests) == (1003.0, Counts())
 
 
+def test_a_bucket_with_very_many_requests_is_handed_over_early():
+    world = CollectorWorld(CollectorConfig(most_requests=1000))
+    for _ in range(3):
+        world.now += 0.5
+        world.serve(*(served("ada") for _ in range(600)))
+    assert [seen.bucket.requests.total for seen in world.seen] == [1200]
+    (rest,) = world.close()
+    assert rest.bucket.requests.total == 600
+
+
 def test_after_a_restart_what_is_known_is_not_counted_again():
     world = CollectorWorld()
     world.serve(served(), served("bo", Arm.STABLE, "model_failed"))

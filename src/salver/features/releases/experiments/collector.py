@@ -110,6 +110,11 @@ class _FollowedRelease:
         self.is_crowded = False
 
     @property
+    def asked(self) -> int:
+        """Return the number of requests in the open buckets."""
+        return sum(sum(tally.requests) for tally in self.tallies.values())
+
+    @property
     def too_long(self) -> float:
         """Return the seconds after which an unanswered request counts as a time-out."""
         return max(_BUCKETS * self.seconds, _FAR * self.durations.slowest)
@@ -344,7 +349,7 @@ class Collector:
                 tally.lookups.date(now)
             if sum(len(tally.lookups) for tally in followed.tallies.values()) >= _MOST_WAITING:
                 self._look_up(followed)
-            if followed.pending >= self._config.most_pending:
+            if followed.pending >= self._config.most_pending or followed.asked >= self._config.most_requests:
                 self._close(release, followed, now)
 
     def _look_at(self, followed: _FollowedRelease, answers: Sequence[Responded], now: float) -> None:

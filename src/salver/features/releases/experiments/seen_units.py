@@ -30,11 +30,13 @@ class CollectorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         units: Number of units of a release that are distinguished reliably; beyond it errors grow.
         error: Probability that a new unit is taken for a known one, at that number; equal in every arm.
         most_pending: First exposures and events after which a bucket is closed early, to limit memory.
+        most_requests: The same of requests, whose units are kept until the bucket is closed.
     """
 
     units: int = 10_000_000
     error: float = 0.001
     most_pending: int = 65_536
+    most_requests: int = 262_144
 
 
 class SeenUnits:
