@@ -200,24 +200,25 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
     if rate <= 0 or ratio <= tolerated or weight >= 1:
         return math.inf
     if metric.is_counted:
-        return _counted_minutes(policy, metric, weight, ratio, needed, forecast)
-    # Wald: the expected number of samples is the evidence needed over the information in each.
-    per_request = _information(rate, weight, 1.0, ratio, tolerated)
-    seconds = _DETECTION * needed / (per_request * forecast.requests_per_second)
-    lost = float(math.ceil(needed / MOST))  # buckets until rates are known to be steady
-    if index == _first(policy):
-        events = rate * forecast.requests_per_second * policy.bucket_seconds
-        lost = max(lost, _lost_buckets(weight, events, seconds / policy.bucket_seconds))
-    seconds += lost * policy.bucket_seconds
+        seconds = _counted_seconds(policy, metric, weight, ratio, needed, forecast)
+    else:
+        # Wald: the expected number of samples is the evidence needed over the information in each.
+        per_request = _information(rate, weight, 1.0, ratio, tolerated)
+        seconds = _DETECTION * needed / (per_request * forecast.requests_per_second)
+        lost = float(math.ceil(needed / MOST))  # buckets until rates are known to be steady
+        if index == _first(policy):
+            events = rate * forecast.requests_per_second * policy.bucket_seconds
+            lost = max(lost, _lost_buckets(weight, events, seconds / policy.bucket_seconds))
+        seconds += lost * policy.bucket_seconds
     if metric.severity == "soft":
         seconds = max(seconds, _flip_seconds(policy, metric, weight, ratio, needed, forecast))
     return seconds / 60
 
 
-def _counted_minutes(
+def _counted_seconds(
     policy: Policy, metric: Metric, weight: float, ratio: float, needed: float, forecast: Forecast
 ) -> float:
-    """Return the minutes until both witnesses, and for a soft metric the third, suffice."""
+    """Return the seconds until both witnesses suffice."""
     rate, per_second = forecast.rate(metric), forecast.requests_per_second
     control = matched_share(weight) if metric.is_matched else 1 - weight
     length = BLOCK_BUCKETS * policy.bucket_seconds
@@ -237,10 +238,7 @@ def _counted_minutes(
     else:
         per_request = _information(rate, weight, weight + control, ratio, 1 + metric.rollback_margin)
         units = _DETECTION * half / (per_request * per_second) / length
-    seconds = max(blocks, units) * length
-    if metric.severity == "soft":
-        seconds = max(seconds, _flip_seconds(policy, metric, weight, ratio, needed, forecast))
-    return seconds / 60
+    return max(blocks, units) * length
 
 
 def _flip_seconds(
