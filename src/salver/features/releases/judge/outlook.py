@@ -42,6 +42,9 @@ _FLIPS = 1.1
 _SPARSE, _LARGE = 1.0, 0.25
 #: Buckets after which a metric counts as detecting nothing.
 _PATIENCE = 100
+#: Ranges of a forecast: wide of any service, and such that no formula overflows.
+_PER_SECOND, _LEAST_RATE, _SPREADS = (1e-6, 1e9), 1e-15, (1e-6, 1e6)
+_MOST_USERS, _MOST_PROCESSES = 10**10, 10**6
 
 
 class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,36 +69,23 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     processes: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.requests_per_second < math.inf:
-            raise InvalidInput(
-                f"{self.requests_per_second} requests a second cannot be judged",
-                field="requests_per_second",
-                fix="Give a number above 0.",
-            )
+        self._check("requests_per_second", self.requests_per_second, *_PER_SECOND)
         for name, rate in self.rates.items():
-            if not 0 <= rate <= 1:
-                raise InvalidInput(
-                    f"the rate of '{name}' is {rate}", field=f"rates.{name}", fix="Give a part of 1."
-                )
+            if rate:
+                self._check(f"rates.{name}", rate, _LEAST_RATE, 1)
         for name, spread in self.spreads.items():
-            if not 0 < spread < math.inf:
-                raise InvalidInput(
-                    f"the spread of '{name}' is {spread}",
-                    field=f"spreads.{name}",
-                    fix="Give a number above 0.",
-                )
-        if not 0 <= self.units_per_second <= self.requests_per_second:
-            raise InvalidInput(
-                f"{self.units_per_second} new units a second cannot be",
-                field="units_per_second",
-                fix="Give 0 or more, and no more than there are requests.",
-            )
+            self._check(f"spreads.{name}", spread, *_SPREADS)
+        if self.units_per_second:
+            self._check("units_per_second", self.units_per_second, _PER_SECOND[0], self.requests_per_second)
+        self._check("users", self.users, 0, _MOST_USERS)
+        self._check("processes", self.processes, 1, _MOST_PROCESSES)
 
-        for name in ("users", "processes"):
-            if getattr(self, name) < (name == "processes"):
-                raise InvalidInput(
-                    f"{getattr(self, name)} {name} cannot be", field=name, fix="Give a number of them."
-                )
+    @staticmethod
+    def _check(field: str, value: float, least: float, most: float) -> None:
+        if not least <= value <= most:
+            raise InvalidInput(
+                f"{field} is {value:g}", field=field, fix=f"Give a number from {least:g} to {most:g}."
+            )
 
     def rate(self, metric: Metric) -> float:
         """Return the rate of a metric's events; 0 = unknown."""
