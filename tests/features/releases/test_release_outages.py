@@ -178,8 +178,8 @@ async def test_sixteen_users_who_all_fail_are_spared_at_once_and_for_good_when_t
 
 
 HICCUPS = {
-    "models": [f"m{number}" for number in range(size(8, 2))],
-    "every_s": size(60.0, 8.0),
+    "models": [f"m{number}" for number in range(size(20, 2))],
+    "every_s": size(30.0, 8.0),
     "for_s": 1.5,
     "kinds": ["half", "all", "stall"],
 }
@@ -188,22 +188,22 @@ HICCUPS = {
 @pytest.mark.soak
 @pytest.mark.parametrize("world", [HICCUPS], indirect=True)
 async def test_equal_versions_whose_processes_hiccup_are_not_rolled_back(world: World) -> None:
-    """Each process fails or stands still for half a minute every twenty, in releases of 45 minutes."""
-    seconds, rounds = size(135.0, 20.0), size(5, 1)
+    """Each process fails or stands still for half a minute every ten, in releases of 27 minutes."""
+    seconds, rounds = size(80.0, 20.0), size(2, 1)
     ended: list[Release] = []
     for turn in range(rounds):
         ids = {model: f"{model}-{turn}" for model in HICCUPS["models"]}
-        for model, release in ids.items():
-            await world.start(release, model)
+        await asyncio.gather(*(world.start(release, model) for model, release in ids.items()))
         async with contextlib.AsyncExitStack() as stack:
             callers = [
-                await stack.enter_async_context(Users(world.server, model, 2000, connections=2, pause_s=0.04))
+                await stack.enter_async_context(Users(world.server, model, 2000, connections=2, pause_s=0.08))
                 for model in ids
             ]
             await asyncio.sleep(seconds)
         assert any(each.failed for each in callers)
         for release in ids.values():
             await world.store.wish(release, "abort", ADA, "it was long enough", time.time())
+        for release in ids.values():
 
             async def over(release: str = release) -> bool:
                 return not (await world.store.get(release)).is_live
