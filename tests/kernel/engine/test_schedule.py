@@ -141,6 +141,9 @@ def test_only_a_refusal_for_age_alone_is_used_again() -> None:
     with pytest.raises(Overloaded) as second:
         plan.foresee(0.956, 1.011, None)
     assert second.value is first.value
+    with pytest.raises(Overloaded) as third:
+        plan.foresee(0.95, 1.012, None)
+    assert len(third.traceback) == len(second.traceback)  # else all frames that have seen it would stay
 
 
 def test_a_deadline_that_cannot_be_met_is_told_as_such_before_it_is_decoded() -> None:

@@ -131,7 +131,7 @@ class Schedule:
         """
         if now - came >= self._refused_age and deadline is None:  # as old as one that was too old
             self.load.rate.add(1, now)
-            raise self._refused
+            raise self._refused.with_traceback(None)  # which keeps frames alive, and the bodies in them
         waiting = QueuedRequest(None, 1, None, now, deadline)
         self.targets.place(waiting, ANYBODY, deadline is not None, came)
         if now < waiting.target:
