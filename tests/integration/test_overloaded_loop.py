@@ -16,6 +16,7 @@ from zoo import infer_body, write_mlp
 
 from salver.app import Server
 from salver.configuration import ServeConfig
+from salver.transport.budget import Budget
 from salver.transport.exchange import Exchange
 from salver.transport.server import FrontConfig
 from salver.transport.terms import Pulse
@@ -31,19 +32,25 @@ TEXT = {"error": "the objective of 50 ms cannot be met: 0 requests wait. Retry l
 
 
 class Overload:
-    """Switch of an event loop without places, which counts the decisions."""
+    """Switch of an event loop without places, which counts the decisions and the large bodies received."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_on = False
         self.decided = 0
-        read = Pulse.read
+        self.reserved: list[int] = []
+        read, reserve = Pulse.read, Exchange.reserve
 
         def decide(pulse: Pulse, exchange: Exchange, now: float) -> None:
             read(pulse, exchange, now)
             self.decided += 1
             exchange.lag = NO_PLACE_S if self.is_on else 0.0
 
+        def reserves(exchange: Exchange, budget: Budget, size: int, lead: int) -> bool:
+            self.reserved.append(size)
+            return reserve(exchange, budget, size, lead)
+
         monkeypatch.setattr(Pulse, "read", decide)
+        monkeypatch.setattr(Exchange, "reserve", reserves)
 
 
 @pytest.fixture
@@ -169,6 +176,27 @@ async def test_calls_of_a_turn_are_refused_alike(tmp_path: Path, overload: Overl
         assert (await ask(call(), timeout=5))[0] is grpc.StatusCode.UNAVAILABLE
         overload.is_on = False
         assert (await ask(call()))[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_large_call_is_refused_by_its_first_bytes(tmp_path: Path, overload: Overload) -> None:
+    from tritonclient.grpc import service_pb2
+
+    message = service_pb2.ModelInferRequest(model_name="mlp", raw_input_contents=[bytes(SIZE)])
+    message.inputs.add(name="x", datatype="FP32", shape=[SIZE // 64, 16])
+    async with serving(tmp_path) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        raw = message.SerializeToString()
+        for _ in range(2):
+            await infer(raw)
+        reserved = len(overload.reserved)
+        overload.is_on = True
+        for index in range(10):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await infer(raw, timeout=5 if index % 2 else None)
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await refused(port) == 10 and len(overload.reserved) == reserved
+        overload.is_on = False
+        await infer(raw)
 
 
 @pytest.mark.parametrize("sent", [0, 300_000, SIZE - 1])

@@ -10,7 +10,7 @@ import pytest
 from http2_callers import Caller
 from waiting import auntil
 
-from salver.transport import http2_stream
+from salver.transport import http2_frames, http2_stream
 from salver.transport.budget import Budget
 from salver.transport.exchange import Exchange, Prompt
 from salver.transport.http1_head import Head
@@ -29,6 +29,7 @@ class Front:
         self.posted: list[bytes] = []
         self.called: list[bytes] = []
         self.begun = 0
+        self.refuses = False
 
     def find_prompt(self, head: Head) -> Prompt:
         return self._ask
@@ -38,6 +39,9 @@ class Front:
             return False
         if exchange.large is None:
             assert FRAMED.startswith(exchange.begun) and len(exchange.begun) >= 5
+            if self.refuses:
+                exchange.reply(503, (), b"refused", "id")
+                return False
             return exchange.reserve(self.budget, exchange.expected, 5)
         assert np.frombuffer(exchange.large.view, np.int64, 1, 5).flags.aligned
         self.posted.append(bytes(exchange.large.view))
@@ -88,6 +92,23 @@ async def test_a_large_body_is_answered_without_a_task(cut: int, length: bool) -
         assert caller.body(stream) == b"posted"
     assert front.posted == [FRAMED] * 2 and not front.begun and front.budget.held == 0
     assert caller.connection.is_idle
+
+
+async def test_a_body_that_is_refused_by_its_first_bytes_is_dropped() -> None:
+    front = Front()
+    caller = Caller(front)
+    front.refuses = True
+    for stream in range(1, 21, 2):  # more than the connection's window, which is opened again
+        caller.h2.send_headers(stream, POST)
+        pieces = [FRAMED[:16_384], *[bytes(16_384)] * 39]  # those that were under way when the answer came
+        caller.talk(b"".join([http2_frames.frame(http2_frames.DATA, 0, stream, piece) for piece in pieces]))
+        await caller.ended(stream)
+        assert caller.body(stream) == b"refused"
+    front.refuses = False
+    caller.h2.send_headers(21, POST)
+    send(caller, 21, FRAMED)
+    await caller.ended(21)
+    assert front.posted == [FRAMED] and not front.begun
 
 
 async def test_streams_side_by_side_keep_their_bodies_apart() -> None:

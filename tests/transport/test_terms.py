@@ -4,9 +4,11 @@ import math
 
 import pytest
 
+from salver.transport.budget import Budget
 from salver.transport.exchange import Exchange
 from salver.transport.http1_head import Head, Heads
-from salver.transport.terms import TURN_S, Places, Pulse, Refusal
+from salver.transport.large_body import LargeBody
+from salver.transport.terms import MOST_RECEIVED, TURN_S, Places, Pulse, Refusal
 from salver.words.messages import NO_PLACE_S
 
 
@@ -28,6 +30,24 @@ class Loop:
         self.pulse.read(exchange, self.now)
         self.work(cost)
         return exchange.lag
+
+    def begin(self, size: int) -> Exchange:
+        """Read the beginning of a large body, and receive it if it has a place."""
+        exchange = Exchange(None, None)  # type: ignore[arg-type]
+        self.pulse.read_large(exchange, self.now, size)
+        if exchange.lag < NO_PLACE_S:
+            exchange.large = LargeBody.reserve(Budget(), size, 0)
+            assert exchange.large is not None
+            self.pulse.receive(exchange.large)
+        return exchange
+
+    def overload(self) -> None:
+        """Have turns that are too long."""
+        self.now += 1.0
+        for _ in range(4):
+            for _ in range(300):
+                self.read(1e-4)
+            self.turn()
 
     def turn(self) -> None:
         """End the turn."""
@@ -115,6 +135,47 @@ def test_turns_of_an_overloaded_loop_become_short_and_let_in_what_fits(cost: flo
     taken, seconds = (sum(column) / 50 for column in zip(*turns[-50:], strict=True))
     assert 0.5 * TURN_S < seconds < 1.5 * TURN_S
     assert taken * cost / seconds == pytest.approx((1 - 2 / 5) / (1 - 1 / 5), abs=0.1)  # no time is lost
+
+
+def has_place(exchange: Exchange) -> bool:
+    return exchange.lag < NO_PLACE_S
+
+
+def test_an_overloaded_loop_receives_a_limited_number_of_bytes() -> None:
+    loop, size = Loop(), MOST_RECEIVED * 2 // 5
+    loop.overload()
+    first, second, third = (loop.begin(size) for _ in range(3))
+    assert has_place(first) and has_place(second) and not has_place(third)
+    assert first.large is not None and second.large is not None
+    first.large.at, second.large.at = 1, size // 4  # only what is left counts
+    loop.turn()
+    loop.read(0.02)
+    assert not has_place(loop.begin(size))
+    first.large.at = size
+    loop.pulse.received(first)
+    assert first.lag >= loop.now - first.arrival  # with the time that it was received
+    assert has_place(loop.begin(size))
+
+
+def test_bodies_that_wait_for_their_callers_take_no_place() -> None:
+    loop = Loop()
+    loop.overload()
+    slow = [loop.begin(MOST_RECEIVED // 2) for _ in range(2)]
+    assert all(map(has_place, slow)) and not has_place(loop.begin(1 << 20))
+    loop.turn()
+    loop.read(0.02)
+    assert has_place(loop.begin(1 << 20))
+
+
+def test_a_loop_that_is_not_overloaded_receives_all_that_comes() -> None:
+    loop = Loop()
+    assert all(has_place(loop.begin(MOST_RECEIVED)) for _ in range(5))
+    loop.overload()
+    assert has_place(loop.begin(MOST_RECEIVED)) and not has_place(loop.begin(1 << 20))
+    loop.turn()
+    loop.turn()
+    loop.now += 1.0  # a pause
+    assert all(has_place(loop.begin(MOST_RECEIVED)) for _ in range(5))
 
 
 def test_a_short_backlog_is_worked_off_without_a_limit() -> None:

@@ -97,6 +97,7 @@ class GrpcFront:
         self._targets: dict[str, Callable[[bytes], bytes]] = {}
         self._refused: dict[bytes, _Refusal] = {}  # of this turn of the event loop, by what names the model
         self._leads: dict[str, Callable[[int, bytes], int]] = {}
+        self._foresees: dict[str, Callable[[int, bytes, Call], None]] = {}
         self._streams: dict[str, OpenCalls] = {}
         self._families: dict[str, _Family] = {}
         self._inferring = frozenset().union(*(table.inferring for table in tables))
@@ -106,6 +107,7 @@ class GrpcFront:
             self._posts |= table.posts
             self._targets |= table.targets
             self._leads |= table.leads
+            self._foresees |= table.foresees
             self._streams |= table.streams
             self._families |= dict.fromkeys((*table.methods, *table.streams), _Family.of(table, most))
         streams: dict[str, Callable[..., Any]] = {path: each.read for path, each in self._streams.items()}
@@ -230,7 +232,8 @@ class GrpcFront:
             return never  # the task repeats the check and sends the error
         # A caller's own id or deadline is its own: no copy of another call's refusal would be right.
         target = None if given or seconds else self._targets.get(path)
-        collects = partial(self._collects, family, self._leads.get(path, _no_lead))
+        large = self._leads.get(path, _no_lead), self._foresees.get(path)
+        collects = partial(self._collects, family, *large, given, seconds)
         return partial(self._ask, post, collects, family, given, seconds, target)
 
     def _ask(
@@ -294,13 +297,34 @@ class GrpcFront:
             exchange.keep(call.alike)
         return True
 
-    def _collects(self, family: _Family, lead: Callable[[int, bytes], int], exchange: Exchange) -> bool:
-        """Reserve memory for a large message that is received whole; return whether it is."""
+    def _collects(
+        self,
+        family: _Family,
+        lead: Callable[[int, bytes], int],
+        foresee: Callable[[int, bytes, Call], None] | None,
+        given: str,
+        seconds: float,
+        exchange: Exchange,
+    ) -> bool:
+        """Reserve memory for a large message that is received whole; return whether it is.
+
+        A call that can only be late is answered.
+        """
         size = exchange.expected if exchange.body is None else len(exchange.body)
         most = min(MOST_RESERVED, family.max_message)
         if not COUNTED + 5 < size <= most:
             return False
         begun = exchange.begun if exchange.body is None else exchange.body
+        if foresee is not None and exchange.body is None:
+            call = Call(family.protocol, exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
+            if seconds:
+                call.deadline = call.arrival + seconds
+            try:
+                foresee(size - 5, begun[5:], call)
+            except SalverError as error:
+                error.in_tritons_words = self._tritons_words
+                exchange.reply_grpc(family.fault(error))
+                return False
         return exchange.reserve(self._budget, size, 5 + lead(size - 5, begun[5:]))
 
     async def _answer(

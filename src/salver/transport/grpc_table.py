@@ -48,6 +48,7 @@ class GrpcTable(msgspec.Struct, frozen=True):
         targets: Of ``posts``, functions that return the beginning of a message that names the model; empty =
             it begins otherwise. Messages have their prefixes of five bytes.
         leads: By method, how many bytes of a large message precede its tensors, from size and first bytes.
+        foresees: By method, functions that refuse a large message by its size and first bytes, by raising.
         inferring: Methods that enforce their deadlines themselves.
         services: Service names that the health service knows.
         max_message: Most bytes of a request; 0 = the server's limit.
@@ -64,6 +65,7 @@ class GrpcTable(msgspec.Struct, frozen=True):
     posts: Mapping[str, PostMethod] = {}
     targets: Mapping[str, Callable[[bytes], bytes]] = {}
     leads: Mapping[str, Callable[[int, bytes], int]] = {}
+    foresees: Mapping[str, Callable[[int, bytes, Call], None]] = {}
     inferring: frozenset[str] = frozenset()
     services: tuple[str, ...] = ()
     max_message: int = 0

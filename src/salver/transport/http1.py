@@ -295,11 +295,13 @@ class Connection(WrittenConnection):
         self._head = None
         exchange = self._exchange = self._incoming = Http1Exchange(self, head, None)
         exchange.expects = head.expects
-        self._terms.pulse.read(exchange, monotonic())
+        pulse = self._terms.pulse
+        pulse.read_large(exchange, monotonic(), head.length)
         self._left = head.length
         if self._scheme == "http" and exchange.is_collected(self._terms.prompt(head), head.length, b""):
             assert exchange.large is not None
             exchange.large.add(memoryview(data)[at:])
+            pulse.receive(exchange.large)
             BodyReader(self, self._transport, exchange.large)
         elif exchange.is_whole and self._incoming is not None:  # refused by its head
             BodyDropper(self, self._transport, self._left - len(data) + at)
@@ -311,6 +313,7 @@ class Connection(WrittenConnection):
         """Answer a request whose large body has been received whole."""
         exchange, self._incoming = self._exchange, None
         if exchange is not None:
+            self._terms.pulse.received(exchange)
             prompt = self._terms.prompt(exchange.head)
             if prompt is None or not prompt(exchange):
                 exchange.body = exchange.give_up()

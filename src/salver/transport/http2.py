@@ -283,8 +283,8 @@ class Http2(WrittenConnection):
             if not self._has_settings and kind != frames.SETTINGS:
                 raise _ConnectionFault(Fault.PROTOCOL_ERROR, "SETTINGS comes first")
             if kind == frames.DATA:
-                if not flags and length >= _LARGE_FRAME and self._is_collected(id, data, start):
-                    position = self._fill(self._streams[id], data, start, length)
+                if not flags and length >= _LARGE_FRAME and self._is_plain(id, data, start):
+                    position = self._fill(self._streams.get(id), data, start, length)
                 else:
                     self._data(id, flags, data[start:end])
             elif kind == frames.HEADERS:
@@ -469,17 +469,20 @@ class Http2(WrittenConnection):
         if flags & frames.END_STREAM:
             del self._ended[id]
 
-    def _is_collected(self, id: int, data: bytes, start: int) -> bool:
-        """Return whether a stream's body is received whole, after a look at its first bytes."""
+    def _is_plain(self, id: int, data: bytes, start: int) -> bool:
+        """Return whether a stream's body is received whole, after a look at its first bytes, or dropped."""
         stream = self._streams.get(id)
-        if stream is None or stream.has_begun:
-            return stream is not None and stream.is_filling
-        return stream.collect(data[start : start + _LARGE_FRAME]) and stream.is_filling
+        if stream is None:
+            return id in self._ended
+        if not stream.has_begun:
+            stream.collect(data[start : start + _LARGE_FRAME])
+        return stream.is_filling or stream.is_whole
 
-    def _fill(self, stream: Stream, data: bytes, start: int, length: int) -> int:
+    def _fill(self, stream: Stream | None, data: bytes, start: int, length: int) -> int:
         """Take a DATA frame, and those with the same header that follow; return where the next frame begins.
 
         Args:
+            stream: None = it has ended, and drops them.
             start, length: Of the first frame's payload.
         """
         head = data[start - frames.HEAD_SIZE : start]
@@ -491,11 +494,15 @@ class Http2(WrittenConnection):
                 break
         received = length * len(pieces)
         self._receivable -= received
-        stream.receivable -= received
-        if self._receivable < 0 or stream.receivable < 0:
+        if stream is not None:
+            stream.receivable -= received
+        if self._receivable < 0 or (stream is not None and stream.receivable < 0):
             raise _ConnectionFault(Fault.FLOW_CONTROL_ERROR)
-        stream.fill(pieces, received)
-        self._count_if_reset(stream)
+        if stream is None:
+            self.give_credit(received)
+        else:
+            stream.fill(pieces, received)
+            self._count_if_reset(stream)
         return start - frames.HEAD_SIZE
 
     def _data(self, id: int, flags: int, payload: bytes) -> None:
@@ -551,6 +558,21 @@ class Http2(WrittenConnection):
     def prompt(self, stream: "Stream") -> Prompt | None:
         """Return the function that answers a stream's complete request without a task."""
         self._terms.pulse.read(stream, monotonic())
+        return self._terms.prompt(stream.head)
+
+    def prompt_large(self, stream: "Stream", size: int) -> Prompt | None:
+        """Return that function for a request of which the beginning of a body of so many bytes has come."""
+        self._terms.pulse.read_large(stream, monotonic(), size)
+        return self._terms.prompt(stream.head)
+
+    def receive(self, stream: "Stream") -> None:
+        """Count the large body of a stream, which has begun to come."""
+        assert stream.large is not None
+        self._terms.pulse.receive(stream.large)
+
+    def received(self, stream: "Stream") -> Prompt | None:
+        """Note that a large body has come; return the function that answers its request without a task."""
+        self._terms.pulse.received(stream)
         return self._terms.prompt(stream.head)
 
     def keep(self, refusal: Closable) -> None:

@@ -83,6 +83,18 @@ class StreamOwner(Protocol):
         """Return the function that answers a stream's complete request without a task."""
         ...
 
+    def prompt_large(self, stream: "Stream", size: int) -> Prompt | None:
+        """Return that function for a request of which the beginning of a body of so many bytes has come."""
+        ...
+
+    def receive(self, stream: "Stream") -> None:
+        """Count the large body of a stream, which has begun to come."""
+        ...
+
+    def received(self, stream: "Stream") -> Prompt | None:
+        """Note that a large body has come; return the function that answers its request without a task."""
+        ...
+
     def keep(self, refusal: Closable) -> None:
         """Close a refusal when the turn of the event loop ends."""
         ...
@@ -215,8 +227,9 @@ class Stream(Exchange):
         size = self.head.length
         if size < 0:
             size = message_size(begun)
-        if size <= COUNTED or not self.is_collected(self._connection.prompt(self), size, begun):
+        if size <= COUNTED or not self.is_collected(self._connection.prompt_large(self, size), size, begun):
             return self.is_whole
+        self._connection.receive(self)
         pieces, self._whole = self._whole or (), None
         self.has_begun = self.is_filling = True
         self._wait_for(self._come_slowly)
@@ -249,9 +262,7 @@ class Stream(Exchange):
         """Answer a request whose large body has been received whole."""
         self.is_filling = False
         self._wait_no_more()
-        arrival, lag = self.arrival, self.lag
-        prompt = self._connection.prompt(self)
-        self.arrival, self.lag = arrival, lag
+        prompt = self._connection.received(self)
         if prompt is None or not prompt(self):
             self.body = self.give_up()
             self.run(self._app)

@@ -7,12 +7,16 @@ from collections.abc import Awaitable, Callable
 from time import monotonic, thread_time
 from typing import Any, Final, Protocol
 
+from salver.lazy import lazy_imports
 from salver.transport.budget import Budget
 from salver.transport.doors import App
 from salver.transport.exchange import Exchange, Prompt, PromptFinder
 from salver.transport.http1_head import Head, Heads
 from salver.transport.parting import Parting
 from salver.words.messages import NO_PLACE_S, Alike, Closable
+
+with lazy_imports():
+    from salver.transport.large_body import LargeBody
 
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
@@ -30,6 +34,8 @@ _PAUSE_WEIGHT: Final = 20.0
 _LEAST_SHARE: Final = 1 / 16
 #: CPU seconds of a turn without requests below which it is a pause, and not spent on bodies or answers.
 _NO_WORK_S: Final = 1e-4
+#: Most bytes that an overloaded event loop has still to receive of large bodies: 10 to 20 ms of work.
+MOST_RECEIVED: Final = 8 << 20
 #: Most kinds of refusals.
 _KINDS: Final = 1024
 #: Bytes of an answer that are written before others have their turns: libuv writes what it has in one turn.
@@ -148,7 +154,7 @@ class Pulse:
 
     __slots__ = (
         "_before", "_clock", "_cpu", "_has_read", "_is_busy", "_paused", "_places", "_polled", "_read",
-        "_refusals", "_since", "_soon", "_spent", "_taken", "refusing",
+        "_receiving", "_refusals", "_since", "_soon", "_spent", "_taken", "refusing",
     )  # fmt: skip
 
     def __init__(
@@ -165,6 +171,7 @@ class Pulse:
         self._taken = 0
         self._spent = 0.0
         self._refusals: dict[object, Refusal] = {}
+        self._receiving: dict[LargeBody, int] = {}  # with the bytes that had come by the last turn
         self.refusing: list[Closable] = []
 
     def read(self, exchange: Exchange, now: float) -> None:
@@ -187,6 +194,30 @@ class Pulse:
         if lag > _NO_LAG_S:
             exchange.lag = lag
 
+    def read_large(self, exchange: Exchange, now: float, size: int) -> None:
+        """Set arrival and lag of a request of which the beginning of a body of so many bytes is read now.
+
+        While more comes than can be answered, it has no place beyond :data:`MOST_RECEIVED`: if many bodies
+        came side by side, all would be late.
+        """
+        self.read(exchange, now)
+        if self._receiving:
+            left = sum([body.size - body.at for body in self._receiving])
+            if left and left + size > MOST_RECEIVED:
+                exchange.lag = NO_PLACE_S
+
+    def receive(self, body: LargeBody) -> None:
+        """Count a large body while it comes, in each turn some of it, and more comes than can be answered."""
+        if self._is_busy and self._places.limit < math.inf:
+            self._receiving[body] = body.at
+
+    def received(self, exchange: Exchange) -> None:
+        """Count a large body no more, since it has come."""
+        assert exchange.large is not None
+        self._receiving.pop(exchange.large, None)
+        if exchange.lag:
+            exchange.lag += self._clock() - exchange.arrival
+
     def _begin(self, now: float) -> None:
         """Begin to count turns."""
         self._is_busy = True
@@ -205,10 +236,13 @@ class Pulse:
             self._is_busy = False
             self._since = self._read = self._paused = now
             self._spent, self._taken = spent, 0
+            self._receiving.clear()
             return
         self._places.turned(self._taken, copies, spent - self._spent)
         self._before, self._polled = self._polled, now
         self._spent, self._taken, self._has_read = spent, 0, False
+        if self._receiving:  # without those that wait for their callers
+            self._receiving = {b: b.at for b, had_come in self._receiving.items() if b.at > had_come}
         self._soon(self._turn)
 
     def _close(self) -> int:

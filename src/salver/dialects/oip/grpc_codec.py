@@ -175,6 +175,11 @@ class InferMessages:
         known = self._known.get((size, begun[:_NAMED]))
         return 0 if known is None else known.at
 
+    def names(self, size: int, begun: bytes) -> tuple[str, str] | None:
+        """Return model and version of a large message that begins like this; None = unknown."""
+        known = self._known.get((size, begun[:_NAMED]))
+        return None if known is None else (known.model, known.version)
+
     def read_known(self, message: memoryview) -> InferRequest | None:
         """Decode a large request if its layout is known; None = it is not."""
         known = self._known.get((len(message), bytes(message[:_NAMED])))

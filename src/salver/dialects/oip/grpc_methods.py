@@ -53,6 +53,7 @@ class OpenInferenceGrpc(Codec[InferRequest, Reply]):
         self.is_slow = messages.is_slow
         self.read_known = messages.read_known
         self.lead = messages.lead
+        self.names = messages.names
         self._write = messages.write
         self._forms = forms
 
@@ -123,6 +124,7 @@ class OpenInferenceMethods:
             posts={_INFER: self._post},
             targets={_INFER: wire.target},
             leads={_INFER: self._lead},
+            foresees={_INFER: self._foresee},
             inferring=frozenset((_INFER,)),
             services=(SERVICE,),
             messages=build,
@@ -172,6 +174,10 @@ class OpenInferenceMethods:
 
     def _lead(self, size: int, begun: bytes) -> int:
         return self._codec.lead(size, begun)
+
+    def _foresee(self, size: int, begun: bytes, call: Call) -> None:
+        if (names := self._codec.names(size, begun)) is not None:
+            self._door.foresee(self._codec, *names, call)
 
     async def _infer_large(self, decoders: Decoders, message: bytes, call: Call) -> Reply:
         """Infer from a large message, which is read in another process."""
