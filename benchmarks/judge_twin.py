@@ -19,6 +19,7 @@ from salver.features.releases.judge.blocks import (
     _GATE_PRIOR,
     _HICCUP,
     _NEARLY,
+    _RARE_PRIOR,
     _SLOWEST,
     _UNSURE,
     _UPWARDS,
@@ -183,9 +184,10 @@ class _State:
         if is_warm and (most := self.metric.negligible_at(self.policy.stages[stage].margin_times)):
             events = scene.raw[:, index, 0]
             calm = np.maximum(0, requests[:, 0] - events)
+            factor = 1 + self.variation(_RARE_PRIOR) * most * requests[:, 0] * BLOCK_BUCKETS
             for place, bet in enumerate(BETS):
                 step = events * math.log(bet) + calm * (math.log1p(-bet * most) - math.log1p(-most))
-                self.rare[:, place] += step / self.log_factor
+                self.rare[:, place] += step / factor
         if share >= 1:
             return
         boundary = self.sides(share)[2]
@@ -340,11 +342,14 @@ class _State:
     def factor(self, share: float, level: Floats, part: float = 1.0) -> Floats:
         if share >= 1:
             return np.ones(self.size)
+        return 1 + 2 * self.variation(part) * share * min(1.0, 2 * (1 - share)) * level
+
+    def variation(self, part: float = 1.0) -> Floats:
         count = PRIOR_BLOCKS + self.count
         prior = part * PRIOR_VARIATION * (PRIOR_BLOCKS / count) ** 2
         seen = np.maximum(self.jumps, 0.0) / np.where(self.mean > 0, 2 * self.mean**2 * count, np.inf)
-        variation = prior + seen * (1 + _WIDENED / math.sqrt(self.count + 1))
-        return 1 + 2 * variation * share * min(1.0, 2 * (1 - share)) * level
+        found: Floats = prior + seen * (1 + _WIDENED / math.sqrt(self.count + 1))
+        return found
 
     def sides(self, share: float) -> tuple[float, float, float]:
         rest = min(share, 1 - share) if self.metric.is_matched else 1 - share

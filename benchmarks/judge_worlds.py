@@ -29,7 +29,6 @@ Ints = npt.NDArray[np.int64]
 SECONDS = 10.0
 BASE = 0.005
 HOUR = 360  # buckets
-_SHIFT = np.int64(1) << 32
 
 
 class World(NamedTuple):
@@ -48,6 +47,7 @@ class World(NamedTuple):
             an hour, in all arms).
         late: Buckets by which counts may arrive late.
         bias: Factor of the canary's true share over the one that the judge assumes.
+        base: Error rate of users, or of bursts.
         ratio: Factor of the canary's error rate.
         onset: First bucket with that factor.
         corner: Fraction of the canary's units that have all of the harm; 1 = all.
@@ -64,6 +64,7 @@ class World(NamedTuple):
     rates: str = "constant"
     late: int = 0
     bias: float = 1.0
+    base: float = BASE
     ratio: float = 1.0
     onset: int = 0
     corner: float = 1.0
@@ -163,12 +164,12 @@ class Release:
             shape = 1 / world.bursts
             canary, control = rng.gamma(shape, world.bursts, (2, size))
             worse = np.where(harmful, world.ratio, 1.0)
-            found += [self._spread(BASE * rates * canary * worse, (0,))]
-            found += [self._spread(BASE * rates * control, (1, 2))]
+            found += [self._spread(world.base * rates * canary * worse, (0,))]
+            found += [self._spread(world.base * rates * control, (1, 2))]
         else:
-            found += [self._of_units(BASE * rates, weights, None)]
+            found += [self._of_units(world.base * rates, weights, None)]
             if world.ratio > 1:
-                extra = np.minimum(BASE * rates * (world.ratio - 1), 1) * harmful
+                extra = np.minimum(world.base * rates * (world.ratio - 1), 1) * harmful
                 cornered = weights
                 if world.corner < 1:
                     cornered = weights * (rng.random(self.users) < world.corner) / world.corner
@@ -181,15 +182,14 @@ class Release:
             late = bucket + rng.integers(0, world.late + 1, len(bucket))
             is_same = late // self.plan.length == bucket // self.plan.length
             bucket = np.where(is_same, late, bucket)
-        order = np.argsort(bucket, kind="stable")
+        order = np.argsort(bucket.astype(np.int16), kind="stable")  # sorted by radix
         return bucket[order], unit[order], arm[order]
 
     def _of_units(self, rates: Floats, weights: Floats, only: int | None) -> tuple[Ints, Ints, Ints]:
         """Draw failures of units with these weights; of all arms, or of one."""
         self.failing[:, slice(None) if only is None else only] += rates[:, None] if only is None else rates
-        cumulated = np.cumsum(weights)
         bucket = np.repeat(np.arange(self.buckets), self.rng.poisson(self.per_bucket * rates))
-        unit = np.searchsorted(cumulated / cumulated[-1], self.rng.random(len(bucket)))
+        unit = _drawn(self.rng, weights, len(bucket))
         if self.world.retries:
             times = self.rng.geometric(1 - self.world.retries, len(bucket))
             order = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
@@ -205,10 +205,9 @@ class Release:
         """Draw failures of any units of these arms: their process fails at this rate."""
         self.failing[:, arms] += (self.load * rates)[:, None]
         bucket = np.repeat(np.arange(self.buckets), self.rng.poisson(self.per_bucket * self.load * rates))
-        cumulated = np.cumsum(self.activity)
-        unit = np.searchsorted(cumulated / cumulated[-1], self.rng.random(len(bucket)))
+        unit = _drawn(self.rng, self.activity, len(bucket))
         arm = self.arms(unit, bucket)
-        kept = np.isin(arm, arms)
+        kept = arm == 0 if arms == (0,) else arm > 0
         return bucket[kept], unit[kept], arm[kept]
 
     def _hiccup(self, processes: int, often: float) -> Floats:
@@ -228,7 +227,8 @@ class Release:
         rates = self.per_bucket * self.activity / self.activity.sum()
         new = np.ones(self.users, bool)
         failed = np.full((len(self.plan.shares), self.users), self.buckets)
-        np.minimum.at(failed, (self.bucket // length, self.unit), self.bucket)
+        last_to_first = self.bucket[::-1]
+        failed[last_to_first // length, self.unit[::-1]] = last_to_first  # the first one stays
         for stage in range(len(self.plan.shares)):
             at = stage * length + (self.rng.exponential(size=self.users) / rates).astype(np.int64)
             at = np.minimum(at, failed[stage])  # whoever failed was met
@@ -242,12 +242,18 @@ class Release:
 
     def firsts(self) -> tuple[Ints, Ints]:
         """Return first events of units, ``(buckets, 3)``, and by failing block, ``(buckets, places, 3)``."""
-        _, index = np.unique(self.unit, return_index=True)
+        number = len(self.unit)
+        first = np.full(self.users, -1)
+        first[self.unit[::-1]] = np.arange(number)[::-1]  # the first one stays
+        index = first[first >= 0]
         events = _count(self.bucket[index], self.arm[index], self.buckets)
-        block = self.bucket // BLOCK_BUCKETS
-        key, index = np.unique(self.unit * _SHIFT + block, return_index=True)
-        stage = key % _SHIFT // (self.plan.length // BLOCK_BUCKETS)
-        group = key // _SHIFT * len(self.plan.shares) + stage
+        blocks = self.buckets // BLOCK_BUCKETS + 1
+        block = self.unit * blocks + self.bucket // BLOCK_BUCKETS
+        block, index = np.divmod(np.sort(block * number + np.arange(number)), max(1, number))
+        is_first = np.r_[True, block[1:] != block[:-1]][:number]
+        block, index = block[is_first], index[is_first]
+        stage = block % blocks // (self.plan.length // BLOCK_BUCKETS)
+        group = block // blocks * len(self.plan.shares) + stage
         opens = np.flatnonzero(np.r_[True, group[1:] != group[:-1]]) if len(group) else np.zeros(0, np.int64)
         rank = np.arange(len(group)) - np.repeat(opens, np.diff(np.r_[opens, len(group)]))
         places = np.zeros((self.buckets, MOST_BLOCKS, 3), np.int64)
@@ -265,9 +271,7 @@ class Release:
                 number = int(self.requests[bucket, arm] - self.raw[bucket, arm])
                 inside = everybody[their == arm]
                 if number and len(inside):
-                    cumulated = np.cumsum(self.activity[inside])
-                    drawn = np.searchsorted(cumulated / cumulated[-1], self.rng.random(number))
-                    units.append(inside[drawn])
+                    units.append(inside[_drawn(self.rng, self.activity[inside], number)])
                     arms.append(np.full(number, arm))
             joined = np.concatenate(units)
             has_failed = np.arange(len(joined)) < last - first
@@ -325,6 +329,15 @@ def scene(releases: Sequence[Release]) -> Scene:
         raw=np.stack([release.raw for release in releases]),
         places=np.stack([places for _, places in firsts]),
     )
+
+
+def _drawn(rng: np.random.Generator, weights: Floats, number: int) -> Ints:
+    """Draw places with these weights."""
+    drawn = rng.random(number)
+    if (weights == weights[0]).all():
+        return (drawn * len(weights)).astype(np.int64)
+    cumulated = np.cumsum(weights)
+    return np.searchsorted(cumulated / cumulated[-1], drawn)
 
 
 def _count(buckets: Ints, arms: Ints, size: int) -> Ints:

@@ -18,7 +18,7 @@ from salver.features.releases.judge.strand import Strand, Weight, strands
 from salver.features.releases.judge.wildness import MOST, PRIOR_VARIATION, Wildness, matched_share
 from salver.stats.binomial_evidence import harm
 from salver.stats.sign_flip import start as start_flips
-from salver.words.releases import Bucket, Counts
+from salver.words.releases import BLOCK_BUCKETS, Bucket, Counts
 
 SHARES = st.floats(0.001, 0.5)
 NUMBERS = st.integers(0, 200)
@@ -272,8 +272,20 @@ def gate(rows: list[Counts], raw: list[Counts], number: int = 200) -> float:
 
 def test_where_every_unit_was_slow_once_a_canary_as_fast_as_the_stable_version_was_passes() -> None:
     """There are no first events any more, and one in a hundred answers is slow in both arms."""
-    assert gate([Counts()] * 60, [Counts(2, 2, 36)] * 60) > math.log(20)
+    assert gate([Counts()] * 90, [Counts(2, 2, 36)] * 90) > math.log(20)
     assert gate([Counts()] * 60, [Counts(4, 4, 72)] * 60) < 0
+
+
+def test_one_minute_without_failures_does_not_make_a_rate_negligible() -> None:
+    """Where processes fail in bursts, a canary whose rate is above the negligible one has such minutes."""
+    policy = Policy(stages=(Stage(0.25, 30), Stage(1, 0)), metrics=(ERRORS,), warm_up_seconds=0.0)
+    evidence, passed = start(policy), []
+    for index in range(60):
+        counts = {"events": {"errors": Counts(0, 12, 25)}, "raw": {"errors": Counts(0, 12, 25)}}
+        bucket = Bucket(10.0 * index, 10.0, 0, 0.25, Counts(2500, 2500, 5000), **counts)
+        evidence = observe(policy, evidence, bucket)
+        passed.append(evidence.metrics[0].log_gate(ERRORS) > math.log(20))
+    assert passed.index(True) >= 2 * BLOCK_BUCKETS and passed[-1]
 
 
 def test_before_it_is_known_what_is_slow_nothing_passes_for_quick() -> None:

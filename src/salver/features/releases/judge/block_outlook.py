@@ -16,6 +16,7 @@ from salver.stats.binomial_evidence import HARM
 from salver.stats.combine import log_mean
 
 _COMPUTED: Final = 40  # blocks, after which the evidence grows steadily
+_PATIENCE: Final = 10_000  # blocks
 _DEVIATIONS, _POINTS = 6.0, 40
 #: Mean positive part of the sum of squared differences beyond chance, as a part of its deviation.
 _BY_CHANCE: Final = 0.4
@@ -98,6 +99,23 @@ def gate_blocks(sides: Sides, level: float, enough: float) -> float:
         if log_mean([blocks * gain / factor for gain in gains]) >= enough:
             return blocks
     return math.inf
+
+
+def rare_blocks(sides: Sides, level: float, most: float, gain: float, enough: float) -> float:
+    """Return the number of blocks after which a rate below the negligible one usually counts as that.
+
+    Args:
+        level: Events of a block if all units had the stable version.
+        most: Events of the canary in a block at the largest negligible rate.
+        gain: Mean evidence of a block.
+        enough: Log evidence.
+    """
+    got, blocks = 0.0, 0
+    while got < enough and blocks < _PATIENCE:
+        jumps = _jumps(level * sides.control, blocks, sides)
+        got += gain / Blocks(count=blocks, level=level, mean=level, jumps=jumps).rare_factor(most)
+        blocks += 1
+    return blocks if got >= enough else math.inf
 
 
 def _jumps(control: float, blocks: int, sides: Sides) -> float:

@@ -32,6 +32,7 @@ PRIOR_VARIATION, PRIOR_BLOCKS = 8.0 / BLOCK_BUCKETS, 3.0
 #: Blocks after which bets begin anew.
 ANEW: Final = 10
 _GATE_PRIOR: Final = 0.1  # of the prior, for gates
+_RARE_PRIOR: Final = 0.4  # the same, for negligible rates
 _WIDENED: Final = 3.0  # of the variation that was seen, by this over the root of the number of blocks
 _SLOWEST: Final = 0.1  # weight of a block in the moving average
 _HICCUP: Final = 2  # blocks
@@ -154,6 +155,14 @@ class Blocks(msgspec.Struct, frozen=True):
     def gate_factor(self, share: float) -> float:
         """Return the divisor of the evidence of no harm, whose prior is smaller."""
         return self._factor(self.variation(_GATE_PRIOR), share, None)
+
+    def rare_factor(self, expected: float) -> float:
+        """Return the divisor of the evidence that the canary's rate is negligible, by its own failures alone.
+
+        Args:
+            expected: Failures of the canary in a block at the largest negligible rate.
+        """
+        return 1 + self.variation(_RARE_PRIOR) * expected
 
     def _factor(self, variation: float, share: float, level: float | None) -> float:
         if share >= 1:

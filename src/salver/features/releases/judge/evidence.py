@@ -22,7 +22,7 @@ from salver.features.releases.judge.wildness import matched_share
 from salver.stats import sample_ratio
 from salver.stats.combine import log_mean
 from salver.words.errors import InvalidInput
-from salver.words.releases import Bucket, Counts, OutcomeCohort, plus
+from salver.words.releases import BLOCK_BUCKETS, Bucket, Counts, OutcomeCohort, plus
 
 #: Rates that the evidence for a negligible rate bets on, as fractions of the largest negligible one.
 BETS = (0.5, 0.2, 0.05)
@@ -282,7 +282,8 @@ def _counted(
         )
         most = metric.negligible_at(stage.margin_times) if is_warm else 0.0
     if most and (metric.kind != "latency" or metric.name in bucket.raw):
-        factor = known.counts.blocks.factor(bucket.share)
+        blocks = BLOCK_BUCKETS * policy.bucket_seconds / bucket.seconds
+        factor = known.counts.blocks.rare_factor(most * requests.canary * blocks)
         rare = _rare(rare, events.canary, requests.canary, most, factor)
     return msgspec.structs.replace(
         known,

@@ -13,7 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from salver.features.releases.judge import mean_outlook
-from salver.features.releases.judge.block_outlook import blocks_needed, clusters_needed, gate_blocks
+from salver.features.releases.judge.block_outlook import (
+    blocks_needed,
+    clusters_needed,
+    gate_blocks,
+    rare_blocks,
+)
 from salver.features.releases.judge.blocks import Sides
 from salver.features.releases.judge.count_evidence import CountEvidence, Look
 from salver.features.releases.judge.evidence import MetricEvidence, bounded
@@ -279,25 +284,28 @@ def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Fore
     stage, rate = policy.stages[index], forecast.rate(metric)
     if metric.promotion_margin is None or stage.weight >= 1:
         return 0.0
-    margin, information = metric.promotion_margin * stage.margin_times, 0.0  # of a request to the canary
+    margin = metric.promotion_margin * stage.margin_times
     if metric.kind == "mean":
         margin = bounded(metric, margin)
         enough, brings = -math.log(policy.beta), forecast.brings(metric)
         return mean_outlook.promotion_minutes(metric, stage.weight, margin, enough, **brings)
     needed, seconds = math.log(1 / policy.beta), math.inf
     per_second = forecast.requests_per_second
+    if not metric.is_counted:
+        if rate > 0:
+            information = rate * _divergence(stage.weight, _part(stage.weight, 1 + margin))
+            seconds = _PROMOTION * needed / (information * per_second)
+        return seconds / 60
+    control = matched_share(stage.weight) if metric.is_matched else 1 - stage.weight
+    sides, length = Sides(stage.weight, control, margin), BLOCK_BUCKETS * policy.bucket_seconds
+    requests, level = per_second * length * stage.weight, rate * per_second * length
     if most := metric.negligible_at(stage.margin_times):
         needed += math.log(2)  # half of the bet is on each
         if rate < most:
-            seconds = _PROMOTION * needed / (_divergence(rate, most) * per_second * stage.weight)
-    if rate > 0 and metric.is_counted:
-        control = matched_share(stage.weight) if metric.is_matched else 1 - stage.weight
-        length = BLOCK_BUCKETS * policy.bucket_seconds
-        blocks = gate_blocks(Sides(stage.weight, control, margin), rate * per_second * length, needed)
-        seconds = min(seconds, blocks * length)
-    elif rate > 0:
-        information = rate * _divergence(stage.weight, _part(stage.weight, 1 + margin))
-        seconds = min(seconds, _PROMOTION * needed / (information * per_second))
+            gain = _divergence(rate, most) * requests / _PROMOTION
+            seconds = length * rare_blocks(sides, level, most * requests, gain, needed)
+    if rate > 0:
+        seconds = min(seconds, length * gate_blocks(sides, level, needed))
     return seconds / 60
 
 
