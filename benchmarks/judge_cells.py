@@ -83,9 +83,14 @@ def followed(release: Release, rules: Policy) -> Course:
             if known != index // BLOCK_BUCKETS:
                 blocks[unit] = number + 1, index // BLOCK_BUCKETS
                 places[min(number, 12), arm] += 1
-        lately = {}
-        if index in suspect:
-            lately = {"errors": release.lately(index, since)}
+        counted: dict[str, Any] = {}
+        if index not in release.plan.missing:
+            counted = {
+                "events": {"errors": _counts(events)},
+                "raw": {"errors": _counts(release.raw[index])},
+                "blocks": {"errors": tuple(_counts(place) for place in places)},
+                "lately": {"errors": release.lately(index, since)} if index in suspect else {},
+            }
         bucket = Bucket(
             start=index * SECONDS,
             seconds=SECONDS,
@@ -93,11 +98,8 @@ def followed(release: Release, rules: Policy) -> Course:
             share=float(shares[index]),
             requests=_counts(release.requests[index]),
             exposures=_counts(exposed[index]),
-            events={"errors": _counts(events)},
-            raw={"errors": _counts(release.raw[index])},
             met=_counts(met[index]),
-            blocks={"errors": tuple(_counts(place) for place in places)},
-            lately=lately,
+            **counted,
         )
         evidence, verdict = judge(rules, evidence, bucket, ReleaseState.RUNNING)
         course.hurt += int(release.raw[index, 0])
@@ -134,7 +136,19 @@ def batches(seed: int, name: str, world: World, per_second: float, number: int, 
     key = [seed, int(10 * per_second), sum(ord(c) * (i + 1) for i, c in enumerate(name))]
     for begin in range(0, number, AT_ONCE):
         some = range(begin, min(begin + AT_ONCE, number))
+        if world.missing:
+            plan = plan._replace(missing=_missing(np.random.default_rng([*key, begin, 1]), world, plan))
         yield [Release(np.random.default_rng([*key, one]), world, per_second, plan) for one in some]
+
+
+def _missing(rng: np.random.Generator, world: World, plan: Plan) -> frozenset[int]:
+    """Draw the buckets without counts, the same for releases that are judged at once."""
+    assert world.missing is not None
+    every, length = world.missing
+    found: set[int] = set()
+    for begin in np.flatnonzero(rng.random(len(plan.schedule.shares)) < 1 / every).tolist():
+        found.update(range(begin, begin + int(rng.geometric(1 / length))))
+    return frozenset(found)
 
 
 def cell(
@@ -161,7 +175,7 @@ def cell(
             paused += [course for course in courses if course.pauses]
             continue
         counted = scene(releases)
-        found = paths(rules, ERRORS, plan.schedule, counted)
+        found = paths(rules, ERRORS, releases[0].plan.schedule, counted)
         ends = rolled_back(found, rules)
         for name_ in alone:
             alone[name_] += int((getattr(found, name_) >= bar).any(axis=1).sum())
@@ -303,7 +317,7 @@ def gate(seed: int, name: str, world: World, per_second: float, ratio: float, nu
     begun, plan = time.process_time(), Plan((0.25,))
     rules, at = policy(plan), []
     for releases in batches(seed, name, world._replace(ratio=ratio, often=ratio), per_second, number, plan):
-        found = paths(rules, ERRORS, plan.schedule, scene(releases))
+        found = paths(rules, ERRORS, releases[0].plan.schedule, scene(releases))
         at += _first(found.gate >= -math.log(rules.beta)).tolist()
     cell_ = {
         "world": name,

@@ -48,10 +48,15 @@ _LOGS = np.log(_RATIOS)
 
 
 class Schedule(NamedTuple):
-    """Stage of each bucket, and the canary's share; shape ``(buckets,)``."""
+    """Stage of each bucket, and the canary's share; shape ``(buckets,)``.
+
+    Attributes:
+        missing: Buckets whose counts of the metric never arrive.
+    """
 
     stages: npt.NDArray[np.int64]
     shares: Floats
+    missing: frozenset[int] = frozenset()
 
 
 class Scene(NamedTuple):
@@ -94,7 +99,10 @@ def paths(policy: Policy, metric: Metric, schedule: Schedule, scene: Scene) -> P
                 state.at_new_stage()
             stage, stage_seconds = now, 0.0
         is_warm = stage_seconds >= policy.warm_up_seconds
-        state.add(scene, index, now, share, is_warm=is_warm)
+        if index in schedule.missing:
+            state.skip(now, share)
+        else:
+            state.add(scene, index, now, share, is_warm=is_warm)
         stage_seconds += policy.bucket_seconds
         for name in ("first", "units", "blocks", "gate", "factor"):
             found[name][:, index] = getattr(state, f"log_{name}")
@@ -175,6 +183,11 @@ class _State:
         return self.factor(self.share, np.maximum(self.level, 0.0))
 
     # What is done
+
+    def skip(self, stage: int, share: float) -> None:
+        """Go on without the counts of a bucket."""
+        self.share, self.key_stage = share, stage
+        self.warm = np.append(self.warm, False)
 
     def add(self, scene: Scene, index: int, stage: int, share: float, *, is_warm: bool) -> None:
         self.warm = np.append(self.warm, (is_warm or self.metric.severity == "severe") and share < 1)

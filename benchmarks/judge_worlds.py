@@ -46,6 +46,8 @@ class World(NamedTuple):
         rates: Error rate over time: ``constant``, ``day`` (± 80 %), or ``outage`` (ten times for a quarter of
             an hour, in all arms).
         late: Buckets by which counts may arrive late.
+        missing: Buckets between stretches without counts, and their mean length.
+        ahead: Buckets by which the clocks of half of the servers are ahead.
         bias: Factor of the canary's true share over the one that the judge assumes.
         base: Error rate of users, or of bursts.
         ratio: Factor of the canary's error rate.
@@ -63,6 +65,8 @@ class World(NamedTuple):
     bursts: float = 0.0
     rates: str = "constant"
     late: int = 0
+    missing: tuple[float, float] | None = None
+    ahead: int = 0
     bias: float = 1.0
     base: float = BASE
     ratio: float = 1.0
@@ -86,21 +90,28 @@ WORLDS: dict[str, World] = {
     "one canary process, twenty stable, hiccups": World(hiccups=(240, 3, 0.5), processes=20),
     "bursts by process, CV 2": World(bursts=4.0),
     "counts up to 20 s late": World(late=2),
+    "counts missing for 2 min each 20 min": World(missing=(120, 12)),
+    "clocks of half of the servers 30 s ahead": World(ahead=3),
     "hiccups, day and night, few prone users": World(hiccups=(240, 3, 0.5), rates="day", proneness="few"),
     "hiccups, all fail 40 s each 40 min": World(hiccups=(240, 4, 1.0)),
 }
 
 
 class Plan(NamedTuple):
-    """Stages of a release, with the canary's share of each and their length in buckets."""
+    """Stages of a release, with the canary's share of each and their length in buckets.
+
+    Attributes:
+        missing: Buckets without counts of errors.
+    """
 
     shares: tuple[float, ...] = (0.01, 0.05, 0.25)
     length: int = HOUR
+    missing: frozenset[int] = frozenset()
 
     @property
     def schedule(self) -> Schedule:
         numbers = np.repeat(np.arange(len(self.shares)), self.length)
-        return Schedule(numbers, np.repeat(self.shares, self.length).astype(np.float64))
+        return Schedule(numbers, np.repeat(self.shares, self.length).astype(np.float64), self.missing)
 
 
 class Release:
@@ -178,8 +189,9 @@ class Release:
             found += [self._spread(self._hiccup(1, world.often), (0,))]
             found += [self._spread(self._hiccup(world.processes, 1.0), (1, 2))]
         bucket, unit, arm = (np.concatenate(column) for column in zip(*found, strict=True))
-        if world.late:
+        if world.late or world.ahead:
             late = bucket + rng.integers(0, world.late + 1, len(bucket))
+            late += world.ahead * rng.integers(0, 2, len(bucket))
             is_same = late // self.plan.length == bucket // self.plan.length
             bucket = np.where(is_same, late, bucket)
         order = np.argsort(bucket.astype(np.int16), kind="stable")  # sorted by radix

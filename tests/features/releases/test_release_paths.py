@@ -35,6 +35,7 @@ def counts(row: np.ndarray) -> Counts:
     warm_up=st.sampled_from([0.0, 25.0]),
     length=st.sampled_from([5, 40]),
     alone=st.booleans(),
+    missing=st.frozensets(st.integers(0, 80), max_size=20),
 )
 def test_arrays_say_what_the_judge_says(
     seed: int,
@@ -44,13 +45,14 @@ def test_arrays_say_what_the_judge_says(
     warm_up: float,
     length: int,
     alone: bool,
+    missing: frozenset[int],
 ) -> None:
-    """To the ninth digit, in bursts, with stages that begin within a block."""
+    """To the ninth digit, in bursts, with stages that begin within a block, and buckets without counts."""
     stages = tuple(Stage(weight, 1, margin_times=2) for weight in sorted(weights)) + (Stage(1.0, 0),) * alone
     policy = Policy(stages=stages, metrics=(metric,), warm_up_seconds=warm_up)
     rng = np.random.default_rng(seed)
     shares = np.repeat([stage.weight for stage in stages], length)
-    schedule = judge_twin.Schedule(np.repeat(np.arange(len(stages)), length), shares)
+    schedule = judge_twin.Schedule(np.repeat(np.arange(len(stages)), length), shares, missing)
     arms = np.stack([shares, np.minimum(shares, 1 - shares), np.maximum(0, 1 - 2 * shares)], axis=1)
     shape = (1, len(shares))
     bursts = rng.gamma(0.5, 2.0, (*shape, 1, 3)) * np.array([1.0, 0.3, 0.1])[:, None]
@@ -65,16 +67,19 @@ def test_arrays_say_what_the_judge_says(
     found = judge_twin.paths(policy, metric, schedule, seen)
     evidence = start(policy)
     for index, (stage, share) in enumerate(zip(schedule.stages.tolist(), shares.tolist(), strict=True)):
+        counted = {
+            "events": {metric.name: counts(seen.events[0, index])},
+            "raw": {metric.name: counts(seen.raw[0, index])},
+            "blocks": {metric.name: tuple(counts(row) for row in places[0, index])},
+        }
         bucket = Bucket(
             10.0 * index,
             10.0,
             stage,
             share,
             counts(seen.requests[0, index]),
-            events={metric.name: counts(seen.events[0, index])},
-            raw={metric.name: counts(seen.raw[0, index])},
             met=counts(seen.met[0, index]),
-            blocks={metric.name: tuple(counts(row) for row in places[0, index])},
+            **({} if index in missing else counted),
         )
         evidence = observe(policy, evidence, bucket)
         [known] = evidence.metrics
