@@ -13,8 +13,9 @@ def log(canary=(), control=(), failing=()):
     found = RequestLog(["errors", "timeouts"])
     found.units[0].extend(canary)
     found.units[2].extend(control)
+    of_canary = set(canary)
     for unit in failing:
-        found.failing["errors"][0 if unit in canary else 2].append(unit)
+        found.failing["errors"][0 if unit in of_canary else 2].append(unit)
     return found
 
 
