@@ -50,7 +50,9 @@ class ForkedWorkers:
         fork_server.running()  # one for all workers, as is their folder
         self._config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         self._reporter.showfspath = False
-        self._left.extend(range(len(session.items)))
+        # Tests of the whole (pages, packages, trees) take seconds each: first, so that none is the last.
+        whole, items = Path(__file__).parents[1], session.items
+        self._left.extend(sorted(range(len(items)), key=lambda number: items[number].path.parent != whole))
         for _ in range(self._count):
             self._fork(session)
         while self._workers:
