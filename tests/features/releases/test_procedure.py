@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salver.features.releases import decisions
 from salver.features.releases.judge import procedure
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.record import ChangeRequest, Release, proposed
@@ -69,7 +70,10 @@ def test_a_person_has_the_last_word_on_a_pause_by_the_judge() -> None:
 
 
 def test_what_a_person_has_paused_loses_its_traffic_but_is_not_resumed_by_itself() -> None:
-    off = procedure.judged(release(ReleaseState.PAUSED), paused(30.0), 200.0)
+    before = release(ReleaseState.PAUSED)
+    off = procedure.judged(before, paused(30.0), 200.0)
+    assert decisions.facts(before, ()).keeps_share and not decisions.facts(off, ()).keeps_share
+    assert off.position != before.position  # so that it is told
     assert (off.state, off.weight, off.resumes_at) == (ReleaseState.PAUSED, 0.0, None)
     assert procedure.resumed(off, 1e9) == off
     endless = procedure.judged(release(), paused(0.0), 200.0)

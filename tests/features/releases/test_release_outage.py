@@ -31,13 +31,17 @@ class Story:
         self.policy, self.evidence, self.at = policy, start(policy), 0.0
 
     def sees(
-        self, lately: RecentRequests | None, state: ReleaseState = ReleaseState.RUNNING, **changes: object
+        self,
+        lately: RecentRequests | None,
+        state: ReleaseState = ReleaseState.RUNNING,
+        facts: Facts = Facts(),  # noqa: B008 - frozen
+        **changes: object,
     ) -> Verdict:
         [bucket] = buckets(self.policy, begin=self.at, number=1, events={"errors": 0})
         seen = {} if lately is None else {"errors": lately}
         bucket = msgspec.structs.replace(bucket, lately=seen, **changes)
         self.at += bucket.seconds
-        self.evidence, verdict = judge(self.policy, self.evidence, bucket, state)
+        self.evidence, verdict = judge(self.policy, self.evidence, bucket, state, facts)
         return verdict
 
     def is_off(self, number: int) -> list[Verdict]:
@@ -110,8 +114,15 @@ def test_a_soft_metric_pauses_nothing_and_a_promoted_release_is_not_paused() -> 
     assert Story(with_policy(metrics=(soft,))).sees(ALL_FAIL).decision is Decision.CONTINUE
     assert Story().sees(ALL_FAIL, ReleaseState.PROMOTED).decision is Decision.CONTINUE
     story = Story()
-    assert story.sees(ALL_FAIL, ReleaseState.PAUSED).decision is Decision.HOLD  # a person has paused it
+    assert story.sees(ALL_FAIL, ReleaseState.PAUSED).decision is Decision.HOLD  # of before the pause
     assert not story.evidence.outages.strikes
+
+
+def test_a_release_that_a_person_has_paused_loses_its_traffic_if_its_canary_fails_completely() -> None:
+    keeps = Facts(keeps_share=True)
+    story = Story()
+    assert story.sees(None, ReleaseState.PAUSED, keeps).decision is Decision.HOLD
+    assert story.sees(ALL_FAIL, ReleaseState.PAUSED, keeps).decision is Decision.PAUSE
 
 
 def test_while_it_is_paused_nothing_counts_and_no_deadline_runs() -> None:

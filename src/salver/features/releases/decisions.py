@@ -50,7 +50,8 @@ def facts(release: Release, all_of_them: Iterable[Release]) -> Facts:
         for other in all_of_them
         if layer and other.id != release.id and other.is_live and other.policy.traffic.layer == layer
     )
-    return Facts(release.progress.approvals, others)
+    keeps_share = release.state is ReleaseState.PAUSED and release.weight > 0
+    return Facts(release.progress.approvals, others, keeps_share=keeps_share)
 
 
 def answered(
@@ -136,5 +137,6 @@ def news(step: Step) -> tuple[bool, str, Sequence[Any]] | None:
     stages = len(after.policy.stages)
     text = "release %s of %s: %s, stage %d of %d, %.4g%% of the units meet version %s: %s"
     where = (after.id, after.model, after.state.value, min(after.stage + 1, stages), stages)
-    is_grave = is_late or after.state is ReleaseState.ROLLED_BACK or after.resumes_at is not None
+    is_paused = after.progress.pauses > before.progress.pauses
+    is_grave = is_late or is_paused or after.state is ReleaseState.ROLLED_BACK
     return is_grave, text, (*where, 100 * after.weight, after.canary, after.reason)

@@ -167,7 +167,8 @@ def commit(connection: Connection, step: Step, now: float) -> None:
         if connection.execute(update(WISH).where(*mine).values(done=now, answer=answer)).rowcount != 1:
             raise Conflict(f"a change request for release '{id}' was handled by another server meanwhile")
     action = _ACTIONS[after.state] if before.position != after.position else None
-    if before.resumes_at is not None and after.position == (ReleaseState.RUNNING, before.stage, False):
+    is_same_stage = after.state is ReleaseState.RUNNING and after.stage == before.stage
+    if before.resumes_at is not None and is_same_stage:
         action = "release.resumed"
     # Evidence against a promoted release is told once, though its state stays the same.
     if action is None and after.progress.is_told and not before.progress.is_told:

@@ -282,7 +282,7 @@ def _counted(
         )
         most = metric.negligible_at(stage.margin_times) if is_warm else 0.0
     if most and (metric.kind != "latency" or metric.name in bucket.raw):
-        blocks = BLOCK_BUCKETS * policy.bucket_seconds / bucket.seconds
+        blocks = BLOCK_BUCKETS * policy.bucket_seconds / (bucket.seconds or policy.bucket_seconds)
         factor = known.counts.blocks.rare_factor(most * requests.canary * blocks)
         rare = _rare(rare, events.canary, requests.canary, most, factor)
     return msgspec.structs.replace(

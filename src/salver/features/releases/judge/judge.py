@@ -69,7 +69,8 @@ def judge(
         evidence = msgspec.structs.replace(evidence, is_over=True)
         return evidence, _verdict(policy, evidence, bucket, over)
     evidence = observe(policy, evidence, bucket)
-    evidence, struck = _struck(policy, evidence, bucket, state)
+    is_open = state in (ReleaseState.RUNNING, ReleaseState.HELD) or facts.keeps_share
+    evidence, struck = _struck(policy, evidence, bucket, is_open=is_open)
     opinion = (
         _harm(policy, evidence, bucket, facts)
         or struck
@@ -83,11 +84,10 @@ def judge(
 
 
 def _struck(
-    policy: Policy, evidence: Evidence, bucket: Bucket, state: ReleaseState
+    policy: Policy, evidence: Evidence, bucket: Bucket, *, is_open: bool
 ) -> tuple[Evidence, _Opinion | None]:
     """Return whether most requests to the canary fail: a pause, or a rollback after the third in a row."""
-    is_open = state in (ReleaseState.RUNNING, ReleaseState.HELD) and bucket.stage == evidence.stage
-    if not is_open or not bucket.share:
+    if not is_open or not bucket.share or bucket.stage != evidence.stage:
         return evidence, None
     severe = [one.name for one in policy.metrics if one.is_counted and one.severity == "severe"]
     outages, strike = evidence.outages.add(bucket, severe, policy.bucket_seconds)

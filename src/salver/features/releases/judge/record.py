@@ -143,9 +143,9 @@ class Release(msgspec.Struct, frozen=True):
         return self.policy.bucket_seconds * _UNHURRIED
 
     @property
-    def position(self) -> tuple[ReleaseState, int, bool]:
-        """Return its state and stage, and whether it will be resumed by itself."""
-        return self.state, self.stage, self.resumes_at is not None
+    def position(self) -> tuple[ReleaseState, int, bool, int]:
+        """Return its state and stage, whether it will be resumed by itself, and its number of pauses."""
+        return self.state, self.stage, self.resumes_at is not None, self.progress.pauses
 
     @property
     def resumes_at(self) -> float | None:

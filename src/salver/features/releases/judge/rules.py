@@ -153,6 +153,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         missing: Why one of its versions has long been unable to answer, as text; empty = both can.
         waiting: Requests that wait too long for the canary, as text; empty = none known.
         clocks: How the clocks of servers differ, as text; empty = by less than a bucket.
+        keeps_share: A person has paused it, and the canary has traffic still.
     """
 
     approvals: tuple[StepApproval, ...] = ()
@@ -160,6 +161,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     missing: str = ""
     waiting: str = ""
     clocks: str = ""
+    keeps_share: bool = False
 
 
 class Moment(msgspec.Struct, frozen=True):
