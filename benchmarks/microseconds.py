@@ -105,8 +105,8 @@ class Path:
         posted = await self._of_posts(lambda: engine.post(request, None, _drop))
         bound = engine._admission.bind(request)
         binding = await self._of_call(lambda: engine._admission.bind(request))
-        inputs = engine._stack.inputs([bound] * self._together)
-        running = await self._of_call(lambda: engine._runner.run_inline(inputs)) / self._together
+        inputs = engine._executor.stack.inputs([bound] * self._together)
+        running = await self._of_call(lambda: engine._executor.runner.run_inline(inputs)) / self._together
         parts = {
             "connection, in and out": floor,
             "decode": decoding,
@@ -163,7 +163,7 @@ class Path:
 async def of_callers(server: Any, callers: Callers, engine: Any, rounds: int = ROUNDS) -> tuple[float, float]:
     """Return microseconds of a request, and beside them what observers take."""
     await budget.warm(server, asyncio.get_running_loop(), callers)
-    engine._crowded = callers.count > 1
+    engine._dispatcher._is_crowded = callers.count > 1
     best = observing = float("inf")
     for _ in range(rounds):
         asked = [callers.requests() for _ in range(REQUESTS // callers.count)]

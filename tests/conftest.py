@@ -18,6 +18,7 @@ from hypothesis import settings
 from soaking import IS_SOAK, size
 from zoo import EXAMPLES, write_identity, write_mlp, write_moody, write_two
 
+import salver
 from salver.testing.process import ServerProcess
 
 # A busy machine is no fault of the code's. What waits to land is held against the same examples each time;
@@ -57,17 +58,27 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what runs in ``make soak`` alone; have that look for more examples of every property."""
+    """Leave out tests of ``make soak`` alone or of the other build; mark properties for ``make soak``."""
+    build = "compiled" if salver.is_compiled() else "pure"
+    _leave_out(config, items, {item for item in items if build not in _builds(item)})
     if IS_SOAK:
         for item in items:
             if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
                 item.add_marker("soak")
         return
-    late = [item for item in items if any(mark.kwargs.get("only") for mark in item.iter_markers("soak"))]
-    if late:
-        config.hook.pytest_deselected(items=late)
-        left_out = set(late)
-        items[:] = [item for item in items if item not in left_out]
+    late = {item for item in items if any(mark.kwargs.get("only") for mark in item.iter_markers("soak"))}
+    _leave_out(config, items, late)
+
+
+def _builds(item: pytest.Item) -> tuple[str, ...]:
+    mark = item.get_closest_marker("build")
+    return ("pure", "compiled") if mark is None else mark.args
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], some: set[pytest.Item]) -> None:
+    if some:
+        config.hook.pytest_deselected(items=list(some))
+        items[:] = [item for item in items if item not in some]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,6 +7,7 @@ syntax trees for purity, lazy imports and names, and imports the package to see 
 import ast
 import fnmatch
 import functools
+import graphlib
 import importlib
 import json
 import pkgutil
@@ -14,6 +15,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+from compiled_modules import COMPILED
 
 import salver
 from salver.words import errors
@@ -48,8 +51,9 @@ FRAMEWORKS = {
 LATE = {"scipy", "sqlalchemy", "psycopg"}
 #: Where an import of Salver's own inside a function is the point, and not a dodge: a command imports
 #: what it needs, so that `salver --help` starts at once; a host process imports what it runs; a server
-#: without a registry does not import a database.
+#: without a registry does not import a database; a compiled module has no blocks of lazy_imports().
 LAZY = (
+    *COMPILED,
     "cli/*", "__init__.py", "app.py", "migration/*", "*command*.py", "*/migration*.py", "*/flags.py",
     "*_flags.py",
     "*/environment.py", "*/otel.py",
@@ -158,6 +162,21 @@ def lazy_imports(tree: ast.Module) -> list[str]:
 def test_no_lazy_import_hides_a_cycle() -> None:
     found = {name: lazy_imports(parsed(name)) for name in FILES if not matches(name, LAZY)}
     assert {name: some for name, some in found.items() if some} == {}
+
+
+def test_imports_have_no_cycle() -> None:
+    names = {".".join(("salver", *Path(name).with_suffix("").parts)): name for name in FILES}
+    names = {module.removesuffix(".__init__"): name for module, name in names.items()}
+    graph: dict[str, set[str]] = {}
+    for module, name in names.items():
+        found = graph[module] = set()
+        for node in ast.walk(parsed(name)):
+            if isinstance(node, ast.ImportFrom):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
+            found |= set(imported(node))
+        found &= names.keys() - {module}
+        found -= {package for package in found if any(other.startswith(f"{package}.") for other in found)}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_no_environment_is_read_at_import() -> None:

@@ -37,6 +37,14 @@ _WHERE = {
 }
 
 
+def is_compiled() -> bool:
+    """Return whether this is the accelerated build, whose connections and engine are compiled."""
+    from importlib.util import find_spec
+
+    spec = find_spec("salver.transport.exchange")
+    return spec is not None and not str(spec.origin).endswith(".py")
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *_WHERE})
 

@@ -541,7 +541,6 @@ def test_connections_that_do_nothing_with_their_time_are_told() -> None:
     waiting, idle = connection(now - PATIENCE_S - 1, is_idle=True), connection(now - IDLE_S - 1, is_idle=True)
     fresh, head = connection(now), connection(now - HEAD_S - 1, is_in_head=True)
     assert overdue([slow, busy, waiting, idle, fresh, head], now) == [slow, idle, head]  # type: ignore[arg-type]
-    assert issubclass(Connection, asyncio.Protocol)
 
 
 async def test_large_bodies_count_while_they_come_and_are_refused_where_they_do_not_fit() -> None:

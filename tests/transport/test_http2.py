@@ -308,6 +308,7 @@ async def test_large_answers_of_one_connection_leave_side_by_side() -> None:
     await caller.ended(3)
 
 
+@pytest.mark.build("pure")  # it patches a method
 async def test_a_window_that_opens_byte_by_byte_costs_a_look_at_one_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -26,7 +26,7 @@ class Loop:
 
     def read(self, cost: float = 0.0) -> float:
         """Return the lag of a request that is read now, and takes so long to be worked on."""
-        exchange = Exchange(None, None)  # type: ignore[arg-type]
+        exchange = Exchange(a_head(), None)
         self.pulse.read(exchange, self.now)
         self.work(cost)
         return exchange.lag

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from cyclopts import App, Parameter
 from cyclopts.config import Env
 
-from salver import __version__
+from salver import __version__, is_compiled
 from salver.cli.serve import serve
 from salver.cli.serve_options import SOURCES
 from salver.cli.start import run
@@ -79,7 +79,7 @@ def app() -> App:
     """
     root = App(
         name="salver",
-        version=__version__,
+        version=lambda: f"{__version__} compiled" if is_compiled() else __version__,
         help="Serve models of every framework from one process and one port. Each option can be given by an "
         "environment variable, too: SALVER_PORT for salver serve, SALVER_BENCH_SECONDS for salver bench.",
         default_parameter=Parameter(negative=(), show_default=_show_default),

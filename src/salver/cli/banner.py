@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from salver import __version__
+from salver import __version__, is_compiled
 from salver.encoding.placeholders import extents, filled, zero
 from salver.words.messages import Signature, State, TensorSpec, VersionStatus
 from salver.words.tensor import DataType
@@ -72,7 +72,10 @@ def compose(info: "ReadyInfo", *, is_logged: bool = False) -> Block:
         lines += ["", *triton_snippet(address, status.id.name, signature).splitlines()]
     if warnings := [warning for host in info.hosts if (warning := exposure(host, info.changing))]:
         lines += ["", *warnings]
-    return Block(f"salver {__version__}", rows, tuple(lines))
+    title = f"salver {__version__}"
+    if is_compiled():
+        title += " compiled"
+    return Block(title, rows, tuple(lines))
 
 
 def as_record(info: "ReadyInfo") -> dict[str, Any]:
@@ -80,6 +83,7 @@ def as_record(info: "ReadyInfo") -> dict[str, Any]:
     return {
         "event": "ready",
         "version": __version__,
+        "compiled": is_compiled(),
         "url": info.url or None,
         "grpc": info.grpc or None,
         "metrics": info.metrics or None,

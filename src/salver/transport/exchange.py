@@ -7,15 +7,14 @@ answers through ASGI's ``receive`` and ``send``; or without a task, through ``pr
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from salver.encoding.bodies import GrpcStatus
-from salver.lazy import lazy_imports
 from salver.transport.budget import Budget
 from salver.transport.http1_head import Head, Headers
 from salver.words.messages import Alike, Closable
 
-with lazy_imports():
+if TYPE_CHECKING:
     from salver.transport.large_body import LargeBody
 
 #: Starts to answer a request, or answers it, without a task; False = call the application instead. For a
@@ -97,6 +96,8 @@ class Exchange:
         Args:
             lead: Bytes of the body before its tensors.
         """
+        from salver.transport.large_body import LargeBody
+
         self.large = LargeBody.reserve(budget, size, lead)
         if self.large is None:
             return False

@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from io import BytesIO
 from time import monotonic
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from salver.encoding.bodies import room
-from salver.lazy import lazy_imports
 from salver.transport.budget import COUNTED, MOST_HEAD, Share
 from salver.transport.exchange import Exchange, nothing, with_length
 from salver.transport.http1_head import PHRASES, PREFACE, Head, Headers, begun_of, head_of, is_bodiless
@@ -24,10 +23,8 @@ from salver.transport.terms import TURN, Refusal, Terms, WrittenConnection, in_t
 from salver.words.errors import SalverError
 from salver.words.messages import Alike
 
-with lazy_imports():
-    from salver.transport.http1_body import BodyDropper, BodyReader
+if TYPE_CHECKING:
     from salver.transport.http1_chunks import ChunkReader
-    from salver.transport.http2 import Http2
 
 _LOG = logging.getLogger("salver.transport")
 #: Most chunks of a body.
@@ -267,7 +264,7 @@ class Connection(WrittenConnection):
         return body
 
     def _read_chunks(self) -> bytes | None:
-        chunks = self._chunks = self._chunks or ChunkReader()
+        chunks = self._chunks = self._chunks or _chunk_reader()
         for _ in range(_MOST_STEPS):
             piece = chunks.read(self._buffer)
             if chunks.fault:
@@ -302,8 +299,12 @@ class Connection(WrittenConnection):
             assert exchange.large is not None
             exchange.large.add(memoryview(data)[at:])
             pulse.receive(exchange.large)
+            from salver.transport.http1_body import BodyReader
+
             BodyReader(self, self._transport, exchange.large)
         elif exchange.is_whole and self._incoming is not None:  # refused by its head
+            from salver.transport.http1_body import BodyDropper
+
             BodyDropper(self, self._transport, self._left - len(data) + at)
         else:
             self._enter(exchange)
@@ -344,7 +345,7 @@ class Connection(WrittenConnection):
             self._put(exchange, data, is_last=not self._left)
             return
         self._buffer += data
-        chunks = self._chunks = self._chunks or ChunkReader()
+        chunks = self._chunks = self._chunks or _chunk_reader()
         for _ in range(_MOST_STEPS):
             piece = chunks.read(self._buffer)
             if piece is None:
@@ -418,11 +419,13 @@ class Connection(WrittenConnection):
 
     def _hand_over(self) -> None:
         """Continue the connection as HTTP/2."""
+        from salver.transport.http2 import Http2
+
         self._terms.open.discard(self)
         self._is_ending = True
         begun, self._buffer = bytes(self._buffer), bytearray()
         protocol = Http2(self._transport, self._terms, self._scheme)
-        self._transport.set_protocol(protocol)
+        self._transport.set_protocol(cast(asyncio.BaseProtocol, protocol))
         protocol.data_received(begun)
 
     def _refuse(self, status: int, body: bytes = b"") -> None:
@@ -543,6 +546,12 @@ class Connection(WrittenConnection):
     def write(self, data: bytes) -> None:
         """Send bytes."""
         self._transport.write(data)
+
+
+def _chunk_reader() -> "ChunkReader":
+    from salver.transport.http1_chunks import ChunkReader
+
+    return ChunkReader()
 
 
 def _has_unread(transport: asyncio.Transport) -> bool:

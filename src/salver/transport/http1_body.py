@@ -4,12 +4,11 @@ import asyncio
 import mmap
 import socket
 from contextlib import suppress
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, cast
 
-from salver.lazy import lazy_imports
 from salver.transport.budget import RESERVED_S
 
-with lazy_imports():
+if TYPE_CHECKING:
     from salver.transport.large_body import LargeBody
 
 #: Bytes received at once. libuv receives up to 32 times before other connections have their turns.
@@ -88,8 +87,8 @@ class BodyDropper(_BodyProtocol):
         left: Bytes of the rest.
     """
 
-    _last = bytearray(1 << 12)
-    _room = mmap.mmap(-1, _MOST_DISCARDED)  # never written to, so that it takes no memory
+    _last: ClassVar = bytearray(1 << 12)
+    _room: ClassVar = mmap.mmap(-1, _MOST_DISCARDED)  # never written to, so that it takes no memory
 
     def __init__(self, owner: BodyOwner, transport: asyncio.Transport, left: int) -> None:
         super().__init__(owner, transport)
@@ -135,7 +134,7 @@ class BodyReader(_BodyProtocol):
         body: The body, incomplete.
     """
 
-    def __init__(self, owner: BodyOwner, transport: asyncio.Transport, body: LargeBody) -> None:
+    def __init__(self, owner: BodyOwner, transport: asyncio.Transport, body: "LargeBody") -> None:
         super().__init__(owner, transport)
         self._body = body
         self._timer = self._loop.call_later(RESERVED_S, self._give_up)

@@ -15,9 +15,9 @@ from salver.transport.exchange import Prompt
 from salver.transport.http1_head import PREFACE
 from salver.transport.http2_frames import Fault, Setting
 from salver.transport.http2_head import Http2Heads
-from salver.transport.http2_stream import LARGEST_WINDOW, WINDOW, Stream
+from salver.transport.http2_stream import LARGEST_WINDOW, WINDOW, Stream, StreamOwner
 from salver.transport.parting import PARTING_S
-from salver.transport.terms import Terms, WrittenConnection, scope_of
+from salver.transport.terms import Terms, scope_of
 from salver.words.errors import InvalidInput, TooLarge
 from salver.words.messages import Closable
 
@@ -51,7 +51,7 @@ _MOST_CONTINUATIONS: Final = 32
 _LARGE_FRAME: Final = 4096
 
 
-class Http2(WrittenConnection):
+class Http2(StreamOwner):
     """HTTP/2 connection.
 
     Args:

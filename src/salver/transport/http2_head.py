@@ -103,10 +103,10 @@ def head_of(fields: list[tuple[bytes, bytes]]) -> Head | None:
     if not (method and path and b":scheme" in pseudo) or len(headers) > MOST_HEADERS:
         return None
     known = dict(headers)
-    if len(known) != len(headers) and len({h for h in headers if h[0] in _SINGLE}) > len(
-        _SINGLE & known.keys()
-    ):
-        return None
+    if len(known) != len(headers):
+        single = {header for header in headers if header[0] in _SINGLE}
+        if len(single) > len({name for name, _ in single}):
+            return None
     if b":authority" in pseudo:
         headers = [(b"host", pseudo[b":authority"]), *(h for h in headers if h[0] != b"host")]
     length = known.get(b"content-length")

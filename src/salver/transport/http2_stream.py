@@ -5,7 +5,7 @@ import logging
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from salver.encoding.bodies import GrpcStatus
 from salver.transport import http2_frames as frames
@@ -15,6 +15,7 @@ from salver.transport.grpc_frames import frame as grpc_frame
 from salver.transport.grpc_frames import message_size, trailers
 from salver.transport.http1_head import Head, Headers
 from salver.transport.http2_frames import Fault, header_block
+from salver.transport.terms import WrittenConnection
 from salver.words.messages import Closable
 
 _LOG = logging.getLogger("salver.transport")
@@ -36,8 +37,8 @@ _GRPC_BEGIN: Final = struct.Struct(f">BHBBI{len(_HEAD_OK)}sBHBBIxI")
 _GRPC_END: Final = struct.Struct(f">BHBBI{len(_TRAILERS_OK)}s")
 
 
-class StreamOwner(Protocol):
-    """Connection, as its streams see it.
+class StreamOwner(WrittenConnection):
+    """Connection, as its streams see it; :class:`~salver.transport.http2.Http2` is the only one.
 
     Attributes:
         window: Bytes that may be sent on all streams.
@@ -57,51 +58,47 @@ class StreamOwner(Protocol):
 
     def emit(self, data: bytes) -> None:
         """Send frames, together with others of this turn of the event loop."""
-        ...
-
-    async def drained(self) -> None:
-        """Wait until there is room to write, or the connection is lost."""
-        ...
+        raise NotImplementedError
 
     def give_credit(self, size: int) -> None:
         """Let the caller send so many more bytes, on any stream."""
-        ...
+        raise NotImplementedError
 
     def queue(self, stream: "Stream") -> None:
         """Continue an answer when there is room, after those that already wait."""
-        ...
+        raise NotImplementedError
 
     def forget(self, stream: "Stream") -> None:
         """Remove a finished stream."""
-        ...
+        raise NotImplementedError
 
     def expect(self, stream: "Stream") -> None:
         """Have a stream enter at the end of this read, if it is incomplete then."""
-        ...
+        raise NotImplementedError
 
     def prompt(self, stream: "Stream") -> Prompt | None:
         """Return the function that answers a stream's complete request without a task."""
-        ...
+        raise NotImplementedError
 
     def prompt_large(self, stream: "Stream", size: int) -> Prompt | None:
         """Return that function for a request of which the beginning of a body of so many bytes has come."""
-        ...
+        raise NotImplementedError
 
     def receive(self, stream: "Stream") -> None:
         """Count the large body of a stream, which has begun to come."""
-        ...
+        raise NotImplementedError
 
     def received(self, stream: "Stream") -> Prompt | None:
         """Note that a large body has come; return the function that answers its request without a task."""
-        ...
+        raise NotImplementedError
 
     def keep(self, refusal: Closable) -> None:
         """Close a refusal when the turn of the event loop ends."""
-        ...
+        raise NotImplementedError
 
     def app(self, stream: "Stream") -> Awaitable[None]:
         """Call the application for a stream."""
-        ...
+        raise NotImplementedError
 
 
 class Stream(Exchange):

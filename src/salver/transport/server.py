@@ -316,10 +316,10 @@ class Listener:
         secure: dict[str, Any] = {}
         if self._secure:
             secure = {"ssl": self._secure, "ssl_handshake_timeout": _HANDSHAKE_S}
-        self._connect = partial(
-            loop.connect_accepted_socket, partial(Connection, self._terms, scheme), **secure
-        )
-        opened: Callable[..., Any] = cast(Callable[..., Any], listen)
+        # Connections are protocols of asyncio's without a class of it.
+        accepted = cast(Callable[..., Any], loop.connect_accepted_socket)
+        self._connect = partial(accepted, partial(Connection, self._terms, scheme), **secure)
+        opened = cast(Callable[..., Any], listen)
         server = await opened(connected, sock=self._socket, backlog=BACKLOG, **secure)
         watching = asyncio.create_task(self._watch())
         self._has_started.set()

@@ -5,9 +5,8 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from time import monotonic, thread_time
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from salver.lazy import lazy_imports
 from salver.transport.budget import Budget
 from salver.transport.doors import App
 from salver.transport.exchange import Exchange, Prompt, PromptFinder
@@ -15,7 +14,7 @@ from salver.transport.http1_head import Head, Heads
 from salver.transport.parting import Parting
 from salver.words.messages import NO_PLACE_S, Alike, Closable
 
-with lazy_imports():
+if TYPE_CHECKING:
     from salver.transport.large_body import LargeBody
 
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
@@ -206,7 +205,7 @@ class Pulse:
             if left and left + size > MOST_RECEIVED:
                 exchange.lag = NO_PLACE_S
 
-    def receive(self, body: LargeBody) -> None:
+    def receive(self, body: "LargeBody") -> None:
         """Count a large body while it comes, in each turn some of it, and more comes than can be answered."""
         if self._is_busy and self._places.limit < math.inf:
             self._receiving[body] = body.at
@@ -369,8 +368,11 @@ class Terms:
         return prompt
 
 
-class WrittenConnection(asyncio.Protocol):
-    """Connection that stops writing while its caller does not read."""
+class WrittenConnection:
+    """Connection that stops writing while its caller does not read.
+
+    It is a protocol of asyncio's, but extends no class of it: compiled, its attributes would be slow.
+    """
 
     _transport: asyncio.Transport
 
@@ -382,6 +384,9 @@ class WrittenConnection(asyncio.Protocol):
     def has_unsent(self) -> bool:
         """Whether bytes of answers wait for the caller to read."""
         return self._transport.get_write_buffer_size() > 0
+
+    def eof_received(self) -> None:
+        """Note that the caller sends no more, upon which the transport is closed."""
 
     def pause_writing(self) -> None:
         """Note that the write buffer is full."""

@@ -52,17 +52,18 @@ def queue(
     )
 
 
-class GivesUp(Window):
+class GivesUp:
     """Drains, and gives up whom it is told to."""
 
     def __init__(self, policy: Batching) -> None:
-        super().__init__(policy)
+        self._window = Window(policy)
+        self.due, self.arrived, self.ran = self._window.due, self._window.arrived, self._window.ran
         self.victims: set[int] = set()
 
     def choose(self, line: QueueView, now: float) -> Choice:
         for victim in [w for w in line.newest() if w.payload in self.victims]:
             line.give_up(victim)
-        return super().choose(line, now) if line.rows else Choice(0, "drain")
+        return self._window.choose(line, now) if line.rows else Choice(0, "drain")
 
 
 OFFERS = st.tuples(

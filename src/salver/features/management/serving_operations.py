@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+from salver import is_compiled
 from salver.features.management.serving_views import (
     ModelLoad,
     Served,
@@ -36,7 +37,7 @@ def serving_operations(
     """
 
     async def tell_server(asked: ApiRequest) -> Answer:
-        return Answer(ServerView(*server, asked.changing, has_registry))
+        return Answer(ServerView(*server, asked.changing, has_registry, is_compiled()))
 
     async def list_served(asked: ApiRequest) -> Answer:
         return Answer(Page([served(status) for status in control.statuses()]))

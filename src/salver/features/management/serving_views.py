@@ -17,12 +17,14 @@ class ServerView(msgspec.Struct, frozen=True):
     Attributes:
         changes: Who may make changes at this port: anybody, holders of the token, nobody.
         has_registry: The server has a registry.
+        is_compiled: Connections and engine are compiled: it is an accelerated build.
     """
 
     name: str
     version: str
     changes: Changing
     has_registry: bool
+    is_compiled: bool
 
 
 class Served(msgspec.Struct, frozen=True):

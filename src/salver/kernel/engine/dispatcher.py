@@ -6,6 +6,7 @@ instances, wakes up when a batch becomes due, and has the next batch ready when 
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from salver.kernel.engine.admission import BoundRequest
 from salver.kernel.engine.delivery import fail
@@ -13,10 +14,9 @@ from salver.kernel.engine.execution import Executor, RunAnswer, Stacked
 from salver.kernel.engine.refusals import LATE
 from salver.kernel.engine.schedule import Schedule
 from salver.kernel.engine.waiting import Batch, Dispatch
-from salver.lazy import lazy_imports
 from salver.words.errors import DeadlineExceeded, WaitedTooLong
 
-with lazy_imports():
+if TYPE_CHECKING:
     from salver.kernel.engine.turns import PoolMember, ResourceTurn
 
 

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -31,7 +32,6 @@ from salver.kernel.engine.ports import Resizable, Runner
 from salver.kernel.engine.refusals import LATE, closing, unloaded
 from salver.kernel.engine.schedule import NOTHING_KNOWN, PriorKnowledge, Schedule
 from salver.kernel.engine.waiting import QueuedRequest
-from salver.lazy import lazy_imports
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, ModelConfig, RateLimit
 from salver.words.errors import DeadlineExceeded, InvalidInput, Overloaded, WaitedTooLong
@@ -48,7 +48,7 @@ from salver.words.messages import (
 )
 from salver.words.tensor import Array, Tensor
 
-with lazy_imports():
+if TYPE_CHECKING:
     from salver.kernel.engine.turns import ResourcePool
 
 
@@ -224,7 +224,7 @@ class Engine:
         if more < 0:
             await runner.resize(slots)
 
-    def share(self, pool: ResourcePool, limits: Sequence[RateLimit]) -> None:
+    def share(self, pool: "ResourcePool", limits: Sequence[RateLimit]) -> None:
         """Make runs wait for shared resources from now on.
 
         Raises:

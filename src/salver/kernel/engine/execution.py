@@ -17,17 +17,11 @@ from salver.kernel.engine.delivery import NO_PARAMETERS, fail, own, settle
 from salver.kernel.engine.ports import Gave, PostRunner, RequestRunner, RestartingRunner, Runner
 from salver.kernel.engine.stack import Outputs, Stack
 from salver.kernel.engine.waiting import Batch, Dispatch, QueuedRequest
-from salver.lazy import lazy_imports
 from salver.words.artifacts import ModelConfig, Ragged
 from salver.words.errors import HostDied, HostGone, ModelFailed, NotReady, SalverError
 from salver.words.events import BatchRan
 from salver.words.messages import InferRequest, ModelId, Parameter, Timing
 from salver.words.tensor import Array
-
-with lazy_imports():
-    from salver.kernel.engine.padding import padded, rounded
-    from salver.kernel.engine.ragged import RaggedBatch
-
 
 _LOG = logging.getLogger("salver.engine")
 RunAnswer = tuple[Outputs, Timing, Mapping[str, Parameter]]
@@ -67,13 +61,19 @@ class Executor:
         self._sizes = config.batching.sizes if config.batching.enabled else ()
         # Asked of the runner itself, because one that pads does not say whether its hosts come back.
         self._returning = runner if isinstance(runner, RestartingRunner) else None
-        self.runner = runner = padded(runner, self._sizes) if self._sizes else runner
+        if self._sizes:
+            from salver.kernel.engine.padding import padded
+
+            runner = padded(runner, self._sizes)
+        self.runner = runner
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
         signature, pads = runner.signature, config.batching.pad
         # Requests of any shape may share a run of a model that takes them one by one, so it needs no stack.
         ragged = None
         if config.ragged != Ragged():
+            from salver.kernel.engine.ragged import RaggedBatch
+
             ragged = RaggedBatch(config.ragged, signature, id.name)
         self.stack = Stack(id.name, signature, ragged if self._each is None else None, pads=pads)
         unlike = range(len(signature.inputs)) if pads else ()
@@ -287,7 +287,11 @@ class Executor:
         ok: bool = True,
     ) -> None:
         id = self._id
-        more = rounded(rows, self._sizes) - rows if self._sizes else 0
+        more = 0
+        if self._sizes:
+            from salver.kernel.engine.padding import rounded
+
+            more = rounded(rows, self._sizes) - rows
         self._emit(BatchRan(id.name, id.version, rows, requests, seconds, merge, split, reason, ok, more))
 
 

@@ -11,7 +11,7 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from salver.kernel.engine.waiting import QueuedRequest
@@ -115,11 +115,11 @@ class Lane:
 
     def __iter__(self) -> Iterator[QueuedRequest]:
         """Iterate over waiting requests in serving order."""
-        return (w for w in self.queue if w.is_live)
+        return _live(self.queue)
 
     def newest(self) -> Iterator[QueuedRequest]:
         """Iterate from the latest arrival to the oldest."""
-        return (w for w in reversed(self.queue) if w.is_live)
+        return _live(reversed(self.queue))
 
     def fill(self, batch: BatchBuilder, allowance: float) -> int:
         """See :class:`QueueNode`. Requests of another key stay, and so do later ones of their senders."""
@@ -192,15 +192,15 @@ class DelayingLane(Lane):
 
     def head(self) -> QueuedRequest | None:
         """See :class:`Lane`."""
-        return super().head() or next((w for w in self._late if w.is_live), None)
+        return super().head() or next(_live(self._late), None)
 
     def __iter__(self) -> Iterator[QueuedRequest]:
         """See :class:`Lane`."""
-        return (w for w in itertools.chain(self.queue, self._late) if w.is_live)
+        return _live(itertools.chain(self.queue, self._late))
 
     def newest(self) -> Iterator[QueuedRequest]:
         """See :class:`Lane`."""
-        return (w for w in itertools.chain(reversed(self.queue), reversed(self._late)) if w.is_live)
+        return _live(itertools.chain(reversed(self.queue), reversed(self._late)))
 
     def fill(self, batch: BatchBuilder, allowance: float) -> int:
         """See :class:`QueueNode`. Delayed requests are served when no others are left."""
@@ -439,6 +439,13 @@ def newest(flow: QueueNode) -> Iterator[QueuedRequest]:
     if len(lanes) == 1:
         return lanes[0].newest()
     return heapq.merge(*(lane.newest() for lane in lanes), key=lambda w: -w.arrived)
+
+
+def _live(queue: Iterable[QueuedRequest]) -> Iterator[QueuedRequest]:
+    """Iterate over the requests that have not been removed."""
+    for waiting in queue:  # a generator expression would become a list where this is compiled
+        if waiting.is_live:
+            yield waiting
 
 
 def _first(flows: Sequence[QueueNode]) -> QueuedRequest | None:

@@ -6,22 +6,20 @@ engine and the tests report events with their times.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from salver.kernel.engine.batcher import Batcher
 from salver.kernel.engine.outlook import SATURATED, Load, Outlook
 from salver.kernel.engine.rules import Aimd, DropThenDrain, HalfFloor, NewestFeasible, Rule, Switching, Window
 from salver.kernel.engine.targets import Targets
 from salver.kernel.engine.waiting import BULK, Batch, QueuedRequest
-from salver.lazy import lazy_imports
 from salver.stats.batch_law import BatchLaw
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Bulk, ModelConfig
 from salver.words.errors import DeadlineExceeded, Overloaded, SalverError
 from salver.words.messages import ANYBODY, Insight
 
-with lazy_imports():
-    from salver.kernel.engine.learned import LearnedRule
+if TYPE_CHECKING:
     from salver.kernel.engine.limit import Limit
 
 
@@ -90,8 +88,7 @@ class Schedule:
         bulk_rows = functools.partial(_bulk_rows, config.bulk, promise, self.load)
         self.batcher = Batcher(config, self._chosen, bulk_rows)
         self._may_look_ahead = not self.waits and config.priorities.levels == 1
-        most = config.batching.max_queue
-        self._limit = Limit(config.limit, most) if config.limit.target_delay_ms else None
+        self._limit = _limit_of(config) if config.limit.target_delay_ms else None
 
     def __repr__(self) -> str:
         return f"<Schedule {self.policy}, {self.batcher.depth} queued>"
@@ -234,8 +231,11 @@ class Schedule:
         rule = self.policy
         if isinstance(self._chosen, Switching):
             rule = self._chosen.in_force
-        if isinstance(self._chosen, LearnedRule) and self._chosen.mode == "greedy":
-            rule = "drain"
+        if rule == "learned":
+            from salver.kernel.engine.learned import LearnedRule
+
+            if isinstance(self._chosen, LearnedRule) and self._chosen.mode == "greedy":
+                rule = "drain"
         return Insight(self.load.at(now, law), law.a, law.t0, self.targets.reserve.seconds, rule, limit)
 
     # -- internals -----------------------------------------------------------------------------
@@ -273,6 +273,12 @@ class Schedule:
         if self._try_at == math.inf:
             self._try_at = now + _TRY_S
         return now >= self._try_at
+
+
+def _limit_of(config: ModelConfig) -> "Limit":
+    from salver.kernel.engine.limit import Limit
+
+    return Limit(config.limit, config.batching.max_queue)
 
 
 def _bulk_rows(bulk: Bulk, promise: float, load: Load) -> int:

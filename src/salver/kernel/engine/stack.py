@@ -5,20 +5,18 @@ It runs nothing and knows no queue.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from salver.backends.protocol import Answer
 from salver.kernel.engine.admission import BoundRequest
 from salver.kernel.engine.waiting import Batch, QueuedRequest
-from salver.lazy import lazy_imports
 from salver.words.errors import InvalidOutput, SalverError
 from salver.words.messages import Signature
 from salver.words.tensor import Array, Tensor
 
-with lazy_imports():
-    from salver.kernel.engine.padding import joined
+if TYPE_CHECKING:
     from salver.kernel.engine.ragged import RaggedBatch
 
 
@@ -39,7 +37,7 @@ class Stack:
 
     __slots__ = ("_batched", "_model", "_names", "_pads", "_ragged", "types")
 
-    def __init__(self, model: str, signature: Signature, ragged: RaggedBatch | None, *, pads: bool) -> None:
+    def __init__(self, model: str, signature: Signature, ragged: "RaggedBatch | None", *, pads: bool) -> None:
         self._model = model
         self._batched = signature.batched
         self._names = tuple(spec.name for spec in signature.inputs)
@@ -59,7 +57,11 @@ class Stack:
             return self._ragged.gather([b.arrays for b in bounds])
         if len(bounds) == 1:
             return {n: a for n, a in zip(self._names, first, strict=True) if a is not None}
-        join: Callable[[list[Any]], Array] = joined if self._pads else np.concatenate
+        join: Callable[[list[Any]], Array] = np.concatenate
+        if self._pads:
+            from salver.kernel.engine.padding import joined
+
+            join = joined
         return {
             name: join([b.arrays[index] for b in bounds])
             for index, name in enumerate(self._names)

@@ -6,14 +6,10 @@ Pure.
 """
 
 import math
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from salver.lazy import lazy_imports
-
-with lazy_imports():
+if TYPE_CHECKING:
     from salver.kernel.engine.turns import ResourceTurn
 
 URGENT = 0  # level above all priorities
@@ -80,7 +76,7 @@ class QueuedRequest:
         return f"<Waiting {self.rows} rows since {self.arrived:.6f}{'' if self.is_live else ', done'}>"
 
 
-class Batch(msgspec.Struct, frozen=True):
+class Batch:
     """Requests to run now, why the batch closed, and dropped requests.
 
     Attributes:
@@ -90,11 +86,21 @@ class Batch(msgspec.Struct, frozen=True):
         given_up: Requests dropped because they cannot be answered in time; never run.
     """
 
-    members: list[QueuedRequest]
-    rows: int
-    reason: str
-    expired: list[QueuedRequest]
-    given_up: list[QueuedRequest] = []
+    __slots__ = ("expired", "given_up", "members", "reason", "rows")
+
+    def __init__(
+        self,
+        members: list[QueuedRequest],
+        rows: int,
+        reason: str,
+        expired: Sequence[QueuedRequest],
+        given_up: Sequence[QueuedRequest] = (),
+    ) -> None:
+        self.members = members
+        self.rows = rows
+        self.reason = reason
+        self.expired = expired
+        self.given_up = given_up
 
 
 class Dispatch:
@@ -116,7 +122,7 @@ class Dispatch:
         at: float,
         idle_since: float,
         release: "Callable[[Dispatch, bool], None] | None" = None,
-        turn: ResourceTurn | None = None,
+        turn: "ResourceTurn | None" = None,
     ) -> None:
         self.batch = batch
         self.at = at
