@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import nnls
 
-from salver.stats.batch_law import BatchLaw, LiveLaw, fit
+from salver.stats.batch_law import BatchLaw, LiveLaw, _nonnegative, fit
 
 SIZES = (1, 2, 4, 8, 16, 32)
 seconds = st.floats(1e-5, 1.0)
@@ -183,3 +184,13 @@ def test_runs_that_scatter_more_than_the_profile_said_show_in_its_error() -> Non
         live.observe(8, known.seconds(8) * (1 + 0.1 * rng.standard_normal()))
         live.law()
     assert 0.1 < live.error < 0.25  # 95 % of a standard deviation of 10 %: 16 %
+
+
+# -- the fit ----------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_least_squares_without_negative_parts_are_scipys(parts: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    design, target = rng.normal(size=(12, parts)), rng.normal(size=12)
+    assert _nonnegative(design, target) == pytest.approx(nnls(design, target)[0], abs=1e-9)
