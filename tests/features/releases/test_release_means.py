@@ -245,9 +245,9 @@ def test_a_mean_of_which_nothing_is_foreseen_is_advised_upon() -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"spreads": {"revenue": 0.0}}, "spread of 'revenue' is 0"),
-        ({"units_per_second": 200.0}, "200.0 new units"),
-        ({"units_per_second": -1.0}, "-1.0 new units"),
+        ({"spreads": {"revenue": 0.0}}, "spreads.revenue is 0"),
+        ({"units_per_second": 200.0}, "units_per_second is 200"),
+        ({"units_per_second": -1.0}, "units_per_second is -1"),
     ],
 )
 def test_a_forecast_that_cannot_be_is_refused(more: dict[str, object], words: str) -> None:
