@@ -179,7 +179,7 @@ async def test_sixteen_users_who_all_fail_are_spared_at_once_and_for_good_when_t
 
 HICCUPS = {
     "models": [f"m{number}" for number in range(size(20, 2))],
-    "every_s": size(30.0, 8.0),
+    "every_s": size(30.0, 5.0),
     "for_s": 1.5,
     "kinds": ["half", "all", "stall"],
 }
@@ -189,7 +189,7 @@ HICCUPS = {
 @pytest.mark.parametrize("world", [HICCUPS], indirect=True)
 async def test_equal_versions_whose_processes_hiccup_are_not_rolled_back(world: World) -> None:
     """Each process fails or stands still for half a minute every ten, in releases of 27 minutes."""
-    seconds, rounds = size(80.0, 20.0), size(2, 1)
+    seconds, rounds = size(80.0, 16.0), size(2, 1)
     ended: list[Release] = []
     for turn in range(rounds):
         ids = {model: f"{model}-{turn}" for model in HICCUPS["models"]}
