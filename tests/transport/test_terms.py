@@ -33,7 +33,7 @@ class Loop:
 
     def begin(self, size: int) -> Exchange:
         """Read the beginning of a large body, and receive it if it has a place."""
-        exchange = Exchange(None, None)  # type: ignore[arg-type]
+        exchange = Exchange(a_head(), None)
         self.pulse.read_large(exchange, self.now, size)
         if exchange.lag < NO_PLACE_S:
             exchange.large = LargeBody.reserve(Budget(), size, 0)
