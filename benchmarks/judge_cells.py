@@ -19,7 +19,7 @@ import judge_more
 import numpy as np
 from judge_peers import Arms, argo, flagger, kayenta
 from judge_twin import Paths, paths
-from judge_worlds import BASE, SECONDS, WORLDS, Plan, Release, World, interval, scene
+from judge_worlds import BASE, SECONDS, WORLDS, Plan, Release, World, around_median, interval, scene
 
 from salver.features.releases.judge.evidence import start
 from salver.features.releases.judge.judge import judge
@@ -234,21 +234,17 @@ def _told(at: list[int], onset: int) -> dict[str, Any]:
 
     With 95 % intervals: of the fraction, and of the median, by order statistics.
     """
-    from scipy.stats import binom
-
     found = [index for index in at if index >= 0]
     low, high = interval(len(found), len(at))
     minutes = sorted((index + 1 - onset) / 6 if index >= 0 else math.inf for index in at)
     quantiles = [
         minutes[min(len(minutes) - 1, math.ceil(part * len(minutes)) - 1)] for part in (0.5, 0.8, 0.9)
     ]
-    rank = max(1, int(binom.ppf(0.025, len(minutes), 0.5)))
-    around = minutes[rank - 1], minutes[len(minutes) - rank]
     return {
         "found": len(found),
         "low": low,
         "high": high,
-        "median_within": [None if math.isinf(each) else round(each, 1) for each in around],
+        "median_within": [None if math.isinf(each) else round(each, 1) for each in around_median(minutes)],
         "minutes": [None if math.isinf(each) else round(each, 1) for each in quantiles],
     }
 

@@ -414,8 +414,11 @@ def report(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cell(row: Mapping[str, Any]) -> str:
     paused = f"paused {row['paused']} ({row['pause_seconds'] / 60:.1f}), " if row["paused"] else ""
-    after = f" ({row['seconds'] / 60:.1f})" if row["found"] else ""
-    return f"{paused}rolled back {row['found']} of {row['releases']}{after}"
+    low, high = clopper_pearson(row["found"], row["releases"], SURE)
+    after = f"; {row['seconds'] / 60:.1f}" if row["found"] else ""
+    return (
+        f"{paused}rolled back {row['found']} of {row['releases']} ({100 * low:.0f}–{100 * high:.0f} %{after})"
+    )
 
 
 if __name__ == "__main__":

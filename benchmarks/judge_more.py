@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from judge_twin import Scene, Schedule, paths
-from judge_worlds import interval
+from judge_worlds import around_median, interval
 
 from salver.features.releases.judge.outlook import Forecast, detection_minutes
 from salver.features.releases.judge.policy import Metric, Policy, Stage
@@ -117,10 +117,19 @@ def _found(
 
 
 def _told(at: npt.NDArray[np.int64], seconds: float) -> dict[str, Any]:
-    found = at[at >= 0]
-    minutes = float(np.median(found + 1) * seconds / 60) if len(found) else None
-    low, high = interval(len(found), len(at))
-    return {"releases": len(at), "found": len(found), "low": low, "high": high, "minutes": minutes}
+    number = int((at >= 0).sum())
+    minutes = np.where(at >= 0, (at + 1) * seconds / 60, np.inf)
+    low, high = interval(number, len(at))
+    told = [None if math.isinf(each) else round(float(each), 1) for each in around_median(minutes.tolist())]
+    median = float(np.median(minutes))
+    return {
+        "releases": len(at),
+        "found": number,
+        "low": low,
+        "high": high,
+        "minutes": None if math.isinf(median) else round(median, 1),
+        "median_within": told,
+    }
 
 
 def _most(

@@ -27,7 +27,6 @@ def tables(result: Mapping[str, Mapping[str, Row]]) -> str:
     seeds = {row["seed"] for rows in result.values() for row in rows.values() if "seed" in row}
     parts = [
         f"Seed {', '.join(map(str, sorted(seeds)))}; `make bench-judge` goes on where cells have few.",
-        "\\* One revision earlier: a burst of more than two minutes was credited from its third one only.",
         "### Good releases",
         "Rolled back of simulated, with the upper 95 % bound; in brackets falsely or rightly paused.",
         *_good(result["good"]),
@@ -47,14 +46,15 @@ def tables(result: Mapping[str, Mapping[str, Row]]) -> str:
         parts += [
             "### More than half, and after a promotion",
             "A soft metric of 1 %, at 60, 75 and 90 %, an hour each, 100 requests per second; and a day "
-            "beside 5 % that are held back, at 10 per second.",
+            "beside 5 % that are held back, at 10 per second. Minutes to the rollback: the median, with its "
+            "95 % interval.",
             *_more(result),
         ]
     if "money" in result:
         parts += [
             "### Means",
             "Lognormal values, capped, whose past tells half of them; a look each twentieth of a stage, "
-            "at 0.2 %. Found to be less (with the 95 % interval), or more, of simulated; decided.",
+            "at 0.2 %. Found to be less, or more, of simulated, and decided at all, with 95 % intervals.",
             *_money(result["money"]),
         ]
     if "biased" in result:
@@ -93,7 +93,7 @@ def _good_cell(row: Row | None) -> str:
         return "not run"
     told = row["rolled_back"]
     paused = f" ({row['paused']})" if row["paused"] else ""
-    return f"{told['found']} of {row['releases']:,}, ≤ {100 * told['high']:.2f} %{paused}{_mark(row)}"
+    return f"{told['found']} of {row['releases']:,}, ≤ {100 * told['high']:.2f} %{paused}"
 
 
 def _bad(rows: Mapping[str, Row]) -> Iterator[str]:
@@ -101,15 +101,9 @@ def _bad(rows: Mapping[str, Row]) -> Iterator[str]:
     for row in rows.values():
         what = f"{row['world']}, {row['per_second']:,g} req/s, ×{row['ratio']:g}"
         what += f", from minute {row['onset'] / 6:g} on" if row["onset"] else ""
-        what += _mark(row)
         cells = [_minutes(row, "rolled_back"), *(_minutes(row, tool) for tool in _TOOLS)]
         table.append([what, _found(row), *cells])
     yield _table(["harm", "found", "Salver", *_TOOLS.values()], table)
-
-
-def _mark(row: Row) -> str:
-    """Return a star for a cell of an earlier revision."""
-    return " \\*" if row.get("is_earlier") else ""
 
 
 def _found(row: Row, name: str = "rolled_back") -> str:
@@ -125,9 +119,15 @@ def _minutes(row: Row, name: str) -> str:
         return "not in half"
     if median <= 0:
         return "before the harm"
-    within = row[name].get("median_within") or ()
-    around = f" ({'–'.join('∞' if each is None else f'{each:g}' for each in within)})" if within else ""
-    return f"{median:g}{around}; {'∞' if most is None else f'{most:g}'}"
+    return f"{median:g}{_within(row[name])}; {'∞' if most is None else f'{most:g}'}"
+
+
+def _within(told: Row) -> str:
+    """Return the interval of a median, in brackets."""
+    within = told.get("median_within") or ()
+    if not within:
+        return ""
+    return f" ({'–'.join('∞' if each is None else f'{each:g}' for each in within)})"
 
 
 def _failures(rows: Mapping[str, Row]) -> Iterator[str]:
@@ -143,7 +143,7 @@ def _failures(rows: Mapping[str, Row]) -> Iterator[str]:
             parts.append(f"{row[name]} of {row['releases']} ({100 * low:.0f}–{100 * high:.0f} %)")
         table.append(
             [
-                f"{row['world']}, {row['per_second']:g} req/s{_mark(row)}",
+                f"{row['world']}, {row['per_second']:g} req/s",
                 parts[0],
                 seconds[0],
                 parts[1],
@@ -175,7 +175,7 @@ def _gates(rows: Mapping[str, Row]) -> Iterator[str]:
 def _passed(row: Row) -> str:
     told = row["passed"]
     low, high = 100 * told["low"], 100 * told["high"]
-    return f"{told['found']} of {row['releases']:,} ({low:.1f}–{high:.1f} %){_mark(row)}"
+    return f"{told['found']} of {row['releases']:,} ({low:.1f}–{high:.1f} %)"
 
 
 def _more(result: Mapping[str, Mapping[str, Row]]) -> Iterator[str]:
@@ -183,23 +183,20 @@ def _more(result: Mapping[str, Mapping[str, Row]]) -> Iterator[str]:
     for kind, name in (("large", "more than half, {}"), ("held", "after the promotion, {}")):
         for row in result[kind].values():
             share = f"{row['found']} of {row['releases']} ({100 * row['low']:.0f}–{100 * row['high']:.0f} %)"
-            minutes = "–" if row["minutes"] is None else f"{row['minutes']:g}"
+            minutes = "not in half" if row["minutes"] is None else f"{row['minutes']:g}{_within(row)}"
             table.append([f"{name.format(row['world'])}, ×{row['ratio']:g}", share, minutes])
-    yield _table(["world", "rolled back", "minutes, median"], table)
+    yield _table(["world", "rolled back", "minutes"], table)
 
 
 def _money(rows: Mapping[str, Row]) -> Iterator[str]:
     table = []
     for row in rows.values():
-        low, high = interval(row["less"], row["releases"])
-        table.append(
-            [
-                f"{row['world']}, " + ("as good" if row["ratio"] == 1 else "a fifth less"),
-                f"{row['less']} of {row['releases']} ({100 * low:.0f}–{100 * high:.0f} %)",
-                str(row["more"]),
-                str(row["decided"]),
-            ]
-        )
+        cells = []
+        for name in ("less", "more", "decided"):
+            low, high = interval(row[name], row["releases"])
+            cells.append(f"{row[name]} of {row['releases']} ({100 * low:.0f}–{100 * high:.0f} %)")
+        what = "as good" if row["ratio"] == 1 else "a fifth less"
+        table.append([f"{row['world']}, {what}", *cells])
     yield _table(["canary and values", "less", "more", "decided"], table)
 
 

@@ -360,6 +360,15 @@ def _arms(arms: Ints) -> Counts:
     return Counts(*np.bincount(arms, minlength=3).tolist())
 
 
+def around_median(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a median, by order statistics; what was never found is infinite."""
+    from scipy.stats import binom
+
+    ordered = sorted(values)
+    rank = max(1, int(binom.ppf(0.025, len(ordered), 0.5)))
+    return ordered[rank - 1], ordered[len(ordered) - rank]
+
+
 def interval(found: int, number: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the exact two-sided interval of a fraction (Clopper and Pearson)."""
     from scipy.stats import beta

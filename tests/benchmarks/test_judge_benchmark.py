@@ -119,11 +119,11 @@ def test_a_cell_is_told_with_its_interval_and_not_simulated_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "judge.json"
-    how = ["judge_cells.py", "good", "--releases", "6", "--only", "independent", "--per-second", "10"]
+    how = ["judge_cells.py", "good", "--releases", "6", "--only", "independent", "--per-second", "100"]
     monkeypatch.setattr("sys.argv", [*how, "--out", str(out)])
     judge_cells.main()
     [row] = json.loads(out.read_text())["good"].values()
-    assert (row["releases"], row["seed"], row["rolled_back"]["found"]) == (6, 1, 0)
+    assert (row["releases"], row["seed"], row["rolled_back"]["found"]) == (6, 2026, 0)
     assert row["rolled_back"]["high"] == pytest.approx(0.459, abs=0.001)  # 1 - 0.025 ** (1 / 6)
     assert row["flagger"]["found"] >= 1
     capsys.readouterr()
