@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.features.cache.config import byte_size
 from salver.features.cache.local import OVERHEAD, LocalCache, local
+from salver.features.cache.options import byte_size
 from salver.features.cache.ports import OWNER_BYTES, ResponseCache
 from salver.kernel.serving.present import CacheFacts
 from salver.terminal.options import cache_of

@@ -13,7 +13,7 @@ from waiting import PATIENCE_S, auntil
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.features.cache.config import CacheConfig
+from salver.features.cache import CacheConfig
 from salver.features.releases.experiments.assign import assign
 from salver.features.releases.experiments.shadows import ShadowReport
 from salver.transport.ports import Exposition

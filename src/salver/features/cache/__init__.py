@@ -3,8 +3,24 @@
 It knows no model and no queue: the caller computes the key and decides what to store.
 """
 
+from collections.abc import Mapping
+
+import msgspec
+
 from salver.feature import Feature
-from salver.features.cache.config import CacheConfig
+
+
+class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of a response cache.
+
+    Attributes:
+        name: ``local``, ``redis`` or another installed cache; empty = none.
+        options: Options of the cache, which rejects unknown ones.
+    """
+
+    name: str = ""
+    options: Mapping[str, str] = {}
+
 
 feature = Feature(
     "cache",

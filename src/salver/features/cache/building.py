@@ -3,8 +3,8 @@
 from importlib.metadata import entry_points
 from typing import Final
 
+from salver.features.cache import CacheConfig
 from salver.features.cache.caching import Caching
-from salver.features.cache.config import CacheConfig
 from salver.features.cache.loading import CacheAttachment
 from salver.features.cache.ports import ResponseCache
 from salver.kernel.serving.loading import Additions

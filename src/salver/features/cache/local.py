@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
-from salver.features.cache.config import byte_size, only
+from salver.features.cache.options import byte_size, only
 from salver.features.cache.ports import KEY_BYTES
 from salver.kernel.serving.present import CacheFacts
 from salver.words.errors import InvalidInput

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from salver.features.cache.config import only
+from salver.features.cache.options import only
 from salver.words.errors import InvalidInput, Unsupported
 
 _PREFIX: Final = b"salver:"

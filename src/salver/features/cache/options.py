@@ -1,24 +1,10 @@
-"""Configuration of the response cache."""
+"""Parsing of the options of a response cache."""
 
 from collections.abc import Iterable, Mapping
-
-import msgspec
 
 from salver.words.errors import InvalidInput
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a response cache.
-
-    Attributes:
-        name: ``local``, ``redis`` or another installed cache; empty = none.
-        options: Options of the cache, which rejects unknown ones.
-    """
-
-    name: str = ""
-    options: Mapping[str, str] = {}
 
 
 def only(options: Mapping[str, str], cache: str, known: Iterable[str]) -> None:
