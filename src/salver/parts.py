@@ -26,7 +26,7 @@ from salver.kernel.serving.servable import Servable
 from salver.kernel.serving.stages import Stage
 from salver.kernel.serving.state import ServerState
 from salver.lazy import lazy_imports
-from salver.transport.access_check import Access, Caller, Changing
+from salver.transport.access_check import Access, Caller, CallerKeys, Changing
 from salver.transport.calls import RequestContext
 from salver.transport.doors import App, Kind
 from salver.transport.ports import NO_EXPOSITION, Exposition
@@ -217,6 +217,7 @@ class Kernel(msgspec.Struct, eq=False):
         parts: Parts of the features built before.
         token: Digest of the management interface's token; empty = no token.
         caller: Identifies the caller of a change; None = the management interface's token decides.
+        keys: Keys that every request needs; None = there are none.
     """
 
     config: ServeConfig
@@ -237,6 +238,7 @@ class Kernel(msgspec.Struct, eq=False):
     parts: list[Parts] = msgspec.field(default_factory=list)
     token: bytes = b""
     caller: Callable[[str], Awaitable[Caller]] | None = None
+    keys: CallerKeys | None = None
 
     @property
     def exposition(self) -> Exposition:

@@ -70,7 +70,7 @@ class PortApps:
         api = kernel.config.api
         rules = AccessRules(api.allows_remote, api.hosts, frozenset(), closed)
         host = "" if config.path else config.host
-        return Access(host, kernel.token, kernel.context.http.guard, kernel.caller, rules)
+        return Access(host, kernel.token, kernel.context.http.guard, kernel.caller, rules, kernel.keys)
 
     def exact(self) -> ExactPorts:
         """Return the ports that read whole bodies first."""

@@ -6,7 +6,7 @@ read and written as a whole. It knows no message and no sign.
 Pure.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -136,6 +136,28 @@ def fields(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         if at > end:
             raise ValueError("a field is cut off")
         yield key >> 3, begin, at
+
+
+def texts_at(message: bytes, path: Sequence[int]) -> list[str]:
+    """Return all texts at a path of field numbers; one empty text if there is none or it is no message.
+
+    A field may come several times, of which parsers take the last: all are returned.
+
+    >>> texts_at(bytes([0x0A, 3, 0x0A, 1, 97, 0x0A, 3, 0x0A, 1, 98]), (1, 1))
+    ['a', 'b']
+    """
+    places = [(0, len(message))]
+    try:
+        for number in path:
+            places = [
+                (begin, end)
+                for start, stop in places
+                for found, begin, end in fields(message, start, stop)
+                if found == number
+            ]
+    except ValueError:
+        return [""]
+    return [message[begin:end].decode("utf-8", "replace") for begin, end in places] or [""]
 
 
 #: Numbers of fields whose values are messages, with their outlines; under 0, numbers of fields that are only

@@ -6,19 +6,22 @@ cannot change anything, neither by a form nor by a fetch. A local port refuses r
 name, which prevents DNS rebinding. The operations themselves are declared elsewhere.
 """
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from salver.transport.calls import printable
-from salver.transport.restrict import Guard
-from salver.words.errors import Forbidden, InvalidInput, Unauthenticated
+from salver.transport.exchange import Prompt
+from salver.transport.restrict import Guard, Right
+from salver.words.errors import Forbidden, InvalidInput, Unauthenticated, Unidentified
+from salver.words.messages import Grant
 
 #: Who may change something at a port: every caller, those with the token, or nobody.
 Changing = Literal["open", "token", "refused"]
@@ -109,6 +112,39 @@ def check_role(caller: Caller, role: str, operation: str) -> None:
 ReadToken = Callable[[str], Awaitable[Caller]]
 
 
+#: Headers of a request in their order, with names in lower case.
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+class CallerKeys(Protocol):
+    """Keys of callers, where a server has them (features/access)."""
+
+    def admit(self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool) -> Grant | None:
+        """Check the key of a request, before its body is read.
+
+        Args:
+            model: Model that the request names; empty = it is about all models.
+            is_later: The body names the model, which the result checks.
+
+        Returns:
+            Check of the model's name; None = nothing is left to be checked.
+
+        Raises:
+            Unidentified: there is no valid key.
+            InvalidInput: several keys name several callers.
+            OutOfScope: the key does not have the right, or not for this model.
+        """
+        ...
+
+    def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
+        """Return a prompt that answers as long as the key of these headers is valid."""
+        ...
+
+    def caller(self, headers: RawHeaders) -> Caller | None:
+        """Return the owner of the key of a request; None = the server's token, or no key."""
+        ...
+
+
 class AccessRules(msgspec.Struct, frozen=True):
     """Access rules of one port.
 
@@ -135,6 +171,7 @@ class Access:
         digest: Digest of the server's token; empty = no token.
         guard: The operator's restrictions by header, for the management interface; None = no restrictions.
         read_token: Looks up the registry's tokens; None = no registry.
+        keys: Keys that every request needs; None = requests that change nothing need none.
 
     Attributes:
         is_local: Only this machine can reach the port.
@@ -151,6 +188,7 @@ class Access:
         guard: Guard | None = None,
         read_token: ReadToken | None = None,
         rules: AccessRules = _AS_USUAL,
+        keys: CallerKeys | None = None,
     ) -> None:
         self._host = host
         self.is_local = not host or is_loopback(host)
@@ -158,6 +196,7 @@ class Access:
         self._guard = guard
         self._read_token = read_token
         self._rules = rules
+        self.keys = keys
         self.closed = rules.closed
         self._names = frozenset(_plain(name) for name in rules.hosts)
         # A page in a browser on this machine can reach local ports; others are reachable anyway.
@@ -165,7 +204,7 @@ class Access:
         self.known_hosts: set[bytes] = set()
         is_open = self.is_local or rules.allows_remote
         self.changing: Changing = "open" if is_open and not digest else "refused"
-        if digest or (read_token and not self.is_local):
+        if digest or keys or (read_token and not self.is_local):
             self.changing = "token"
 
     def __repr__(self) -> str:
@@ -207,6 +246,25 @@ class Access:
     def knows_host(self, headers: Mapping[bytes, bytes]) -> bool:
         """Return whether the header ``host`` has passed :meth:`check_host` before."""
         return not self.checks_hosts or headers.get(b"host") in self.known_hosts
+
+    async def admit(self, raw: RawHeaders, right: Right, model: str) -> None:
+        """Check the key of a request to the management interface; a token of the registry's is as good.
+
+        Raises:
+            Unidentified, InvalidInput, OutOfScope: see :class:`CallerKeys`.
+        """
+        if self.keys is None:
+            return
+        try:
+            self.keys.admit(raw, right, model, is_later=False)
+        except Unidentified:
+            scheme, _, token = dict(raw).get(b"authorization", b"").partition(b" ")
+            if self._read_token is None or scheme.lower() != b"bearer":
+                raise
+            with contextlib.suppress(Unauthenticated):
+                await self._read_token(printable(token.strip()))
+                return
+            raise
 
     async def permit(self, headers: Mapping[bytes, bytes], operation: str) -> Caller:
         """Check that the caller may change something.
@@ -255,6 +313,8 @@ class Access:
             Unauthenticated: the token is missing or wrong.
             Forbidden: this port allows no changes.
         """
+        if self.keys is not None and (known := self.keys.caller(headers.items())) is not None:
+            return known
         said = _unquoted(printable(headers.get(ACTOR, b""))).strip()
         unproven = Caller(f"api:{said}"[:_MOST_LETTERS] if said else "api")
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")

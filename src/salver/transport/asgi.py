@@ -14,7 +14,7 @@ from typing import Any
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.lazy import lazy_imports
-from salver.transport.access_check import LOCAL, Access
+from salver.transport.access_check import LOCAL, Access, RawHeaders
 from salver.transport.budget import COUNTED, MOST_RESERVED, Budget, Share
 from salver.transport.calls import RequestContext, join_trace, printable, take_traits
 from salver.transport.exchange import Exchange, Prompt, never, with_length
@@ -22,8 +22,8 @@ from salver.transport.http1_head import Head
 from salver.transport.parting import CLOSE
 from salver.transport.reading import LARGE, read_whole
 from salver.transport.routes import NO_ENDPOINT, Endpoint, Headers, HttpRouter, PostMethod, Route
-from salver.words.errors import Internal, InvalidInput, SalverError, TooLarge
-from salver.words.messages import Call
+from salver.words.errors import Internal, InvalidInput, OutOfScope, SalverError, TooLarge, Unidentified
+from salver.words.messages import Call, Grant
 
 with lazy_imports():
     from salver.transport import orca
@@ -34,6 +34,8 @@ with lazy_imports():
 
 _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096
+#: Most digits of the length of a body that is read though its sender is refused.
+_FEW_DIGITS = 5
 #: Requests with these headers are answered by a task.
 _PLAIN_ONLY = frozenset((b"endpoint-load-metrics-format", b"upgrade"))
 #: Requests with these headers leave the fast path.
@@ -111,8 +113,7 @@ class Front:
             route, endpoint = self._known.get((verb, raw_path)) or self._find(verb, raw_path)
             if endpoint.timeout_s:
                 call.deadline = arrival + endpoint.timeout_s
-            if self._guard is not None:
-                self._guard.check(endpoint.group, headers, route.operation)
+            call.grant = self._check(route, endpoint, scope["headers"], headers)
             if endpoint.changes:
                 await self._access.permit(headers, route.operation)
             if self._forwarding is not None:
@@ -149,8 +150,7 @@ class Front:
             if reply is not None and endpoint.run is not None and endpoint.load_report is not None:
                 reply.headers += _load_report(endpoint, route, headers)
         except SalverError as error:
-            error.in_tritons_words = self._tritons_words
-            reply = self._router.fault_at(raw_path)(error)
+            reply = self._fault(raw_path, error, scope["http_version"], headers)
         except asyncio.CancelledError:
             return  # the caller hung up; there is no one to answer
         except Exception as error:
@@ -173,6 +173,18 @@ class Front:
         await send(start)
         await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
 
+    def _check(
+        self, route: Route, endpoint: Endpoint, raw: RawHeaders, headers: Mapping[bytes, bytes]
+    ) -> Grant | None:
+        """Check the key and the secret of a request; return the check of a model that the body names."""
+        keys, grant = self._access.keys, None
+        if keys is not None:
+            is_later = endpoint.right == "infer" and not route.model
+            grant = keys.admit(raw, endpoint.right, route.model, is_later=is_later)
+        if self._guard is not None:
+            self._guard.check(endpoint.group, headers, route.operation)
+        return grant
+
     def find_prompt(self, head: Head) -> Prompt | None:
         """See :data:`~salver.transport.exchange.PromptFinder`."""
         headers = dict(head.headers)
@@ -187,14 +199,17 @@ class Front:
             if self._router.headers is not None or self._forwarding is not None:
                 return never
             self._access.check_host(headers)
-            if self._guard is not None:
-                self._guard.check(endpoint.group, headers, route.operation)
+            grant = self._check(route, endpoint, head.headers, headers)
         except SalverError:
             return never  # the task repeats the check and writes the error
         accepted = headers.get(b"accept-encoding", b"") if endpoint.is_compressible else b""
         given = printable(headers.get(b"x-request-id", b"")), headers.get(b"traceparent", b"")
         collects = partial(self._collects, endpoint, route, headers)
-        return partial(self._ask, endpoint.post, collects, route, headers, accepted, *given)
+        if grant is not None:
+            return never
+        prompt = partial(self._ask, endpoint.post, collects, route, headers, accepted, *given)
+        keys = self._access.keys
+        return prompt if keys is None else keys.lasting(prompt, head.headers)
 
     def _ask(
         self,
@@ -260,6 +275,18 @@ class Front:
                 exchange.reply(reply.status, reply.headers, reply.body, call.request_id)
                 return False
         return exchange.reserve(self._budget, size, lead)
+
+    def _fault(
+        self, raw_path: bytes, error: SalverError, version: str, headers: Mapping[bytes, bytes]
+    ) -> HttpReply:
+        """Return the reply for an error."""
+        error.in_tritons_words = self._tritons_words
+        reply = self._router.fault_at(raw_path)(error)
+        if isinstance(error, Unidentified | OutOfScope) and version[0] == "1":
+            size = headers.get(b"content-length", b"0")
+            if b"transfer-encoding" in headers or len(size) > _FEW_DIGITS:
+                reply.headers += (CLOSE,)  # rather than reading a body that nobody may send
+        return reply
 
     def _incident(self, raw_path: bytes, error: Exception) -> Internal:
         incident = self._new_id()

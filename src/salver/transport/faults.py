@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from salver.encoding.bodies import GrpcStatus, HttpReply
-from salver.words.errors import Code, Overloaded, SalverError
+from salver.words.errors import Code, OutOfScope, Overloaded, SalverError, Unidentified
 
 #: HTTP's own status for each kind of failure.
 HTTP: Final[dict[Code, int]] = {
@@ -62,9 +62,20 @@ _MAX_PAUSE_S: Final = 86_400.0
 def json_headers(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers of an error in JSON, with ``retry-after`` where a retry helps."""
     if not isinstance(error, Overloaded):
-        return (JSON,)
+        return (JSON, *challenge(error))
     # RFC 9110, section 10.2.3, allows whole seconds only.
     return (JSON, (b"retry-after", b"%d" % max(1, math.ceil(_pause(error)))))
+
+
+def challenge(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the header that tells a caller which key is needed (RFC 6750, section 3); empty = none is."""
+    if isinstance(error, Unidentified):
+        wrong = b', error="invalid_token"' if error.has_credential else b""
+        return ((b"www-authenticate", b'Bearer realm="salver"' + wrong),)
+    if isinstance(error, OutOfScope):
+        text = f'Bearer realm="salver", error="insufficient_scope", scope="{error.scope}"'
+        return ((b"www-authenticate", text.encode()),)
+    return ()
 
 
 def http_fault(error: SalverError) -> HttpReply:

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from salver.encoding.bodies import GrpcStatus
-from salver.encoding.varints import check_fields
+from salver.encoding.varints import check_fields, texts_at
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport import grpc_health
-from salver.transport.access_check import LOCAL, Access
+from salver.transport.access_check import LOCAL, Access, CallerKeys, RawHeaders
 from salver.transport.budget import COUNTED, MOST_RESERVED, Budget, Share, pace
 from salver.transport.calls import RequestContext, join_trace, printable, take_traits
 from salver.transport.doors import Receive
@@ -30,9 +30,17 @@ from salver.transport.grpc_stream import HEADERS, START, STOPPING, packed
 from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, PostMethod, Reply, Send
 from salver.transport.http1_head import Head
 from salver.transport.ports import StatusView
-from salver.transport.restrict import group_of_method
-from salver.words.errors import Internal, InvalidInput, NoRoute, NotReady, SalverError, TooLarge
-from salver.words.messages import Alike, Call
+from salver.transport.restrict import group_of_method, right_of_method
+from salver.words.errors import (
+    Internal,
+    InvalidInput,
+    NoRoute,
+    NotReady,
+    SalverError,
+    TooLarge,
+    Unidentified,
+)
+from salver.words.messages import Alike, Call, Grant
 
 _LOG = logging.getLogger("salver.grpc")
 #: Of those that need a closer look, the headers of calls that are answered without a task.
@@ -96,6 +104,7 @@ class GrpcFront:
         self._posts: dict[str, PostMethod] = {}
         self._targets: dict[str, Callable[[bytes], bytes]] = {}
         self._refused: dict[bytes, _Refusal] = {}  # of this turn of the event loop, by what names the model
+        self._names: dict[str, Sequence[int]] = {}
         self._leads: dict[str, Callable[[int, bytes], int]] = {}
         self._foresees: dict[str, Callable[[int, bytes, Call], None]] = {}
         self._streams: dict[str, OpenCalls] = {}
@@ -106,6 +115,7 @@ class GrpcFront:
             self._methods |= table.methods
             self._posts |= table.posts
             self._targets |= table.targets
+            self._names |= table.names
             self._leads |= table.leads
             self._foresees |= table.foresees
             self._streams |= table.streams
@@ -165,8 +175,10 @@ class GrpcFront:
                 family.check(path, headers)
             if access.checks_hosts and headers.get(b"host") not in access.known_hosts:
                 access.check_host(headers)
+            if access.keys is not None:
+                call.grant = self._admit(path, scope["headers"], access.keys)
             if path in self._changing:
-                method = await self._permitted(path, headers, method, access)
+                method = await self._permitted(path, scope["headers"], method, access)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
             if wanted := self._interest.headers:
@@ -185,6 +197,8 @@ class GrpcFront:
                 if message is None:
                     return  # the caller hung up before the request was complete
                 call.is_large = self._is_large(message, path)
+            if call.grant is not None:
+                self._check_names(path, message, call.grant)
             # Inference keeps its deadline itself, and says whether the request was running by then.
             if call.deadline is None or path in self._inferring:
                 reply = await method(message, call)
@@ -220,8 +234,11 @@ class GrpcFront:
         if not (self._unusual - _PROMPT).isdisjoint(headers):
             return never
         given, seconds = printable(headers.get(b"x-request-id", b"")), 0.0
+        grant: Grant | None = None
         try:
             access.check_host(headers)
+            if access.keys is not None:
+                grant = self._admit(path, head.headers, access.keys)
             if self._guard is not None and self._guard.lacks(group_of_method(path), headers):
                 return never
             if b"grpc-timeout" in headers:
@@ -231,10 +248,11 @@ class GrpcFront:
         except SalverError:
             return never  # the task repeats the check and sends the error
         # A caller's own id or deadline is its own: no copy of another call's refusal would be right.
-        target = None if given or seconds else self._targets.get(path)
+        target = None if given or seconds or grant else self._targets.get(path)
         large = self._leads.get(path, _no_lead), self._foresees.get(path)
-        collects = partial(self._collects, family, *large, given, seconds)
-        return partial(self._ask, post, collects, family, given, seconds, target)
+        collects = partial(self._collects, family, *large, given, seconds, grant)
+        prompt = partial(self._ask, post, collects, family, given, seconds, target, grant)
+        return prompt if access.keys is None else access.keys.lasting(prompt, head.headers)
 
     def _ask(
         self,
@@ -244,6 +262,7 @@ class GrpcFront:
         given: str,
         seconds: float,
         target: Callable[[bytes], bytes] | None,
+        grant: Grant | None,
         exchange: Exchange,
     ) -> bool:
         """Answer a call without a task.
@@ -254,6 +273,7 @@ class GrpcFront:
             seconds: Seconds until the caller's deadline; 0 = no deadline.
             target: Returns the beginning of a message that names the model; None = each call is decided by
                 itself.
+            grant: Checks the model; None = the caller may use all.
         """
         body = exchange.body
         if self._is_stopping:
@@ -276,7 +296,9 @@ class GrpcFront:
             message, target = exchange.large.view[5:], None
             if exchange.large.view[:5] != _prefix(len(message)):
                 return False
-        call = Call(family.protocol, exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
+        call = Call(
+            family.protocol, exchange.arrival, None, given or self._new_id(), lag=exchange.lag, grant=grant
+        )
         if seconds:
             call.deadline = call.arrival + seconds
         if wanted := self._interest.headers:
@@ -304,6 +326,7 @@ class GrpcFront:
         foresee: Callable[[int, bytes, Call], None] | None,
         given: str,
         seconds: float,
+        grant: Grant | None,
         exchange: Exchange,
     ) -> bool:
         """Reserve memory for a large message that is received whole; return whether it is.
@@ -317,6 +340,7 @@ class GrpcFront:
         begun = exchange.begun if exchange.body is None else exchange.body
         if foresee is not None and exchange.body is None:
             call = Call(family.protocol, exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
+            call.grant = grant
             if seconds:
                 call.deadline = call.arrival + seconds
             try:
@@ -363,13 +387,34 @@ class GrpcFront:
             check_fields(message)
         return True
 
+    def _admit(self, path: str, raw: RawHeaders, keys: CallerKeys) -> Grant | None:
+        """Check the key of a call; return the check of the model that the message names."""
+        # Where the message decides whether it is a change, it is checked again.
+        right = right_of_method(path, changes=self._changing.get(path, _reads) is None)
+        try:
+            return keys.admit(raw, right, is_later=True)
+        except InvalidInput as error:  # gRPC has one status for credentials
+            raise Unidentified(error.message, fix=error.fix, has_credential=True) from None
+
+    def _check_names(self, path: str, message: bytes, grant: Grant) -> None:
+        """Check the models that a message names, for a method that does not run them.
+
+        Raises:
+            Forbidden: the caller may not use one of them, or not all models.
+        """
+        if right_of_method(path, changes=False) == "infer":
+            return  # the data plane checks each
+        fields = self._names.get(path)
+        for name in texts_at(message, fields) if fields else [""]:
+            grant.check(name)
+
     async def _permitted(
-        self, path: str, headers: Mapping[bytes, bytes], method: Method | None, access: Access
+        self, path: str, raw: RawHeaders, method: Method | None, access: Access
     ) -> Method | None:
         """Check the permission; return the method, wrapped in a check if only some messages need one."""
         if path in access.closed:
             raise NoRoute(f"Method not found: {path[1:]}")
-        is_change = self._changing[path]
+        is_change, headers = self._changing[path], dict(raw)
         if is_change is None or method is None:
             await access.permit(headers, path)
             return method
@@ -377,6 +422,8 @@ class GrpcFront:
 
         async def checked(message: bytes, call: Call) -> Reply:
             if wanted(message):
+                if access.keys is not None:
+                    access.keys.admit(raw, "models", is_later=False)
                 await access.permit(headers, path)
             return await run(message, call)
 
@@ -467,6 +514,11 @@ async def _read(
             event = await receive()
     message = messages[0] if messages else None
     return await share.inflate(message, encoding, most) if isinstance(message, Packed) else message
+
+
+def _reads(message: bytes) -> bool:
+    """Change nothing."""
+    return False
 
 
 def _no_lead(size: int, begun: bytes) -> int:

@@ -1,6 +1,6 @@
 """Tables of gRPC methods, one for each dialect."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -49,6 +49,8 @@ class GrpcTable(msgspec.Struct, frozen=True):
             it begins otherwise. Messages have their prefixes of five bytes.
         leads: By method, how many bytes of a large message precede its tensors, from size and first bytes.
         foresees: By method, functions that refuse a large message by its size and first bytes, by raising.
+        names: By method that runs no model, the path of fields to the model's name in a request. A method
+            that neither runs models nor is here concerns all of them.
         inferring: Methods that enforce their deadlines themselves.
         services: Service names that the health service knows.
         max_message: Most bytes of a request; 0 = the server's limit.
@@ -66,6 +68,7 @@ class GrpcTable(msgspec.Struct, frozen=True):
     targets: Mapping[str, Callable[[bytes], bytes]] = {}
     leads: Mapping[str, Callable[[int, bytes], int]] = {}
     foresees: Mapping[str, Callable[[int, bytes, Call], None]] = {}
+    names: Mapping[str, Sequence[int]] = {}
     inferring: frozenset[str] = frozenset()
     services: tuple[str, ...] = ()
     max_message: int = 0

@@ -15,6 +15,7 @@ import msgspec
 
 from salver.kernel.serving.decoding import LARGE, Decoders
 from salver.transport.access_check import Caller, Changing, Group
+from salver.transport.restrict import Right
 from salver.words.errors import InvalidInput, NoRoute, WrongVerb
 
 #: Path prefix of the interface.
@@ -144,6 +145,7 @@ class Operation(msgspec.Struct, frozen=True):
         status: Status of a successful answer.
         most_body: Most bytes of the request's body.
         role: Restricted token role that suffices; empty = none does.
+        right: Right that callers need where the server has keys.
         is_conditional: The operation checks ``if-match``.
     """
 
@@ -160,7 +162,13 @@ class Operation(msgspec.Struct, frozen=True):
     status: int = 200
     most_body: int = 1 << 20
     role: str = ""
+    right: Right | Literal[""] = ""
     is_conditional: bool = False
+
+
+def right_of(operation: Operation) -> Right:
+    """Return the right that an operation needs; a change that names none needs the one over access itself."""
+    return operation.right or ("access" if operation.changes else "read")
 
 
 class Api:

@@ -7,7 +7,7 @@ import hmac
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -57,6 +57,16 @@ OPENAI_GROUPS: Final = {
 GROUPS: Final = tuple(dict.fromkeys(group for _, group in (*_OF_PATHS, *_OF_METHODS)))
 GRPC_PREFIX: Final = "triton-grpc-protocol-"
 _HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110, section 5.6.2
+
+
+#: Ends of gRPC methods that need no key, or any key.
+_OPEN_METHODS: Final = ("/ServerLive",)
+_KNOWN_METHODS: Final = (
+    *("/ServerReady", "/ServerMetadata", "/Ping", "Health/Check", "Health/Watch"),
+    "/ServerReflectionInfo",
+)
+#: Right that an operation needs: ``open`` = none, ``known`` = any key is enough.
+Right = Literal["open", "known", "infer", "read", "models", "registry", "releases", "outcomes", "access"]
 
 
 class Restriction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,6 +191,26 @@ def group_of_path(verb: str, path: str) -> str:
     if verb == "POST" and path.endswith("/explain"):
         return "inference"  # GET tells numbers
     return next((group for pattern, group in _OF_PATHS if re.match(pattern, path)), "")
+
+
+def right_of(group: str, *, changes: bool) -> Right:
+    """Return the right that an operation of a group needs; a change needs the one to manage models."""
+    if changes:
+        return "models"
+    return "infer" if group == "inference" else "read"
+
+
+def right_of_method(path: str, *, changes: bool) -> Right:
+    """Return the right that a gRPC method needs.
+
+    >>> right_of_method("/inference.GRPCInferenceService/ModelInfer", changes=False)
+    'infer'
+    """
+    if path.endswith(_OPEN_METHODS):
+        return "open"
+    if path.endswith(_KNOWN_METHODS):
+        return "known"
+    return right_of(group_of_method(path), changes=changes)
 
 
 @cache

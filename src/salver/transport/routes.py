@@ -6,14 +6,14 @@ Pure.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.transport.faults import http_fault
-from salver.transport.restrict import group_of_path
+from salver.transport.restrict import Right, group_of_path, right_of
 from salver.words.errors import InvalidInput, NoRoute, SalverError, WrongVerb
 from salver.words.messages import Call
 
@@ -26,6 +26,7 @@ class Operation(msgspec.Struct, frozen=True):
     Attributes:
         changes: The operation changes something, and callers need a permission (``access_check.py``).
         is_matched: The router matches the path; else the dialect does (``HttpTable.find``).
+        right: Right that callers need where the server has keys; empty = by group and ``changes``.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Operation(msgspec.Struct, frozen=True):
     summary: str
     changes: bool = False
     is_matched: bool = True
+    right: Right | Literal[""] = ""
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
@@ -78,7 +80,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
             not, because ``post`` does not answer it.
         foresee: Refuses a request of which only the head has come, by raising; None = none is refused so.
         load_report: Returns the headers with a model's load, in the caller's form (``orca.py``).
-        changes, group: Set by the router from the operation's rows.
+        changes, group, right: Set by the router from the operation's rows.
     """
 
     run: Method | None = None
@@ -94,6 +96,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     load_report: Callable[[Route, bytes], Headers] | None = None
     changes: bool = True
     group: str = ""
+    right: Right = "models"
 
 
 #: Endpoint of a request whose path has not been matched.
@@ -217,10 +220,13 @@ def _completed(table: HttpTable) -> list[tuple[str, Endpoint]]:
     """Return the endpoints of a table, completed from its rows."""
     reads = {row.name for row in table.operations if not row.changes} | table.reads
     groups = {row.name: group_of_path(row.verb, row.path) for row in table.operations}
-    return [
-        (name, msgspec.structs.replace(each, changes=name not in reads, group=groups.get(name, "")))
-        for name, each in table.endpoints.items()
-    ]
+    rights = {row.name: row.right for row in table.operations if row.right}
+    found = []
+    for name, each in table.endpoints.items():
+        changes, group = name not in reads, groups.get(name, "")
+        right = rights.get(name) or right_of(group, changes=changes)
+        found.append((name, msgspec.structs.replace(each, changes=changes, group=group, right=right)))
+    return found
 
 
 def _segments(path: str) -> tuple[_Segment, ...]:

@@ -11,7 +11,7 @@ from salver.transport.routes import Endpoint, HttpTable, Operation, Route
 from salver.words.messages import Call
 
 OPERATIONS: Final = (
-    Operation("ready_plain", "GET", "/health/ready", "Readiness of the server"),
+    Operation("ready_plain", "GET", "/health/ready", "Readiness of the server", right="known"),
     Operation("metrics", "GET", "/metrics", "Prometheus or OpenMetrics text"),
 )
 

@@ -169,10 +169,34 @@ class Unauthenticated(SalverError):
     code = Code.UNAUTHENTICATED
 
 
+class Unidentified(Unauthenticated):
+    """Request of nobody who is known.
+
+    Args:
+        has_credential: The request has a credential, which is not valid.
+    """
+
+    def __init__(self, message: str, *, fix: str = "", has_credential: bool = False) -> None:
+        super().__init__(message, fix=fix)
+        self.has_credential = has_credential
+
+
 class Forbidden(SalverError):
     """Operation that the caller may not perform."""
 
     code = Code.FORBIDDEN
+
+
+class OutOfScope(Forbidden):
+    """Operation or model outside the scopes of the caller's key.
+
+    Args:
+        scope: Scope that the operation needs.
+    """
+
+    def __init__(self, message: str, *, scope: str, fix: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.scope = scope
 
 
 class Overloaded(SalverError):

@@ -259,6 +259,14 @@ class Alike(Closable, Protocol):
         ...
 
 
+class Grant(Protocol):
+    """Models that a caller may use, where not all."""
+
+    def check(self, model: str) -> None:
+        """Raise Forbidden if the caller may not use the model; empty = all models."""
+        ...
+
+
 class Call(msgspec.Struct, gc=False, eq=False):
     """Facts about a call that the transport knows and the codec does not. Compared by identity.
 
@@ -281,6 +289,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
         lag: Seconds that the event loop adds to its latency; 0 = negligible; :data:`NO_PLACE_S` or more = the
             loop is overloaded and has no place for it.
         alike: Set when it is refused by its head: counts other requests that are refused like it.
+        grant: Checks the model's name, where only the body has it; None = the caller may use it.
     """
 
     protocol: str
@@ -298,6 +307,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     is_large: bool = False
     lag: float = 0.0
     alike: Alike | None = None
+    grant: Grant | None = None
 
 
 class State(enum.StrEnum):

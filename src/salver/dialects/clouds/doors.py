@@ -15,6 +15,7 @@ from salver.encoding.bodies import HttpReply
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.doors import App, Receive, Scope, Send, say
 from salver.transport.ports import StatusView
+from salver.transport.restrict import Right
 from salver.words.errors import InvalidInput, NotFound, SalverError
 from salver.words.messages import State
 
@@ -126,6 +127,8 @@ class SageMakerDoor:
             if of_models and scope["method"] in ("GET", "POST", "DELETE"):
                 headers = dict(scope["headers"])
                 self._access.check_host(headers)
+                right: Right = "read" if scope["method"] == "GET" else "models"
+                await self._access.admit(scope["headers"], right, of_models[1] or "")
                 if scope["method"] != "GET":
                     await self._access.permit(headers, "models")
                 body = await _read(receive)

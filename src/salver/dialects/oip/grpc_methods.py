@@ -125,6 +125,7 @@ class OpenInferenceMethods:
             targets={_INFER: wire.target},
             leads={_INFER: self._lead},
             foresees={_INFER: self._foresee},
+            names={f"{_PREFIX}ModelReady": (1,), f"{_PREFIX}ModelMetadata": (1,)},
             inferring=frozenset((_INFER,)),
             services=(SERVICE,),
             messages=build,

@@ -27,10 +27,10 @@ with lazy_imports():
 _MODEL: Final = "/v2/models/{model}"
 _VERSION: Final = "/v2/models/{model}/versions/{version}"
 OPERATIONS: Final = (
-    Operation("welcome", "GET", "/", "Name and version of the server, with links"),
-    Operation("live", "GET", "/v2/health/live", "Liveness of the process"),
-    Operation("ready", "GET", "/v2/health/ready", "Readiness of the server"),
-    Operation("server_metadata", "GET", "/v2", "Server name, version and extensions"),
+    Operation("welcome", "GET", "/", "Name and version of the server, with links", right="known"),
+    Operation("live", "GET", "/v2/health/live", "Liveness of the process", right="open"),
+    Operation("ready", "GET", "/v2/health/ready", "Readiness of the server", right="known"),
+    Operation("server_metadata", "GET", "/v2", "Server name, version and extensions", right="known"),
     Operation("model_metadata", "GET", _MODEL, "Inputs and outputs of a model"),
     Operation("model_metadata", "GET", _VERSION, "Inputs and outputs of a version"),
     Operation("model_ready", "GET", f"{_MODEL}/ready", "Readiness of a model"),

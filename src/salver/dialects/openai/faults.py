@@ -6,7 +6,7 @@ import orjson
 
 from salver.encoding.bodies import HttpReply
 from salver.transport.faults import HTTP, clean, json_headers
-from salver.words.errors import Code, SalverError
+from salver.words.errors import Code, OutOfScope, SalverError
 
 #: HTTP status of OpenAI's routes.
 OPENAI: Final[dict[Code, int]] = {**HTTP, Code.CANCELLED: 400}
@@ -24,5 +24,7 @@ def openai_fault(error: SalverError) -> HttpReply:
     kind, code = _KINDS.get(status, ("invalid_request_error" if status < 500 else "server_error", None))
     if error.code is Code.NOT_FOUND:
         code = "model_not_found"
+    elif isinstance(error, OutOfScope):
+        kind = "permission_error"
     fault = {"message": clean(str(error)), "type": kind, "param": clean(error.field) or None, "code": code}
     return HttpReply(status, orjson.dumps({"error": fault}), json_headers(error))

@@ -103,7 +103,7 @@ class OpenAiOperations:
         if route.operation == "chat":
             parse, prefix = parse_chat, "chatcmpl"
         request = await self._parse(parse, http.body, call)
-        resolved = self._resolve(request.model)
+        resolved = self._resolved(request.model, call)
         _note_user(call, request.user)
         id = f"{prefix}-{uuid.uuid4().hex}"
         codec = GenerationCodec(request, resolved, id, int(time.time()), lambda: uuid.uuid4().hex)
@@ -112,6 +112,12 @@ class OpenAiOperations:
             with contextlib.suppress(SalverError):  # raised again by the data plane, which counts it
                 await asyncio.to_thread(codec.decode, http, signature)
         return codec, resolved
+
+    def _resolved(self, name: str, call: Call) -> ResolvedModel:
+        """Return the model of a name. Raises Forbidden whether it exists or not; NotFound, NotReady."""
+        if call.grant is not None:
+            call.grant.check(name)
+        return self._resolve(name)
 
     async def _parse(self, parse: Callable[[bytes], Any], body: bytes, call: Call) -> Any:
         """Parse a body, a large one in a process for decoding."""
@@ -126,7 +132,7 @@ class OpenAiOperations:
         call.protocol = EmbeddingCodec.protocol
         try:
             request = await self._parse(parse_embedding, http.body, call)
-            resolved = self._resolve(request.model)
+            resolved = self._resolved(request.model, call)
             _note_user(call, request.user)
             if resolved.lora:
                 raise InvalidInput(f"model '{resolved.model}' accepts no LoRA for embeddings", field="model")

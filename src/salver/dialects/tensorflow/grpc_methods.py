@@ -96,6 +96,7 @@ class TensorFlowServingMethods:
             "tfs-grpc",
             tfs_status,
             methods,
+            names={f"{_PREDICTION}GetModelMetadata": (1, 1), f"{_MODEL}GetModelStatus": (1, 1)},
             inferring=_INFERRING,
             services=(*SERVICES, *SHORT_NAMES),
             messages=build,
@@ -113,7 +114,7 @@ class TensorFlowServingMethods:
         else:
             call.is_large = False
             spec, body = self._messages.read(message)
-        spec, version = self._locate(spec)
+        spec, version = self._locate(spec, call)
         codec = Predict(spec, self._rules, self._messages)
         # A split may depend on the label, so the door gets it rather than the version.
         reply: Reply = await self._door.infer(codec, body, spec.name, spec.label or version, call)
@@ -131,7 +132,7 @@ class TensorFlowServingMethods:
 
     async def _head(self, method: str, message: bytes, call: Call) -> Reply:
         parsed, body = _parse(wire.KINDS[method], message, call)
-        spec, version = self._locate(wire.spec_of(parsed))
+        spec, version = self._locate(wire.spec_of(parsed), call)
         codec = wire.HeadCodec(spec, self._rules, method)
         reply: Reply = await self._door.infer(codec, body, spec.name, spec.label or version, call)
         return reply
@@ -141,8 +142,8 @@ class TensorFlowServingMethods:
         call.api = "MultiInference"
         parsed, body = _parse("MultiInferenceRequest", message, call)
         tasks = wire.tasks_of(parsed)
-        first, version = self._locate(tasks[0][0])
-        _, signature = self._find(tasks[0][0])
+        first, version = self._locate(tasks[0][0], call)
+        _, signature = self._find(tasks[0][0], call)
         wire.check_tasks(tasks, signature, self._rules)
         codecs = [wire.TaskCodec(spec, self._rules, method) for spec, method in tasks]
         replies = await asyncio.gather(
@@ -153,7 +154,7 @@ class TensorFlowServingMethods:
 
     @reads
     async def _metadata(self, message: bytes, call: Call) -> Reply:
-        id, signature = self._find(wire.decode_metadata_request(message))
+        id, signature = self._find(wire.decode_metadata_request(message), call)
         return tfs_metadata.metadata(id, signature).SerializeToString()  # type: ignore[no-any-return]
 
     @reads
@@ -185,21 +186,24 @@ class TensorFlowServingMethods:
                 sums[name] = sums.get(name, 0) + int(float(line.rpartition(b" ")[2]))
         return sums
 
-    def _find(self, spec: ModelSpec) -> tuple[ModelId, Signature]:
+    def _find(self, spec: ModelSpec, call: Call) -> tuple[ModelId, Signature]:
         """Return the version that answers now, and its signature."""
-        spec, version = self._locate(spec)
+        spec, version = self._locate(spec, call)
         try:
             return self._door.signature(spec.name, version)
         except (NotFound, NotReady) as error:
             raise wire.not_found(spec, error) from None
 
-    def _locate(self, spec: ModelSpec) -> tuple[ModelSpec, str]:
+    def _locate(self, spec: ModelSpec, call: Call) -> tuple[ModelSpec, str]:
         """Return the spec with its label's version, and the server's name of the version; empty = newest.
 
         Raises:
             InvalidInput: There is no such label.
             NotFound: The version is negative.
+            Forbidden: The caller may not use the model, whether there is one or not.
         """
+        if call.grant is not None:
+            call.grant.check(spec.name)
         if spec.version is not None and spec.version < 0 and not spec.label:
             raise wire.not_found(spec)
         number = "" if spec.version is None else str(spec.version)

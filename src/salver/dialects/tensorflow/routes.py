@@ -17,7 +17,14 @@ OPERATIONS: Final = (
         "tfs_metrics", "GET", "/monitoring/prometheus/metrics", "Metrics page at TensorFlow Serving's path"
     ),
     *(
-        Operation(name, verb, f"/v1/models/{{model}}{part}{end}", summary + whom, is_matched=False)
+        Operation(
+            name,
+            verb,
+            f"/v1/models/{{model}}{part}{end}",
+            summary + whom,
+            is_matched=False,
+            right="infer" if verb == "POST" else "read",
+        )
         for name, verb, end, summary in (
             ("model_v1", "GET", "", "State of each version of a model"),
             ("metadata_v1", "GET", "/metadata", "Signatures of a model"),

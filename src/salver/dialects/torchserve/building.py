@@ -73,8 +73,10 @@ class _Ports(PortView):
         if config.path:
             host = ""
         if has_keys:
-            return Access(host, guard=guard, rules=differing)
-        return Access(host, kernel.token, guard, kernel.caller, differing)
+            # Over gRPC all its methods need its own keys; over REST its front tells which do.
+            keys = None if serves.startswith("torchserve-grpc") else kernel.keys
+            return Access(host, guard=guard, rules=differing, keys=keys)
+        return Access(host, kernel.token, guard, kernel.caller, differing, kernel.keys)
 
     def closed(self, kind: Kind) -> frozenset[str]:
         """Return the gRPC methods that are disabled at a port because management was not asked for."""

@@ -11,6 +11,7 @@ import msgspec
 
 from salver.dialects.torchserve.json_layout import TorchServeReply, json_reply
 from salver.encoding.bodies import GrpcStatus
+from salver.transport.faults import challenge
 from salver.words.errors import (
     BadArchive,
     BadGraph,
@@ -25,9 +26,11 @@ from salver.words.errors import (
     NotReady,
     NoVersion,
     NoWorkflow,
+    OutOfScope,
     Overloaded,
     SalverError,
     StillDefault,
+    Unidentified,
     WorkersFailed,
     WorkflowFailed,
 )
@@ -54,6 +57,7 @@ TORCHSERVE: Final[dict[Code, tuple[int, str]]] = {
 }
 #: Errors with other names than their code has; the first that matches.
 _SPECIAL: Final[tuple[tuple[type[SalverError], tuple[int, str]], ...]] = (
+    (Unidentified, (401, "InvalidKeyException")),
     (NoModelVersion, (404, "ModelVersionNotFoundException")),
     (NoVersion, (404, "ModelVersionNotFoundException")),
     (NoWorkflow, (404, "WorkflowNotFoundException")),
@@ -92,7 +96,7 @@ UNAUTHENTICATED: Final = (
 _OF_HTTP: Final = {
     400: 3, 401: 16, 403: 7, 404: 5, 409: 10, 413: 8, 416: 11, 429: 8, 499: 1, 501: 12, 503: 14, 504: 4,
 }  # fmt: skip
-_UNKNOWN, _FAILED_PRECONDITION, _INTERNAL, _UNAVAILABLE = 2, 9, 13, 14
+_UNKNOWN, _FAILED_PRECONDITION, _INTERNAL, _UNAVAILABLE, _UNAUTHENTICATED = 2, 9, 13, 14, 16
 #: gRPC statuses of errors whose text has no second line.
 _BARE: Final[dict[Code, int]] = {
     Code.UNAUTHENTICATED: 7,  # PERMISSION_DENIED (TS-G6)
@@ -216,7 +220,7 @@ def http_fault(error: SalverError, model: str = "", version: str = "") -> TorchS
     if isinstance(error, Overloaded):
         pause = b"%d" % max(1, math.ceil(fault.retry_after))
         return json_reply(body, fault.status, ((b"retry-after", pause),))
-    return json_reply(body, fault.status)
+    return json_reply(body, fault.status, challenge(error))
 
 
 def class_of(kind: str) -> str:
@@ -237,8 +241,12 @@ def inference_status(error: SalverError, model: str = "", version: str = "") -> 
     if type(error) is NotFound and error.field == "version" and model:
         error = no_version(model, version)
     fault = fault_of(error, model, version)
+    if isinstance(error, Unidentified):
+        return GrpcStatus(_UNAUTHENTICATED, fault.message)
     if error.code in _BARE:
         return GrpcStatus(_BARE[error.code], fault.message)
+    if isinstance(error, OutOfScope):
+        return GrpcStatus(_OF_HTTP[fault.status], fault.message)
     if error.code is Code.NOT_READY or isinstance(error, Overloaded):
         text = f"{fault.message}\nInternalServerException.()"
         if error.code is Code.NOT_READY:
@@ -255,6 +263,8 @@ def inference_status(error: SalverError, model: str = "", version: str = "") -> 
 def management_status(error: SalverError, model: str = "", version: str = "") -> GrpcStatus:
     """Return the status that ends a call of the management service. Never raises."""
     fault = fault_of(error, model, version)
+    if isinstance(error, Unidentified):
+        return GrpcStatus(_UNAUTHENTICATED, fault.message)
     if error.code in _BARE:
         code = _BARE[error.code]
         if error.code is Code.DEADLINE_EXCEEDED:

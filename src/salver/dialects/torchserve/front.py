@@ -17,11 +17,11 @@ from salver.dialects.torchserve.bodies import is_large, query_of
 from salver.dialects.torchserve.faults import http_fault
 from salver.dialects.torchserve.json_layout import TorchServeReply
 from salver.dialects.torchserve.operations import Request
-from salver.dialects.torchserve.paths import Surface, may_be_own
+from salver.dialects.torchserve.paths import PathMatch, Surface, may_be_own
 from salver.dialects.torchserve.port_operations import PortOperations
 from salver.dialects.torchserve.port_paths import PortPaths
 from salver.dialects.torchserve.queries import CallHeaders, QueryReader, Target
-from salver.transport.access_check import LOCAL, Access
+from salver.transport.access_check import LOCAL, Access, RawHeaders
 from salver.transport.budget import Budget, Share
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.exchange import Exchange, Prompt, PromptFinder, never
@@ -29,7 +29,7 @@ from salver.transport.http1 import Http1Exchange
 from salver.transport.http1_head import Head
 from salver.transport.reading import read_whole
 from salver.words.errors import Internal, SalverError, TooLarge
-from salver.words.messages import Call
+from salver.words.messages import Call, Grant
 
 _LOG = logging.getLogger("salver.torchserve")
 #: Writes all pieces of an answer.
@@ -100,7 +100,28 @@ class TorchServe:
         headers = self._reader.headers(head.spelled, target)
         if headers.sequence is not None or not self._access.knows_host(headers.lower):
             return None
-        return functools.partial(self._ask, target, headers)
+        prompt = functools.partial(self._ask, target, headers)
+        if self._access.keys is None:
+            return prompt
+        try:
+            self._admit(target.match, head.headers)
+        except SalverError:
+            return None  # the task tells it
+        return self._access.keys.lasting(prompt, head.headers)
+
+    def _admit(self, match: PathMatch, raw: RawHeaders) -> Grant | None:
+        """Check the caller's key; return the check of a model that the path does not name.
+
+        Raises:
+            Unidentified, InvalidInput, OutOfScope: it is missing, wrong, or not for this.
+        """
+        keys, operation = self._access.keys, match.operation
+        if keys is None:
+            return None
+        right = self._paths.right(match, changes=operation in self._operations.changing)
+        if right is None:
+            return None
+        return keys.admit(raw, right, match.model, is_later=operation == "invocations" and not match.model)
 
     def _ask(self, target: Target, headers: CallHeaders, exchange: Exchange) -> bool:
         assert isinstance(exchange, Http1Exchange)
@@ -160,6 +181,7 @@ class TorchServe:
         share = Share(self._budget)
         try:
             self._access.check_host(lower)
+            self._admit(match, scope["headers"])
             if target.is_shared and self._takes_tensors(match.model):
                 self._paths.check(match, lower)
                 await self._app(scope, receive, send)
@@ -209,6 +231,7 @@ class TorchServe:
             if operation == "predict" and verb != "OPTIONS":  # checks the key itself
                 await self._predict(self._paths.target(verb, path, match), scope, receive, send)
                 return
+            grant = self._admit(match, scope["headers"])
             self._paths.check(match, lower)
             if operation in self._operations.changing:
                 await self._access.permit(lower, operation)
@@ -217,7 +240,7 @@ class TorchServe:
             query = tuple(query_of(scope["query_string"], path))
             request = Request(match, verb, body, query, lower, scope.get("spelled") or scope["headers"])
             if operation == "invocations":
-                match = match._replace(model=await self._operations.inference.find_model(request))
+                match = match._replace(model=await self._find_model(request, grant))
             if operation in ("predict", "invocations") and verb == "OPTIONS":
                 reply = self._operations.inference.description(match.model, match.version)
             elif operation == "invocations":
@@ -236,6 +259,19 @@ class TorchServe:
             share.free()
         await answer.write(reply)
         await answer.end()
+
+    async def _find_model(self, request: Request, grant: Grant | None) -> str:
+        """Return the model that a request names elsewhere than in its path.
+
+        Raises:
+            SalverError: there is none; Forbidden to a caller who may not know which models there are.
+        """
+        try:
+            return await self._operations.inference.find_model(request)
+        except SalverError:
+            if grant is not None:
+                grant.check("")
+            raise
 
     async def _read(self, receive: Receive, headers: Mapping[bytes, bytes], share: Share) -> bytes | None:
         """Return the whole body; None if the caller hung up.

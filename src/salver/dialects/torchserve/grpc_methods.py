@@ -88,13 +88,18 @@ class TorchServeMethods:
             inference_status,
             methods,
             self._streams(),
+            names={f"/{OPEN_INFERENCE}/{name}": (1,) for name in ("ModelReady", "ModelMetadata")},
             inferring=_INFERRING,
             services=SERVICES,
             max_message=most,
             check=self.check,
         )
+        names = {
+            _MANAGEMENT + name: (1,)
+            for name in ("DescribeModel", "ScaleWorker", "SetDefault", "UnregisterModel")
+        }
         return inference, GrpcTable(
-            "ts-grpc", management_status, management, max_message=most, check=self.check
+            "ts-grpc", management_status, management, names=names, max_message=most, check=self.check
         )
 
     def _streams(self) -> dict[str, OpenCalls]:

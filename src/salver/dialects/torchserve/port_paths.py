@@ -8,6 +8,7 @@ from salver.dialects.torchserve.paths import PathMatch, Surface, find, find_olde
 from salver.dialects.torchserve.predict import Prediction
 from salver.dialects.torchserve.queries import Target
 from salver.dialects.torchserve.tokens import SCOPES, Scope
+from salver.transport.restrict import Right, right_of
 from salver.words.errors import SalverError
 
 _KNOWN_PATHS: Final = 4096
@@ -16,6 +17,12 @@ _GROUPS: Final = {
     **dict.fromkeys(("register", "unregister", "scale", "set_default"), "model-repository"),
     **dict.fromkeys(("list", "describe", "describe_managed", "is_ready"), "metadata"),
     "ping": "health",
+}
+#: Operations -> the right that they need; others change something, or read.
+_RIGHTS: Final[dict[str, Right]] = {
+    **dict.fromkeys(("predict", "invocations", "predict_workflow"), "infer"),
+    **dict.fromkeys(("ping", "describe_port", "oip_ready", "oip_server"), "known"),
+    "oip_live": "open",
 }
 #: Match of an unknown path, which needs a key as well.
 _ANYTHING: Final = PathMatch("anything", "inference")
@@ -81,6 +88,12 @@ class PortPaths:
                 if not scopes:
                     return
             self._keys.check(headers.get(b"authorization", b"").decode("latin-1"), *scopes)
+
+    def right(self, match: PathMatch, *, changes: bool) -> Right | None:
+        """Return the right that a path needs if the server has keys; None = TorchServe's own keys decide."""
+        if match.operation == "token" or (self._keys is not None and match.surface):
+            return None
+        return _RIGHTS.get(match.operation) or right_of("", changes=changes)
 
     def target(self, verb: str, path: bytes, match: PathMatch) -> Target:
         """Return the target of a path, and remember it."""

@@ -23,6 +23,11 @@ with lazy_imports():
 
 
 _PREFIX: Final = f"/{SERVICE}/"
+#: Fields that name the model.
+_NAMES: Final = {
+    **{"ModelConfig": 1, "ModelStatistics": 1, "TraceSetting": 2},
+    **{"RepositoryModelLoad": 2, "RepositoryModelUnload": 2},
+}
 
 
 class TritonMethods:
@@ -60,7 +65,8 @@ class TritonMethods:
             **SharedMemoryOperations(self._regions).grpc(),
         }
         paths = {_PREFIX + name: method for name, method in methods.items()}
-        return GrpcTable("oip-grpc", grpc_status, paths, messages=build_all)
+        names = {_PREFIX + name: (field,) for name, field in _NAMES.items()}
+        return GrpcTable("oip-grpc", grpc_status, paths, names=names, messages=build_all)
 
     @reads
     async def _config(self, message: bytes, call: Call) -> Reply:

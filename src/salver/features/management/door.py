@@ -17,10 +17,18 @@ from salver.features.management.openapi import describe
 from salver.transport.access_check import Access, Caller, check_role
 from salver.transport.calls import printable
 from salver.transport.doors import App, Receive, Scope, Send, say
-from salver.transport.operations import Answer, Api, ApiRequest, Operation, read_query, tag_of
+from salver.transport.operations import Answer, Api, ApiRequest, Operation, read_query, right_of, tag_of
 from salver.transport.pages import Sites
 from salver.transport.reading import read_whole
-from salver.words.errors import Internal, InvalidInput, SalverError, TooLarge, Unauthenticated, WrongVerb
+from salver.words.errors import (
+    Internal,
+    InvalidInput,
+    SalverError,
+    TooLarge,
+    Unauthenticated,
+    Unidentified,
+    WrongVerb,
+)
 
 _LOG = logging.getLogger("salver.api")
 DESCRIPTION: Final = "/api/openapi.json"
@@ -30,6 +38,8 @@ _ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resou
 #: Caching: revalidate each time; never store the answer to a change, which may contain a secret.
 _ASK_AGAIN: Final = (b"cache-control", b"no-cache")
 _KEEP_NOTHING: Final = (b"cache-control", b"no-store")
+#: Lets a browser send the key as a password (RFC 7617).
+_FOR_BROWSERS: Final = (b"www-authenticate", b'Basic realm="salver", charset="UTF-8"')
 
 
 class Management:
@@ -69,6 +79,10 @@ class Management:
     async def _show(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._access.check_host(dict(scope["headers"]))
+            await self._access.admit(scope["headers"], "known", "")
+        except Unidentified as error:
+            fault = api_fault(error)  # browsers ask for a name and a password, which is the key
+            await say(send, HttpReply(fault.status, fault.body, (*fault.headers, _FOR_BROWSERS)))
         except SalverError as error:
             await say(send, api_fault(error))
         else:
@@ -106,12 +120,14 @@ class Management:
         verb, path = scope["method"], _path(scope)
         if path == DESCRIPTION:
             self._access.check(headers, "metadata", changes=False)
+            await self._access.admit(scope["headers"], "known", "")
             if verb not in ("GET", "HEAD"):
                 raise WrongVerb(f"{path} is only read")
             return _tagged(200, orjson.dumps(describe(self._api.operations, self._version)), headers)
         if verb == "OPTIONS" and self._api.verbs(path):
             return HttpReply(200, b"", (self._allow(scope),))
         operation, names = self._api.find(verb, path)
+        await self._access.admit(scope["headers"], right_of(operation), names.get("model", ""))
         self._access.check(headers, operation.group, changes=operation.changes)
         caller = await self._caller(headers, operation) if operation.changes else Caller("")
         expected = _etags(headers.get(b"if-match", b""))

@@ -9,7 +9,7 @@ import orjson
 
 from salver.encoding.bodies import HttpReply
 from salver.transport.faults import HTTP, JSON, clean, json_headers
-from salver.words.errors import Code, Outdated, SalverError
+from salver.words.errors import Code, Outdated, SalverError, Unidentified
 
 #: HTTP status of the management interface.
 API: Final[dict[Code, int]] = HTTP
@@ -29,6 +29,6 @@ def api_fault(error: SalverError) -> HttpReply:
     problem |= {key: clean(text) for key, text in (("field", error.field), ("fix", error.fix)) if text}
     headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/problem+json")]
     headers += [pair for pair in json_headers(error) if pair != JSON]
-    if status == 401:
+    if status == 401 and not isinstance(error, Unidentified):
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1
     return HttpReply(status, orjson.dumps(problem), tuple(headers))

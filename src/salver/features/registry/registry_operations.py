@@ -109,6 +109,7 @@ def model_operations(registry: ModelRegistry) -> list[Operation]:
                 gives,
                 takes,
                 changes=True,
+                right="registry",
                 is_conditional=name in _CONDITIONAL,
             )
             for name, verb, path, summary, run, gives, takes in changes

@@ -102,10 +102,29 @@ def release_operations(ledger: Ledger) -> list[Operation]:
             for name, path, summary, run, gives, query in looks
         ),
         Operation(
-            "start_release", "POST", "/releases", start, run, ReleaseView, new, changes=True, status=201
+            "start_release",
+            "POST",
+            "/releases",
+            start,
+            run,
+            ReleaseView,
+            new,
+            changes=True,
+            right="releases",
+            status=201,
         ),
         *(
-            Operation(f"{what}_release", "POST", f"{one}/{what}", summary, run, done, Why, changes=True)
+            Operation(
+                f"{what}_release",
+                "POST",
+                f"{one}/{what}",
+                summary,
+                run,
+                done,
+                Why,
+                changes=True,
+                right="releases",
+            )
             for what, summary in changes
             for run in (partial(_wish, ledger, what),)
         ),
@@ -116,7 +135,8 @@ def policy_operation(registry: ModelRegistry) -> Operation:
     """Return the operation that sets a model's policy."""
     path, what, new = "/models/{model}/policy", "Set the policy for moves of aliases", views.NewPolicy
     run = partial(_set_policy, registry)
-    return Operation("set_policy", "PUT", path, what, run, Model, new, changes=True, is_conditional=True)
+    operation = Operation("set_policy", "PUT", path, what, run, Model, new, changes=True, is_conditional=True)
+    return msgspec.structs.replace(operation, right="releases")
 
 
 def outcome_operations(outcomes: OutcomeStore) -> list[Operation]:
@@ -136,6 +156,7 @@ def outcome_operations(outcomes: OutcomeStore) -> list[Operation]:
             Outcomes,
             changes=True,
             role=OUTCOMES,
+            right="outcomes",
             most_body=_MOST_BODY,
         )
     ]
