@@ -112,6 +112,9 @@ class Reader:
             flags = f"--http-port {http} --grpc-port {grpc} --metrics-port {metrics}"
         if "--compat tensorflow-serving" in text:
             http, flags = tf_rest, f"--port={tf_grpc} --rest_api_port={tf_rest}"
+        headers = {}
+        if "--keys-file" in text:  # readiness needs a key, too
+            headers["x-api-key"] = (self._folder / "me.key").read_text().strip()
         if "salver torchserve" in text:
             http, flags, path = inference, "", "/ping"
         command = f"exec {text.strip()} {flags}"
@@ -127,7 +130,8 @@ class Reader:
         until = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < until and server.poll() is None:
             try:
-                with urllib.request.urlopen(url, timeout=5, context=trusting):
+                asked = urllib.request.Request(url, headers=headers)
+                with urllib.request.urlopen(asked, timeout=5, context=trusting):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)

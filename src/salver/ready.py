@@ -38,6 +38,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
         seconds: Seconds since the server was started.
         signatures: Signatures of the loaded versions.
         changing: Who may change something at a port that other machines reach.
+        needs_key: Every request needs a key.
         takes_short: Requests may have inputs by name (:mod:`salver.dialects.oip.short_json`).
     """
 
@@ -51,6 +52,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     platforms: tuple[tuple[str, str], ...] = ()
     console: str = ""
     changing: Changing = "open"
+    needs_key: bool = False
     takes_short: bool = True
     is_ready: bool = True
 
@@ -76,6 +78,7 @@ async def ready_info(server: Server) -> ReadyInfo:
         tuple((name, urls[kind]) for kind, name in _PLATFORMS if kind in urls),
         f"{common}/console/" if common and has_console else "",
         server.ports.changing,
+        kernel.keys is not None,
         not config.tritons_words,
         await kernel.control.is_ready(),
     )

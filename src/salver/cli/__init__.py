@@ -35,6 +35,10 @@ COMMANDS: Final = {
         "salver.cli.models:models",
         "List, load and unload models of a running server. Set SALVER_TOKEN where it wants a token.",
     ),
+    "keys": (
+        "salver.features.access.command:keys",
+        "Make, show, rotate and revoke the keys that callers need where a server has --keys-file.",
+    ),
     "registry": (
         "salver.features.registry.command:registry",
         "Keep models in versions, with aliases that move, and a history.",

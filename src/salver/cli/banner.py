@@ -70,7 +70,10 @@ def compose(info: "ReadyInfo", *, is_logged: bool = False) -> Block:
         lines += ["", *curl(info.url, status.id.name, signature, takes_short=info.takes_short).splitlines()]
         address = info.url.partition("//")[2]
         lines += ["", *triton_snippet(address, status.id.name, signature).splitlines()]
-    if warnings := [warning for host in info.hosts if (warning := exposure(host, info.changing))]:
+    warnings = [warning for host in info.hosts if (warning := exposure(host, info.changing))]
+    if info.needs_key:
+        lines += ["", "every request needs a key, except for liveness: salver keys list"]
+    elif warnings:
         lines += ["", *warnings]
     title = f"salver {__version__}"
     if is_compiled():

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from salver.terminal.options import DEFAULT_URL, Inputs, Json, Url, Version
+from salver.terminal.options import DEFAULT_URL, Inputs, Json, Url, Version, token
 from salver.terminal.output import line, record
 from salver.words.errors import InvalidInput
 
@@ -88,7 +88,7 @@ async def _infer(
     from salver.client.encoding import specs
     from salver.terminal.tensors import parse_inputs, shown, texts
 
-    async with Client(url) as client:
+    async with Client(url, token=token()) as client:
         described = await client.metadata(model, version)
         inputs = parse_inputs(words, specs(described, "inputs"))
         start = time.perf_counter()

@@ -1,12 +1,11 @@
 """``salver models``: list, load and unload the models of a running server."""
 
 import asyncio
-import os
 from typing import Any
 
 from cyclopts import App, Parameter
 
-from salver.terminal.options import DEFAULT_URL, Json, Url
+from salver.terminal.options import DEFAULT_URL, Json, Url, token
 from salver.terminal.output import listed, result
 
 models = App(
@@ -50,14 +49,14 @@ def unload(name: str, /, *, url: Url = DEFAULT_URL, json: Json = False) -> int:
 async def _index(url: str) -> list[dict[str, Any]]:
     from salver.client import Client
 
-    async with Client(url) as client:
+    async with Client(url, token=token()) as client:
         return await client.index()
 
 
 async def _change(name: str, url: str, json: bool, *, load: bool) -> int:
     from salver.client import Client
 
-    async with Client(url, timeout=600, token=os.environ.get("SALVER_TOKEN", "")) as client:
+    async with Client(url, timeout=600, token=token()) as client:
         if load:
             await client.load(name)
         else:

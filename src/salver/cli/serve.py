@@ -93,7 +93,7 @@ def serve(
         tenant_header=limits.tenant_header,
         state_dir=storage.profiles(),
         resources=resources_of(execution.resources, "--rate-limit-resource") or None,
-        tables=_merged(file, _tables(execution, limits, storage, logs, traces, generation)),
+        tables=_merged(file, _tables(execution, limits, storage, tls, logs, traces, generation)),
     )
     notices = (*_otel_notices(os.environ), *_registry_notices(storage.registry, os.environ, sys.argv))
     return Startup(config, notices, f"settings of {file.path} are used" if file else "", json)
@@ -108,7 +108,13 @@ def _merged(file: "ServerFile | None", given: Tables) -> Tables:
 
 
 def _tables(
-    execution: Execution, limits: Limits, storage: Storage, logs: Logs, traces: Traces, generation: Generation
+    execution: Execution,
+    limits: Limits,
+    storage: Storage,
+    tls: Tls,
+    logs: Logs,
+    traces: Traces,
+    generation: Generation,
 ) -> Tables:
     """Return the tables of features and dialects; what is as by default is left to them."""
     tables: Tables = {
@@ -123,6 +129,8 @@ def _tables(
         tables["twins"] = {"prefer": execution.prefer}
     if logs.predictions:
         tables["tensorflow"] = {"prediction_log": logs.predictions}
+    if tls.keys_file:
+        tables["access"] = {"keys_file": tls.keys_file}
     if storage.registry:
         tables["registry"] = {"ledger": storage.registry, "artifacts": storage.artifacts}
     return tables

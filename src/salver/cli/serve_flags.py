@@ -31,6 +31,14 @@ class Tls:
             "refused if other machines can reach --host.",
         ),
     ] = ""
+    keys_file: Annotated[
+        str,
+        Parameter(
+            name="--keys-file",
+            help="File of keys (salver keys), one of which every request needs then; '' = none. It is read "
+            "again when it changes.",
+        ),
+    ] = ""
     allows_remote: Annotated[
         bool,
         Parameter(

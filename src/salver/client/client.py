@@ -46,7 +46,7 @@ class Client:
     Args:
         url: For example ``http://127.0.0.1:8000``; its path is prepended to every call's path.
         timeout: Maximum seconds of a call.
-        token: Token for changes, if the server requires one: loads, unloads, outcomes.
+        token: Key of the caller, or token for changes (loads, unloads, outcomes), if the server requires one.
 
     Example::
 
@@ -87,7 +87,7 @@ class Client:
         path = "/v2/health/ready"
         if model:
             path = f"{_model(model, version)}/ready"
-        return (await self._send(self._http.request("GET", path))).status == 200
+        return (await self._send(self._http.request("GET", path, headers=self._key))).status == 200
 
     async def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
         """Return the metadata of the server, or of one model.
@@ -165,7 +165,7 @@ class Client:
         except ValueError as error:
             raise errors.InvalidInput(f"an input of {model!r} cannot be sent: {error}") from None
         own, body = encode_request(tensors, outputs=outputs, id=id, parameters=parameters)
-        all_headers = [*own, *(headers or {}).items()]
+        all_headers = [*own, *self._key, *(headers or {}).items()]
         return self._http.request("POST", f"{_model(model, version)}/infer", body, all_headers)
 
     async def post(self, request: bytes) -> None:
@@ -292,7 +292,7 @@ class Client:
         }
 
     async def _get(self, path: str) -> Reply:
-        return _checked(await self._send(self._http.request("GET", path)))
+        return _checked(await self._send(self._http.request("GET", path, headers=self._key)))
 
     async def _call(self, path: str) -> Reply:
         return _checked(await self._send(self._http.request("POST", path, b"{}", self._headers)))
@@ -300,10 +300,11 @@ class Client:
     @property
     def _headers(self) -> list[tuple[str, str]]:
         """Return the headers of a request that may change something."""
-        headers = [("content-type", "application/json")]
-        if self._token:
-            headers.append(("authorization", f"Bearer {self._token}"))
-        return headers
+        return [("content-type", "application/json"), *self._key]
+
+    @property
+    def _key(self) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {self._token}")] if self._token else []
 
     async def _send(self, request: bytes) -> Reply:
         try:

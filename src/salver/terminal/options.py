@@ -48,6 +48,11 @@ Artifacts = Annotated[
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
+def token() -> str:
+    """Return the key or token that commands send to a server, from ``SALVER_TOKEN``; empty = none."""
+    return os.environ.get("SALVER_TOKEN", "")
+
+
 def state_dir_of(given: str | None) -> str:
     """Return the folder that an option names, or the default one; empty = nothing is stored."""
     if given is not None:

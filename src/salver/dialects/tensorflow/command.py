@@ -99,6 +99,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str]) -> Startup:
             ),
             "twins": {"prefer": _preference(given)},
             "log": _log(given, environment),
+            "access": {"keys_file": given.text("keys_file")},
             "tracing": otel.from_environment(environment),
         },
     )

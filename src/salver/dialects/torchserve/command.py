@@ -76,6 +76,7 @@ def configure(options: Options, environment: Mapping[str, str]) -> Startup:
                 settings.text("workflow_store"),
             ),
             "log": {"level": options.log_level},
+            "access": {"keys_file": options.keys_file},
             "tracing": otel.from_environment(environment),
         },
     )

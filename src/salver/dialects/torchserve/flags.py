@@ -55,6 +55,7 @@ class Options(msgspec.Struct, frozen=True):
     exits_on_error: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     state_dir: str | None = None
+    keys_file: str = ""
     json: bool = False
     hosts: tuple[str, ...] = ()
 
@@ -114,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--state-dir", help="folder for profiles of models; '' = no profiles")
     metrics = "also serve metrics under TorchServe's names (true)"
     add("--torchserve-metrics", dest="metrics", choices=("true", "false"), help=metrics)
+    add(
+        "--keys-file",
+        help="file of keys (salver keys), one of which every request needs; not what needs a token",
+    )
     hosts = "host name, besides localhost, that callers of a local port may use"
     add("--allowed-host", dest="hosts", action="append", metavar="NAME", help=hosts)
     add("--json", help="print the start-up block as a JSON object", action="store_true")

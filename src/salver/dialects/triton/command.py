@@ -97,6 +97,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = _NO_VARIABL
             "metrics": _metrics(given.all("metrics-config")),
             "log": _log(given),
             "cache": _cache(given),
+            "access": {"keys_file": given.text("keys-file")},
             "trace": trace,
             "tracing": tracing_of(given, trace, environment),
             "openai": openai.table(given),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
+from salver.terminal.options import token
 from salver.terminal.output import line, record, remark
 from salver.words.errors import InvalidInput
 
@@ -71,7 +72,7 @@ async def _run(job: "Job", url: str, show: "Callable[[Progress], None]") -> "Sum
     from salver.client import Client
     from salver.features.bulk import run
 
-    async with Client(url, timeout=_TIMEOUT_S) as client:
+    async with Client(url, timeout=_TIMEOUT_S, token=token()) as client:
         return await run(client, job, on_progress=show)
 
 

@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 
 from salver.features.registry.command_options import USUAL, RegistryOptions, Why, new_id, numbers_of, run
 from salver.features.releases.command_watch import counted, servers_of, show, until, watched
-from salver.terminal.options import DEFAULT_URL, Json, Url
+from salver.terminal.options import DEFAULT_URL, Json, Url, token
 from salver.terminal.output import line, moment, prose, record, remark, width_of_terminal
 
 if TYPE_CHECKING:
@@ -439,7 +439,7 @@ async def _foreseen(release: "Release", rate: float, events: Sequence[str], url:
             flag = f"--event {name}" if name else "--rate"
             raise InvalidInput(error.message, field=flag, fix=error.fix) from error
     try:
-        async with Client(url, timeout=5) as client:
+        async with Client(url, timeout=5, token=token()) as client:
             before = _served(await client.statistics(release.model))
             await asyncio.sleep(_SAMPLE_SECONDS)
             after = _served(await client.statistics(release.model))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from cyclopts import Parameter
 
 from salver.encoding.escaping import printable
-from salver.terminal.options import DEFAULT_URL, Json, Url, Version
+from salver.terminal.options import DEFAULT_URL, Json, Url, Version, token
 from salver.terminal.output import line, on_terminal, record, table
 
 _PHASES: Final = ("queue", "formation", "inference", "rest")
@@ -50,7 +50,7 @@ def explain(
 async def _ask(url: str, model: str, version: str, request: str) -> dict[str, Any]:
     from salver.client import Client
 
-    async with Client(url) as client:
+    async with Client(url, token=token()) as client:
         return await client.explain(model, version, request=request)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from cyclopts import Parameter
 
-from salver.terminal.options import DEFAULT_URL, Inputs, Json, Url, Version
+from salver.terminal.options import DEFAULT_URL, Inputs, Json, Url, Version, token
 from salver.terminal.output import record, remark, table
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def bench(
     async def run() -> int:
         from salver.client import Client
 
-        async with Client(url) as client:
+        async with Client(url, token=token()) as client:
             request = await _prepare(client, model, model_version, input, rows, seed)
             load = _Load(client, model, model_version, request, seconds, connections, arrivals, seed)
             found = []

@@ -1,0 +1,75 @@
+"""Parts of access: the table of keys, and the file that fills it."""
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+from salver.features.access import AccessConfig
+from salver.features.access.key_table import Key, KeyTable
+from salver.features.access.keys_file import read, table
+from salver.features.access.plane import CheckingPlane
+from salver.features.access.scopes import Scopes
+from salver.parts import Kernel, Parts, Tick
+from salver.words.errors import SalverError
+
+_LOG: Final = logging.getLogger("salver.access")
+_LOOK_S: Final = 0.5
+
+
+class WatchedFile:
+    """File of keys that is read again when it changes.
+
+    Args:
+        token: Digest of the server's token, which is a key with all rights; empty = no token.
+    """
+
+    def __init__(self, path: Path, keys: KeyTable, token: bytes) -> None:
+        self._path = path
+        self._keys = keys
+        self._token = token
+        self._seen: object = None
+
+    def __repr__(self) -> str:
+        return f"<WatchedFile {self._path}>"
+
+    def read(self) -> None:
+        """Read the file. Raises InvalidInput, and then changes nothing."""
+        self._seen = self._state()
+        found = table(read(self._path))
+        count = len({key.id for key in found.values()})
+        if self._token:
+            found[self._token] = Key("token", "", Scopes(("*",)))
+        self._keys.replace(found)
+        _LOG.info("%d keys of %s are valid; only liveness needs none", count, self._path)
+
+    async def look(self) -> None:
+        """Read the file if it has changed; one that is wrong is logged, and the keys stay as they were."""
+        if await asyncio.to_thread(self._state) == self._seen:
+            return
+        try:
+            await asyncio.to_thread(self.read)
+        except SalverError as error:
+            _LOG.error("the keys stay as they are: %s", error)
+
+    def _state(self) -> object:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+async def build(kernel: Kernel, config: AccessConfig) -> Parts:
+    """Ask for keys in every protocol.
+
+    Raises:
+        InvalidInput: the file cannot be read, or is wrong.
+    """
+    keys = KeyTable(time.time)
+    file = WatchedFile(Path(config.keys_file), keys, kernel.token)
+    file.read()
+    kernel.keys = keys
+    kernel.door = CheckingPlane(kernel.door.path)
+    return Parts(ticks=[Tick("keys", _LOOK_S, file.look)], look=file.look)

@@ -1,0 +1,141 @@
+"""Every route and method of every protocol and port, asked with each kind of key; and the page about them.
+
+``python tests/features/access/test_every_route.py`` rewrites docs/reference/access.md.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from access_world import KINDS, Asking, KeyRing, Ports, askings, serving
+
+from salver.features.access.scopes import RIGHTS
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "access.md"
+#: Rights that a key of any scopes has.
+FREE = ("open", "known")
+LIVE = ["/inference.GRPCInferenceService/ServerLive", "/v2/health/live"]
+INTRODUCTION = """# Scopes of keys
+
+A server with [keys](../how-to/keys.md) asks for one before it reads a body. This page lists what each right
+allows. A scope is a right, as `infer`, or a right with a pattern of model names, as `infer:resnet*`, in which
+`*` stands for any letters.
+
+| Right | |
+|---|---|
+"""
+OUTCOMES = """
+## Answers
+
+| A request with | HTTP | gRPC | Error in `WWW-Authenticate` |
+|---|---|---|---|
+| no key | 401 | `UNAUTHENTICATED` | none |
+| a key that is unknown, expired or revoked | 401 | `UNAUTHENTICATED` | `invalid_token` |
+| keys of several callers | 400 | `UNAUTHENTICATED` | no header |
+| a key without the right, or of other models | 403 | `PERMISSION_DENIED` | `insufficient_scope` |
+
+The body has the form of the protocol: `{"error": text}` for Open Inference, Triton, KServe and TensorFlow
+Serving, OpenAI's error object (`authentication_error`, `permission_error`), TorchServe's `{code, type,
+message}`, and RFC 9457 below `/api/v1`. A model that does not exist is answered like one that the key may not
+use. Methods that stream requests report an error in their replies.
+
+If a scope has a pattern, it must match each model that a request names. An operation that names no model
+concerns all of them, and needs the right without a pattern.
+"""
+TITLES = {
+    "open": "Without a key",
+    "known": "With any key",
+}
+
+
+async def test_every_route_answers_each_key_as_documented(tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path / "keys.toml")
+    registry = {"ledger": str(tmp_path / "registry")}
+    async with serving(tmp_path, ring.path, registry=registry) as ports:
+        every = list(askings(ports.server))
+        assert {asking.kind for asking in every} == set(KINDS)
+        assert sorted({asking.path for asking in every if asking.right == "open"}) == LIVE
+        assert PAGE.read_text() == page(every), "python tests/features/access/test_every_route.py"
+        await nothing_but_liveness_is_answered_without_a_valid_key(ports, ring, every)
+        await a_key_without_the_right_is_refused(ports, ring, every)
+        await a_key_of_another_model_is_refused(ports, ring, every)
+        await a_key_of_the_model_is_refused_what_concerns_all_models(ports, ring, every)
+        await a_key_with_every_right_is_refused_nowhere(ports, ring, every)
+
+
+async def nothing_but_liveness_is_answered_without_a_valid_key(
+    ports: Ports, ring: KeyRing, every: Sequence[Asking]
+) -> None:
+    for asking in every:
+        for key in ("", "slv_nobodys", ring.expired, ring.revoked):
+            said = await ports.ask(asking, key)
+            assert said.is_unidentified == (asking.right != "open"), (asking, said)
+            if asking.verb and asking.right != "open":
+                wrong = ', error="invalid_token"' if key else ""
+                challenges = said.headers.get_list("www-authenticate")
+                assert challenges[0] == f'Bearer realm="salver"{wrong}', asking
+            assert not key or key not in said.text
+
+
+async def a_key_without_the_right_is_refused(ports: Ports, ring: KeyRing, every: Sequence[Asking]) -> None:
+    for asking in every:
+        key = ring.without.get(asking.right, ring.without["infer"])
+        said = await ports.ask(asking, key)
+        assert not said.is_unidentified, (asking, said)
+        assert said.is_out_of_scope == (asking.right not in FREE), (asking, said)
+        if said.status == 403:
+            challenge = f'Bearer realm="salver", error="insufficient_scope", scope="{asking.right}"'
+            assert said.headers["www-authenticate"] == challenge
+
+
+async def a_key_of_another_model_is_refused(ports: Ports, ring: KeyRing, every: Sequence[Asking]) -> None:
+    for asking in every:
+        said = await ports.ask(asking, ring.other_model)
+        assert said.is_out_of_scope == (asking.right not in FREE), (asking, said)
+
+
+async def a_key_of_the_model_is_refused_what_concerns_all_models(
+    ports: Ports, ring: KeyRing, every: Sequence[Asking]
+) -> None:
+    for asking in every:
+        said = await ports.ask(asking, ring.same_model)
+        is_allowed = asking.right in FREE or asking.names_model or asking.right == "infer"
+        assert said.is_out_of_scope == (not is_allowed), (asking, said)
+
+
+async def a_key_with_every_right_is_refused_nowhere(
+    ports: Ports, ring: KeyRing, every: Sequence[Asking]
+) -> None:
+    for asking in every:
+        said = await ports.ask(asking, ring.everything)
+        assert not said.is_unidentified and not said.is_out_of_scope, (asking, said)
+
+
+def page(every: Sequence[Asking]) -> str:
+    """The reference, from the tables of a server that has everything."""
+    text = INTRODUCTION + "".join(f"| `{right}` | {what} |\n" for right, what in RIGHTS.items()) + OUTCOMES
+    for right in (*FREE, *(right for right in RIGHTS if right != "*")):
+        text += f"\n## {TITLES.get(right, f'`{right}`')}\n\n| | names the model |\n|---|---|\n"
+        found = sorted({_row(asking) for asking in every if asking.right == right})
+        text += "".join(f"{row}\n" for row in found)
+    return text
+
+
+def _row(asking: Asking) -> str:
+    path = asking.path.partition("?")[0].replace("mlp", "NAME").replace("/none", "/…")
+    what = f"{asking.verb} {path}" if asking.verb else path
+    is_named = asking.names_model or asking.right == "infer"
+    return f"| `{what}` | {'yes' if is_named else ''} |"
+
+
+async def write() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ring = KeyRing(folder / "keys.toml")
+        async with serving(folder, ring.path, registry={"ledger": str(folder / "registry")}) as ports:
+            PAGE.write_text(page(list(askings(ports.server))))
+
+
+if __name__ == "__main__":
+    asyncio.run(write())

@@ -1,0 +1,183 @@
+"""Unmodified clients with keys, against a real server."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+import openai
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+from waiting import PATIENCE_S, until
+from zoo import write_mlp
+
+from salver.cli import main
+from salver.client import Client
+from salver.features.access.key_format import new_key
+from salver.features.access.keys_file import KeyRecord, editing, hash_of
+from salver.testing.process import ServerProcess
+from salver.words.errors import Unauthenticated
+
+ROW = np.zeros((1, 16), np.float32)
+
+
+class World(NamedTuple):
+    server: ServerProcess
+    keys: Path
+    good: str
+    other: str
+
+    @property
+    def address(self) -> str:
+        return self.server.url.partition("//")[2]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("keys")
+    write_mlp(folder / "models" / "mlp", 1)
+    good, other, keys = new_key(), new_key(), folder / "keys.toml"
+    with editing(keys) as records:
+        records.append(KeyRecord("good", "good", hash_of(good), ("infer", "read")))
+        records.append(KeyRecord("other", "other", hash_of(other), ("infer:other", "read:other")))
+    with ServerProcess([folder / "models"], folder / "log", options=["--keys-file", str(keys)]) as server:
+        until(lambda: "model ready" in server.output())
+        yield World(server, keys, good, other)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("triton", [tritonclient.http, tritonclient.grpc])
+def test_tritons_clients(world: World, triton: Any) -> None:
+    client = triton.InferenceServerClient(world.address)
+    assert client.is_server_live()
+    x = triton.InferInput("x", [1, 16], "FP32")
+    x.set_data_from_numpy(ROW)
+    for _ in range(3):
+        assert client.infer("mlp", [x], headers=bearer(world.good)).as_numpy("y").shape == (1, 3)
+        for key, status in (("slv_nobodys", "401 UNAUTHENTICATED"), (world.other, "403 PERMISSION_DENIED")):
+            with pytest.raises(InferenceServerException) as caught:
+                client.infer("mlp", [x], headers=bearer(key))
+            assert str(caught.value.status()).rpartition(".")[2] in status
+    with pytest.raises(InferenceServerException, match="needs a key"):
+        client.get_model_metadata("mlp")
+    assert client.get_model_metadata("mlp", headers={"x-api-key": world.good})
+
+
+def test_tritons_plugin_for_basic_authentication(world: World) -> None:
+    import tritonclient.http.auth
+
+    client = tritonclient.http.InferenceServerClient(world.address)
+    client.register_plugin(tritonclient.http.auth.BasicAuth("anybody", world.good))
+    assert client.is_server_ready()
+
+
+def test_tensorflow_servings_stubs(world: World) -> None:
+    asked = get_model_status_pb2.GetModelStatusRequest()
+    asked.model_spec.name = "mlp"
+    with grpc.insecure_channel(world.address) as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        assert stub.GetModelStatus(asked, metadata=[*bearer(world.good).items()]).model_version_status
+        both = [*bearer(world.good).items(), *bearer(world.good).items()]  # channel's and call's credentials
+        assert stub.GetModelStatus(asked, metadata=both).model_version_status
+        for metadata, code in (
+            ((), grpc.StatusCode.UNAUTHENTICATED),
+            ([*both, ("x-api-key", world.other)], grpc.StatusCode.UNAUTHENTICATED),
+            ([("api-key", world.other)], grpc.StatusCode.PERMISSION_DENIED),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.GetModelStatus(asked, metadata=metadata)
+            assert caught.value.code() is code
+
+
+def test_openais_client(world: World) -> None:
+    def client(key: str) -> openai.OpenAI:
+        return openai.OpenAI(api_key=key, base_url=f"{world.server.url}/v1", max_retries=0)
+
+    assert [model.id for model in client(world.good).models.list()] == ["mlp"]
+    with pytest.raises(openai.AuthenticationError):
+        client("slv_nobodys").models.list()
+    with pytest.raises(openai.AuthenticationError) as unknown:
+        client("slv_nobodys").completions.create(model="mlp", prompt="a")
+    assert (unknown.value.code, unknown.value.type) == ("invalid_auth", "authentication_error")
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        client(world.other).completions.create(model="mlp", prompt="a")
+    assert refused.value.type == "permission_error"
+    with pytest.raises(openai.PermissionDeniedError):
+        client(world.other).embeddings.create(model="no-such-model", input="a")
+    azure = openai.AzureOpenAI(
+        api_key=world.good, api_version="1", base_url=f"{world.server.url}/v1", max_retries=0
+    )
+    assert [model.id for model in azure.models.list()] == ["mlp"]
+
+
+def test_curl(world: World) -> None:
+    def curl(*words: str) -> str:
+        command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"{world.server.url}/v2/models/mlp"]
+        return subprocess.run([*command, *words], capture_output=True, text=True, check=True).stdout
+
+    assert curl() == curl("-u", ":wrong") == curl("-G", "-d", f"api_key={world.good}") == "401"
+    assert curl("-H", f"x-api-key: {world.other}") == "403"
+    assert curl("-H", f"x-api-key: {world.good}", "-H", f"x-api-key: {world.other}") == "400"
+    assert curl("-u", f":{world.good}") == curl("--oauth2-bearer", world.good) == "200"
+
+
+async def test_salvers_own_client(world: World) -> None:
+    async with Client(world.server.url, token=world.good) as client, Client(world.server.url) as nobody:
+        assert (await client.infer("mlp", {"x": ROW}))["y"].shape == (1, 3)
+        with pytest.raises(Unauthenticated):
+            await nobody.infer("mlp", {"x": ROW})
+
+
+@pytest.mark.parametrize("triton", [tritonclient.http, tritonclient.grpc])
+def test_a_revoked_key_ends_within_a_second(
+    world: World, triton: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ("--keys-file", str(world.keys))
+    assert main(["keys", "create", "short", *file]) == 0
+    key = capsys.readouterr().out.strip()
+    client = triton.InferenceServerClient(world.address)
+    x = triton.InferInput("x", [1, 16], "FP32")
+    x.set_data_from_numpy(ROW)
+
+    def is_admitted() -> bool:
+        try:
+            client.infer("mlp", [x], headers=bearer(key))
+        except InferenceServerException as error:
+            assert "the key is not valid" in str(error)
+            return False
+        return True
+
+    until(is_admitted)
+    with editing(world.keys) as records:
+        id = next(each.id for each in records if each.hash == hash_of(key))
+    assert main(["keys", "revoke", id, *file]) == 0
+    until(lambda: not is_admitted())
+
+
+def test_a_large_body_of_a_refused_request_ends_the_connection(world: World) -> None:
+    host, _, port = world.address.partition(":")
+    head = b"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    for size, closes in ((10, False), (1 << 30, True)):
+        with socket.create_connection((host, int(port))) as caller:
+            caller.settimeout(PATIENCE_S)
+            caller.sendall(head % size + b"x" * 10)
+            answer = caller.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 401")
+            assert (b"connection: close" in answer.lower()) == closes
+            if closes:
+                while caller.recv(4096):
+                    pass
+
+
+def test_no_key_is_written_to_the_log(world: World) -> None:
+    for key in (world.good, world.other, "slv_nobodys"):
+        assert key not in world.server.output()
