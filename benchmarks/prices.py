@@ -88,6 +88,15 @@ _TRACE = {"trace": {"file": "{folder}/trace", "level": "timestamps", "rate": 100
 _SPANS = {"tracing": {"url": "{sink}", "rate": 100}}
 _USER: Header = ("x-user-id", "user-%d", USERS)
 _KEYS: tuple[Header, ...] = (("x-key", SECRET, 1), (f"{_GRPC}x-key", SECRET, 1))
+#: The example of a key, and the file with its hash.
+_BEARER: Header = ("authorization", "Bearer slv_0123456789ABCDEFGHIJKLMNOPQRST2cU0lY", 1)
+_KEYS_FILE = """\
+[[key]]
+id = "k1"
+name = "bench"
+hash = "sha256:b3cfd396cdbace23e97102d84366bf8137a95b2d261ec73a77ae15d8e12b81f3"
+scopes = ["infer:tiny"]
+"""
 _ORIGIN: Header = ("origin", ORIGIN, 1)
 _OBJECTIVE = '[objective]\nlatency_p99 = "50ms"\n'
 VARIANTS = {
@@ -100,6 +109,11 @@ VARIANTS = {
     "cache": Variant(
         "response cache, always a hit", tables={"cache": {"name": "local", "options": {"size": "64m"}}},
         model="response_cache = true\n",
+    ),
+    "keys": Variant(
+        "key of a caller, with scopes",
+        tables={"access": {"keys_file": "{folder}/keys.toml"}},
+        headers=(_BEARER,),
     ),
     "key": Variant("key for inference", config={"restricts": True}, headers=_KEYS),
     "cors": Variant("CORS, for callers that are no browsers", front={"cors_origins": (ORIGIN,)}),
@@ -161,6 +175,7 @@ async def started(variant: Variant, folder: Path, sink: str, port: int = 0) -> A
     from salver.transport.server import FrontConfig
     from salver.words.releases import Split
 
+    (folder / "keys.toml").write_text(_KEYS_FILE)
     more = dict(variant.config)
     if more.pop("restricts", False):
         more["http"] = more["grpc"] = HeaderConfig((Restriction(("inference",), "x-key", SECRET),))
