@@ -1,7 +1,4 @@
-"""Text of a key: a prefix that scanners know, 178 random bits, and a checksum.
-
-Pure, except that :func:`new_key` draws random letters.
-"""
+"""Text of a key: a prefix that scanners know, 178 random bits, and a checksum."""
 
 import hashlib
 import re

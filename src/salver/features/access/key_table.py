@@ -1,7 +1,4 @@
-"""Keys by their hashes, and the decision about a request.
-
-Pure: time is an argument.
-"""
+"""Keys by their hashes, and the decision about a request."""
 
 import functools
 from collections.abc import Callable
