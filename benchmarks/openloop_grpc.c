@@ -2,8 +2,8 @@
  *
  * The open-loop generator of openloop.c for unary gRPC over HTTP/2: one thread, epoll, connections to
  * 127.0.0.1 (never to anywhere else) that are opened before the clock starts. Each call goes out at its scheduled time on
- * the next connection that has a stream left, else as soon as one has. An answer with a message counts as
- * 200, one of trailers alone as 503. Windows of calls are not watched: they have to fit.
+ * the next connection that has a stream left, else as soon as one has: its headers at once, its message as the
+ * server's windows allow, in whole frames. An answer with a message counts as 200, one of trailers alone as 503.
  *
  *     openloop_grpc PORT PLAN RECORD REPLIES CALLS CONNECTIONS TIMEOUT_S KEEP_EVERY
  *
@@ -27,18 +27,22 @@
 #include <unistd.h>
 
 enum { TIMED_OUT = -1, LOST = -2 };
-enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PING = 6, HEAD = 9, END_STREAM = 1, ACK = 1 };
+enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PING = 6, WINDOW_UPDATE = 8 };
+enum { HEAD = 9, END_STREAM = 1, ACK = 1, INITIAL_WINDOW = 4 };
 #define MOST_REQUESTS 10000000u
 
 typedef struct { uint64_t length; char *bytes; } Kind;
 typedef struct { double at; uint64_t kind; } Planned;
 typedef struct { double sent, done; int64_t status; uint64_t bytes, waited; } Record;
 typedef struct { char *bytes; size_t length, room, at; } Buffer;
+typedef struct { uint64_t request; size_t at; int64_t window; int is_over; } Stream;
 typedef struct {
     int fd, open, is_dead;
     Buffer in, out;
-    uint64_t *requests; /* by half of the stream's number */
-    uint32_t streams, room;
+    Stream *streams;   /* by half of the stream's number */
+    uint32_t *waiting; /* those with unsent frames, in order */
+    uint32_t count, waits, room;
+    int64_t window, initial;
 } Connection;
 
 static const char PREFACE[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -111,7 +115,7 @@ static void settle(uint64_t request, int64_t status) {
 static void lose(Connection *c) {
     c->is_dead = 1;
     close(c->fd);
-    for (uint32_t i = 0; i < c->streams; i++) settle(c->requests[i], LOST);
+    for (uint32_t i = 0; i < c->count; i++) settle(c->streams[i].request, LOST);
 }
 
 static void flush(Connection *c) {
@@ -131,20 +135,60 @@ static uint32_t number(const char *p) {
     return (uint32_t)u[0] << 24 | (uint32_t)u[1] << 16 | (uint32_t)u[2] << 8 | u[3];
 }
 
+/* Append the frame of a stream's call that is next. */
+static void append_frame(Connection *c, uint32_t index) {
+    Stream *s = &c->streams[index];
+    const char *frame = kinds[plan[s->request].kind].bytes + s->at;
+    size_t size = HEAD + (number(frame) >> 8);
+    uint32_t id = htonl(2 * index + 1);
+    append(&c->out, frame, size);
+    memcpy(c->out.bytes + c->out.length - size + 5, &id, 4);
+    s->at += size;
+}
+
+/* Send what the windows allow. */
+static void send_data(Connection *c) {
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < c->waits; i++) {
+        Stream *s = &c->streams[c->waiting[i]];
+        Kind *kind = &kinds[plan[s->request].kind];
+        while (!s->is_over && s->at < kind->length) {
+            int64_t size = number(kind->bytes + s->at) >> 8;
+            if (size > s->window || size > c->window) break;
+            s->window -= size;
+            c->window -= size;
+            append_frame(c, c->waiting[i]);
+        }
+        if (!s->is_over && s->at < kind->length) c->waiting[left++] = c->waiting[i];
+    }
+    c->waits = left;
+}
+
 static void call(Connection *c, uint64_t request) {
     Kind *kind = &kinds[plan[request].kind];
-    size_t at = c->out.length, end = at + kind->length;
-    uint32_t id = htonl(2 * c->streams + 1);
-    append(&c->out, kind->bytes, kind->length);
-    while (at + HEAD <= end) {
-        memcpy(c->out.bytes + at + 5, &id, 4);
-        at += HEAD + (number(c->out.bytes + at) >> 8);
+    if (c->count == c->room) {
+        c->room = 2 * c->room + 64;
+        c->streams = more(c->streams, c->room * sizeof *c->streams);
+        c->waiting = more(c->waiting, c->room * sizeof *c->waiting);
     }
-    if (c->streams == c->room) c->requests = more(c->requests, (c->room = 2 * c->room + 64) * sizeof *c->requests);
-    c->requests[c->streams++] = request;
+    uint32_t index = c->count++;
+    c->streams[index] = (Stream){request, 0, c->initial, 0};
+    while (c->streams[index].at < kind->length && kind->bytes[c->streams[index].at + 3] != DATA)
+        append_frame(c, index);
+    c->waiting[c->waits++] = index;
+    send_data(c);
     c->open++;
     record[request].sent = now();
     record[request].waited = record[request].sent - plan[request].at > 1e-3;
+}
+
+static void set(Connection *c, const char *p, const char *end) {
+    for (; p < end; p += 6)
+        if (p[0] == 0 && p[1] == INITIAL_WINDOW) {
+            int64_t change = (int64_t)number(p + 2) - c->initial;
+            c->initial += change;
+            for (uint32_t i = 0; i < c->waits; i++) c->streams[c->waiting[i]].window += change;
+        }
 }
 
 static void parse(Connection *c) {
@@ -154,17 +198,24 @@ static void parse(Connection *c) {
         if ((size_t)(end - p) < HEAD + length) break;
         int type = p[3], flags = p[4];
         uint32_t id = number(p + 5) & 0x7fffffff, index = id >> 1;
-        if (type == SETTINGS && !(flags & ACK)) append(&c->out, "\0\0\0\4\1\0\0\0\0", HEAD);
+        if (type == SETTINGS && !(flags & ACK)) {
+            set(c, p + HEAD, p + HEAD + length);
+            append(&c->out, "\0\0\0\4\1\0\0\0\0", HEAD);
+        }
+        if (type == WINDOW_UPDATE && !id) c->window += number(p + HEAD);
+        if (type == WINDOW_UPDATE && id && index < c->count) c->streams[index].window += number(p + HEAD);
         if (type == PING && !(flags & ACK)) {
             append(&c->out, "\0\0\x8\6\1\0\0\0\0", HEAD);
             append(&c->out, p + HEAD, length);
         }
-        if (id && index < c->streams && (type == DATA || type == HEADERS || type == RST_STREAM)) {
-            Record *r = &record[c->requests[index]];
+        if (id && index < c->count && (type == DATA || type == HEADERS || type == RST_STREAM)) {
+            uint64_t request = c->streams[index].request;
+            Record *r = &record[request];
             if (type == DATA) r->bytes += length;
             if ((type != RST_STREAM && flags & END_STREAM) || (type == RST_STREAM && isnan(r->done))) {
                 c->open--;
-                settle(c->requests[index], type == RST_STREAM ? LOST : r->bytes ? 200 : 503);
+                c->streams[index].is_over = 1;
+                settle(request, type == RST_STREAM ? LOST : r->bytes ? 200 : 503);
             }
         }
         p += HEAD + length;
@@ -192,6 +243,7 @@ static void open_all(int port) {
     for (int i = 0; i < made; i++) {
         Connection *c = &connections[i];
         int one = 1;
+        c->window = c->initial = 65535;
         c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (c->fd < 0) die(3, "socket");
         if (connect(c->fd, (struct sockaddr *)&to, sizeof to)) die(2, "cannot connect");
@@ -243,6 +295,7 @@ int main(int argc, char **argv) {
             if (!c) { (void)!read(timer, &ticks, sizeof ticks); continue; }
             if (c->is_dead) continue;
             if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) receive(c);
+            if (!c->is_dead) send_data(c);
             if (!c->is_dead && c->out.length) flush(c);
         }
     }

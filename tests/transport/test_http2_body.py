@@ -1,5 +1,6 @@
 """Large bodies of HTTP/2 that are received whole, without a task."""
 
+import math
 import random
 import struct
 from collections.abc import Iterator
@@ -109,6 +110,40 @@ async def test_a_body_that_is_refused_by_its_first_bytes_is_dropped() -> None:
     send(caller, 21, FRAMED)
     await caller.ended(21)
     assert front.posted == [FRAMED] and not front.begun
+
+
+async def test_an_overloaded_server_lets_callers_send_only_the_beginning() -> None:
+    front = Front()
+    caller = Caller(front)
+    caller.h2.send_headers(1, POST)
+    send(caller, 1, FRAMED[:100_000], ends=False)
+    caller.terms.pulse.limited_until = math.inf
+    for stream in (3, 5):  # the first one tells
+        caller.h2.send_headers(stream, POST)
+        send(caller, stream, FRAMED)
+        await caller.ended(stream)
+        assert caller.h2.remote_settings.initial_window_size == 65_535
+    send(caller, 1, FRAMED[100_000:])  # one that had begun goes on
+    await caller.ended(1)
+    assert front.posted == [FRAMED] * 3
+    front.refuses = True
+    caller.h2.send_headers(7, POST)
+    assert caller.h2.local_flow_control_window(7) == 65_535
+    send(caller, 7, FRAMED[:16_384], ends=False)
+    assert caller.body(7) == b"refused"
+    front.refuses = False
+    caller.h2.send_headers(9, POST)  # a small body, which the application receives in pieces
+    caller.h2.send_data(9, struct.pack(">BI", 0, 100))
+    caller.talk()
+    await auntil(lambda: front.begun == 1)
+    caller.hear()
+    assert caller.h2.local_flow_control_window(9) > 65_535
+    caller.terms.pulse.limited_until = -math.inf
+    caller.h2.send_headers(11, POST)
+    send(caller, 11, FRAMED)
+    await caller.ended(11)
+    assert front.posted == [FRAMED] * 4
+    assert caller.h2.remote_settings.initial_window_size == http2_stream.WINDOW
 
 
 async def test_streams_side_by_side_keep_their_bodies_apart() -> None:

@@ -31,15 +31,14 @@ class Loop:
         self.work(cost)
         return exchange.lag
 
-    def begin(self, size: int) -> Exchange:
-        """Read the beginning of a large body, and receive it if it has a place."""
+    def begin(self, size: int) -> tuple[Exchange, float]:
+        """Begin to receive a large body; return its request, and the milliseconds that it will take."""
         exchange = Exchange(a_head(), None)
         self.pulse.read_large(exchange, self.now, size)
-        if exchange.lag < NO_PLACE_S:
-            exchange.large = LargeBody.reserve(Budget(), size, 0)
-            assert exchange.large is not None
-            self.pulse.receive(exchange.large)
-        return exchange
+        exchange.large = LargeBody.reserve(Budget(), size, 0)
+        assert exchange.large is not None
+        self.pulse.receive(exchange)
+        return exchange, round(1e3 * exchange.wait, 3)
 
     def overload(self) -> None:
         """Have turns that are too long."""
@@ -137,45 +136,80 @@ def test_turns_of_an_overloaded_loop_become_short_and_let_in_what_fits(cost: flo
     assert taken * cost / seconds == pytest.approx((1 - 2 / 5) / (1 - 1 / 5), abs=0.1)  # no time is lost
 
 
-def has_place(exchange: Exchange) -> bool:
-    return exchange.lag < NO_PLACE_S
+def test_bodies_that_are_being_received_delay_the_next() -> None:
+    loop, size = Loop(), 10_000_000
+    loop.overload()
+    first, alone = loop.begin(size)
+    second, behind = loop.begin(size)
+    assert (alone, behind) == (10, 20)  # a nanosecond a byte
+    assert first.large is not None and second.large is not None
+    first.large.at, second.large.at = size // 2, size
+    loop.turn()
+    loop.read(0.001)
+    loop.pulse.received(second)
+    assert loop.begin(size)[1] == 15  # the other half of the first one, and its own
+    assert second.lag >= loop.now - second.arrival
+
+
+def test_the_pace_of_large_bodies_is_measured_within_bounds() -> None:
+    loop, size = Loop(), 10_000_000
+    loop.overload()
+    for _ in range(100):
+        exchange, _ = loop.begin(size)
+        loop.work(0.02)
+        loop.pulse.received(exchange)
+    assert loop.begin(size)[1] == pytest.approx(20, rel=0.01)
+    for _ in range(100):
+        exchange, _ = loop.begin(size)
+        loop.work(1.0)
+        loop.pulse.received(exchange)
+        loop.read()
+    assert 20 < loop.begin(size)[1] <= 200
 
 
 def test_an_overloaded_loop_receives_a_limited_number_of_bytes() -> None:
-    loop, size = Loop(), MOST_RECEIVED * 2 // 5
+    loop, size = Loop(), MOST_RECEIVED // 2
+    assert loop.begin(3 * size)[0].lag < NO_PLACE_S
     loop.overload()
-    first, second, third = (loop.begin(size) for _ in range(3))
-    assert has_place(first) and has_place(second) and not has_place(third)
-    assert first.large is not None and second.large is not None
-    first.large.at, second.large.at = 1, size // 4  # only what is left counts
+    assert loop.begin(3 * size)[0].lag < NO_PLACE_S  # the only one
     loop.turn()
-    loop.read(0.02)
-    assert not has_place(loop.begin(size))
-    first.large.at = size
-    loop.pulse.received(first)
-    assert first.lag >= loop.now - first.arrival  # with the time that it was received
-    assert has_place(loop.begin(size))
+    loop.read(0.001)
+    first, second, third = (loop.begin(size)[0] for _ in range(3))
+    assert max(first.lag, second.lag) < NO_PLACE_S == third.lag
 
 
-def test_bodies_that_wait_for_their_callers_take_no_place() -> None:
+def test_bodies_that_wait_for_their_callers_delay_nobody() -> None:
     loop = Loop()
     loop.overload()
-    slow = [loop.begin(MOST_RECEIVED // 2) for _ in range(2)]
-    assert all(map(has_place, slow)) and not has_place(loop.begin(1 << 20))
+    for _ in range(5):
+        loop.begin(1_000_000)
     loop.turn()
-    loop.read(0.02)
-    assert has_place(loop.begin(1 << 20))
+    loop.read(0.001)
+    assert loop.begin(1_000_000)[1] == 1
 
 
-def test_a_loop_that_is_not_overloaded_receives_all_that_comes() -> None:
+def test_bodies_of_a_loop_that_pauses_delay_nobody() -> None:
     loop = Loop()
-    assert all(has_place(loop.begin(MOST_RECEIVED)) for _ in range(5))
+    assert [loop.begin(10_000_000)[1] for _ in range(5)] == [0] * 5
     loop.overload()
-    assert has_place(loop.begin(MOST_RECEIVED)) and not has_place(loop.begin(1 << 20))
+    assert [loop.begin(10_000_000)[1] for _ in range(2)] == [10, 20]
     loop.turn()
     loop.turn()
-    loop.now += 1.0  # a pause
-    assert all(has_place(loop.begin(MOST_RECEIVED)) for _ in range(5))
+    loop.now += 1.0
+    assert [loop.begin(10_000_000)[1] for _ in range(2)] == [0, 0]
+
+
+def test_time_from_the_head_to_the_body_counts_in_an_overload() -> None:
+    def lag(loop: Loop) -> float:
+        exchange, begun = Exchange(a_head(), None), loop.now - 0.5
+        without = loop.read()
+        loop.pulse.read_large(exchange, loop.now, 0, begun)
+        return exchange.lag - without
+
+    loop = Loop()
+    assert lag(loop) == 0  # the caller took its time
+    loop.overload()
+    assert lag(loop) == pytest.approx(0.5)
 
 
 def test_a_short_backlog_is_worked_off_without_a_limit() -> None:

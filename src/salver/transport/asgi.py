@@ -266,7 +266,8 @@ class Front:
         if lead is None:
             return False
         if endpoint.foresee is not None and exchange.body is None and _GIVEN.isdisjoint(headers):
-            call = Call("oip-http", exchange.arrival, None, self._new_id(), lag=exchange.lag)
+            lag = exchange.lag + exchange.wait
+            call = Call("oip-http", exchange.arrival, None, self._new_id(), lag=lag)
             try:
                 endpoint.foresee(route, call)
             except SalverError as error:

@@ -44,6 +44,7 @@ class Exchange:
         arrival: Time when it was read.
         lag: Most seconds that the event loop adds to its latency, before that time and after it; 0 =
             negligible (:class:`~salver.transport.terms.Pulse`).
+        wait: Seconds that a large body will take to come, with those before it; set when it begins.
         is_gone: The caller is gone.
         is_whole: The answer is complete.
         on_gone: Called when the caller goes, if no task has to be cancelled.
@@ -52,8 +53,10 @@ class Exchange:
 
     __slots__ = (
         "_count", "_has_more", "_pieces", "arrival", "begun", "body", "expected", "head", "held", "is_gone",
-        "is_whole", "lag", "large", "on_end", "on_gone", "status",
+        "is_whole", "lag", "large", "on_end", "on_gone", "status", "wait",
     )  # fmt: skip
+
+    wait: float
 
     def __init__(self, head: Head, body: bytes | None) -> None:
         self.head = head

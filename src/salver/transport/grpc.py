@@ -339,7 +339,8 @@ class GrpcFront:
             return False
         begun = exchange.begun if exchange.body is None else exchange.body
         if foresee is not None and exchange.body is None:
-            call = Call(family.protocol, exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
+            lag = exchange.lag + exchange.wait
+            call = Call(family.protocol, exchange.arrival, None, given or self._new_id(), lag=lag)
             call.grant = grant
             if seconds:
                 call.deadline = call.arrival + seconds

@@ -298,7 +298,7 @@ class Connection(WrittenConnection):
         if self._scheme == "http" and exchange.is_collected(self._terms.prompt(head), head.length, b""):
             assert exchange.large is not None
             exchange.large.add(memoryview(data)[at:])
-            pulse.receive(exchange.large)
+            pulse.receive(exchange)
             from salver.transport.http1_body import BodyReader
 
             BodyReader(self, self._transport, exchange.large)

@@ -25,6 +25,8 @@ from salver.words.messages import Closable
 MOST_STREAMS: Final = 256
 #: Most bytes of a received frame.
 _MOST_FRAME: Final = 1 << 18
+#: First window of a stream while more comes than can be answered: enough to see what is asked for.
+_NARROW_WINDOW: Final = 65_535
 #: Flow-control window for the bodies of all streams, in bytes.
 _CONNECTION_WINDOW: Final = 1 << 22
 _DEFAULT_WINDOW: Final = 65_535
@@ -79,6 +81,7 @@ class Http2(StreamOwner):
         self._parting: asyncio.TimerHandle | None = None
         self._credit = 0  # bytes received by the application since the last WINDOW_UPDATE
         self._receivable = _CONNECTION_WINDOW
+        self.is_narrow = False
         self.window = self._peer_window = _DEFAULT_WINDOW
         self.most_frame = 16_384
         self.room = _TURN
@@ -562,13 +565,34 @@ class Http2(StreamOwner):
 
     def prompt_large(self, stream: "Stream", size: int) -> Prompt | None:
         """Return that function for a request of which the beginning of a body of so many bytes has come."""
-        self._terms.pulse.read_large(stream, monotonic(), size)
+        pulse, now = self._terms.pulse, monotonic()
+        pulse.read_large(stream, now, size, stream.since)
+        is_narrow = now < pulse.limited_until
+        if is_narrow is not self.is_narrow:
+            self._set_window(is_narrow=is_narrow)
         return self._terms.prompt(stream.head)
+
+    def _set_window(self, *, is_narrow: bool) -> None:
+        """Set the first window of streams, also of open ones: those that have begun get theirs back."""
+        self.is_narrow = is_narrow
+        window = _NARROW_WINDOW if is_narrow else WINDOW
+        self.emit(frames.settings([(Setting.INITIAL_WINDOW_SIZE, window)]))
+        for stream in self._streams.values():
+            stream.is_narrow = is_narrow
+            if is_narrow and stream.has_begun:
+                self.widen(stream)
+
+    def widen(self, stream: "Stream") -> None:
+        """Let the caller send as much on a narrow stream as on others."""
+        stream.is_narrow = False
+        if not stream.has_ended:
+            size = WINDOW - _NARROW_WINDOW
+            self.emit(frames.window_update(stream.id, size))
+            stream.receivable += size
 
     def receive(self, stream: "Stream") -> None:
         """Count the large body of a stream, which has begun to come."""
-        assert stream.large is not None
-        self._terms.pulse.receive(stream.large)
+        self._terms.pulse.receive(stream)
 
     def received(self, stream: "Stream") -> Prompt | None:
         """Note that a large body has come; return the function that answers its request without a task."""

@@ -47,8 +47,10 @@ class StreamOwner(WrittenConnection):
         begin: Prefix of the next header block.
         since: Time of the last received byte, by the event loop's clock.
         client: Address and port of the caller; None = a UNIX socket.
+        is_narrow: Streams have to be widened when they begin.
     """
 
+    is_narrow: bool
     window: int
     most_frame: int
     room: int
@@ -84,6 +86,10 @@ class StreamOwner(WrittenConnection):
         """Return that function for a request of which the beginning of a body of so many bytes has come."""
         raise NotImplementedError
 
+    def widen(self, stream: "Stream") -> None:
+        """Let the caller send as much on a narrow stream as on others."""
+        ...
+
     def receive(self, stream: "Stream") -> None:
         """Count the large body of a stream, which has begun to come."""
         raise NotImplementedError
@@ -108,9 +114,10 @@ class Stream(Exchange):
         has_begun: The request is being answered.
         has_ended: The request is complete, or the caller has reset it.
         is_filling: A large body is being received whole.
+        is_narrow: The caller may send only the beginning of the body until it is widened.
         is_stalled: The answer waits for the caller to open a window.
         receivable: Bytes of the body that the caller may still send.
-        since: Time when a byte of the answer was last sent, or began to wait for a window.
+        since: Time when its head came, a byte of the answer was last sent, or began to wait for a window.
     """
 
     __slots__ = (
@@ -131,6 +138,7 @@ class Stream(Exchange):
         "has_ended",
         "id",
         "is_filling",
+        "is_narrow",
         "is_stalled",
         "receivable",
         "since",
@@ -142,6 +150,7 @@ class Stream(Exchange):
         self.id = id
         self._window = window
         self.receivable = WINDOW
+        self.is_narrow = connection.is_narrow
         self.has_begun = self.has_ended = self.is_stalled = self.is_filling = False
         self._whole: list[bytes] | None = []  # pieces of the body, until it is being answered
         self._size = self._given = self._credit = 0  # bytes: arrived, received by the application, uncredited
@@ -227,6 +236,8 @@ class Stream(Exchange):
         if size <= COUNTED or not self.is_collected(self._connection.prompt_large(self, size), size, begun):
             return self.is_whole
         self._connection.receive(self)
+        if self.is_narrow:
+            self._connection.widen(self)
         pieces, self._whole = self._whole or (), None
         self.has_begun = self.is_filling = True
         self._wait_for(self._come_slowly)
@@ -278,6 +289,8 @@ class Stream(Exchange):
             return
         self._wait_no_more()
         self.has_begun, self._whole = True, None
+        if self.is_narrow:
+            self._connection.widen(self)
         for piece in whole:
             self.put(piece, is_last=False)
         if self.head.expects:

@@ -33,8 +33,14 @@ _PAUSE_WEIGHT: Final = 20.0
 _LEAST_SHARE: Final = 1 / 16
 #: CPU seconds of a turn without requests below which it is a pause, and not spent on bodies or answers.
 _NO_WORK_S: Final = 1e-4
-#: Most bytes that an overloaded event loop has still to receive of large bodies: 10 to 20 ms of work.
+#: Seconds that a byte of a large body takes, at least and at most, and the weight of a body in the mean.
+_LEAST_PACE_S: Final = 1e-9
+_MOST_PACE_S: Final = 5e-9
+_PACE_SHARE: Final = 0.1
+#: Bytes of large bodies that an overloaded event loop receives at once; more than a processor's cache holds.
 MOST_RECEIVED: Final = 8 << 20
+#: Seconds after which an overload counts as over.
+_OVER_S: Final = 1.0
 #: Most kinds of refusals.
 _KINDS: Final = 1024
 #: Bytes of an answer that are written before others have their turns: libuv writes what it has in one turn.
@@ -149,11 +155,13 @@ class Pulse:
 
     Attributes:
         refusing: Refusals of which copies are sent until the turn ends.
+        limited_until: Time until which more large bodies may come than can be answered.
     """
 
     __slots__ = (
-        "_before", "_clock", "_cpu", "_has_read", "_is_busy", "_paused", "_places", "_polled", "_read",
-        "_receiving", "_refusals", "_since", "_soon", "_spent", "_taken", "refusing",
+        "_ahead", "_before", "_clock", "_cpu", "_has_read", "_is_busy", "_pace", "_paused", "_places",
+        "_polled", "_read", "_receiving", "_refusals", "_since", "_soon", "_spent", "_taken",
+        "limited_until", "refusing",
     )  # fmt: skip
 
     def __init__(
@@ -170,7 +178,11 @@ class Pulse:
         self._taken = 0
         self._spent = 0.0
         self._refusals: dict[object, Refusal] = {}
-        self._receiving: dict[LargeBody, int] = {}  # with the bytes that had come by the last turn
+        # Bytes that had come by the last turn, and bytes that were to be received at the beginning, of all.
+        self._receiving: dict[LargeBody, tuple[int, int]] = {}
+        self._pace = _LEAST_PACE_S
+        self._ahead = 0  # bytes that are to be received, with those of the body that has begun last
+        self.limited_until = -math.inf
         self.refusing: list[Closable] = []
 
     def read(self, exchange: Exchange, now: float) -> None:
@@ -193,29 +205,41 @@ class Pulse:
         if lag > _NO_LAG_S:
             exchange.lag = lag
 
-    def read_large(self, exchange: Exchange, now: float, size: int) -> None:
-        """Set arrival and lag of a request of which the beginning of a body of so many bytes is read now.
+    def read_large(self, exchange: Exchange, now: float, size: int, begun: float = math.inf) -> None:
+        """Set arrival, lag and wait of a request, of which the beginning of a body of so many bytes is read.
 
-        While more comes than can be answered, it has no place beyond :data:`MOST_RECEIVED`: if many bodies
-        came side by side, all would be late.
+        Args:
+            begun: When its head was read, if that was before.
         """
         self.read(exchange, now)
-        if self._receiving:
-            left = sum([body.size - body.at for body in self._receiving])
-            if left and left + size > MOST_RECEIVED:
+        self._ahead, exchange.wait = 0, 0.0
+        if not self._is_busy:
+            return
+        ahead = sum([body.size - body.at for body in self._receiving])
+        self._ahead = ahead + size
+        exchange.wait = self._pace * self._ahead
+        if self._places.limit < math.inf:
+            self.limited_until = now + _OVER_S
+        if now < self.limited_until:
+            if begun < now - _NO_LAG_S:
+                exchange.lag += now - begun
+            if ahead and self._ahead > MOST_RECEIVED:
                 exchange.lag = NO_PLACE_S
 
-    def receive(self, body: "LargeBody") -> None:
-        """Count a large body while it comes, in each turn some of it, and more comes than can be answered."""
-        if self._is_busy and self._places.limit < math.inf:
-            self._receiving[body] = body.at
+    def receive(self, exchange: Exchange) -> None:
+        """Begin to receive the large body of the request that was read last."""
+        if self._ahead and exchange.large is not None:
+            self._receiving[exchange.large] = exchange.large.at, self._ahead
 
     def received(self, exchange: Exchange) -> None:
-        """Count a large body no more, since it has come."""
+        """End the reception of a large body."""
         assert exchange.large is not None
-        self._receiving.pop(exchange.large, None)
+        seconds = self._clock() - exchange.arrival
         if exchange.lag:
-            exchange.lag += self._clock() - exchange.arrival
+            exchange.lag += seconds
+        if (begun := self._receiving.pop(exchange.large, None)) is not None:
+            pace = min(max(seconds / begun[1], _LEAST_PACE_S), _MOST_PACE_S)
+            self._pace += (pace - self._pace) * _PACE_SHARE
 
     def _begin(self, now: float) -> None:
         """Begin to count turns."""
@@ -241,7 +265,9 @@ class Pulse:
         self._before, self._polled = self._polled, now
         self._spent, self._taken, self._has_read = spent, 0, False
         if self._receiving:  # without those that wait for their callers
-            self._receiving = {b: b.at for b, had_come in self._receiving.items() if b.at > had_come}
+            self._receiving = {
+                body: (body.at, ahead) for body, (at, ahead) in self._receiving.items() if body.at > at
+            }
         self._soon(self._turn)
 
     def _close(self) -> int:
