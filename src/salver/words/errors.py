@@ -176,9 +176,13 @@ class Unidentified(Unauthenticated):
         has_credential: The request has a credential, which is not valid.
     """
 
-    def __init__(self, message: str, *, fix: str = "", has_credential: bool = False) -> None:
-        super().__init__(message, fix=fix)
+    def __init__(self, message: str, *, field: str = "", fix: str = "", has_credential: bool = False) -> None:
+        super().__init__(message, field=field, fix=fix)
         self.has_credential = has_credential
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep ``has_credential`` when an error crosses a process boundary."""
+        return (*super().__reduce__(), {"has_credential": self.has_credential})
 
 
 class Forbidden(SalverError):
@@ -194,9 +198,13 @@ class OutOfScope(Forbidden):
         scope: Scope that the operation needs.
     """
 
-    def __init__(self, message: str, *, scope: str, fix: str = "") -> None:
-        super().__init__(message, fix=fix)
+    def __init__(self, message: str, *, field: str = "", fix: str = "", scope: str = "") -> None:
+        super().__init__(message, field=field, fix=fix)
         self.scope = scope
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep ``scope`` when an error crosses a process boundary."""
+        return (*super().__reduce__(), {"scope": self.scope})
 
 
 class Overloaded(SalverError):
