@@ -97,6 +97,8 @@ name = "bench"
 hash = "sha256:b3cfd396cdbace23e97102d84366bf8137a95b2d261ec73a77ae15d8e12b81f3"
 scopes = ["infer:tiny"]
 """
+_LIMITS = 'limits = { requests = "1000000/s+1000000", at_once = 1000 }\n'
+
 _ORIGIN: Header = ("origin", ORIGIN, 1)
 _OBJECTIVE = '[objective]\nlatency_p99 = "50ms"\n'
 VARIANTS = {
@@ -112,6 +114,12 @@ VARIANTS = {
     ),
     "keys": Variant(
         "key of a caller, with scopes",
+        tables={"access": {"keys_file": "{folder}/keys.toml"}},
+        headers=(_BEARER,),
+    ),
+    "limits": Variant(
+        "the same, with limits of requests in a time and at once",
+        config={"limits_keys": True},
         tables={"access": {"keys_file": "{folder}/keys.toml"}},
         headers=(_BEARER,),
     ),
@@ -175,8 +183,8 @@ async def started(variant: Variant, folder: Path, sink: str, port: int = 0) -> A
     from salver.transport.server import FrontConfig
     from salver.words.releases import Split
 
-    (folder / "keys.toml").write_text(_KEYS_FILE)
     more = dict(variant.config)
+    (folder / "keys.toml").write_text(_KEYS_FILE + _LIMITS * more.pop("limits_keys", False))
     if more.pop("restricts", False):
         more["http"] = more["grpc"] = HeaderConfig((Restriction(("inference",), "x-key", SECRET),))
     config = ServeConfig(

@@ -127,12 +127,13 @@ class CallerKeys(Protocol):
             is_later: The body names the model, which the result checks.
 
         Returns:
-            Check of the model's name; None = nothing is left to be checked.
+            Check of the model's name, and the caller's limits; None = nothing is left to be checked.
 
         Raises:
             Unidentified: there is no valid key.
             InvalidInput: several keys name several callers.
             OutOfScope: the key does not have the right, or not for this model.
+            RateLimited: the key is at one of its limits.
         """
         ...
 

@@ -22,7 +22,15 @@ from salver.transport.http1_head import Head
 from salver.transport.parting import CLOSE
 from salver.transport.reading import LARGE, read_whole
 from salver.transport.routes import NO_ENDPOINT, Endpoint, Headers, HttpRouter, PostMethod, Route
-from salver.words.errors import Internal, InvalidInput, OutOfScope, SalverError, TooLarge, Unidentified
+from salver.words.errors import (
+    Internal,
+    InvalidInput,
+    OutOfScope,
+    RateLimited,
+    SalverError,
+    TooLarge,
+    Unidentified,
+)
 from salver.words.messages import Call, Grant
 
 with lazy_imports():
@@ -200,14 +208,14 @@ class Front:
                 return never
             self._access.check_host(headers)
             grant = self._check(route, endpoint, head.headers, headers)
+        except RateLimited:
+            return None  # until the next request
         except SalverError:
             return never  # the task repeats the check and writes the error
         accepted = headers.get(b"accept-encoding", b"") if endpoint.is_compressible else b""
         given = printable(headers.get(b"x-request-id", b"")), headers.get(b"traceparent", b"")
         collects = partial(self._collects, endpoint, route, headers)
-        if grant is not None:
-            return never
-        prompt = partial(self._ask, endpoint.post, collects, route, headers, accepted, *given)
+        prompt = partial(self._ask, endpoint.post, collects, route, headers, accepted, *given, grant)
         keys = self._access.keys
         return prompt if keys is None else keys.lasting(prompt, head.headers)
 
@@ -220,6 +228,7 @@ class Front:
         accepted: bytes,
         given: str,
         trace: bytes,
+        grant: Grant | None,
         exchange: Exchange,
     ) -> bool:
         """Answer a request without a task.
@@ -229,6 +238,7 @@ class Front:
             accepted: The request's ``accept-encoding``, where the reply may be compressed; else empty.
             given: The caller's own id of the request; empty = none.
             trace: The request's ``traceparent``; empty = none.
+            grant: Counts the request; None = its caller has no limits.
         """
         body, large = exchange.body, None
         if body is None or len(body) > self._uncounted:
@@ -237,7 +247,9 @@ class Front:
             if exchange.large is None or not exchange.large.is_whole:
                 return True
             body, large = b"", exchange.large.view
-        call = Call("oip-http", exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
+        call = Call(
+            "oip-http", exchange.arrival, None, given or self._new_id(), lag=exchange.lag, grant=grant
+        )
         if trace:
             join_trace(call, trace, self._new_id)
         if wanted := self._interest.headers:
@@ -283,7 +295,7 @@ class Front:
         """Return the reply for an error."""
         error.in_tritons_words = self._tritons_words
         reply = self._router.fault_at(raw_path)(error)
-        if isinstance(error, Unidentified | OutOfScope) and version[0] == "1":
+        if isinstance(error, Unidentified | OutOfScope | RateLimited) and version[0] == "1":
             size = headers.get(b"content-length", b"0")
             if b"transfer-encoding" in headers or len(size) > _FEW_DIGITS:
                 reply.headers += (CLOSE,)  # rather than reading a body that nobody may send

@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from salver.encoding.bodies import GrpcStatus, HttpReply
-from salver.words.errors import Code, OutOfScope, Overloaded, SalverError, Unidentified
+from salver.words.errors import Code, OutOfScope, Overloaded, RateLimited, SalverError, Unidentified
 
 #: HTTP's own status for each kind of failure.
 HTTP: Final[dict[Code, int]] = {
@@ -61,10 +61,28 @@ _MAX_PAUSE_S: Final = 86_400.0
 
 def json_headers(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers of an error in JSON, with ``retry-after`` where a retry helps."""
+    if isinstance(error, RateLimited):
+        return (JSON, *limit_headers(error))
     if not isinstance(error, Overloaded):
         return (JSON, *challenge(error))
     # RFC 9110, section 10.2.3, allows whole seconds only.
     return (JSON, (b"retry-after", b"%d" % max(1, math.ceil(_pause(error)))))
+
+
+def limit_headers(error: RateLimited) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that tell a caller its limit, and when to try again.
+
+    By ``draft-ietf-httpapi-ratelimit-headers-10``; ``retry-after-ms`` is what OpenAI's client obeys.
+    """
+    pause, limit = _pause(error), error.limit
+    seconds = max(1, math.ceil(pause))
+    again = (b"retry-after", b"%d" % seconds), (b"retry-after-ms", b"%d" % max(1, math.ceil(pause * 1e3)))
+    if limit is None:
+        return again
+    policy = f'"{limit.name}";q={limit.quota}'
+    policy += f";w={limit.window_s}" if limit.window_s else ';qu="concurrent-requests"'
+    state = f'"{limit.name}";r=0;t={seconds}'
+    return (*again, (b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode()))
 
 
 def challenge(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
@@ -90,7 +108,7 @@ def grpc_fault(error: SalverError) -> GrpcStatus:
 
 def ended(code: int, text: str, error: SalverError) -> GrpcStatus:
     """Return a gRPC status, with the pause before a retry where one helps."""
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | RateLimited):
         return GrpcStatus(code, text, max(1, math.ceil(_pause(error) * 1e3)))
     return GrpcStatus(code, text)
 
@@ -100,7 +118,7 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _pause(error: Overloaded) -> float:
+def _pause(error: Overloaded | RateLimited) -> float:
     """Return the seconds until a retry, within bounds even if a model chose the number."""
     if error.retry_after > 0:
         return min(error.retry_after, _MAX_PAUSE_S)

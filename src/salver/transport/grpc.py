@@ -36,6 +36,7 @@ from salver.words.errors import (
     InvalidInput,
     NoRoute,
     NotReady,
+    RateLimited,
     SalverError,
     TooLarge,
     Unidentified,
@@ -222,7 +223,7 @@ class GrpcFront:
         else:  # "Trailers-Only": a client that has seen other headers does not retry (gRPC's A6)
             await _end(send, reply)
 
-    def find_prompt(self, head: Head, headers: Mapping[bytes, bytes], access: Access) -> Prompt:
+    def find_prompt(self, head: Head, headers: Mapping[bytes, bytes], access: Access) -> Prompt | None:
         """See :data:`~salver.transport.exchange.PromptFinder`."""
         path = head.path.decode("latin-1")
         post, family = self._posts.get(path), self._families.get(path)
@@ -245,6 +246,8 @@ class GrpcFront:
                 seconds = parse_timeout(headers[b"grpc-timeout"].decode("latin-1"))
                 if not seconds:
                     return never
+        except RateLimited:
+            return None  # until the next call
         except SalverError:
             return never  # the task repeats the check and sends the error
         # A caller's own id or deadline is its own: no copy of another call's refusal would be right.

@@ -6,7 +6,7 @@ table that turns a code into its protocol's own form. This module does not know 
 
 import enum
 from collections.abc import Callable
-from typing import Final, Literal, TypeVar, get_args
+from typing import Final, Literal, NamedTuple, TypeVar, get_args
 
 #: Why a request was rejected before it ran (a label of the metrics): the queue is full, the limit on the
 #: queue's delay is reached, or the model's objective or the request's own deadline cannot be met.
@@ -32,6 +32,19 @@ def cut(text: str, longest: int = LONGEST_TEXT) -> str:
         return text
     mark = f" ...({len(text)} characters)... "
     return text[: longest - _TAIL - len(mark)] + mark + text[-_TAIL:]
+
+
+class ReachedLimit(NamedTuple):
+    """Limit of a caller.
+
+    Attributes:
+        quota: Requests that it allows in ``window_s``.
+        window_s: Seconds; 0 = so many at once.
+    """
+
+    name: str
+    quota: int
+    window_s: int = 0
 
 
 class Code(enum.StrEnum):
@@ -238,6 +251,34 @@ class Overloaded(SalverError):
     def __reduce__(self) -> tuple[object, ...]:
         """Keep ``retry_after`` and ``why`` when an error crosses a process boundary."""
         return (*super().__reduce__(), {"retry_after": self.retry_after, "why": self.why})
+
+
+class RateLimited(SalverError):
+    """Rejection because the caller exceeds a limit of its own.
+
+    Args:
+        limit: Limit that was reached; None = not told.
+        retry_after: Seconds after which to try again.
+    """
+
+    code = Code.RATE_LIMITED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        fix: str = "",
+        limit: ReachedLimit | None = None,
+        retry_after: float = 1.0,
+    ) -> None:
+        super().__init__(message, field=field, fix=fix)
+        self.limit = limit
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep ``limit`` and ``retry_after`` when an error crosses a process boundary."""
+        return (*super().__reduce__(), {"limit": self.limit, "retry_after": self.retry_after})
 
 
 class DeadlineExceeded(SalverError):

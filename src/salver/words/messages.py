@@ -260,10 +260,22 @@ class Alike(Closable, Protocol):
 
 
 class Grant(Protocol):
-    """Models that a caller may use, where not all."""
+    """Models that a caller may use, and how often, where not without limits."""
 
     def check(self, model: str) -> None:
         """Raise Forbidden if the caller may not use the model; empty = all models."""
+        ...
+
+    def refusal(self, model: str) -> SalverError | None:
+        """Return why a request to run a model is refused now; None = it is accepted."""
+        ...
+
+    def enter(self) -> None:
+        """Count a request that begins to run a model."""
+        ...
+
+    def leave(self) -> None:
+        """Count the end of such a request."""
         ...
 
 
@@ -289,7 +301,8 @@ class Call(msgspec.Struct, gc=False, eq=False):
         lag: Seconds that the event loop adds to its latency; 0 = negligible; :data:`NO_PLACE_S` or more = the
             loop is overloaded and has no place for it.
         alike: Set when it is refused by its head: counts other requests that are refused like it.
-        grant: Checks the model's name, where only the body has it; None = the caller may use it.
+        grant: Checks the model's name, where only the body has it, and counts the request; None = the caller
+            may use the model without limits.
     """
 
     protocol: str

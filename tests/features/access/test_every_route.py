@@ -34,6 +34,7 @@ OUTCOMES = """
 | a key that is unknown, expired or revoked | 401 | `UNAUTHENTICATED` | `invalid_token` |
 | keys of several callers | 400 | `UNAUTHENTICATED` | no header |
 | a key without the right, or of other models | 403 | `PERMISSION_DENIED` | `insufficient_scope` |
+| a key at its limit, to run a model | 429 | `RESOURCE_EXHAUSTED` | no header |
 
 The body has the form of the protocol: `{"error": text}` for Open Inference, Triton, KServe and TensorFlow
 Serving, OpenAI's error object (`authentication_error`, `permission_error`), TorchServe's `{code, type,

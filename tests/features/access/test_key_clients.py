@@ -1,5 +1,6 @@
 """Unmodified clients with keys, against a real server."""
 
+import queue
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -21,10 +22,14 @@ from salver.cli import main
 from salver.client import Client
 from salver.features.access.key_format import new_key
 from salver.features.access.keys_file import KeyRecord, editing, hash_of
+from salver.features.access.limits import LimitRules
 from salver.testing.process import ServerProcess
 from salver.words.errors import Unauthenticated
 
 ROW = np.zeros((1, 16), np.float32)
+
+#: Keys that may ask twice, one for each test that asks with it.
+FEW = {name: new_key() for name in ("http", "grpc", "stream", "openai")}
 
 
 class World(NamedTuple):
@@ -46,6 +51,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with editing(keys) as records:
         records.append(KeyRecord("good", "good", hash_of(good), ("infer", "read")))
         records.append(KeyRecord("other", "other", hash_of(other), ("infer:other", "read:other")))
+        for name in FEW:
+            limits = LimitRules("1/h+2")
+            records.append(KeyRecord(name, name, hash_of(FEW[name]), ("infer",), limits=limits))
     with ServerProcess([folder / "models"], folder / "log", options=["--keys-file", str(keys)]) as server:
         until(lambda: "model ready" in server.output())
         yield World(server, keys, good, other)
@@ -135,6 +143,52 @@ async def test_salvers_own_client(world: World) -> None:
         assert (await client.infer("mlp", {"x": ROW}))["y"].shape == (1, 3)
         with pytest.raises(Unauthenticated):
             await nobody.infer("mlp", {"x": ROW})
+
+
+def a_row(triton: Any) -> Any:
+    x = triton.InferInput("x", [1, 16], "FP32")
+    x.set_data_from_numpy(ROW)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("triton", "name", "status"),
+    [(tritonclient.http, "http", "429"), (tritonclient.grpc, "grpc", "StatusCode.RESOURCE_EXHAUSTED")],
+)
+def test_a_key_with_a_limit(world: World, triton: Any, name: str, status: str) -> None:
+    client = triton.InferenceServerClient(world.address)
+    for _ in range(2):
+        assert client.infer("mlp", [a_row(triton)], headers=bearer(FEW[name]))
+    for _ in range(2):
+        with pytest.raises(InferenceServerException, match="its limit of 1/h") as caught:
+            client.infer("mlp", [a_row(triton)], headers=bearer(FEW[name]))
+        assert caught.value.status() == status
+    assert client.infer("mlp", [a_row(triton)], headers=bearer(world.good)), "others go on"
+
+
+def test_each_message_of_a_stream_counts(world: World) -> None:
+    client = tritonclient.grpc.InferenceServerClient(world.address)
+    replies: queue.Queue[Any] = queue.Queue()
+    client.start_stream(lambda result, error: replies.put(error), headers=bearer(FEW["stream"]))
+    for _ in range(4):
+        client.async_stream_infer("mlp", [a_row(tritonclient.grpc)])
+    errors = [replies.get(timeout=PATIENCE_S) for _ in range(4)]
+    client.stop_stream()
+    assert errors[:2] == [None, None]
+    assert all("its limit of 1/h" in str(error) for error in errors[2:])
+
+
+def test_openais_client_is_told_when_to_come_again(world: World) -> None:
+    client = openai.OpenAI(api_key=FEW["openai"], base_url=f"{world.server.url}/v1", max_retries=0)
+    for _ in range(2):
+        with pytest.raises(openai.BadRequestError):
+            client.embeddings.create(model="mlp", input="a")  # which is no model of texts, and counts
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.embeddings.create(model="mlp", input="a")
+    assert (caught.value.code, caught.value.type) == ("rate_limit_exceeded", "rate_limit_error")
+    headers = caught.value.response.headers
+    assert 3590 <= int(headers["retry-after"]) <= 3600
+    assert headers["ratelimit-policy"] == '"key-requests";q=2;w=7200'
 
 
 @pytest.mark.parametrize("triton", [tritonclient.http, tritonclient.grpc])

@@ -55,7 +55,7 @@ def keys(*scopes: str) -> dict[bytes, Key]:
 
 @pytest.fixture
 def table(clock: Clock) -> KeyTable:
-    table = KeyTable(clock)
+    table = KeyTable(clock, lambda: int(clock.now * 1e9))
     table.replace(keys())
     return table
 
@@ -219,7 +219,7 @@ def test_reprs_show_no_secret(table: KeyTable) -> None:
     key = new_key()
     found = Key("k", "ada", Scopes(("infer",)))
     table.replace({digest_of(key.encode()): found})
-    for shown in (repr(found), repr(table), repr(found.scopes), repr(found.scopes.grant("infer"))):
+    for shown in (repr(found), repr(table), repr(found.scopes), repr(found.scopes.of("infer"))):
         assert key not in shown and digest_of(key.encode()).hex() not in shown
 
 
@@ -231,5 +231,5 @@ def test_wrong_scopes(texts: tuple[str, ...]) -> None:
 
 def test_everything_is_every_right() -> None:
     for right in set(RIGHTS) - {"*"}:
-        assert Scopes(["*"]).grant(right).has_all  # type: ignore[arg-type]
-        assert not Scopes(["*:m"]).grant(right).has_all  # type: ignore[arg-type]
+        assert Scopes(["*"]).of(right).has_all  # type: ignore[arg-type]
+        assert not Scopes(["*:m"]).of(right).has_all  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import stat
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from salver.features.access.keys_file import (
     table,
     written,
 )
+from salver.features.access.limits import LimitRules
 from salver.features.access.scopes import Scopes
 from salver.words.errors import InvalidInput, NotFound, Unidentified
 
@@ -42,6 +44,7 @@ RECORDS = st.builds(
     created=st.none() | TIMES,
     not_after=st.none() | TIMES,
     revoked=st.none() | TIMES,
+    limits=st.none() | st.builds(LimitRules, st.sampled_from(["", "5/s", "10/m+3"]), st.integers(1, 9)),
     owner=TEXTS,
     note=TEXTS,
 )
@@ -69,6 +72,9 @@ def test_what_is_written_is_read(records: list[KeyRecord]) -> None:
         ),
         (f"[[key]]\nid = 'a'\nname = 'a'\nhash = '{hash_of('a')}'\nscopes = []", "without scopes"),
         (f"[[key]]\nid = 'a'\nname = ''\nhash = '{hash_of('a')}'\nscopes = ['infer']", "an id and a name"),
+        (written([msgspec.structs.replace(ONE, limits=LimitRules("5/d"))]), "is no rate"),
+        (written([msgspec.structs.replace(ONE, limits=LimitRules())]), "limit nothing"),
+        (written([ONE]) + "limits = { at_once = -1 }\n", "at_once"),
         (written([ONE, ONE]), "twice"),
         (written([ONE, KeyRecord("k1", "bob", hash_of("b"), ("infer",))]), "two keys have the id 'k1'"),
         (written([ONE]) + "not_after = 2027-01-01T00:00:00\n", "offset"),
@@ -111,7 +117,7 @@ async def test_a_server_reads_the_file_again(tmp_path: Path, caplog: pytest.LogC
     caplog.set_level(logging.INFO, "salver.access")
     path = tmp_path / "keys.toml"
     path.write_text(written([ONE]))
-    keys = KeyTable(lambda: 0.0)
+    keys = KeyTable(lambda: 0.0, lambda: 0)
     watched = WatchedFile(path, keys, b"")
     watched.read()
 
@@ -146,7 +152,7 @@ async def test_a_server_reads_the_file_again(tmp_path: Path, caplog: pytest.LogC
 def test_the_servers_token_is_a_key(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(written([]))
-    keys = KeyTable(lambda: 0.0)
+    keys = KeyTable(lambda: 0.0, lambda: 0)
     token = table([KeyRecord("t", "t", hash_of("token"), ("*",))])
     WatchedFile(path, keys, next(iter(token))).read()
     assert keys.admit([(b"authorization", b"Bearer token")], "models", "m", is_later=False) is None
@@ -189,6 +195,8 @@ def test_the_life_of_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     [
         ("create", "web", "--scope", "drive"),
         ("create", "web", "--expires", "soon"),
+        ("create", "web", "--limit", "many"),
+        ("create", "web", "--at-once", "-1"),
         ("create", "web\n"),
         ("show", "k0"),
         ("rotate", "k0"),
@@ -212,7 +220,7 @@ def test_a_server_with_a_wrong_file_does_not_start(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text("[[key")
     with pytest.raises(InvalidInput, match="no file of keys"):
-        WatchedFile(path, KeyTable(lambda: 0.0), b"").read()
+        WatchedFile(path, KeyTable(lambda: 0.0, lambda: 0), b"").read()
     assert Scopes(("infer",)).texts == ("infer",)
 
 

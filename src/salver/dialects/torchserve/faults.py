@@ -11,7 +11,7 @@ import msgspec
 
 from salver.dialects.torchserve.json_layout import TorchServeReply, json_reply
 from salver.encoding.bodies import GrpcStatus
-from salver.transport.faults import challenge
+from salver.transport.faults import challenge, limit_headers
 from salver.words.errors import (
     BadArchive,
     BadGraph,
@@ -28,6 +28,7 @@ from salver.words.errors import (
     NoWorkflow,
     OutOfScope,
     Overloaded,
+    RateLimited,
     SalverError,
     StillDefault,
     Unidentified,
@@ -217,6 +218,8 @@ def http_fault(error: SalverError, model: str = "", version: str = "") -> TorchS
     if error.code is Code.TOO_LARGE:
         return TorchServeReply(413, b"", ())
     body = {"code": fault.status, "type": fault.kind, "message": fault.message}
+    if isinstance(error, RateLimited):
+        return json_reply(body, fault.status, limit_headers(error))
     if isinstance(error, Overloaded):
         pause = b"%d" % max(1, math.ceil(fault.retry_after))
         return json_reply(body, fault.status, ((b"retry-after", pause),))

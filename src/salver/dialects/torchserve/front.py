@@ -100,13 +100,13 @@ class TorchServe:
         headers = self._reader.headers(head.spelled, target)
         if headers.sequence is not None or not self._access.knows_host(headers.lower):
             return None
-        prompt = functools.partial(self._ask, target, headers)
         if self._access.keys is None:
-            return prompt
+            return functools.partial(self._ask, target, headers, None)
         try:
-            self._admit(target.match, head.headers)
+            grant = self._admit(target.match, head.headers)
         except SalverError:
             return None  # the task tells it
+        prompt = functools.partial(self._ask, target, headers, grant)
         return self._access.keys.lasting(prompt, head.headers)
 
     def _admit(self, match: PathMatch, raw: RawHeaders) -> Grant | None:
@@ -123,13 +123,13 @@ class TorchServe:
             return None
         return keys.admit(raw, right, match.model, is_later=operation == "invocations" and not match.model)
 
-    def _ask(self, target: Target, headers: CallHeaders, exchange: Exchange) -> bool:
+    def _ask(self, target: Target, headers: CallHeaders, grant: Grant | None, exchange: Exchange) -> bool:
         assert isinstance(exchange, Http1Exchange)
         head, body = exchange.head, exchange.body
         if not self._may_take(body) or is_large(body, headers.content_type):
             return False
         id = request_id_of(self._new_id())
-        call = Call("ts-http", self._clock(), None, id)
+        call = Call("ts-http", self._clock(), None, id, grant=grant)
         respond = functools.partial(self._respond, exchange, id)
         match = target.match
         try:
@@ -181,7 +181,7 @@ class TorchServe:
         share = Share(self._budget)
         try:
             self._access.check_host(lower)
-            self._admit(match, scope["headers"])
+            call.grant = self._admit(match, scope["headers"])
             if target.is_shared and self._takes_tensors(match.model):
                 self._paths.check(match, lower)
                 await self._app(scope, receive, send)
@@ -248,7 +248,7 @@ class TorchServe:
                 await self._predict(target, scope, receive, send, body)
                 return
             else:
-                reply = await self._operations.run(request)
+                reply = await self._run(request, grant)
         except SalverError as error:
             reply = http_fault(error)
         except asyncio.CancelledError:
@@ -259,6 +259,18 @@ class TorchServe:
             share.free()
         await answer.write(reply)
         await answer.end()
+
+    async def _run(self, request: Request, grant: Grant | None) -> TorchServeReply:
+        """Answer a request; a prediction of a workflow, whose models are called inside, counts as one."""
+        if grant is None or request.match.operation != "predict_workflow":
+            return await self._operations.run(request)
+        if (refusal := grant.refusal(request.match.model)) is not None:
+            raise refusal
+        grant.enter()
+        try:
+            return await self._operations.run(request)
+        finally:
+            grant.leave()
 
     async def _find_model(self, request: Request, grant: Grant | None) -> str:
         """Return the model that a request names elsewhere than in its path.

@@ -67,7 +67,7 @@ async def build(kernel: Kernel, config: AccessConfig) -> Parts:
     Raises:
         InvalidInput: the file cannot be read, or is wrong.
     """
-    keys = KeyTable(time.time)
+    keys = KeyTable(time.time, time.monotonic_ns)
     file = WatchedFile(Path(config.keys_file), keys, kernel.token)
     file.read()
     kernel.keys = keys

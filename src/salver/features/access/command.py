@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 
 from salver.features.access.key_format import new_key, shown
 from salver.features.access.keys_file import KeyRecord, Previous, editing, hash_of, read
+from salver.features.access.limits import LimitRules
 from salver.features.access.scopes import RIGHTS, Scopes
 from salver.terminal.options import Json
 from salver.terminal.output import line, listed, record, remark, result
@@ -39,6 +40,10 @@ def create(
         Parameter(help="Right, or RIGHT:PATTERN of model names, repeatable. Rights: " + ", ".join(RIGHTS)),
     ] = ("infer",),
     expires: Annotated[str, Parameter(help="Time until it expires, as 90d, 12h or 30m.")] = _NEVER,
+    limit: Annotated[
+        str, Parameter(help="Rate of requests to models, as 50/s, 10/m, or 50/s+100 with a burst.")
+    ] = "",
+    at_once: Annotated[int, Parameter(help="Most requests to models that run at a time; 0 = no limit.")] = 0,
     owner: Annotated[str, Parameter(help="Person or team to ask about it.")] = "",
     note: Annotated[str, Parameter(help="What it is for.")] = "",
     json: Json = False,
@@ -57,6 +62,7 @@ def create(
         scopes=scope,
         created=now,
         not_after=None if expires == _NEVER else now + _time(expires, "--expires"),
+        limits=LimitRules(limit, at_once) if limit or at_once else None,
         owner=owner,
         note=note,
         shown=shown(key),
@@ -169,6 +175,8 @@ def _public(each: KeyRecord, now: datetime) -> dict[str, Any]:
     if each.previous is not None:
         times["previous"] = each.previous.not_after
     seen |= {name: at.isoformat(timespec="seconds") for name, at in times.items() if at is not None}
+    if each.limits is not None:
+        seen |= msgspec.to_builtins(each.limits)
     texts = {"key": each.shown, "owner": each.owner, "note": each.note}
     return seen | {name: text for name, text in texts.items() if text}
 

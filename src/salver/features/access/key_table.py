@@ -6,11 +6,12 @@ from typing import Final
 
 from salver.features.access.credentials import credentials
 from salver.features.access.key_format import digest_of
-from salver.features.access.scopes import Scopes
+from salver.features.access.limits import Limits
+from salver.features.access.scopes import ModelScope, Scopes
 from salver.transport.access_check import Caller, RawHeaders
 from salver.transport.exchange import Exchange, Prompt
 from salver.transport.restrict import Right
-from salver.words.errors import InvalidInput, Unidentified
+from salver.words.errors import InvalidInput, SalverError, Unidentified
 from salver.words.messages import Grant
 
 _FOREVER: Final = float("inf")
@@ -24,27 +25,78 @@ class Key:
         id: Id of the key, which rotation keeps.
         name: Name of the caller; empty = the server's token, whose callers name themselves.
         until: Unix seconds at which it expires.
+        limits: Its limits, which it shares with the key that it replaces; None = none.
 
     Attributes:
         is_alive: It is not revoked, nor replaced by one of other rights.
     """
 
-    __slots__ = ("id", "is_alive", "name", "scopes", "until")
+    __slots__ = ("id", "is_alive", "limits", "name", "scopes", "until")
 
-    def __init__(self, id: str, name: str, scopes: Scopes, until: float = _FOREVER) -> None:
+    def __init__(
+        self,
+        id: str,
+        name: str,
+        scopes: Scopes,
+        until: float = _FOREVER,
+        limits: Limits | None = None,
+    ) -> None:
         self.id = id
         self.name = name
         self.scopes = scopes
         self.until = until
+        self.limits = limits
         self.is_alive = True
 
     def __repr__(self) -> str:
         return f"<Key {self.id} {self.scopes!r}>"
 
     def is_like(self, other: "Key") -> bool:
-        """Return whether another key has the same id, rights and end."""
+        """Return whether another key has the same id, rights, limits and end."""
         mine = (self.id, self.name, self.scopes.texts, self.until)
-        return mine == (other.id, other.name, other.scopes.texts, other.until)
+        is_like = mine == (other.id, other.name, other.scopes.texts, other.until)
+        return is_like and self.has_limits_of(other)
+
+    def has_limits_of(self, other: "Key") -> bool:
+        """Return whether another key has the same limits."""
+        if self.limits is None or other.limits is None:
+            return self.limits is other.limits
+        return self.limits.rules == other.limits.rules
+
+
+class KeyGrant:
+    """Rights and limits of a key for models.
+
+    Args:
+        ticks: Returns monotonic nanoseconds.
+    """
+
+    __slots__ = ("_limits", "_scope", "_ticks")
+
+    def __init__(self, scope: ModelScope, limits: Limits | None, ticks: Callable[[], int]) -> None:
+        self._scope = scope
+        self._limits = limits
+        self._ticks = ticks
+
+    def check(self, model: str) -> None:
+        """See :class:`~salver.words.messages.Grant`. Raises OutOfScope."""
+        self._scope.check(model)
+
+    def refusal(self, model: str) -> SalverError | None:
+        """See :class:`~salver.words.messages.Grant`."""
+        if not self._scope.is_allowed(model):
+            return self._scope.refusal(model)
+        return None if self._limits is None else self._limits.refusal(self._ticks())
+
+    def enter(self) -> None:
+        """See :class:`~salver.words.messages.Grant`."""
+        if self._limits is not None:
+            self._limits.enter(self._ticks())
+
+    def leave(self) -> None:
+        """See :class:`~salver.words.messages.Grant`."""
+        if self._limits is not None:
+            self._limits.leave()
 
 
 class KeyTable:
@@ -52,18 +104,27 @@ class KeyTable:
 
     Args:
         now: Returns Unix seconds.
+        ticks: Returns monotonic nanoseconds.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], ticks: Callable[[], int]) -> None:
         self._now = now
+        self._ticks = ticks
         self._keys: dict[bytes, Key] = {}
 
     def __repr__(self) -> str:
         return f"<KeyTable of {len(self._keys)} hashes>"
 
     def replace(self, keys: dict[bytes, Key]) -> None:
-        """Replace all keys, by digest; a key that is gone or differs ends at once."""
+        """Replace all keys, by digest; a key that is gone or differs ends at once.
+
+        What a key has used of its limits stays with its id, so that a rotation gives no second budget.
+        """
         before = self._keys
+        used = {key.id: key for key in before.values()}
+        for key in keys.values():
+            if key.id in used and key.has_limits_of(used[key.id]):
+                key.limits = used[key.id].limits
         for digest, key in before.items():
             new = keys.get(digest)
             if new is not None and key.is_like(new):
@@ -79,13 +140,15 @@ class KeyTable:
         key = self._identify(headers)
         if right == "known":
             return None
-        grant = key.scopes.grant(right)
-        if grant.has_all:
-            return None
-        if is_later:
-            return grant
-        grant.check(model)
-        return None
+        scope = key.scopes.of(right)
+        limits = key.limits if right == "infer" else None
+        if not is_later:
+            scope.check(model)
+        if limits is None:
+            return KeyGrant(scope, None, self._ticks) if is_later and not scope.has_all else None
+        if (refusal := limits.refusal(self._ticks())) is not None:
+            raise refusal
+        return KeyGrant(scope, limits, self._ticks)
 
     def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
         """See :class:`~salver.transport.access_check.CallerKeys`."""

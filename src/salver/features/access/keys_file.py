@@ -18,6 +18,7 @@ import msgspec
 
 from salver.features.access.key_format import digest_of
 from salver.features.access.key_table import Key
+from salver.features.access.limits import LimitRules, Limits
 from salver.features.access.scopes import Scopes
 from salver.words.errors import InvalidInput
 
@@ -47,6 +48,7 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         created: When the key was made.
         not_after: When it expires; None = never.
         revoked: When it was revoked; None = it is valid.
+        limits: Its limits; None = none.
         owner, note: For people.
         shown: Beginning and end of the key, by which people recognise it.
         previous: The key before the last rotation.
@@ -59,6 +61,7 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     created: datetime | None = None
     not_after: datetime | None = None
     revoked: datetime | None = None
+    limits: LimitRules | None = None
     owner: str = ""
     note: str = ""
     shown: str = ""
@@ -105,6 +108,7 @@ def table(records: Sequence[KeyRecord]) -> dict[bytes, Key]:
     for record in records:
         try:
             scopes = Scopes(record.scopes)
+            limits = None if record.limits is None else Limits(record.limits)
             ends = {_digest(record.hash): _unix(record.not_after)}
             if record.previous is not None:
                 ends[_digest(record.previous.hash)] = min(
@@ -116,7 +120,7 @@ def table(records: Sequence[KeyRecord]) -> dict[bytes, Key]:
             if digest in keys:
                 raise InvalidInput(f"the hash of the key {record.id!r} is there twice")
             if record.revoked is None:
-                keys[digest] = Key(record.id, record.name, scopes, end)
+                keys[digest] = Key(record.id, record.name, scopes, end, limits)
     return keys
 
 

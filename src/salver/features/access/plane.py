@@ -1,27 +1,26 @@
-"""Data plane of a server with keys: it checks the model of a request whose body names it."""
+"""Data plane of a server with keys: it checks the model of a request, and counts it with its key."""
 
 from collections.abc import Awaitable, Callable, Hashable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from salver.kernel.serving.callbacks import Tell
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.ports import Codec
-from salver.words.errors import Forbidden
-from salver.words.messages import Call
+from salver.words.messages import Call, Grant
 
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT")
 
 
 class CheckingPlane(DataPlane[BodyT, ReplyT]):
-    """Data plane that refuses requests for models outside the caller's grant.
+    """Data plane that refuses requests outside the caller's grant, and counts the others.
 
-    Calls that the server's own models make have no grant, and are not checked.
+    Calls that the server's own models make have no grant.
     """
 
     def foresee(self, codec: Codec[BodyT, ReplyT], model: str, version: str, call: Call) -> None:
         """See :class:`DataPlane`."""
-        if _refusal(call, model) is None:  # else ``infer`` tells it
+        if call.grant is None or call.grant.refusal(model) is None:  # else ``infer`` tells it
             super().foresee(codec, model, version, call)
 
     async def infer(
@@ -34,9 +33,16 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         sender: Hashable = None,
     ) -> ReplyT:
         """See :class:`DataPlane`."""
-        if (refusal := _refusal(call, model)) is not None:
+        grant = call.grant
+        if grant is None:
+            return await super().infer(codec, body, model, version, call, sender)
+        if (refusal := grant.refusal(model)) is not None:
             return codec.fault(refusal)
-        return await super().infer(codec, body, model, version, call, sender)
+        grant.enter()
+        try:
+            return await super().infer(codec, body, model, version, call, sender)
+        finally:
+            grant.leave()
 
     async def stream(
         self,
@@ -48,9 +54,16 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         write: Callable[[ReplyT], Awaitable[None]] | None = None,
     ) -> ReplyT | None:
         """See :class:`DataPlane`."""
-        if (refusal := _refusal(call, model)) is not None:
+        grant = call.grant
+        if grant is None:
+            return await super().stream(codec, body, model, version, call, write)
+        if (refusal := grant.refusal(model)) is not None:
             return codec.fault(refusal)
-        return await super().stream(codec, body, model, version, call, write)
+        grant.enter()
+        try:
+            return await super().stream(codec, body, model, version, call, write)
+        finally:
+            grant.leave()
 
     def post(
         self,
@@ -64,15 +77,61 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         takes_pieces: bool = False,
     ) -> Callable[[], None] | None:
         """See :class:`DataPlane`."""
-        if _refusal(call, model) is not None:
+        grant = call.grant
+        if grant is None:
+            return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
+        if grant.refusal(model) is not None:
             return None  # ``infer`` or ``stream`` tells it
-        return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
+        counted = _Counted(grant, tell)
+        give_up = super().post(codec, body, model, version, call, counted.tell, takes_pieces=takes_pieces)
+        if give_up is None:
+            return None
+        counted.begin(give_up)
+        return counted.give_up
 
 
-def _refusal(call: Call, model: str) -> Forbidden | None:
-    if call.grant is not None:
-        try:
-            call.grant.check(model)
-        except Forbidden as error:
-            return error
-    return None
+class _Counted:
+    """Request that is answered through a callback, and counts until then."""
+
+    __slots__ = ("_give_up", "_grant", "_is_over", "_tell")
+
+    def __init__(self, grant: Grant, tell: Tell[Any]) -> None:
+        self._grant = grant
+        self._tell = tell
+        self._give_up: Callable[[], None] | None = None
+        self._is_over = False
+
+    def begin(self, give_up: Callable[[], None]) -> None:
+        """Count the request, which may have been answered already."""
+        self._grant.enter()
+        if self._is_over:
+            self._grant.leave()
+        else:
+            self._give_up = give_up
+
+    def tell(self, reply: Any, write_all: Callable[[Any], Awaitable[None]] | None) -> None:
+        """Pass an answer on; one in pieces ends with the last of them."""
+        if write_all is None:
+            self._end()
+            self._tell(reply, None)
+            return
+
+        async def write(piece: Any) -> None:
+            try:
+                await write_all(piece)
+            finally:
+                self._end()
+
+        self._tell(reply, write)
+
+    def give_up(self) -> None:
+        """Cancel the request."""
+        if self._give_up is not None:
+            self._give_up()
+        self._end()
+
+    def _end(self) -> None:
+        self._is_over = True
+        if self._give_up is not None:
+            self._give_up = None  # breaks the reference cycle of each request
+            self._grant.leave()

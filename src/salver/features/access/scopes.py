@@ -49,12 +49,12 @@ class Scopes:
                 patterns.setdefault(each, []).append(pattern or _EVERYTHING)
         if not patterns:
             raise InvalidInput("a key without scopes can do nothing", field="scopes")
-        self._grants = {right: ModelGrant(right, tuple(models)) for right, models in patterns.items()}
+        self._grants = {right: ModelScope(right, tuple(models)) for right, models in patterns.items()}
 
     def __repr__(self) -> str:
         return f"<Scopes {' '.join(self.texts)}>"
 
-    def grant(self, right: Right) -> "ModelGrant":
+    def of(self, right: Right) -> "ModelScope":
         """Return the models for which the key has a right. Raises OutOfScope: there are none."""
         found = self._grants.get(right)
         if found is None:
@@ -62,7 +62,7 @@ class Scopes:
         return found
 
 
-class ModelGrant:
+class ModelScope:
     """Models for which a key has a right.
 
     Attributes:
@@ -76,19 +76,21 @@ class ModelGrant:
         self.is_allowed = functools.lru_cache(256)(self._is_allowed)
 
     def __repr__(self) -> str:
-        return f"<ModelGrant {self._right}>"
+        return f"<ModelScope {self._right}>"
 
     def _is_allowed(self, model: str) -> bool:
         """Return whether the models include one; empty = all models."""
         return self.has_all or (model != "" and self._matches(model) is not None)
 
     def check(self, model: str) -> None:
-        """See :class:`~salver.words.messages.Grant`. Raises OutOfScope."""
-        if self.is_allowed(model):
-            return
-        # Unknown models get the same answer, so that nobody can look for names.
+        """Check a model's name; empty = all models. Raises OutOfScope."""
+        if not self.is_allowed(model):
+            raise self.refusal(model)
+
+    def refusal(self, model: str) -> OutOfScope:
+        """Return the error for a model that is not allowed, which is the same if there is no such model."""
         what = f"for model '{model}'" if model else "for all models together"
-        raise OutOfScope(f"this key has no scope {self._right!r} {what}", scope=self._right)
+        return OutOfScope(f"this key has no scope {self._right!r} {what}", scope=self._right)
 
 
 def _expression(pattern: str) -> str:
