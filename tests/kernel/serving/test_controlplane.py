@@ -130,6 +130,21 @@ async def test_poll_follows_changes() -> None:
     await rig.plane.stop()
 
 
+async def test_what_a_scan_found_is_applied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(ControlMode("poll", 7.0), m("a"))
+    one, other = (m("a"),), (m("a"),)  # equal, of different scans of the files
+    found = iter([one, one, one, other])
+    monkeypatch.setattr(rig.repository, "scan", lambda now, at_once: next(found))
+    await rig.plane.start()
+    await rig.pauses.asked.get()
+    await rig.tick()
+    await rig.tick()
+    assert len(rig.manager.applied) == 1
+    await rig.tick()
+    assert len(rig.manager.applied) == 2
+    await rig.plane.stop()
+
+
 @pytest.mark.parametrize("error", [LoadFailed("disk gone"), RuntimeError("a defect")])
 async def test_a_scan_that_fails_changes_nothing(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig(ControlMode("poll", 7.0), m("a"))

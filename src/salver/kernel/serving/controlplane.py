@@ -171,8 +171,8 @@ class ControlPlane:
         self._clock = clock
         self._sleep = sleep
         self._found: tuple[Manifest, ...] = ()
+        self._scanned: Sequence[Manifest] | None = None  # what the last scan found, if ``_found`` is that
         self._places: dict[str, tuple[NamedModel, ...]] = {}  # named models, by owner
-        self._placed: frozenset[str] = frozenset()  # their names
         self._loads = NamedLoads()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leaving: dict[Upload, asyncio.Task[None]] = {}
@@ -207,7 +207,7 @@ class ControlPlane:
         self._apply()
         if self._mode.kind == "poll":
             faults = Faults(_LOG, "the repository cannot be read, all stays as it is")
-            self._polling.start("poll repository", every(self._pause, self._look, faults, self._sleep))
+            self._polling.start("poll repository", every(self._pause, self._poll, faults, self._sleep))
 
     async def replace(self, places: Sequence[NamedModel], owner: str = "") -> None:
         """Replace the models that an owner serves by name; loads go on after it returns.
@@ -226,7 +226,6 @@ class ControlPlane:
             self._places = lists
             for place in places if owner else ():  # uploads of earlier requests no longer count
                 self._retire(self._repository.overrides.pop(place.name, None))
-            self._placed = frozenset(place.name for some in lists.values() for place in some)
         await self._scan(frozenset())
         self._apply()
 
@@ -336,13 +335,14 @@ class ControlPlane:
             gone = {name, *brought.members}
             self._loads.named -= gone
             self._loads.implied -= gone
-            self._found = tuple(m for m in self._found if m.id.name not in gone)
+            self._found, self._scanned = tuple(m for m in self._found if m.id.name not in gone), None
         return brought
 
     @property
     def missing(self) -> frozenset[str]:
         """Models that the operator names and that have no files."""
-        return self._placed - {manifest.id.name for manifest in self._found}
+        placed = {place.name for some in self._places.values() for place in some}
+        return frozenset(placed) - {manifest.id.name for manifest in self._found}
 
     async def look(self) -> None:
         """Scan the repository now, whatever the mode, until changes have settled.
@@ -358,6 +358,13 @@ class ControlPlane:
     async def _look(self) -> None:
         await self._scan(frozenset())
         self._apply()
+
+    async def _poll(self) -> None:
+        """Scan the repository; apply what was found, unless it is the result of the last scan itself."""
+        before = self._scanned
+        await self._scan(frozenset())
+        if self._scanned is not before:
+            self._apply()
 
     def refresh(self) -> None:
         """Hand the list to the lifecycle again, with changes by requests; nothing is scanned."""
@@ -458,6 +465,9 @@ class ControlPlane:
                 if not asked:
                     raise
                 raise _poll_failed(", ".join(asked), str(error)) from error
+            if not asked and found is self._scanned:
+                return
+            self._scanned = None if asked else found
             self._tell(found)
             for name in asked:
                 mine = [m for m in found if m.id.name == name]
