@@ -156,6 +156,12 @@ def test_whoever_listens_widely_is_warned(host: str, warned: bool) -> None:
     assert any("warning" in text for text in banner.compose(ready(host=host)).lines) is warned
 
 
+def test_a_server_with_keys_says_so_in_place_of_a_warning() -> None:
+    lines = banner.compose(msgspec.structs.replace(ready(host="0.0.0.0"), needs_key=True)).lines
+    assert lines[-1] == "every request needs a key, except for liveness: salver keys list"
+    assert not any("warning" in line for line in lines)
+
+
 def test_the_record_for_programs() -> None:
     record = banner.as_record(ready(iris=IRIS, broken="why"))
     assert record["event"] == "ready"

@@ -62,6 +62,12 @@ async def test_a_unix_socket_has_no_caller() -> None:
     assert (found.caller, found.target) == ("unix", "/predictions/m")
 
 
+async def test_a_key_in_a_target_is_not_told() -> None:
+    key = b"slv_0123456789ABCDEFGHIJKLMNOPQRST2cU0lY"
+    (found,) = await asked({**SCOPE, "query_string": b"a=1&key=" + key + b"&b=slv_"}, START)
+    assert found.target == "/predictions/m?a=1&key=slv_0123…&b=slv_…"
+
+
 @pytest.mark.clause("TS-B12")
 async def test_who_hangs_up_gets_no_answer_and_no_line() -> None:
     assert await asked(SCOPE) == []

@@ -6,6 +6,7 @@ Each place of a credential is read: ``authorization`` with Bearer, or with Basic
 
 import base64
 import binascii
+import re
 from typing import Final
 
 from salver.transport.access_check import RawHeaders
@@ -13,6 +14,7 @@ from salver.transport.access_check import RawHeaders
 _PLACES: Final = frozenset((b"authorization", b"x-api-key", b"api-key"))
 #: Most bytes of a value that is hashed.
 _LONGEST: Final = 8 << 10
+_VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
 #: Stands for a credential that no key can be.
 UNUSABLE: Final = b""
 
@@ -44,9 +46,7 @@ def credentials(headers: RawHeaders) -> set[bytes]:
 def _clean(value: bytes) -> bytes:
     """Return a value without blanks around it; unusable if there are others in it, or odd letters."""
     key = value.strip()
-    if key.isascii() and not any(letter <= 0x20 or letter == 0x7F for letter in key):
-        return key
-    return UNUSABLE
+    return key if _VISIBLE.fullmatch(key) else UNUSABLE
 
 
 def _password(encoded: bytes) -> bytes:

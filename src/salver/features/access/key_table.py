@@ -111,6 +111,8 @@ class KeyTable:
         self._now = now
         self._ticks = ticks
         self._keys: dict[bytes, Key] = {}
+        #: The last headers that were admitted, by identity, with their key.
+        self._last: tuple[RawHeaders, Key | None] = ((), None)
 
     def __repr__(self) -> str:
         return f"<KeyTable of {len(self._keys)} hashes>"
@@ -138,6 +140,7 @@ class KeyTable:
         if right == "open":
             return None
         key = self._identify(headers)
+        self._last = headers, key
         if right == "known":
             return None
         scope = key.scopes.of(right)
@@ -152,7 +155,10 @@ class KeyTable:
 
     def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
-        return functools.partial(_while_valid, prompt, self._identify(headers), self._now)
+        last, key = self._last
+        if last is not headers or key is None:  # fronts ask about the headers that were just admitted
+            key = self._identify(headers)
+        return functools.partial(_while_valid, prompt, key, self._now)
 
     def caller(self, headers: RawHeaders) -> Caller | None:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
