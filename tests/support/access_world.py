@@ -61,6 +61,7 @@ OTHERS: tuple[tuple[tuple[Kind, ...], str, str, Right], ...] = (
     (("all", "torchserve-metrics"), "GET", "/metrics?name[]=none", "read"),
     (("sagemaker",), "GET", "/ping", "known"),
     (("sagemaker",), "POST", "/invocations", "infer"),
+    (("sagemaker",), "POST", "/models/mlp/invoke", "infer"),
     (("sagemaker",), "GET", "/models", "read"),
     (("sagemaker",), "GET", "/models/mlp", "read"),
     (("sagemaker",), "POST", "/models", "models"),

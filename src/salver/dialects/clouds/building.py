@@ -24,7 +24,9 @@ class _Ports(PortView):
         """Put the platform's routes in front of what a port serves."""
         control, guard = self._kernel.control, self._kernel.context.http.guard
         if config.serves == "vertex-ai":
-            return doors.VertexDoor(app, msgspec.convert(config.platform, doors.Vertex), control, http_fault)
+            return doors.VertexDoor(
+                app, msgspec.convert(config.platform, doors.Vertex), control, http_fault, access
+            )
         if config.serves != "sagemaker":
             return app
         sagemaker = msgspec.convert(config.platform, doors.SageMaker)

@@ -120,9 +120,11 @@ class SageMakerDoor:
             if path == "/ping":
                 return await self._app(_moved(scope, f"/v2/health/{self._config.ping}"), receive, send)
             if path == "/invocations":
+                await self._access.admit(scope["headers"], "known", "")
                 name = _default(self._config.model, self._looking)
                 return await self._infer(scope, receive, send, name, self._config.inference)
             if of_models and of_models[2]:
+                await self._access.admit(scope["headers"], "infer", of_models[1] or "")
                 return await self._invoke(scope, receive, send, of_models[1] or "")
             if of_models and scope["method"] in ("GET", "POST", "DELETE"):
                 headers = dict(scope["headers"])
@@ -173,11 +175,15 @@ class VertexDoor:
 
     Args:
         fault: Writes an error of Open Inference.
+        access: Asks for keys.
     """
 
-    def __init__(self, app: App, config: Vertex, looking: StatusView, fault: Fault) -> None:
+    def __init__(
+        self, app: App, config: Vertex, looking: StatusView, fault: Fault, access: Access = LOCAL
+    ) -> None:
         self._app = app
         self._fault = fault
+        self._access = access
         self._config = config
         self._looking = looking
 
@@ -195,6 +201,7 @@ class VertexDoor:
                 redirect = dict(scope["headers"]).get(b"x-vertex-ai-triton-redirect")
                 if redirect is not None:
                     return await self._redirect(scope, receive, send, redirect)
+                await self._access.admit(scope["headers"], "known", "")
                 name = _default(self._config.model, self._looking)
                 moved = _moved(scope, f"/v2/models/{quote(name, safe='')}/infer")
                 return await self._app(_sized(moved, _BINARY.format("vertex-ai")), receive, send)
