@@ -26,7 +26,7 @@ from salver.features.releases.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
 from salver.words.releases import Arm, ReleaseState, Split
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(600)
 ADA = Actor("ada")
 #: Each of its processes hiccups by itself: for a while it fails all or half of its requests, or stands still.
 MODEL = """

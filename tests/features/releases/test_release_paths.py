@@ -108,6 +108,8 @@ def cell(name: str, releases: int, world: object = None, per_second: float = 100
         "bursts by process, CV 2",
         "5 % of users, retry storms",
         "outage of all arms, × 10",
+        "counts missing for 2 min each 20 min",
+        "clocks of half of the servers 30 s ahead",
     ],
 )
 def test_good_releases_are_not_rolled_back_where_processes_hiccup_and_users_differ(name: str) -> None:
