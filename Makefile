@@ -121,7 +121,8 @@ accelerated: .venv/dev.stamp
 test-accelerated: export OPENBLAS_NUM_THREADS := 1
 test-accelerated: accelerated
 	PYTHONPATH=$(CURDIR)/build/accelerated $(PY) -m pytest --workers $(JOBS) --timeout=120 $(ARGS) \
-	  tests/test_compiled.py tests/transport tests/kernel/engine tests/dialects/oip
+	  tests/test_compiled.py tests/transport tests/kernel/engine tests/kernel/serving tests/dialects/oip \
+	  tests/integration/test_start.py tests/integration/test_fronts.py tests/integration/test_big_bodies.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .schemathesis

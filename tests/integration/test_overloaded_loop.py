@@ -22,6 +22,7 @@ from salver.transport.server import FrontConfig
 from salver.transport.terms import Pulse
 from salver.words.messages import NO_PLACE_S
 
+pytestmark = pytest.mark.build("pure")  # methods of connections are patched
 BODY = json.dumps(infer_body()).encode()
 ANSWER = re.compile(
     rb"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
