@@ -93,7 +93,7 @@ class Assembly:
         mode = ControlMode(
             config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False
         )
-        plane = ControlPlane(repository, models, mode, clock)
+        plane = ControlPlane(repository, models, mode, clock, repository.rest)
         self.readiness = Readiness(config.readiness, models, plane)
         control = ServerControl(plane, models, self.readiness)
         self.decoders = Decoders()

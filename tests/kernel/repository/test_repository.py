@@ -1,16 +1,18 @@
 """What a scan makes of trees on disk, whole and broken."""
 
+import asyncio
 import os
 import re
 from pathlib import Path
 
 import pytest
 from model_folders import recognise, write_files
+from waiting import auntil
 
 from salver.backends.protocol import ArtifactKind
-from salver.kernel.repository import Repository, RepositoryConfig
+from salver.kernel.repository import Repository, RepositoryConfig, repository
 from salver.parts import formats
-from salver.stores import Entry, MemoryStore
+from salver.stores import Entry, FileStore, MemoryStore
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, NotFound
 from salver.words.messages import ModelId
@@ -435,6 +437,35 @@ def test_a_full_scan_follows_now_and_then(tmp_path: Path) -> None:
     repository = Repository((tmp_path,), formats(recognise), RepositoryConfig(settle_s=0))
     first = repository.scan(0.0)
     assert [repository.scan(float(n)) is first for n in range(1, 12)] == [True] * 9 + [False] * 2
+
+
+async def test_a_rest_ends_with_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def is_unchanged(store: FileStore) -> bool:
+        nonlocal looks
+        looks += 1
+        return before(store)
+
+    before = FileStore.is_unchanged
+    monkeypatch.setattr(FileStore, "is_unchanged", is_unchanged)
+    monkeypatch.setattr(repository, "_MOST_REPEATS", 10**9)
+    write_files(tmp_path, {"a/model.onnx": "ONNX"})
+    models = Repository([tmp_path], formats(recognise))
+    await models.rest(0.001)  # nothing has been scanned yet
+    models.scan(0.0)
+    rest = asyncio.create_task(models.rest(0.001))
+    await auntil(lambda: looks > 2)
+    assert not rest.done()
+    write_files(tmp_path, {"b/model.onnx": "ONNX"})
+    await asyncio.wait_for(rest, 60)
+
+
+async def test_a_rest_that_is_cancelled_leaves_its_thread(tmp_path: Path) -> None:
+    rest = asyncio.create_task(Repository([tmp_path], formats(recognise)).rest(3600.0))
+    await asyncio.sleep(0)
+    rest.cancel()
+    await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 60)
 
 
 def test_a_version_that_is_gone_is_gone(tmp_path: Path) -> None:

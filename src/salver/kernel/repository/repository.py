@@ -3,10 +3,13 @@
 Between scans it keeps only what distinguishes a finished change from one in progress. It loads nothing.
 """
 
+import asyncio
 import itertools
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -227,6 +230,22 @@ class Repository:
         if not errors and not self.overrides and not self.is_settling:
             self._last = result
         return result
+
+    async def rest(self, seconds: float) -> None:
+        """Wait for so long, and on while a scan would find what the last one found.
+
+        A thread looks at the files meanwhile, since a change of threads costs more than a look.
+        """
+        is_over = threading.Event()
+        try:
+            await asyncio.to_thread(self._rest, seconds, is_over)
+        finally:
+            is_over.set()
+
+    def _rest(self, seconds: float, is_over: threading.Event) -> None:
+        with suppress(RuntimeError):  # models are being placed: their list has changed
+            while not is_over.wait(seconds) and self._last is not None and self._is_unchanged():
+                self._repeats += 1
 
     def _all_stores(self) -> Iterator[Store]:
         yield from self._stores
