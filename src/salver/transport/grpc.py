@@ -7,7 +7,7 @@ tables of methods (``grpc_table.py``); gRPC's own services, health and reflectio
 import asyncio
 import logging
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from salver.transport.faults import grpc_fault
 from salver.transport.grpc_frames import FrameReader, Packed, frame, parse_timeout, trailers
 from salver.transport.grpc_reflection import PATHS as REFLECTION_PATHS
 from salver.transport.grpc_reflection import Reflection
-from salver.transport.grpc_services import ServiceStream, one_by_one, watched
+from salver.transport.grpc_services import ServiceStream, one_by_one, watched, while_admitted
 from salver.transport.grpc_stream import HEADERS, START, STOPPING, packed
 from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, PostMethod, Reply, Send
 from salver.transport.http1_head import Head
@@ -185,8 +185,8 @@ class GrpcFront:
             if wanted := self._interest.headers:
                 take_traits(call, headers, wanted)
             if method is None:
-                with self._streaming.stream(scope):
-                    return await self._streams[path].handle(headers, call, receive, send)
+                serve = partial(self._streams[path].handle, headers, call, receive)
+                return await self._serve(path, scope, serve, send, access.keys)
             event = await receive()
             body = event.get("body", b"")
             # Nearly every call has one uncompressed message, in one piece.
@@ -390,6 +390,22 @@ class GrpcFront:
                 )
             check_fields(message)
         return True
+
+    async def _serve(
+        self,
+        path: str,
+        scope: Mapping[str, Any],
+        serve: Callable[[Send], Awaitable[None]],
+        send: Send,
+        keys: CallerKeys | None,
+    ) -> None:
+        """Serve a streaming call, as long as its caller's key is valid."""
+        with self._streaming.stream(scope):
+            if keys is None:
+                await serve(send)
+            else:
+                check = partial(self._admit, path, scope["headers"], keys)
+                await while_admitted(serve, send, check, self._families[path].fault)
 
     def _admit(self, path: str, raw: RawHeaders, keys: CallerKeys) -> Grant | None:
         """Check the key of a call; return the check of the model that the message names."""

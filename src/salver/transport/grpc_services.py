@@ -6,7 +6,7 @@ They end when the caller disconnects or the server stops.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from salver.encoding.bodies import GrpcStatus
 from salver.transport.doors import Receive
@@ -15,11 +15,12 @@ from salver.transport.faults import grpc_fault
 from salver.transport.grpc_frames import FrameReader, frame, trailers
 from salver.transport.grpc_stream import START, STOPPING
 from salver.transport.grpc_table import Send
-from salver.words.errors import InvalidInput, SalverError
+from salver.words.errors import InvalidInput, RateLimited, SalverError
 from salver.words.messages import Call
 
 _MOST: Final = 1 << 16  # bytes of a request
 _LOOKS_S: Final = 1.0  # between two polls of a watched state
+_CHECKS_S: Final = 0.25  # between two checks of a key, which has to end its calls within a second
 
 #: Turns the requests of a call into responses; the second argument reports the caller's disconnect.
 Answers = Callable[[AsyncIterator[bytes], Receive], AsyncIterator[bytes]]
@@ -132,3 +133,48 @@ async def _left(receive: Receive) -> None:
     """Wait until the client disconnects."""
     while (await receive())["type"] == "http.request":
         pass
+
+
+async def while_admitted(
+    serve: Callable[[Send], Awaitable[None]],
+    send: Send,
+    check: Callable[[], object],
+    fault: Callable[[SalverError], GrpcStatus],
+) -> None:
+    """Serve a streaming call until its caller's key ends.
+
+    Args:
+        serve: Answers the call through ``send``.
+        check: Raises SalverError once the key is not valid.
+        fault: Makes the status with which the call then ends.
+    """
+    has_begun = False
+
+    async def pass_on(message: dict[str, Any]) -> None:
+        nonlocal has_begun
+        has_begun = True
+        await send(message)
+
+    task = asyncio.ensure_future(serve(pass_on))
+    try:
+        while not task.done():
+            await asyncio.wait((task,), timeout=_CHECKS_S)
+            if not task.done():
+                with contextlib.suppress(RateLimited):  # which is asked of each message by itself
+                    check()
+        await task
+    except SalverError as error:
+        if task.done():
+            raise
+        await _cancelled(task)
+        if not has_begun:
+            await send(START)
+        await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.trailers", "headers": trailers(fault(error))})
+    finally:
+        await _cancelled(task)
+
+
+async def _cancelled(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

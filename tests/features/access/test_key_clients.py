@@ -1,9 +1,10 @@
 """Unmodified clients with keys, against a real server."""
 
+import json
 import queue
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,6 +219,35 @@ def test_a_revoked_key_ends_within_a_second(
         id = next(each.id for each in records if each.hash == hash_of(key))
     assert main(["keys", "revoke", id, *file]) == 0
     until(lambda: not is_admitted())
+
+
+def test_an_open_stream_ends_with_its_key(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    file = ("--keys-file", str(world.keys))
+    assert main(["keys", "create", "stream", "--json", *file]) == 0
+    made = json.loads(capsys.readouterr().out)
+    client = tritonclient.grpc.InferenceServerClient(world.address)
+
+    def is_admitted() -> bool:
+        return bool(client.is_server_ready(headers=bearer(made["key"])))
+
+    until(lambda: suppressed(is_admitted))
+    replies: queue.Queue[Any] = queue.Queue()
+    client.start_stream(lambda result, error: replies.put((result, error)), headers=bearer(made["key"]))
+    client.async_stream_infer("mlp", [a_row(tritonclient.grpc)])
+    result, error = replies.get(timeout=PATIENCE_S)
+    assert error is None and result.as_numpy("y").shape == (1, 3)
+    assert main(["keys", "revoke", made["id"], *file]) == 0
+    result, error = replies.get(timeout=PATIENCE_S)
+    assert (result, error.status()) == (None, "StatusCode.UNAUTHENTICATED")
+    assert "the key is not valid" in str(error)
+    client.stop_stream()
+
+
+def suppressed(ask: Callable[[], bool]) -> bool:
+    try:
+        return ask()
+    except InferenceServerException:
+        return False
 
 
 def test_a_large_body_of_a_refused_request_ends_the_connection(world: World) -> None:
