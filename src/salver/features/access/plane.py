@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
 
+from salver.kernel.engine.delivery import nothing
 from salver.kernel.serving.callbacks import Tell
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.ports import Codec
@@ -80,8 +81,9 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         grant = call.grant
         if grant is None:
             return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
-        if grant.refusal(model) is not None:
-            return None  # ``infer`` or ``stream`` tells it
+        if (refusal := grant.refusal(model)) is not None:
+            tell(codec.fault(refusal), None)  # without a task: refusals must cost less than answers
+            return nothing
         counted = _Counted(grant, tell)
         give_up = super().post(codec, body, model, version, call, counted.tell, takes_pieces=takes_pieces)
         if give_up is None:
