@@ -210,6 +210,8 @@ class Front:
             grant = self._check(route, endpoint, head.headers, headers)
         except RateLimited:
             return None  # until the next request
+        except (Unidentified, OutOfScope):
+            return never if b"traceparent" in headers else partial(self._refuse, route, endpoint, headers)
         except SalverError:
             return never  # the task repeats the check and writes the error
         accepted = headers.get(b"accept-encoding", b"") if endpoint.is_compressible else b""
@@ -218,6 +220,25 @@ class Front:
         prompt = partial(self._ask, endpoint.post, collects, route, headers, accepted, *given, grant)
         keys = self._access.keys
         return prompt if keys is None else keys.lasting(prompt, head.headers)
+
+    def _refuse(
+        self, route: Route, endpoint: Endpoint, headers: Mapping[bytes, bytes], exchange: Exchange
+    ) -> bool:
+        """Refuse a request without a valid key, without a task: refusals must cost less than answers."""
+        head = exchange.head
+        if exchange.body is None:
+            return False
+        try:
+            self._check(route, endpoint, head.headers, headers)
+        except (Unidentified, OutOfScope) as error:
+            reply = self._fault(head.path, error, head.version, headers)
+            given = printable(headers.get(b"x-request-id", b""))
+            exchange.reply(reply.status, reply.headers, reply.body, given or self._new_id())
+            return True
+        except SalverError:
+            return False
+        head.notes.clear()  # the key has become valid
+        return False
 
     def _ask(
         self,

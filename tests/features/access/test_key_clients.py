@@ -221,6 +221,23 @@ def test_a_revoked_key_ends_within_a_second(
     until(lambda: not is_admitted())
 
 
+def test_a_refused_head_is_admitted_once_its_key_is(world: World) -> None:
+    """Heads are remembered with what became of them."""
+    client, key = tritonclient.http.InferenceServerClient(world.address), new_key()
+
+    def is_admitted() -> bool:
+        return suppressed(lambda: bool(client.infer("mlp", [a_row(tritonclient.http)], headers=bearer(key))))
+
+    assert not any(is_admitted() for _ in range(3))
+    with editing(world.keys) as records:
+        records.append(KeyRecord("late", "late", hash_of(key), ("infer:other",)))
+    assert not any(is_admitted() for _ in range(3))
+    with editing(world.keys) as records:
+        records[-1] = KeyRecord("late", "late", hash_of(key), ("infer:mlp",))
+    until(is_admitted)
+    assert all(is_admitted() for _ in range(3))
+
+
 def test_an_open_stream_ends_with_its_key(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     file = ("--keys-file", str(world.keys))
     assert main(["keys", "create", "stream", "--json", *file]) == 0
