@@ -125,12 +125,13 @@ def table(records: Sequence[KeyRecord]) -> dict[bytes, Key]:
 
 
 def _check_ids(records: Sequence[KeyRecord]) -> None:
-    ids = [record.id for record in records]
+    ids: set[str] = set()
     for record in records:
-        if ids.count(record.id) > 1:
+        if record.id in ids:
             raise InvalidInput(f"two keys have the id {record.id!r}")
         if not record.id or not record.name.isprintable() or not record.name:
             raise InvalidInput(f"the key {record.id!r} needs an id and a name")
+        ids.add(record.id)
 
 
 def _digest(text: str) -> bytes:
