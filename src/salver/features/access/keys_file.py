@@ -105,9 +105,12 @@ def table(records: Sequence[KeyRecord]) -> dict[bytes, Key]:
         InvalidInput: a key is wrong; the error names it.
     """
     keys: dict[bytes, Key] = {}
+    shared: dict[tuple[str, ...], Scopes] = {}  # most keys have the scopes of many others
     for record in records:
         try:
-            scopes = Scopes(record.scopes)
+            scopes = shared.get(record.scopes)
+            if scopes is None:
+                scopes = shared[record.scopes] = Scopes(record.scopes)
             limits = None if record.limits is None else Limits(record.limits)
             ends = {_digest(record.hash): _unix(record.not_after)}
             if record.previous is not None:
