@@ -397,6 +397,11 @@ class Bucket(msgspec.Struct, frozen=True):
     blocks: Mapping[str, tuple[Counts, ...]] = msgspec.field(default_factory=dict)
     lately: Mapping[str, RecentRequests] = msgspec.field(default_factory=dict)
 
+    @property
+    def new_units(self) -> Counts:
+        """Return the units that are new to the stage; if it was not counted, those new to the release."""
+        return Counts(*map(max, msgspec.structs.astuple(self.met), msgspec.structs.astuple(self.exposures)))
+
 
 #: Fields of a bucket that hold first events of units.
 FIRSTS: Final = ("events", "in_stage")

@@ -250,7 +250,7 @@ def test_there_is_no_evidence_at_the_start() -> None:
     output, sales = Metric("o", "output", "soft"), Metric("s", "outcome", "soft", worse="less")
     policy = Policy(metrics=(ERRORS, output, sales))
     assert start(policy).log_e(policy) <= 0
-    assert start(policy).split_log_e == 0
+    assert start(policy).split_log_e <= 0
 
 
 # What is slow

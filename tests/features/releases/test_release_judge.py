@@ -295,6 +295,40 @@ def test_a_good_split_is_seldom_taken_for_a_broken_one_whatever_the_stages() -> 
     may_be(broken, 100, at_most=policy.split_alpha)
 
 
+def returning(bias: float, seed: int, users: int = 20_000) -> list[Evidence]:
+    """Evidence at the end of each stage, where all users come at each and are known after the first."""
+    policy, evidence, found = with_policy(metrics=(ERRORS,)), start(with_policy(metrics=(ERRORS,))), []
+    place = np.random.default_rng(seed).random(users)
+    for stage, share in enumerate((0.01, 0.05, 0.25)):
+        canary = int((place < share * bias).sum())
+        baseline = int((place > 1 - share).sum())
+        met = Counts(canary, baseline, users - canary - baseline)
+        new = met if not stage else Counts()
+        bucket = Bucket(10.0 * stage, 10.0, stage, share, exposures=new, met=met, requests=met)
+        evidence = observe(policy, evidence, bucket)
+        found.append(evidence)
+    return found
+
+
+def test_the_split_of_users_who_come_back_is_tested_at_each_stage() -> None:
+    alarm = -math.log(POLICY.split_alpha)
+    good = [max(each.split_log_e for each in returning(1.0, seed)) for seed in range(200)]
+    may_be(sum(each >= alarm for each in good), 200, at_most=POLICY.split_alpha)
+    bad = [[each.split_log_e >= alarm for each in returning(1.3, seed)] for seed in range(20)]
+    assert all(last for *_, last in bad)
+    assert sum(first for first, *_ in bad) < 10  # hardly seen while few users have the canary
+    assert all(seen == sorted(seen) for seen in bad)  # once seen, it stays
+
+
+def test_a_split_that_was_broken_at_an_earlier_stage_is_told() -> None:
+    crooked = Counts(400, 200, 1400)
+    before = [msgspec.structs.replace(one, exposures=crooked, met=crooked) for one in buckets(number=3)]
+    evidence, _ = judged(before)
+    later = [msgspec.structs.replace(one, stage=1) for one in buckets(begin=30, number=1)]
+    verdict = judged(later, evidence=evidence)[1][-1]
+    assert (verdict.cause, verdict.reasons[0]) == ("split", "the split was broken at an earlier stage")
+
+
 def test_evidence_from_a_broken_split_gives_no_verdict() -> None:
     crooked = counts(2000, 0.2)
     seen = [

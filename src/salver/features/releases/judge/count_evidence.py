@@ -153,13 +153,10 @@ class CountEvidence(msgspec.Struct, frozen=True):
             (bucket.requests.canary, _other(metric, bucket.requests)),
             bucket.seconds,
         )
-        met = Counts(
-            *map(max, msgspec.structs.astuple(bucket.met), msgspec.structs.astuple(bucket.exposures))
-        )
         after = msgspec.structs.replace(
             self,
             blocks=msgspec.structs.replace(self.blocks, open=opened),
-            clusters=self.clusters.add(places, met, is_matched=metric.is_matched),
+            clusters=self.clusters.add(places, bucket.new_units, is_matched=metric.is_matched),
         )
         end = (number + 1) * BLOCK_BUCKETS * look.seconds
         if bucket.start + bucket.seconds < end - _ROUNDED * look.seconds:

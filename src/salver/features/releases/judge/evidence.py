@@ -91,8 +91,9 @@ class Evidence(msgspec.Struct, frozen=True):
 
     Args:
         metrics: Metrics in the policy's order.
-        split: Test of the numbers of units of canary and control against their shares.
+        split: Test of this stage's numbers of units of canary and control against their shares.
         matched: The same for the canary and its baseline.
+        earlier_split: Most log evidence of these tests at a stage before; None = there was none.
         since, until: Unix seconds, start and end of the last bucket; None = no bucket yet.
         stage_seconds: Total length of buckets in this stage.
         requests, units: Totals of the release; ``stage_requests`` of this stage.
@@ -109,6 +110,7 @@ class Evidence(msgspec.Struct, frozen=True):
     metrics: tuple[MetricEvidence, ...]
     split: sample_ratio.SampleRatio = msgspec.field(default_factory=lambda: sample_ratio.start(2))
     matched: sample_ratio.SampleRatio = msgspec.field(default_factory=lambda: sample_ratio.start(2))
+    earlier_split: float | None = None
     stage: int = 0
     since: float | None = None
     until: float | None = None
@@ -127,8 +129,13 @@ class Evidence(msgspec.Struct, frozen=True):
 
     @property
     def split_log_e(self) -> float:
-        """Return the log evidence that the split is broken."""
-        return log_mean([self.split.log_e, self.matched.log_e])
+        """Return the log evidence that the split is broken.
+
+        Units that come back are split anew at each stage, but not independently of the stage before. So each
+        stage has a test of its own, and the parts 1/2, 1/4, … of the probability of a false alarm.
+        """
+        mine = log_mean([self.split.log_e, self.matched.log_e]) - (self.stage + 1) * math.log(2)
+        return mine if self.earlier_split is None else max(mine, self.earlier_split)
 
     def log_e(self, policy: Policy) -> float:
         """Return the log evidence of harm of all metrics together, weighted by their parts of alpha."""
@@ -154,6 +161,9 @@ class Evidence(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             self,
             metrics=tuple(metrics),
+            split=sample_ratio.start(2),
+            matched=sample_ratio.start(2),
+            earlier_split=self.split_log_e if sum(self.split.counts) else self.earlier_split,
             stage=stage,
             stage_seconds=0.0,
             stage_requests=Counts(),
@@ -196,7 +206,7 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
     returning = 0
     if evidence.requests.total > _COMES_BACK * units:
         returning = units
-    split, matched = _split(evidence, bucket)
+    split, matched = (evidence.split, evidence.matched) if is_late else _split(evidence, bucket)
     evidence = msgspec.structs.replace(
         evidence,
         metrics=tuple(
@@ -379,8 +389,8 @@ def _rare(
 
 
 def _split(evidence: Evidence, bucket: Bucket) -> tuple[sample_ratio.SampleRatio, sample_ratio.SampleRatio]:
-    """Update the test of the split with exposed units and the current share."""
-    split, matched, units, share = evidence.split, evidence.matched, bucket.exposures, bucket.share
+    """Update the test of the split with the units that are new to the stage, and the current share."""
+    split, matched, units, share = evidence.split, evidence.matched, bucket.new_units, bucket.share
     if share < 1 and units.total:  # beside a canary with all traffic nothing is split
         split = split.add((units.canary, units.control), (share, 1 - share))
         part = share / (share + matched_share(share))

@@ -230,6 +230,8 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Fact
             f"{what} is broken: {split.counts[0]} of {sum(split.counts)} ({whose}) got the canary, and "
             f"{split.expected[0]:.1f} were expected{waiting}"
         )
+        if evidence.split_log_e == evidence.earlier_split:
+            reason = f"{what} was broken at an earlier stage{waiting}"
         return _Opinion(Decision.HOLD, (reason,), "split")
     if evidence.idle_seconds >= policy.no_data_seconds:
         who = "the stable version beside it"
