@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes more, which nobody here asks
 }
 #: Two versions of `lin`, the first one also `champion`; what it is and what is said of it.
 LOG = """
