@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from waiting import PATIENCE_S
 from zoo import infer_body, write_mlp
 
 from salver.app import Server
@@ -188,7 +189,7 @@ async def test_a_large_call_is_refused_by_its_first_bytes(tmp_path: Path, overlo
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         raw = message.SerializeToString()
         for _ in range(2):
-            await infer(raw)
+            await accepted(infer, raw)
         reserved = len(overload.reserved)
         overload.is_on = True
         for index in range(10):
@@ -197,7 +198,19 @@ async def test_a_large_call_is_refused_by_its_first_bytes(tmp_path: Path, overlo
             assert error.value.code() is grpc.StatusCode.UNAVAILABLE
         assert await refused(port) == 10 and len(overload.reserved) == reserved
         overload.is_on = False
-        await infer(raw)
+        await accepted(infer, raw)
+
+
+async def accepted(infer: "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]", raw: bytes) -> None:
+    """Call until it is answered: 10,000 rows within 50 ms are too much for a busy machine at times."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                await infer(raw)
+                return
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("sent", [0, 300_000, SIZE - 1])
