@@ -64,7 +64,8 @@ class Attack(threading.Thread):
 
 def posted(server: ServerProcess, path: str, body: bytes) -> Callable[[], int]:
     """Send it; the result waits for its status."""
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_S)
+    # A busy machine decodes such a body for up to a minute, beside what the test itself asks.
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=4 * PATIENCE_S)
     connection.request("POST", path, body)
 
     def answered() -> int:
