@@ -12,9 +12,11 @@ Exits with 1 if a target is missed.
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,9 +98,16 @@ def question(form: forms.Form, model: Model) -> openloop.Question | openloop.Cal
 def good(
     form: forms.Form, body: bytes, port: int, connections: int, given: argparse.Namespace, pin: list[str]
 ) -> float:
-    """Good answers a second of a closed loop."""
+    """Good answers a second of a closed loop: over gRPC, the generator takes a refusal for an answer."""
+    before = answered(port)
     got = load.generate(form, body, port, connections, given.warm_up, pin)
-    return got.rate * (1 - got.errors / max(got.requests, 1))
+    return (answered(port) - before) / got.seconds
+
+
+def answered(port: int) -> int:
+    """Successful requests so far, by the server's own count."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/stats", timeout=10) as reply:
+        return sum(one["inference_stats"]["success"]["count"] for one in json.load(reply)["model_stats"])
 
 
 def figures(got: Outcome, capacity: float) -> dict[str, Any]:
