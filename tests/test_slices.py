@@ -49,6 +49,8 @@ THIRD_PARTY = [
     "pytest",
     "sqlalchemy",
 ]
+#: Seconds that a tree may take, below the limit of a test; it takes a few.
+_MOST_S = 110
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(THIRD_PARTY)
 
@@ -66,6 +68,8 @@ def run(tree: Path, name: str, *options: str) -> str:
         target=slices.run, args=(tree, tree / "output", PROGRAM, arguments, list(options))
     )
     process.start()
+    process.join(_MOST_S)
+    process.kill()  # unless it has ended: a test in it hangs
     process.join()
     said = (tree / "output").read_text()
     assert process.exitcode == 0, said[-4000:]
