@@ -216,7 +216,7 @@ class Front:
             return never  # the task repeats the check and writes the error
         accepted = headers.get(b"accept-encoding", b"") if endpoint.is_compressible else b""
         given = printable(headers.get(b"x-request-id", b"")), headers.get(b"traceparent", b"")
-        collects = partial(self._collects, endpoint, route, headers)
+        collects = partial(self._collects, endpoint, route, headers, grant)
         prompt = partial(self._ask, endpoint.post, collects, route, headers, accepted, *given, grant)
         keys = self._access.keys
         return prompt if keys is None else keys.lasting(prompt, head.headers)
@@ -286,7 +286,12 @@ class Front:
         return True
 
     def _collects(
-        self, endpoint: Endpoint, route: Route, headers: Mapping[bytes, bytes], exchange: Exchange
+        self,
+        endpoint: Endpoint,
+        route: Route,
+        headers: Mapping[bytes, bytes],
+        grant: Grant | None,
+        exchange: Exchange,
     ) -> bool:
         """Reserve memory for a large body that is received whole; return whether it is.
 
@@ -300,7 +305,7 @@ class Front:
             return False
         if endpoint.foresee is not None and exchange.body is None and _GIVEN.isdisjoint(headers):
             lag = exchange.lag + exchange.wait
-            call = Call("oip-http", exchange.arrival, None, self._new_id(), lag=lag)
+            call = Call("oip-http", exchange.arrival, None, self._new_id(), lag=lag, grant=grant)
             try:
                 endpoint.foresee(route, call)
             except SalverError as error:

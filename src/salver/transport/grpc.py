@@ -41,7 +41,7 @@ from salver.words.errors import (
     TooLarge,
     Unidentified,
 )
-from salver.words.messages import Alike, Call, Grant
+from salver.words.messages import ANYBODY, Alike, Call, Grant
 
 _LOG = logging.getLogger("salver.grpc")
 #: Of those that need a closer look, the headers of calls that are answered without a task.
@@ -250,8 +250,9 @@ class GrpcFront:
             return None  # until the next call
         except SalverError:
             return never  # the task repeats the check and sends the error
-        # A caller's own id or deadline is its own: no copy of another call's refusal would be right.
-        target = None if given or seconds or grant else self._targets.get(path)
+        # A caller's own id, deadline or limit is its own: no copy of another call's refusal would be right.
+        is_own = given or seconds or (grant and (grant.checks or grant.standing is not ANYBODY))
+        target = None if is_own else self._targets.get(path)
         large = self._leads.get(path, _no_lead), self._foresees.get(path)
         collects = partial(self._collects, family, *large, given, seconds, grant)
         prompt = partial(self._ask, post, collects, family, given, seconds, target, grant)

@@ -219,6 +219,10 @@ class Insight(msgspec.Struct, frozen=True, gc=False):
     backlog: int = 0
 
 
+#: Service classes, the best first.
+Service = Literal["urgent", "normal", "bulk"]
+
+
 class Standing(msgspec.Struct, frozen=True, gc=False):
     """Tenant, priority and service class of a request.
 
@@ -227,11 +231,20 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
         priority: Level, 1 is the highest; 0 = the model's default.
         service: ``urgent`` (served immediately and alone), ``normal``, or ``bulk`` (large batches that use
             spare capacity).
+        granted: Best standing that the caller's key grants; its priority 0 = the model's default at most.
+            None = any.
     """
 
     tenant: str = ""
     priority: int = 0
-    service: Literal["urgent", "normal", "bulk"] = "normal"
+    service: Service = "normal"
+    granted: "Standing | None" = None
+
+    def bounded(self, level: int, default: int, levels: int) -> int:
+        """Return a level of a model, or the highest one that is granted if that is lower."""
+        if self.granted is None:
+            return level
+        return max(level, min(self.granted.priority or default, levels))
 
 
 #: Standing of a request without one.
@@ -260,7 +273,17 @@ class Alike(Closable, Protocol):
 
 
 class Grant(Protocol):
-    """Models that a caller may use, and how often, where not without limits."""
+    """Models that a caller may use, how often, and with which standing.
+
+    Attributes:
+        standing: Standing of the request by its headers, within what is granted.
+        granted: Best standing that its parameters may ask for; None = any.
+        checks: The model or a limit is left to be checked.
+    """
+
+    standing: Standing
+    granted: Standing | None
+    checks: bool
 
     def check(self, model: str) -> None:
         """Raise Forbidden if the caller may not use the model; empty = all models."""
@@ -301,8 +324,8 @@ class Call(msgspec.Struct, gc=False, eq=False):
         lag: Seconds that the event loop adds to its latency; 0 = negligible; :data:`NO_PLACE_S` or more = the
             loop is overloaded and has no place for it.
         alike: Set when it is refused by its head: counts other requests that are refused like it.
-        grant: Checks the model's name, where only the body has it, and counts the request; None = the caller
-            may use the model without limits.
+        grant: Checks the model's name, where only the body has it, counts the request, and bounds its
+            standing; None = the caller may use the model without limits.
     """
 
     protocol: str

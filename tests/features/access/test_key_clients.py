@@ -32,6 +32,8 @@ ROW = np.zeros((1, 16), np.float32)
 
 #: Keys that may ask twice, one for each test that asks with it.
 FEW = {name: new_key() for name in ("http", "grpc", "stream", "openai")}
+#: Key of a tenant.
+ACME = new_key()
 
 
 class World(NamedTuple):
@@ -56,6 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for name in FEW:
             limits = LimitRules("1/h+2")
             records.append(KeyRecord(name, name, hash_of(FEW[name]), ("infer",), limits=limits))
+        records.append(KeyRecord("acme", "acme", hash_of(ACME), ("infer",), tenant="acme"))
     options = ["--keys-file", str(keys), "--access-log", "all", "--trace-file", str(folder / "trace")]
     options += ["--trace-level", "timestamps", "--trace-rate", "1"]
     with ServerProcess([folder / "models"], folder / "log", options=options) as server:
@@ -168,6 +171,22 @@ def test_a_key_with_a_limit(world: World, triton: Any, name: str, status: str) -
             client.infer("mlp", [a_row(triton)], headers=bearer(FEW[name]))
         assert caught.value.status() == status
     assert client.infer("mlp", [a_row(triton)], headers=bearer(world.good)), "others go on"
+
+
+@pytest.mark.parametrize("triton", [tritonclient.http, tritonclient.grpc])
+@pytest.mark.parametrize("is_acmes", [True, False])
+def test_a_request_is_of_its_keys_tenant(world: World, triton: Any, *, is_acmes: bool) -> None:
+    """The access log names the tenant by which requests share a model."""
+    client = triton.InferenceServerClient(world.address)
+    headers = bearer(ACME if is_acmes else world.good)
+    asked = f"{triton.__name__}-{is_acmes}"
+    for number, said in enumerate(({}, {"x-tenant": "rival"})):
+        parameters = {"tenant": "rival", "service_class": "urgent"} if number else {}
+        given = {**headers, **said, "x-request-id": f"{asked}-{number}"}
+        assert client.infer("mlp", [a_row(triton)], headers=given, parameters=parameters)
+        until(lambda number=number: f"{asked}-{number}" in world.server.output())
+    lines = [json.loads(text) for text in world.server.output().splitlines() if asked in text]
+    assert [line.get("tenant") for line in lines] == ["acme" if is_acmes else None] * 2
 
 
 def test_each_message_of_a_stream_counts(world: World) -> None:
@@ -285,6 +304,6 @@ def test_a_large_body_of_a_refused_request_ends_the_connection(world: World) -> 
 def test_no_key_is_written_anywhere(world: World) -> None:
     page = httpx.get(f"{world.server.url}/metrics", headers=bearer(world.good)).text
     told = [world.server.output(), page, *(path.read_text() for path in world.keys.parent.glob("trace*"))]
-    for key in (world.good, world.other, "slv_nobodys", *FEW.values()):
+    for key in (world.good, world.other, "slv_nobodys", ACME, *FEW.values()):
         assert all(key not in text for text in told)
     assert "salver_requests_total" in page and len(told) > 2

@@ -55,7 +55,7 @@ def keys(*scopes: str) -> dict[bytes, Key]:
 
 @pytest.fixture
 def table(clock: Clock) -> KeyTable:
-    table = KeyTable(clock, lambda: int(clock.now * 1e9))
+    table = KeyTable(clock, lambda: int(clock.now * 1e9), b"x-tenant")
     table.replace(keys())
     return table
 
@@ -160,13 +160,15 @@ def test_liveness_asks_for_nothing_and_a_known_caller_needs_no_scope(table: KeyT
 
 
 def test_a_model_in_the_body_is_checked_later(table: KeyTable) -> None:
-    assert table.admit(bearer(A), "infer", is_later=True) is None  # all models
+    everything = table.admit(bearer(A), "infer", is_later=True)
+    assert everything is not None and not everything.checks  # all models
     table.replace(keys("infer:res*", "infer:b[1]"))
     grant = table.admit(bearer(A), "infer", is_later=True)
-    assert grant is not None
+    assert grant is not None and grant.checks
     for name in ("resnet", "res", "b[1]"):
         grant.check(name)
-        assert table.admit(bearer(A), "infer", name, is_later=False) is None
+        known = table.admit(bearer(A), "infer", name, is_later=False)
+        assert known is not None and not known.checks
     for name in ("", "Resnet", "b1", "xres"):
         with pytest.raises(OutOfScope) as caught:
             grant.check(name)

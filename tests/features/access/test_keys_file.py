@@ -45,6 +45,9 @@ RECORDS = st.builds(
     not_after=st.none() | TIMES,
     revoked=st.none() | TIMES,
     limits=st.none() | st.builds(LimitRules, st.sampled_from(["", "5/s", "10/m+3"]), st.integers(1, 9)),
+    tenant=st.sampled_from(["", "acme", "*", "two words"]),
+    priority=st.integers(0, 1 << 32),
+    service_class=st.sampled_from(["urgent", "normal", "bulk"]),
     owner=TEXTS,
     note=TEXTS,
 )
@@ -75,6 +78,11 @@ def test_what_is_written_is_read(records: list[KeyRecord]) -> None:
         (written([msgspec.structs.replace(ONE, limits=LimitRules("5/d"))]), "is no rate"),
         (written([msgspec.structs.replace(ONE, limits=LimitRules())]), "limit nothing"),
         (written([ONE]) + "limits = { at_once = -1 }\n", "at_once"),
+        (written([ONE]) + "tenant = 'é'\n", "tenant"),
+        (written([ONE]) + 'tenant = "acme\\n"\n', "tenant"),
+        (written([ONE]) + "priority = -1\n", "priority"),
+        (written([ONE]) + "priority = true\n", "priority"),
+        (written([ONE]) + "service_class = 'vip'\n", "service_class"),
         (written([ONE, ONE]), "twice"),
         (written([ONE, KeyRecord("k1", "bob", hash_of("b"), ("infer",))]), "two keys have the id 'k1'"),
         (written([ONE]) + "not_after = 2027-01-01T00:00:00\n", "offset"),
@@ -117,7 +125,7 @@ async def test_a_server_reads_the_file_again(tmp_path: Path, caplog: pytest.LogC
     caplog.set_level(logging.INFO, "salver.access")
     path = tmp_path / "keys.toml"
     path.write_text(written([ONE]))
-    keys = KeyTable(lambda: 0.0, lambda: 0)
+    keys = KeyTable(lambda: 0.0, lambda: 0, b"x-tenant")
     watched = WatchedFile(path, keys, b"")
     watched.read()
 
@@ -152,10 +160,11 @@ async def test_a_server_reads_the_file_again(tmp_path: Path, caplog: pytest.LogC
 def test_the_servers_token_is_a_key(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(written([]))
-    keys = KeyTable(lambda: 0.0, lambda: 0)
+    keys = KeyTable(lambda: 0.0, lambda: 0, b"x-tenant")
     token = table([KeyRecord("t", "t", hash_of("token"), ("*",))])
     WatchedFile(path, keys, next(iter(token))).read()
-    assert keys.admit([(b"authorization", b"Bearer token")], "models", "m", is_later=False) is None
+    for right in ("models", "infer"):
+        assert keys.admit([(b"authorization", b"Bearer token")], right, "m", is_later=False) is None
     assert keys.caller([(b"authorization", b"Bearer token")]) is None  # its caller names itself
 
 
@@ -197,6 +206,8 @@ def test_the_life_of_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ("create", "web", "--expires", "soon"),
         ("create", "web", "--limit", "many"),
         ("create", "web", "--at-once", "-1"),
+        ("create", "web", "--tenant", "é"),
+        ("create", "web", "--priority", "-1"),
         ("create", "web\n"),
         ("show", "k0"),
         ("rotate", "k0"),
@@ -220,7 +231,7 @@ def test_a_server_with_a_wrong_file_does_not_start(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text("[[key")
     with pytest.raises(InvalidInput, match="no file of keys"):
-        WatchedFile(path, KeyTable(lambda: 0.0, lambda: 0), b"").read()
+        WatchedFile(path, KeyTable(lambda: 0.0, lambda: 0, b"x-tenant"), b"").read()
     assert Scopes(("infer",)).texts == ("infer",)
 
 

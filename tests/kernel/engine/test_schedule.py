@@ -185,6 +185,11 @@ def test_levels_are_named_defaulted_and_bounded() -> None:
     levels = [placed(plan, standing=Standing(priority=n)).level for n in (0, 1, 3, 9)]
     assert levels == [2, 1, 3, 2]  # one that there is not counts as none
     assert placed(schedule(priorities=Priorities(levels=3, default=3))).level == 3
+    # A key bounds the level, by the model's default if it names none.
+    for priority, expected in ((0, [2, 2, 3, 2]), (1, levels), (3, [3, 3, 3, 3]), (9, [3, 3, 3, 3])):
+        granted = Standing(priority=priority)
+        asked = [Standing(priority=n, granted=granted) for n in (0, 1, 3, 9)]
+        assert [placed(plan, standing=each).level for each in asked] == expected
     assert placed(plan, standing=Standing(service="urgent")).level == URGENT
     bulk = placed(schedule(objective=Objective(latency_p99_ms=50)), standing=Standing("t", service="bulk"))
     assert (bulk.level, bulk.target, bulk.tenant) == (BULK, math.inf, "t")

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,6 +183,17 @@ async def test_who_asks_comes_from_the_headers_and_then_from_the_request():
     await answer(world, Call("test", 99.0, standing=Standing("acme", 2)))
     assert world.standing == Standing("acme", 1, "urgent")
     assert [event.tenant for event in world.events] == ["", "acme", "acme"]
+
+
+async def test_parameters_raise_nothing_above_a_grant():
+    """A step of an ensemble gets the standing and the parameters of the request, but no grant."""
+    world, granted = World(), Standing("key's", 2)
+    world.parameters = {"priority": 1, "service_class": "urgent", "tenant": "rival"}
+    await answer(world, Call("test", 99.0, grant=SimpleNamespace(granted=granted)))
+    bounded = Standing("key's", 2, "normal", granted)
+    assert world.standing == bounded
+    await answer(world, Call("ensemble", 99.0, standing=world.standing))
+    assert world.standing == bounded
 
 
 async def test_a_request_is_refused_by_its_head_and_announced():

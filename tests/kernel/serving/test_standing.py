@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.kernel.serving.standing import from_headers, from_parameters
+from salver.kernel.serving.standing import ANY_TENANT, from_headers, from_parameters
 from salver.words.errors import InvalidInput
 from salver.words.messages import ANYBODY, Standing
 
@@ -98,3 +98,65 @@ def test_any_header_is_a_standing_or_an_error_of_ours(headers: dict[bytes, bytes
         assert error.field
     else:
         assert standing.tenant.isascii() and 0 <= standing.priority <= 1 << 32
+
+
+KEYS = Standing("acme", 2, "normal")
+
+
+@pytest.mark.parametrize(
+    ("granted", "headers", "standing"),
+    [
+        (ANYBODY, {}, ANYBODY),
+        (Standing(ANY_TENANT), {}, ANYBODY),
+        (KEYS, {}, Standing("acme", 2, "normal", KEYS)),
+        (KEYS, {b"x-tenant": b"rival"}, Standing("acme", 2, "normal", KEYS)),
+        (KEYS, {b"x-priority": b"3"}, Standing("acme", 3, "normal", KEYS)),
+        (KEYS, {b"x-priority": b"0"}, Standing("acme", 2, "normal", KEYS)),
+        (KEYS, {b"x-service-class": b"urgent"}, Standing("acme", 2, "normal", KEYS)),
+        (KEYS, {b"x-service-class": b"bulk"}, Standing("acme", 2, "bulk", KEYS)),
+        (ANYBODY, {b"x-tenant": b"acme"}, Standing(granted=ANYBODY)),
+        (Standing(ANY_TENANT), {b"x-tenant": b"t"}, Standing("t", granted=Standing(ANY_TENANT))),
+        (Standing("a", 0, "urgent"), {}, Standing("a", 0, "urgent", Standing("a", 0, "urgent"))),
+    ],
+)
+def test_a_key_has_a_standing_that_headers_lower(
+    granted: Standing, headers: dict[bytes, bytes], standing: Standing
+) -> None:
+    found = from_headers(headers, b"x-tenant", granted)
+    assert found == standing
+    assert (found is ANYBODY) == (standing is ANYBODY), "the engines' usual way"
+
+
+TENANTS = st.sampled_from(["", "acme", "rival", ANY_TENANT])
+LEVELS = st.integers(0, 5)
+SERVICES = st.sampled_from(["urgent", "normal", "bulk"])
+STANDINGS = st.builds(Standing, TENANTS, LEVELS, SERVICES)
+
+
+@given(
+    STANDINGS,
+    st.fixed_dictionaries({}, optional={"x-tenant": TENANTS, "x-service-class": SERVICES}),
+    st.none() | LEVELS,
+    st.fixed_dictionaries({}, optional={"tenant": TENANTS, "priority": LEVELS, "service_class": SERVICES}),
+    st.integers(1, 4),
+)
+def test_nothing_that_a_request_says_is_better_than_its_key(
+    granted: Standing,
+    texts: dict[str, str],
+    level: int | None,
+    parameters: dict[str, str | int],
+    levels: int,
+) -> None:
+    headers = {name.encode(): text.encode() for name, text in texts.items()}
+    if level is not None:
+        headers[b"x-priority"] = b"%d" % level
+    found = from_parameters(from_headers(headers, b"x-tenant", granted), parameters, granted)
+    inner = from_parameters(found, parameters)  # a step of an ensemble
+    default = (levels + 1) // 2
+    for standing in (found, inner):
+        assert granted.tenant in (standing.tenant, ANY_TENANT)
+        order = ("urgent", "normal", "bulk")
+        assert order.index(standing.service) >= order.index(granted.service)
+        asked = standing.priority if 0 < standing.priority <= levels else default
+        highest = min(granted.priority or default, levels)
+        assert standing.bounded(asked, default, levels) >= highest

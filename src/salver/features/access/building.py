@@ -40,7 +40,7 @@ class WatchedFile:
         found = table(read(self._path))
         count = len({key.id for key in found.values()})
         if self._token:
-            found[self._token] = Key("token", "", Scopes(("*",)))
+            found[self._token] = Key("token", "", Scopes(("*",)), granted=None)
         self._keys.replace(found)
         _LOG.info("%d keys of %s are valid; only liveness needs none", count, self._path)
 
@@ -67,7 +67,7 @@ async def build(kernel: Kernel, config: AccessConfig) -> Parts:
     Raises:
         InvalidInput: the file cannot be read, or is wrong.
     """
-    keys = KeyTable(time.time, time.monotonic_ns)
+    keys = KeyTable(time.time, time.monotonic_ns, kernel.context.tenant_header)
     file = WatchedFile(Path(config.keys_file), keys, kernel.token)
     file.read()
     kernel.keys = keys

@@ -17,6 +17,7 @@ from salver.features.access.scopes import RIGHTS, Scopes
 from salver.terminal.options import Json
 from salver.terminal.output import line, listed, record, remark, result
 from salver.words.errors import Conflict, InvalidInput, NotFound
+from salver.words.messages import Service
 
 keys = App(
     name="keys",
@@ -44,6 +45,9 @@ def create(
         str, Parameter(help="Rate of requests to models, as 50/s, 10/m, or 50/s+100 with a burst.")
     ] = "",
     at_once: Annotated[int, Parameter(help="Most requests to models that run at a time; 0 = no limit.")] = 0,
+    tenant: Annotated[str, Parameter(help="Tenant of its requests; '*' = the one that each names.")] = "",
+    priority: Annotated[int, Parameter(help="Best level of its requests; 0 = the model's default.")] = 0,
+    service_class: Annotated[Service, Parameter(help="Best service class of its requests.")] = "normal",
     owner: Annotated[str, Parameter(help="Person or team to ask about it.")] = "",
     note: Annotated[str, Parameter(help="What it is for.")] = "",
     json: Json = False,
@@ -63,6 +67,9 @@ def create(
         created=now,
         not_after=None if expires == _NEVER else now + _time(expires, "--expires"),
         limits=LimitRules(limit, at_once) if limit or at_once else None,
+        tenant=tenant,
+        priority=priority,
+        service_class=service_class,
         owner=owner,
         note=note,
         shown=shown(key),
@@ -170,14 +177,19 @@ def _show_once(made: KeyRecord, key: str, *, json: bool) -> None:
 
 def _public(each: KeyRecord, now: datetime) -> dict[str, Any]:
     """Return what people may see of a key: everything but its hashes."""
-    seen = {"id": each.id, "name": each.name, "state": _state(each, now), "scopes": list(each.scopes)}
+    seen: dict[str, Any] = {"id": each.id, "name": each.name, "state": _state(each, now)}
+    seen["scopes"] = list(each.scopes)
     times = {"created": each.created, "expires": each.not_after, "revoked": each.revoked}
     if each.previous is not None:
         times["previous"] = each.previous.not_after
     seen |= {name: at.isoformat(timespec="seconds") for name, at in times.items() if at is not None}
     if each.limits is not None:
         seen |= msgspec.to_builtins(each.limits)
-    texts = {"key": each.shown, "owner": each.owner, "note": each.note}
+    if each.priority:
+        seen["priority"] = each.priority
+    if each.service_class != "normal":
+        seen["service_class"] = each.service_class
+    texts = {"tenant": each.tenant, "key": each.shown, "owner": each.owner, "note": each.note}
     return seen | {name: text for name, text in texts.items() if text}
 
 

@@ -8,11 +8,12 @@ from salver.features.access.credentials import credentials
 from salver.features.access.key_format import digest_of
 from salver.features.access.limits import Limits
 from salver.features.access.scopes import ModelScope, Scopes
+from salver.kernel.serving.standing import from_headers
 from salver.transport.access_check import Caller, RawHeaders
 from salver.transport.exchange import Exchange, Prompt
 from salver.transport.restrict import Right
 from salver.words.errors import InvalidInput, SalverError, Unidentified
-from salver.words.messages import Grant
+from salver.words.messages import ANYBODY, Grant, Standing
 
 _FOREVER: Final = float("inf")
 _HOW: Final = "Send it as authorization: Bearer KEY, or as x-api-key."
@@ -26,12 +27,13 @@ class Key:
         name: Name of the caller; empty = the server's token, whose callers name themselves.
         until: Unix seconds at which it expires.
         limits: Its limits, which it shares with the key that it replaces; None = none.
+        granted: Best standing of its requests; None = any.
 
     Attributes:
         is_alive: It is not revoked, nor replaced by one of other rights.
     """
 
-    __slots__ = ("id", "is_alive", "limits", "name", "scopes", "until")
+    __slots__ = ("granted", "id", "is_alive", "limits", "name", "scopes", "until")
 
     def __init__(
         self,
@@ -40,21 +42,23 @@ class Key:
         scopes: Scopes,
         until: float = _FOREVER,
         limits: Limits | None = None,
+        granted: Standing | None = ANYBODY,
     ) -> None:
         self.id = id
         self.name = name
         self.scopes = scopes
         self.until = until
         self.limits = limits
+        self.granted = granted
         self.is_alive = True
 
     def __repr__(self) -> str:
         return f"<Key {self.id} {self.scopes!r}>"
 
     def is_like(self, other: "Key") -> bool:
-        """Return whether another key has the same id, rights, limits and end."""
-        mine = (self.id, self.name, self.scopes.texts, self.until)
-        is_like = mine == (other.id, other.name, other.scopes.texts, other.until)
+        """Return whether another key has the same id, rights, limits, standing and end."""
+        mine = (self.id, self.name, self.scopes.texts, self.until, self.granted)
+        is_like = mine == (other.id, other.name, other.scopes.texts, other.until, other.granted)
         return is_like and self.has_limits_of(other)
 
     def has_limits_of(self, other: "Key") -> bool:
@@ -65,18 +69,31 @@ class Key:
 
 
 class KeyGrant:
-    """Rights and limits of a key for models.
+    """Rights, limits and standing of a key for models.
 
     Args:
         ticks: Returns monotonic nanoseconds.
+        standing, granted, checks: See :class:`~salver.words.messages.Grant`.
     """
 
-    __slots__ = ("_limits", "_scope", "_ticks")
+    __slots__ = ("_limits", "_scope", "_ticks", "checks", "granted", "standing")
 
-    def __init__(self, scope: ModelScope, limits: Limits | None, ticks: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        scope: ModelScope,
+        limits: Limits | None,
+        ticks: Callable[[], int],
+        standing: Standing,
+        granted: Standing | None,
+        *,
+        checks: bool,
+    ) -> None:
         self._scope = scope
         self._limits = limits
         self._ticks = ticks
+        self.standing = standing
+        self.granted = granted
+        self.checks = checks
 
     def check(self, model: str) -> None:
         """See :class:`~salver.words.messages.Grant`. Raises OutOfScope."""
@@ -105,11 +122,13 @@ class KeyTable:
     Args:
         now: Returns Unix seconds.
         ticks: Returns monotonic nanoseconds.
+        tenant_header: Header that names the tenant, in lower case; empty = none.
     """
 
-    def __init__(self, now: Callable[[], float], ticks: Callable[[], int]) -> None:
+    def __init__(self, now: Callable[[], float], ticks: Callable[[], int], tenant_header: bytes) -> None:
         self._now = now
         self._ticks = ticks
+        self._tenant_header = tenant_header
         self._keys: dict[bytes, Key] = {}
         #: The last headers that were admitted, by identity, with their key.
         self._last: tuple[RawHeaders, Key | None] = ((), None)
@@ -144,14 +163,18 @@ class KeyTable:
         if right == "known":
             return None
         scope = key.scopes.of(right)
-        limits = key.limits if right == "infer" else None
+        limits, granted = (key.limits, key.granted) if right == "infer" else (None, None)
         if not is_later:
             scope.check(model)
-        if limits is None:
-            return KeyGrant(scope, None, self._ticks) if is_later and not scope.has_all else None
-        if (refusal := limits.refusal(self._ticks())) is not None:
+        if limits is not None and (refusal := limits.refusal(self._ticks())) is not None:
             raise refusal
-        return KeyGrant(scope, limits, self._ticks)
+        checks = limits is not None or (is_later and not scope.has_all)
+        if granted is None and not checks:
+            return None
+        standing = ANYBODY
+        if granted is not None:
+            standing = from_headers(dict(headers), self._tenant_header, granted)
+        return KeyGrant(scope, limits, self._ticks, standing, granted, checks=checks)
 
     def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
         """See :class:`~salver.transport.access_check.CallerKeys`."""

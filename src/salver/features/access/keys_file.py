@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -20,7 +20,9 @@ from salver.features.access.key_format import digest_of
 from salver.features.access.key_table import Key
 from salver.features.access.limits import LimitRules, Limits
 from salver.features.access.scopes import Scopes
+from salver.kernel.serving.standing import MAX_PRIORITY, MAX_TENANT
 from salver.words.errors import InvalidInput
+from salver.words.messages import ANYBODY, Service, Standing
 
 _HASH: Final = "sha256:"
 _NEVER: Final = float("inf")
@@ -49,6 +51,9 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         not_after: When it expires; None = never.
         revoked: When it was revoked; None = it is valid.
         limits: Its limits; None = none.
+        tenant: Tenant of its requests; empty = the common one, ``*`` = any that a request names.
+        priority: Level of its requests, unless they ask for a lower one; 0 = the model's default.
+        service_class: The same of the service class.
         owner, note: For people.
         shown: Beginning and end of the key, by which people recognise it.
         previous: The key before the last rotation.
@@ -62,6 +67,9 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     not_after: datetime | None = None
     revoked: datetime | None = None
     limits: LimitRules | None = None
+    tenant: Annotated[str, msgspec.Meta(max_length=MAX_TENANT, pattern=r"^[ -~]*\Z")] = ""
+    priority: Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY)] = 0
+    service_class: Service = "normal"
     owner: str = ""
     note: str = ""
     shown: str = ""
@@ -119,11 +127,14 @@ def table(records: Sequence[KeyRecord]) -> dict[bytes, Key]:
                 )
         except InvalidInput as error:
             raise InvalidInput(f"{error} (in the key {record.id!r})") from error
+        granted = Standing(record.tenant, record.priority, record.service_class)
+        if granted == ANYBODY:
+            granted = ANYBODY  # one object for most keys
         for digest, end in ends.items():
             if digest in keys:
                 raise InvalidInput(f"the hash of the key {record.id!r} is there twice")
             if record.revoked is None:
-                keys[digest] = Key(record.id, record.name, scopes, end, limits)
+                keys[digest] = Key(record.id, record.name, scopes, end, limits, granted)
     return keys
 
 

@@ -1,4 +1,4 @@
-"""Data plane of a server with keys: it checks the model of a request, and counts it with its key."""
+"""Data plane of a server with keys: checks a request's model, counts it, and sets the standing of its key."""
 
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
@@ -21,7 +21,8 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
 
     def foresee(self, codec: Codec[BodyT, ReplyT], model: str, version: str, call: Call) -> None:
         """See :class:`DataPlane`."""
-        if call.grant is None or call.grant.refusal(model) is None:  # else ``infer`` tells it
+        grant = _entered(call)
+        if grant is None or grant.refusal(model) is None:  # else ``infer`` tells it
             super().foresee(codec, model, version, call)
 
     async def infer(
@@ -34,7 +35,7 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         sender: Hashable = None,
     ) -> ReplyT:
         """See :class:`DataPlane`."""
-        grant = call.grant
+        grant = _entered(call)
         if grant is None:
             return await super().infer(codec, body, model, version, call, sender)
         if (refusal := grant.refusal(model)) is not None:
@@ -55,7 +56,7 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         write: Callable[[ReplyT], Awaitable[None]] | None = None,
     ) -> ReplyT | None:
         """See :class:`DataPlane`."""
-        grant = call.grant
+        grant = _entered(call)
         if grant is None:
             return await super().stream(codec, body, model, version, call, write)
         if (refusal := grant.refusal(model)) is not None:
@@ -78,7 +79,7 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         takes_pieces: bool = False,
     ) -> Callable[[], None] | None:
         """See :class:`DataPlane`."""
-        grant = call.grant
+        grant = _entered(call)
         if grant is None:
             return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
         if (refusal := grant.refusal(model)) is not None:
@@ -90,6 +91,15 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
             return None
         counted.begin(give_up)
         return counted.give_up
+
+
+def _entered(call: Call) -> Grant | None:
+    """Set the standing of a call; return the grant that is left to be checked; None = there is none."""
+    grant = call.grant
+    if grant is None:
+        return None
+    call.standing = grant.standing
+    return grant if grant.checks else None
 
 
 class _Counted:

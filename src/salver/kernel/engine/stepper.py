@@ -215,9 +215,10 @@ class StepEngine:
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded(LATE)
         levels = self._config.priorities.levels
-        level = standing.priority or self._config.priorities.default or (levels + 1) // 2
+        default = self._config.priorities.default or (levels + 1) // 2
+        level = standing.bounded(min(standing.priority or default, levels), default, levels)
         outlet = _AnswerBuffer(prompt, self._vocabulary, self._config.steps.end_token, now)
-        sequence = StepSequence(outlet, len(prompt.tokens), prompt.most, min(level, levels), deadline)
+        sequence = StepSequence(outlet, len(prompt.tokens), prompt.most, level, deadline)
         # Refused at once: nobody knows whether the step will end at all.
         if self.hangs:
             raise self._hung()

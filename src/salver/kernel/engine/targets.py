@@ -105,8 +105,12 @@ class Targets:
         levels = self._priorities.levels
         if standing.service == "normal":
             level = standing.priority
-            # An unknown priority falls back to the model's default, else to the middle level.
-            waiting.level = level if 0 < level <= levels else self._priorities.default or (levels + 1) // 2
+            default = self._priorities.default or (levels + 1) // 2  # the middle one
+            if not 0 < level <= levels:  # unknown
+                level = default
+            if standing.granted is not None:  # saves most requests a call
+                level = standing.bounded(level, default, levels)
+            waiting.level = level
         else:
             waiting.level = _SERVICES[standing.service]
             if waiting.level == URGENT:

@@ -180,7 +180,8 @@ class Exchange(Generic[BodyT, ReplyT]):
                 if self._path.keeps_timeouts and not servable.capabilities.owns_timeout:
                     self.deadline = sooner
             if not STANDING_PARAMETERS.isdisjoint(parameters):
-                self.standing = from_parameters(self.standing, parameters)
+                granted = None if call.grant is None else call.grant.granted
+                self.standing = from_parameters(self.standing, parameters, granted)
         if call.forwarded:
             request = _with_headers(request, call.forwarded)
         if call.lag and (call.lag < NO_PLACE_S or call.is_large):
