@@ -20,7 +20,7 @@ import msgspec
 from salver.transport.calls import printable
 from salver.transport.exchange import Prompt
 from salver.transport.restrict import Guard, Right
-from salver.words.errors import Forbidden, InvalidInput, Unauthenticated, Unidentified
+from salver.words.errors import Forbidden, InvalidInput, SalverError, Unauthenticated, Unidentified
 from salver.words.messages import Grant
 
 #: Who may change something at a port: every caller, those with the token, or nobody.
@@ -119,12 +119,15 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 class CallerKeys(Protocol):
     """Keys of callers, where a server has them (features/access)."""
 
-    def admit(self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool) -> Grant | None:
+    def admit(
+        self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool, is_trial: bool = False
+    ) -> Grant | None:
         """Check the key of a request, before its body is read.
 
         Args:
             model: Model that the request names; empty = it is about all models.
             is_later: The body names the model, which the result checks.
+            is_trial: The caller is not told yet, and a refusal is not recorded.
 
         Returns:
             Check of the model's name, and the caller's limits; None = nothing is left to be checked.
@@ -257,15 +260,18 @@ class Access:
         if self.keys is None:
             return
         try:
-            self.keys.admit(raw, right, model, is_later=False)
+            self.keys.admit(raw, right, model, is_later=False, is_trial=True)
         except Unidentified:
             scheme, _, token = dict(raw).get(b"authorization", b"").partition(b" ")
-            if self._read_token is None or scheme.lower() != b"bearer":
-                raise
-            with contextlib.suppress(Unauthenticated):
-                await self._read_token(printable(token.strip()))
-                return
-            raise
+            if self._read_token is not None and scheme.lower() == b"bearer":
+                with contextlib.suppress(Unauthenticated):
+                    await self._read_token(printable(token.strip()))
+                    return
+        except SalverError:
+            pass
+        else:
+            return
+        self.keys.admit(raw, right, model, is_later=False)  # is refused, and recorded
 
     async def permit(self, headers: Mapping[bytes, bytes], operation: str) -> Caller:
         """Check that the caller may change something.

@@ -182,13 +182,23 @@ class Front:
         await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
 
     def _check(
-        self, route: Route, endpoint: Endpoint, raw: RawHeaders, headers: Mapping[bytes, bytes]
+        self,
+        route: Route,
+        endpoint: Endpoint,
+        raw: RawHeaders,
+        headers: Mapping[bytes, bytes],
+        *,
+        is_trial: bool = False,
     ) -> Grant | None:
-        """Check the key and the secret of a request; return the check of a model that the body names."""
+        """Check the key and the secret of a request; return the check of a model that the body names.
+
+        Args:
+            is_trial: The caller is not told yet.
+        """
         keys, grant = self._access.keys, None
         if keys is not None:
             is_later = endpoint.right == "infer" and not route.model
-            grant = keys.admit(raw, endpoint.right, route.model, is_later=is_later)
+            grant = keys.admit(raw, endpoint.right, route.model, is_later=is_later, is_trial=is_trial)
         if self._guard is not None:
             self._guard.check(endpoint.group, headers, route.operation)
         return grant
@@ -207,7 +217,7 @@ class Front:
             if self._router.headers is not None or self._forwarding is not None:
                 return never
             self._access.check_host(headers)
-            grant = self._check(route, endpoint, head.headers, headers)
+            grant = self._check(route, endpoint, head.headers, headers, is_trial=True)
         except RateLimited:
             return None  # until the next request
         except (Unidentified, OutOfScope):

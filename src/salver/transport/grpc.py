@@ -239,7 +239,7 @@ class GrpcFront:
         try:
             access.check_host(headers)
             if access.keys is not None:
-                grant = self._admit(path, head.headers, access.keys)
+                grant = self._admit(path, head.headers, access.keys, is_trial=True)
             if self._guard is not None and self._guard.lacks(group_of_method(path), headers):
                 return never
             if b"grpc-timeout" in headers:
@@ -405,15 +405,15 @@ class GrpcFront:
             if keys is None:
                 await serve(send)
             else:
-                check = partial(self._admit, path, scope["headers"], keys)
+                check = partial(self._admit, path, scope["headers"], keys, is_trial=True)
                 await while_admitted(serve, send, check, self._families[path].fault)
 
-    def _admit(self, path: str, raw: RawHeaders, keys: CallerKeys) -> Grant | None:
+    def _admit(self, path: str, raw: RawHeaders, keys: CallerKeys, *, is_trial: bool = False) -> Grant | None:
         """Check the key of a call; return the check of the model that the message names."""
         # Where the message decides whether it is a change, it is checked again.
         right = right_of_method(path, changes=self._changing.get(path, _reads) is None)
         try:
-            return keys.admit(raw, right, is_later=True)
+            return keys.admit(raw, right, is_later=True, is_trial=is_trial)
         except InvalidInput as error:  # gRPC has one status for credentials
             raise Unidentified(error.message, fix=error.fix, has_credential=True) from None
 

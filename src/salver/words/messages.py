@@ -289,8 +289,12 @@ class Grant(Protocol):
         """Raise Forbidden if the caller may not use the model; empty = all models."""
         ...
 
-    def refusal(self, model: str) -> SalverError | None:
-        """Return why a request to run a model is refused now; None = it is accepted."""
+    def refusal(self, model: str, *, is_trial: bool = False) -> SalverError | None:
+        """Return why a request to run a model is refused now; None = it is accepted.
+
+        Args:
+            is_trial: The caller is not told yet, and the refusal is not recorded.
+        """
         ...
 
     def enter(self) -> None:

@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from access_world import KINDS, Asking, KeyRing, Ports, askings, serving
+from access_world import KINDS, Asking, KeyRing, Ports, Said, askings, serving
 
+from salver.features.access.key_table import KeyTable
 from salver.features.access.scopes import RIGHTS
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "access.md"
@@ -65,12 +66,26 @@ async def test_every_route_answers_each_key_as_documented(tmp_path: Path) -> Non
         await a_key_with_every_right_is_refused_nowhere(ports, ring, every)
 
 
+async def asked(ports: Ports, asking: Asking, key: str) -> Said:
+    """Ask, and see that a refusal is recorded, once."""
+    before = recorded(ports)
+    said = await ports.ask(asking, key)
+    assert recorded(ports) - before == (said.is_unidentified or said.is_out_of_scope), (asking, said)
+    return said
+
+
+def recorded(ports: Ports) -> float:
+    keys = ports.server.kernel.keys
+    assert isinstance(keys, KeyTable)
+    return sum(sample.value for family in keys.refusals.collect() for sample in family.samples)
+
+
 async def nothing_but_liveness_is_answered_without_a_valid_key(
     ports: Ports, ring: KeyRing, every: Sequence[Asking]
 ) -> None:
     for asking in every:
         for key in ("", "slv_nobodys", ring.expired, ring.revoked):
-            said = await ports.ask(asking, key)
+            said = await asked(ports, asking, key)
             assert said.is_unidentified == (asking.right != "open"), (asking, said)
             if asking.verb and asking.right != "open":
                 wrong = ', error="invalid_token"' if key else ""
@@ -82,7 +97,7 @@ async def nothing_but_liveness_is_answered_without_a_valid_key(
 async def a_key_without_the_right_is_refused(ports: Ports, ring: KeyRing, every: Sequence[Asking]) -> None:
     for asking in every:
         key = ring.without.get(asking.right, ring.without["infer"])
-        said = await ports.ask(asking, key)
+        said = await asked(ports, asking, key)
         assert not said.is_unidentified, (asking, said)
         assert said.is_out_of_scope == (asking.right not in FREE), (asking, said)
         if said.status == 403:
@@ -92,7 +107,7 @@ async def a_key_without_the_right_is_refused(ports: Ports, ring: KeyRing, every:
 
 async def a_key_of_another_model_is_refused(ports: Ports, ring: KeyRing, every: Sequence[Asking]) -> None:
     for asking in every:
-        said = await ports.ask(asking, ring.other_model)
+        said = await asked(ports, asking, ring.other_model)
         assert said.is_out_of_scope == (asking.right not in FREE), (asking, said)
 
 
@@ -100,7 +115,7 @@ async def a_key_of_the_model_is_refused_what_concerns_all_models(
     ports: Ports, ring: KeyRing, every: Sequence[Asking]
 ) -> None:
     for asking in every:
-        said = await ports.ask(asking, ring.same_model)
+        said = await asked(ports, asking, ring.same_model)
         is_allowed = asking.right in FREE or asking.names_model or asking.right == "infer"
         assert said.is_out_of_scope == (not is_allowed), (asking, said)
 
@@ -109,7 +124,7 @@ async def a_key_with_every_right_is_refused_nowhere(
     ports: Ports, ring: KeyRing, every: Sequence[Asking]
 ) -> None:
     for asking in every:
-        said = await ports.ask(asking, ring.everything)
+        said = await asked(ports, asking, ring.everything)
         assert not said.is_unidentified and not said.is_out_of_scope, (asking, said)
 
 

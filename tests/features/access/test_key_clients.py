@@ -301,6 +301,49 @@ def test_a_large_body_of_a_refused_request_ends_the_connection(world: World) -> 
                     pass
 
 
+def refused(world: World, reason: str, key: str) -> float:
+    page = httpx.get(f"{world.server.url}/metrics", headers=bearer(world.good)).text
+    label = f'salver_access_refusals_total{{key="{key}",reason="{reason}"}} '
+    return sum(float(line.removeprefix(label)) for line in page.splitlines() if line.startswith(label))
+
+
+@pytest.mark.parametrize("triton", [tritonclient.http, tritonclient.grpc])
+def test_each_refused_request_counts_once(world: World, triton: Any) -> None:
+    """Whether it is answered with a task or without."""
+    client = triton.InferenceServerClient(world.address)
+
+    def is_admitted(key: str) -> bool:
+        return suppressed(lambda: bool(client.infer("mlp", [a_row(triton)], headers=bearer(key))))
+
+    while is_admitted(FEW["http"]):
+        pass  # up to its limit
+    cases = {
+        ("invalid_key", ""): "slv_nobodys",
+        ("scope", "other"): world.other,
+        ("limit", "http"): FEW["http"],
+    }
+    before = {labels: refused(world, *labels) for labels in cases}
+    for key in cases.values():
+        assert not any(is_admitted(key) for _ in range(4))
+    assert {labels: refused(world, *labels) - before[labels] for labels in cases} == dict.fromkeys(cases, 4)
+
+
+def test_refusals_and_changes_of_keys_are_in_the_log(world: World) -> None:
+    key = new_key()
+    assert httpx.get(f"{world.server.url}/v2", headers=bearer(key)).status_code == 401
+    with editing(world.keys) as records:
+        records.append(KeyRecord("audited", "audited", hash_of(key), ("infer",)))
+
+    def has(event: str, field: str) -> bool:
+        lines = [json.loads(text) for text in world.server.output().splitlines() if "salver.audit" in text]
+        return any(line["event"] == event and field in line.values() for line in lines)
+
+    until(lambda: has("request refused", "invalid_key") and has("key added", "audited"))
+    with editing(world.keys) as records:
+        records.pop()
+    until(lambda: has("key revoked", "audited"))
+
+
 def test_no_key_is_written_anywhere(world: World) -> None:
     page = httpx.get(f"{world.server.url}/metrics", headers=bearer(world.good)).text
     told = [world.server.output(), page, *(path.read_text() for path in world.keys.parent.glob("trace*"))]

@@ -103,13 +103,13 @@ class TorchServe:
         if self._access.keys is None:
             return functools.partial(self._ask, target, headers, None)
         try:
-            grant = self._admit(target.match, head.headers)
+            grant = self._admit(target.match, head.headers, is_trial=True)
         except SalverError:
             return None  # the task tells it
         prompt = functools.partial(self._ask, target, headers, grant)
         return self._access.keys.lasting(prompt, head.headers)
 
-    def _admit(self, match: PathMatch, raw: RawHeaders) -> Grant | None:
+    def _admit(self, match: PathMatch, raw: RawHeaders, *, is_trial: bool = False) -> Grant | None:
         """Check the caller's key; return the check of a model that the path does not name.
 
         Raises:
@@ -121,7 +121,8 @@ class TorchServe:
         right = self._paths.right(match, changes=operation in self._operations.changing)
         if right is None:
             return None
-        return keys.admit(raw, right, match.model, is_later=operation == "invocations" and not match.model)
+        is_later = operation == "invocations" and not match.model
+        return keys.admit(raw, right, match.model, is_later=is_later, is_trial=is_trial)
 
     def _ask(self, target: Target, headers: CallHeaders, grant: Grant | None, exchange: Exchange) -> bool:
         assert isinstance(exchange, Http1Exchange)

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from salver.features.access import AccessConfig
-from salver.features.access.key_table import Key, KeyTable
+from salver.features.access.key_table import Key, KeyChange, KeyTable
 from salver.features.access.keys_file import read, table
 from salver.features.access.plane import CheckingPlane
 from salver.features.access.scopes import Scopes
@@ -15,7 +16,10 @@ from salver.parts import Kernel, Parts, Tick
 from salver.words.errors import SalverError
 
 _LOG: Final = logging.getLogger("salver.access")
+_AUDIT: Final = logging.getLogger("salver.audit")
 _LOOK_S: Final = 0.5
+#: Most lines of the audit log for one change of the file.
+_MOST_LINES: Final = 100
 
 
 class WatchedFile:
@@ -36,12 +40,14 @@ class WatchedFile:
 
     def read(self) -> None:
         """Read the file. Raises InvalidInput, and then changes nothing."""
-        self._seen = self._state()
+        is_first, self._seen = self._seen is None, self._state()
         found = table(read(self._path))
         count = len({key.id for key in found.values()})
         if self._token:
             found[self._token] = Key("token", "", Scopes(("*",)), granted=None)
-        self._keys.replace(found)
+        changes = self._keys.replace(found)
+        if not is_first:
+            _record(changes)
         _LOG.info("%d keys of %s are valid; only liveness needs none", count, self._path)
 
     async def look(self) -> None:
@@ -61,6 +67,14 @@ class WatchedFile:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def _record(changes: Sequence[KeyChange]) -> None:
+    """Write what has changed to the audit log."""
+    for what, id, name in changes[:_MOST_LINES]:
+        _AUDIT.info({"event": f"key {what}", "key": id, "name": name})
+    if len(changes) > _MOST_LINES:
+        _AUDIT.info({"event": "more keys changed", "keys": len(changes) - _MOST_LINES})
+
+
 async def build(kernel: Kernel, config: AccessConfig) -> Parts:
     """Ask for keys in every protocol.
 
@@ -72,4 +86,8 @@ async def build(kernel: Kernel, config: AccessConfig) -> Parts:
     file.read()
     kernel.keys = keys
     kernel.door = CheckingPlane(kernel.door.path)
-    return Parts(ticks=[Tick("keys", _LOOK_S, file.look)], look=file.look)
+    return Parts(
+        collectors=[keys.refusals],
+        ticks=[Tick("keys", _LOOK_S, file.look)],
+        look=file.look,
+    )

@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 from salver.features.access.credentials import credentials
 from salver.features.access.key_format import digest_of
 from salver.features.access.limits import Limits
-from salver.features.access.scopes import ModelScope, Scopes
+from salver.features.access.refusals import Refusals
+from salver.features.access.scopes import Scopes
 from salver.kernel.serving.standing import from_headers
 from salver.transport.access_check import Caller, RawHeaders
 from salver.transport.exchange import Exchange, Prompt
@@ -68,42 +69,64 @@ class Key:
         return self.limits.rules == other.limits.rules
 
 
+class KeyChange(NamedTuple):
+    """Change of the keys of a server."""
+
+    what: Literal["added", "changed", "revoked"]
+    id: str
+    name: str
+
+
 class KeyGrant:
-    """Rights, limits and standing of a key for models.
+    """A right of a key for models, with its limits and standing.
 
     Args:
         ticks: Returns monotonic nanoseconds.
-        standing, granted, checks: See :class:`~salver.words.messages.Grant`.
+        standing, checks: See :class:`~salver.words.messages.Grant`.
     """
 
-    __slots__ = ("_limits", "_scope", "_ticks", "checks", "granted", "standing")
+    __slots__ = (
+        "_key", "_limits", "_refusals", "_right", "_scope", "_ticks", "checks", "granted", "standing",
+    )  # fmt: skip
 
     def __init__(
         self,
-        scope: ModelScope,
-        limits: Limits | None,
+        key: Key,
+        right: Right,
         ticks: Callable[[], int],
+        refusals: Refusals,
         standing: Standing,
-        granted: Standing | None,
         *,
         checks: bool,
     ) -> None:
-        self._scope = scope
-        self._limits = limits
+        self._key = key
+        self._right: Right = right
+        self._scope = key.scopes.of(right)
+        self._limits, self.granted = _of_runs(key, right)
         self._ticks = ticks
+        self._refusals = refusals
         self.standing = standing
-        self.granted = granted
         self.checks = checks
 
     def check(self, model: str) -> None:
         """See :class:`~salver.words.messages.Grant`. Raises OutOfScope."""
-        self._scope.check(model)
-
-    def refusal(self, model: str) -> SalverError | None:
-        """See :class:`~salver.words.messages.Grant`."""
         if not self._scope.is_allowed(model):
-            return self._scope.refusal(model)
-        return None if self._limits is None else self._limits.refusal(self._ticks())
+            raise self._recorded(self._scope.refusal(model), model)
+
+    def refusal(self, model: str, *, is_trial: bool = False) -> SalverError | None:
+        """See :class:`~salver.words.messages.Grant`."""
+        refusal: SalverError | None = None
+        if not self._scope.is_allowed(model):
+            refusal = self._scope.refusal(model)
+        elif self._limits is not None:
+            refusal = self._limits.refusal(self._ticks())
+        if refusal is None or is_trial:
+            return refusal
+        return self._recorded(refusal, model)
+
+    def _recorded(self, refusal: SalverError, model: str) -> SalverError:
+        self._refusals.record(refusal, self._key.id, self._right, model)
+        return refusal
 
     def enter(self) -> None:
         """See :class:`~salver.words.messages.Grant`."""
@@ -123,12 +146,16 @@ class KeyTable:
         now: Returns Unix seconds.
         ticks: Returns monotonic nanoseconds.
         tenant_header: Header that names the tenant, in lower case; empty = none.
+
+    Attributes:
+        refusals: Record of what was refused.
     """
 
     def __init__(self, now: Callable[[], float], ticks: Callable[[], int], tenant_header: bytes) -> None:
         self._now = now
         self._ticks = ticks
         self._tenant_header = tenant_header
+        self.refusals = Refusals(ticks)
         self._keys: dict[bytes, Key] = {}
         #: The last headers that were admitted, by identity, with their key.
         self._last: tuple[RawHeaders, Key | None] = ((), None)
@@ -136,13 +163,17 @@ class KeyTable:
     def __repr__(self) -> str:
         return f"<KeyTable of {len(self._keys)} hashes>"
 
-    def replace(self, keys: dict[bytes, Key]) -> None:
+    def replace(self, keys: dict[bytes, Key]) -> list[KeyChange]:
         """Replace all keys, by digest; a key that is gone or differs ends at once.
 
         What a key has used of its limits stays with its id, so that a rotation gives no second budget.
+
+        Returns:
+            What has changed, in the order of the ids.
         """
         before = self._keys
         used = {key.id: key for key in before.values()}
+        changed = {key.id for digest, key in keys.items() if digest not in before}
         for key in keys.values():
             if key.id in used and key.has_limits_of(used[key.id]):
                 key.limits = used[key.id].limits
@@ -152,50 +183,74 @@ class KeyTable:
                 keys[digest] = key
             else:
                 key.is_alive = False
+                changed.add(key.id)
         self._keys = keys
+        present = {key.id: key for key in keys.values()}
+        return [_change(id, used.get(id), present.get(id)) for id in sorted(changed)]
 
-    def admit(self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool) -> Grant | None:
+    def admit(
+        self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool, is_trial: bool = False
+    ) -> Grant | None:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
         if right == "open":
             return None
-        key = self._identify(headers)
-        self._last = headers, key
-        if right == "known":
-            return None
-        scope = key.scopes.of(right)
-        limits, granted = (key.limits, key.granted) if right == "infer" else (None, None)
-        if not is_later:
-            scope.check(model)
-        if limits is not None and (refusal := limits.refusal(self._ticks())) is not None:
-            raise refusal
-        checks = limits is not None or (is_later and not scope.has_all)
+        key: Key | None = None
+        try:
+            key = self._find(headers)
+            key = self._valid(key)
+            self._last = headers, key
+            if right == "known":
+                return None
+            checks = self._check(key, right, model, is_later=is_later)
+        except SalverError as error:
+            if not is_trial:
+                self.refusals.record(error, key.id if key else "", right, model)
+            raise
+        granted = _of_runs(key, right)[1]
         if granted is None and not checks:
             return None
         standing = ANYBODY
         if granted is not None:
             standing = from_headers(dict(headers), self._tenant_header, granted)
-        return KeyGrant(scope, limits, self._ticks, standing, granted, checks=checks)
+        return KeyGrant(key, right, self._ticks, self.refusals, standing, checks=checks)
+
+    def _check(self, key: Key, right: Right, model: str, *, is_later: bool) -> bool:
+        """Check a right of a key; return whether there is more to be checked.
+
+        Raises:
+            OutOfScope: the key does not have it for the model.
+            RateLimited: the key is at one of its limits.
+        """
+        scope = key.scopes.of(right)
+        if not is_later:
+            scope.check(model)
+        limits = _of_runs(key, right)[0]
+        if limits is None:
+            return is_later and not scope.has_all
+        if (refusal := limits.refusal(self._ticks())) is not None:
+            raise refusal
+        return True
 
     def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
         last, key = self._last
         if last is not headers or key is None:  # fronts ask about the headers that were just admitted
-            key = self._identify(headers)
+            key = self._valid(self._find(headers))
         return functools.partial(_while_valid, prompt, key, self._now)
 
     def caller(self, headers: RawHeaders) -> Caller | None:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
         try:
-            key = self._identify(headers)
+            key = self._valid(self._find(headers))
         except (Unidentified, InvalidInput):
             return None
         return Caller(f"key:{key.name}") if key.name else None
 
-    def _identify(self, headers: RawHeaders) -> Key:
-        """Return the one key that the headers carry.
+    def _find(self, headers: RawHeaders) -> Key | None:
+        """Return the one key that the headers carry; None = it is unknown.
 
         Raises:
-            Unidentified: there is none that is valid.
+            Unidentified: there is none.
             InvalidInput: there are several of different callers.
         """
         texts = credentials(headers)
@@ -207,10 +262,27 @@ class KeyTable:
             raise InvalidInput(
                 "the request has several keys, of different callers or not all valid", fix="Send one."
             )
-        if first is None or not first.is_alive or first.until <= self._now():
+        return first
+
+    def _valid(self, key: Key | None) -> Key:
+        """Return a key that is valid. Raises Unidentified."""
+        if key is None or not key.is_alive or key.until <= self._now():
             # One text for all of them: what is wrong with a key concerns its owner only.
             raise Unidentified("the key is not valid", fix="Ask for a new one.", has_credential=True)
-        return first
+        return key
+
+
+def _of_runs(key: Key, right: Right) -> tuple[Limits | None, Standing | None]:
+    """Return the limits and the standing of a key, which requests to run a model have and no others."""
+    if right == "infer":
+        return key.limits, key.granted
+    return None, None
+
+
+def _change(id: str, before: Key | None, after: Key | None) -> KeyChange:
+    if after is None:
+        return KeyChange("revoked", id, before.name if before else "")
+    return KeyChange("changed" if before else "added", id, after.name)
 
 
 def _while_valid(prompt: Prompt, key: Key, now: Callable[[], float], exchange: Exchange) -> bool:

@@ -22,7 +22,7 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
     def foresee(self, codec: Codec[BodyT, ReplyT], model: str, version: str, call: Call) -> None:
         """See :class:`DataPlane`."""
         grant = _entered(call)
-        if grant is None or grant.refusal(model) is None:  # else ``infer`` tells it
+        if grant is None or grant.refusal(model, is_trial=True) is None:  # else ``infer`` tells it
             super().foresee(codec, model, version, call)
 
     async def infer(
