@@ -28,6 +28,7 @@ BELOW = ("backends", "encoding", "kernel", "stats", "stores", "terminal", "trans
 _OIP, _TENSORFLOW, _TORCHSERVE, _TRITON, _OPENAI, _CLOUDS = (
     f"dialects/{name}" for name in ("oip", "tensorflow", "torchserve", "triton", "openai", "clouds")
 )
+_ACCESS = "features/access"
 _CACHE, _LEDGER, _MANAGEMENT, _REGISTRY, _RELEASES, _TELEMETRY, _TUNING, _TWINS = (
     f"features/{name}"
     for name in ("cache", "ledger", "management", "registry", "releases", "telemetry", "tuning", "twins")
@@ -62,7 +63,7 @@ TOGETHER: dict[str, set[str]] = {
     "features/console/test_console_states.py": {_LEDGER, _REGISTRY, _RELEASES},
     "features/console/test_docs_page.py": {_LEDGER, _REGISTRY, _RELEASES},
     "features/graphs/test_load_ensemble.py": {_CACHE},
-    "features/management/test_api_reference.py": {_RELEASES},
+    "features/management/test_api_reference.py": {_ACCESS, _RELEASES},
     "features/management/test_controllers_page.py": {_RELEASES},
     "features/registry/test_api_registry.py": {_MANAGEMENT, _RELEASES},
     "features/releases/test_api_releases.py": {_MANAGEMENT},

@@ -148,6 +148,10 @@ class CallerKeys(Protocol):
         """Return the owner of the key of a request; None = the server's token, or no key."""
         ...
 
+    def own(self, headers: RawHeaders) -> object:
+        """Return the valid key of a request, for its caller to see what it may do; None = it has none."""
+        ...
+
 
 class AccessRules(msgspec.Struct, frozen=True):
     """Access rules of one port.
@@ -272,6 +276,10 @@ class Access:
         else:
             return
         self.keys.admit(raw, right, model, is_later=False)  # is refused, and recorded
+
+    def own(self, raw: RawHeaders) -> object:
+        """Return the key of a request; None = it has none, or the server has no keys."""
+        return None if self.keys is None else self.keys.own(raw)
 
     async def permit(self, headers: Mapping[bytes, bytes], operation: str) -> Caller:
         """Check that the caller may change something.

@@ -47,6 +47,21 @@ def test_no_window_accepts_more_than_the_burst_and_the_rate(history: tuple[Rate,
 
 
 @given(histories())
+def test_what_is_left_is_accepted_and_no_more(history: tuple[Rate, list[int]]) -> None:
+    rate, pauses = history
+    cell, now = Cell(rate), 0
+    assert cell.left(0) == rate.burst
+    for pause in pauses[:20]:
+        now += pause
+        left = cell.left(now)
+        for _ in range(left):
+            assert cell.wait(now) == 0
+            cell.take(now)
+        assert cell.wait(now) > 0 and cell.left(now) == 0
+    assert Cell(Rate(0, 1, 1)).left(now) == 0
+
+
+@given(histories())
 def test_who_waits_as_told_is_accepted_and_not_before(history: tuple[Rate, list[int]]) -> None:
     rate, pauses = history
     cell, now = Cell(rate), 0

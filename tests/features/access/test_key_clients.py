@@ -31,7 +31,7 @@ from salver.words.errors import Unauthenticated
 ROW = np.zeros((1, 16), np.float32)
 
 #: Keys that may ask twice, one for each test that asks with it.
-FEW = {name: new_key() for name in ("http", "grpc", "stream", "openai")}
+FEW = {name: new_key() for name in ("http", "grpc", "stream", "openai", "me")}
 #: Key of a tenant.
 ACME = new_key()
 
@@ -299,6 +299,22 @@ def test_a_large_body_of_a_refused_request_ends_the_connection(world: World) -> 
             if closes:
                 while caller.recv(4096):
                     pass
+
+
+def test_a_caller_reads_what_its_key_may_do_and_what_is_left(world: World) -> None:
+    def me(key: str) -> Any:
+        return httpx.get(f"{world.server.url}/api/v1/me", headers=bearer(key)).raise_for_status().json()
+
+    acme = {"id": "acme", "name": "acme", "scopes": ["infer"], "tenant": "acme", "priority": 0}
+    assert me(ACME) == {**acme, "service_class": "normal", "expires": None, "limits": []}
+    client = tritonclient.http.InferenceServerClient(world.address)
+    limit = {"name": "key-requests", "most": 2, "window_seconds": 7200}
+    for left in (2, 1, 0):
+        assert me(FEW["me"])["limits"] == [{**limit, "left": left}], "to ask is free"
+        is_admitted = suppressed(
+            lambda: bool(client.infer("mlp", [a_row(tritonclient.http)], headers=bearer(FEW["me"])))
+        )
+        assert is_admitted == bool(left)
 
 
 def refused(world: World, reason: str, key: str) -> float:

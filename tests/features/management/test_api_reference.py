@@ -11,6 +11,7 @@ from typing import Any
 
 import schemathesis
 
+from salver.features.access import me
 from salver.features.management.openapi import describe
 from salver.features.management.serving_operations import serving_operations
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
@@ -42,7 +43,8 @@ def operations() -> list[Operation]:
     """All, of a server that has everything; they are not run."""
     nobody: Any = None
     kept = LedgerApi(nobody, nobody, nobody, ReleaseStores(nobody, nobody, nobody), str)
-    return [*serving_operations(nobody, nobody, ("salver", "0"), has_registry=True), *kept.operations()]
+    serving = serving_operations(nobody, nobody, ("salver", "0"), has_registry=True)
+    return [*serving, *me.operations(nobody), *kept.operations()]
 
 
 def page() -> str:

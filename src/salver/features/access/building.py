@@ -10,6 +10,7 @@ from typing import Final
 from salver.features.access import AccessConfig
 from salver.features.access.key_table import Key, KeyChange, KeyTable
 from salver.features.access.keys_file import read, table
+from salver.features.access.me import operations
 from salver.features.access.plane import CheckingPlane
 from salver.features.access.scopes import Scopes
 from salver.parts import Kernel, Parts, Tick
@@ -88,6 +89,7 @@ async def build(kernel: Kernel, config: AccessConfig) -> Parts:
     kernel.door = CheckingPlane(kernel.door.path)
     return Parts(
         collectors=[keys.refusals],
+        operations=operations(time.monotonic_ns),
         ticks=[Tick("keys", _LOOK_S, file.look)],
         look=file.look,
     )

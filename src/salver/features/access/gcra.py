@@ -96,6 +96,12 @@ class Cell:
             return 3600 * _NS
         return max(0, max(self._free_at, now) + self._period - now - self._burst_ns)
 
+    def left(self, now: int) -> int:
+        """Return how many requests would be accepted now, one after the other."""
+        if not self._period:
+            return 0
+        return (self._burst_ns - max(0, self._free_at - now)) // self._period
+
     def take(self, now: int) -> None:
         """Count a request that was accepted."""
         self._free_at = max(self._free_at, now) + self._period

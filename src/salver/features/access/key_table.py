@@ -240,11 +240,15 @@ class KeyTable:
 
     def caller(self, headers: RawHeaders) -> Caller | None:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
+        key = self.own(headers)
+        return Caller(f"key:{key.name}") if key is not None and key.name else None
+
+    def own(self, headers: RawHeaders) -> Key | None:
+        """See :class:`~salver.transport.access_check.CallerKeys`."""
         try:
-            key = self._valid(self._find(headers))
+            return self._valid(self._find(headers))
         except (Unidentified, InvalidInput):
             return None
-        return Caller(f"key:{key.name}") if key.name else None
 
     def _find(self, headers: RawHeaders) -> Key | None:
         """Return the one key that the headers carry; None = it is unknown.

@@ -152,6 +152,7 @@ class Management:
             caller,
             expected,
             self._access.changing,
+            self._access.own(scope["headers"]) if operation.right == "known" else None,
         )
         return _written(operation, await operation.run(asked), headers)
 

@@ -1,0 +1,73 @@
+"""Operation of the management interface that tells callers what their key may do, and what is left of it."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from salver.features.access.key_table import Key
+from salver.features.access.limits import LimitState
+from salver.kernel.serving.standing import ANY_TENANT
+from salver.transport.operations import Answer, ApiRequest, Operation
+from salver.words.errors import NotFound
+from salver.words.messages import Service, Standing
+
+#: Of the server's token.
+_ANY: Final = Standing(ANY_TENANT, 1, "urgent")
+
+
+class KeyView(msgspec.Struct, frozen=True):
+    """The key of a request.
+
+    Attributes:
+        name: Name of the caller; empty = the key is the server's token.
+        tenant: Tenant of its requests; empty = the common one, ``*`` = the one that each names.
+        priority: Highest level of its requests; 0 = the model's default.
+        service_class: Best service class of its requests.
+        expires: Unix seconds; None = never.
+        limits: Its limits on this server, and what is left of them now.
+    """
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    tenant: str
+    priority: int
+    service_class: Service
+    expires: float | None
+    limits: tuple[LimitState, ...]
+
+
+def view(key: Key, now: int) -> KeyView:
+    """Return what a caller may know of its key.
+
+    Args:
+        now: Monotonic nanoseconds.
+    """
+    granted = key.granted or _ANY
+    return KeyView(
+        key.id,
+        key.name,
+        key.scopes.texts,
+        granted.tenant,
+        granted.priority,
+        granted.service,
+        None if key.until == float("inf") else key.until,
+        () if key.limits is None else tuple(key.limits.states(now)),
+    )
+
+
+def operations(ticks: Callable[[], int]) -> list[Operation]:
+    """Return the operations.
+
+    Args:
+        ticks: Returns monotonic nanoseconds.
+    """
+
+    async def tell(asked: ApiRequest) -> Answer:
+        if not isinstance(asked.own, Key):
+            raise NotFound("the request has no key, but a token of the registry", field="authorization")
+        return Answer(view(asked.own, ticks()))
+
+    summary = "The caller's key, and what is left of its limits"
+    return [Operation("me", "GET", "/me", summary, tell, KeyView, right="known")]
