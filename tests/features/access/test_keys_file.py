@@ -30,6 +30,7 @@ from salver.features.access.keys_file import (
 from salver.features.access.limits import LimitRules
 from salver.features.access.scopes import Scopes
 from salver.words.errors import InvalidInput, NotFound, Unidentified
+from salver.words.messages import ANYBODY, Standing
 
 TEXTS = st.text(max_size=20).filter(lambda text: "\ud800" not in text)
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(
@@ -197,6 +198,24 @@ def test_the_life_of_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert (shown["state"], shown["name"]) == ("revoked", "web")
     assert "hash" not in str(shown) and "sha256" not in str(shown)
     assert not table(read(tmp_path / "keys.toml"))
+
+
+def test_the_standing_of_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = ("--keys-file", str(tmp_path / "keys.toml"))
+    standing = ("--tenant", "acme", "--priority", "2", "--service-class", "bulk")
+    assert main(["keys", "create", "web", *standing, *file]) == 0
+    assert main(["keys", "create", "plain", *file]) == 0
+    (web, plain) = read(tmp_path / "keys.toml")
+    found = {key.id: key.granted for key in table([web, plain]).values()}
+    assert found == {web.id: Standing("acme", 2, "bulk"), plain.id: ANYBODY}
+    assert main(["keys", "rotate", web.id, *file]) == 0
+    assert {key.granted for key in table(read(tmp_path / "keys.toml")[:1]).values()} == {found[web.id]}
+    said(capsys)
+    assert main(["keys", "show", web.id, "--json", *file]) == 0
+    shown = json.loads(said(capsys))
+    assert (shown["tenant"], shown["priority"], shown["service_class"]) == ("acme", 2, "bulk")
+    assert main(["keys", "show", plain.id, "--json", *file]) == 0
+    assert not {"tenant", "priority", "service_class"} & json.loads(said(capsys)).keys()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from salver.words.errors import (
     Overloaded,
     Unsupported,
 )
-from salver.words.messages import InferRequest, ModelId, Standing
+from salver.words.messages import ANYBODY, InferRequest, ModelId, Standing
 from salver.words.tensor import tensor
 
 
@@ -297,18 +297,20 @@ async def test_levels_of_priority_order_the_queue():
         model.gate.clear()
         order = []
 
-        async def one(name, priority):
-            await text_of(engine, ask(name, max_tokens=1), standing=Standing(priority=priority))
+        async def one(name, priority, granted=None):
+            standing = Standing(priority=priority, granted=granted)
+            await text_of(engine, ask(name, max_tokens=1), standing=standing)
             order.append(name)
 
         asked = [asyncio.ensure_future(one("first", 0))]
         await auntil(lambda: engine.running)
         for name, priority in (("low", 3), ("middle", 0), ("high", 1), ("lower", 9)):
             asked.append(asyncio.ensure_future(one(name, priority)))
-        await auntil(lambda: engine.queued == 4)
+        asked.append(asyncio.ensure_future(one("bounded", 1, ANYBODY)))  # by the model's default
+        await auntil(lambda: engine.queued == 5)
         model.gate.set()
         await asyncio.gather(*asked)
-    assert order == ["first", "high", "middle", "low", "lower"]
+    assert order == ["first", "high", "middle", "bounded", "low", "lower"]
 
 
 async def test_an_end_token_and_a_stop_text_end_an_answer():

@@ -85,15 +85,16 @@ def list_keys(*, keys_file: KeysFile, json: Json = False) -> None:
     now = _now()
 
     def row(each: KeyRecord) -> Sequence[str]:
-        return (each.id, each.name, " ".join(each.scopes), _state(each, now), each.shown, each.owner)
+        scopes, state = " ".join(each.scopes), _state(each, now)
+        return (each.id, each.name, scopes, state, each.shown, each.tenant, each.owner)
 
-    columns = ("id", "name", "scopes", "state", "key", "owner")
+    columns = ("id", "name", "scopes", "state", "key", "tenant", "owner")
     found = read(Path(keys_file))
     if json:
         for each in found:
             record(_public(each, now))
     else:
-        listed(found, columns, row, json=False, none="there are no keys", needless=("owner", "key"))
+        listed(found, columns, row, json=False, none="there are no keys", needless=("owner", "tenant", "key"))
 
 
 @keys.command
@@ -110,7 +111,7 @@ def show(id: str, /, *, keys_file: KeysFile, json: Json = False) -> None:
         return
     for field, value in seen.items():
         text = " ".join(value) if isinstance(value, list | tuple) else str(value)
-        line(f"{field:<10} {text}")
+        line(f"{field:<13} {text}")
 
 
 @keys.command
