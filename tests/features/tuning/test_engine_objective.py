@@ -67,8 +67,8 @@ class Held:
 class Rig:
     def __init__(self, *, slots: int = 1, signature: Signature = BATCHED, **config: object) -> None:
         self.now = 1000.0
-        # Timers stand still, too: on a busy machine some would fire between two steps of a test.
-        asyncio.get_running_loop().time = lambda: 0.0  # type: ignore[method-assign]
+        # Timers go by the same clock: on a busy machine some would fire between two steps of a test.
+        asyncio.get_running_loop().time = lambda: self.now  # type: ignore[method-assign]
         self.events: list[BatchRan] = []
         self.runner = Held(slots, signature)
         config.setdefault("batching", Batching(max_rows=32))
@@ -135,6 +135,23 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_the_model_runs() 
     await rig.settle()
     await rig.finish(0.005)
     assert answer(await fine) == 2.0
+
+
+async def test_no_batch_is_prepared_for_a_run_that_ended_sooner_than_expected() -> None:
+    rig = Rig(signature=ALONE)  # the next batch is prepared 1 ms before the expected end
+    tasks = [rig.ask(float(value)) for value in (1, 2, 3)]
+    await rig.settle()
+    await rig.finish(0.002)
+    assert len(rig.runner.begun) == 2
+    rig.now += 0.0025
+    await rig.settle()
+    assert len(rig.runner.begun) == 2  # the second run has just begun
+    rig.now += 0.002
+    await rig.settle()
+    assert len(rig.runner.begun) == 3
+    for _ in tasks[1:]:
+        await rig.finish(0.0)
+    assert [answer(await task) for task in tasks] == [2.0, 4.0, 6.0]
 
 
 async def test_an_objective_that_cannot_be_met_is_refused_with_the_time_to_come_back() -> None:

@@ -175,12 +175,12 @@ class Dispatcher:
         if seconds > _LONG_RUN_S and self.turns is None:
             early = min(_AHEAD_S, _AHEAD_SHARE * seconds)
             delay = dispatch.at + seconds - early - self._clock()
-            asyncio.get_running_loop().call_later(delay, self._look_ahead, dispatch.at + seconds)
+            asyncio.get_running_loop().call_later(delay, self._look_ahead, dispatch, dispatch.at + seconds)
 
-    def _look_ahead(self, expected: float) -> None:
-        """Prepare the next batch for the instance that is about to become idle."""
+    def _look_ahead(self, dispatch: Dispatch, expected: float) -> None:
+        """Prepare the next batch for the instance that is about to become idle, unless it is idle already."""
         now = max(self._clock(), expected)
-        if self._idle or self._ahead or not self._batcher.depth or not self._schedule.looks_ahead(now):
+        if dispatch.is_over or self._idle or self._ahead or not self._batcher.depth or not self._schedule.looks_ahead(now):
             return
         batch = self._take(now, spare=False)
         if batch.members:

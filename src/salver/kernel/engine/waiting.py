@@ -131,6 +131,11 @@ class Dispatch:
         self.turn = turn
         self.is_again = False
 
+    @property
+    def is_over(self) -> bool:
+        """Return whether its instance was freed, or it never had one."""
+        return self.release is None
+
     def free(self, ok: bool) -> None:
         """Mark its instance as idle, at the first call.
 
