@@ -26,11 +26,13 @@ class PortApps:
 
     Attributes:
         changing: Who may change something at a port that other machines reach.
+        refuses_inference: Nobody may run a model at such a port.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.changing: Changing = "open"
+        self.refuses_inference = False
         own = ServerOperations(kernel.control, kernel.exposition, kernel.context.parting).table()
         self._router = HttpRouter([*(table for part in kernel.parts for table in part.http), own])
         tables = [table for part in kernel.parts for table in part.grpc]
@@ -56,6 +58,7 @@ class PortApps:
         if not access.is_local:
             found = [changing for port in ports if (changing := port.changing(config)) is not None]
             self.changing = found[0] if found else access.changing
+            self.refuses_inference = self.refuses_inference or access.refuses_inference
         if config.cors_origins:
             app = Cors(app, config.cors_origins)
         if config.serves not in ("all", "sagemaker", "vertex-ai"):
@@ -68,7 +71,9 @@ class PortApps:
         kernel = self._kernel
         closed = frozenset(path for port in kernel.ports for path in port.closed(config.serves))
         api = kernel.config.api
-        rules = AccessRules(api.allows_remote, api.hosts, frozenset(), closed)
+        # Callers of the other ports are known: they have a certificate, or are the platform itself.
+        is_open = bool(config.tls_client_ca) or config.serves in ("sagemaker", "vertex-ai")
+        rules = AccessRules(api.allows_remote, api.hosts, frozenset(), closed, is_open or api.is_open)
         host = "" if config.path else config.host
         return Access(host, kernel.token, kernel.context.http.guard, kernel.caller, rules, kernel.keys)
 

@@ -39,6 +39,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
         signatures: Signatures of the loaded versions.
         changing: Who may change something at a port that other machines reach.
         needs_key: Every request needs a key.
+        refuses_inference: Nobody may run a model at such a port.
         takes_short: Requests may have inputs by name (:mod:`salver.dialects.oip.short_json`).
     """
 
@@ -53,6 +54,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     console: str = ""
     changing: Changing = "open"
     needs_key: bool = False
+    refuses_inference: bool = False
     takes_short: bool = True
     is_ready: bool = True
 
@@ -79,6 +81,7 @@ async def ready_info(server: Server) -> ReadyInfo:
         f"{common}/console/" if common and has_console else "",
         server.ports.changing,
         kernel.keys is not None,
+        server.ports.refuses_inference,
         not config.tritons_words,
         await kernel.control.is_ready(),
     )

@@ -156,6 +156,12 @@ def test_whoever_listens_widely_is_warned(host: str, warned: bool) -> None:
     assert any("warning" in text for text in banner.compose(ready(host=host)).lines) is warned
 
 
+def test_one_line_says_who_may_do_what() -> None:
+    refused = banner.exposure("10.0.0.5", "refused", refuses=True)
+    assert "run no model without --keys-file or --allow-anonymous; changes are refused" in refused
+    assert "can use these models; changes need the token" in banner.exposure("10.0.0.5", "token")
+
+
 def test_a_server_with_keys_says_so_in_place_of_a_warning() -> None:
     lines = banner.compose(msgspec.structs.replace(ready(host="0.0.0.0"), needs_key=True)).lines
     assert lines[-1] == "every request needs a key, except for liveness: salver keys list"

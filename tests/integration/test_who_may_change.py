@@ -252,6 +252,42 @@ async def test_a_port_that_others_reach_without_a_token(tmp_path: Path) -> None:
             assert await port.ask(Change("grpc", "", TRITON + path)) == "OK"  # which only reads
 
 
+#: One way to run a model in each protocol and at each kind of port.
+INFERENCES: tuple[Change, ...] = (
+    Change("all", "POST", "/v2/models/mlp/infer"),
+    Change("http", "POST", "/v2/models/mlp/infer"),
+    Change("all", "POST", "/v1/models/mlp:predict"),
+    Change("openai", "POST", "/v1/completions"),
+    Change("all", "POST", "/predictions/mlp"),
+    Change("torchserve-all", "POST", "/predictions/mlp"),
+    Change("torchserve-inference", "POST", "/predictions/mlp"),
+    Change("all", "", f"{TRITON}ModelInfer"),
+    Change("grpc", "", f"{TRITON}ModelInfer"),
+    Change("grpc", "", "/tensorflow.serving.PredictionService/Predict"),
+    Change("grpc", "", "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"),
+)
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+async def test_models_run_for_others_only_if_the_operator_says_so(
+    tmp_path: Path, *, is_allowed: bool
+) -> None:
+    async with serving(tmp_path, "0.0.0.0", ApiConfig(allows_anonymous=is_allowed)) as port:
+        for inference in INFERENCES:
+            for _ in range(2):  # the second by a head that is known
+                assert is_forbidden(await port.ask(inference)) is not is_allowed, inference
+        for read in ("/v2/health/live", "/v2/health/ready", "/v2/models/mlp", "/metrics"):
+            assert await port.ask(Change("all", "GET", read)) == 200
+        for platforms in (
+            Change("sagemaker", "POST", "/models/mlp/invoke"),
+            Change("vertex-ai", "POST", "/predict"),
+        ):
+            assert not is_forbidden(await port.ask(platforms)), "the platform is the only caller"
+        load = Change("all", "POST", "/v2/repository/models/mlp/load")
+        assert is_forbidden(await port.ask(load))
+        assert port.server.ports.refuses_inference is not is_allowed
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 async def test_a_port_with_a_token(tmp_path: Path, token: ApiConfig, host: str) -> None:
     async with serving(tmp_path, host, token, registry={"ledger": str(tmp_path / "registry")}) as port:

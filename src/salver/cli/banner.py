@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("model", "version", "state", "backend", "loaded in", "inputs", "reason")
 #: What callers from other machines can do, by the rule for changes.
 _CHANGING: Final[dict[str, str]] = {
-    "open": "these models, load and unload them",
-    "token": "these models; changes need the token",
-    "refused": "these models; changes are refused, as there is no --api-token-file",
+    "open": ", load and unload them",
+    "token": "; changes need the token",
+    "refused": "; changes are refused, as there is no --api-token-file",
 }
 _LONGEST_BODY = 300
 _NOT_IN_JSON = (DataType.FP16, DataType.BF16)
@@ -70,7 +70,8 @@ def compose(info: "ReadyInfo", *, is_logged: bool = False) -> Block:
         lines += ["", *curl(info.url, status.id.name, signature, takes_short=info.takes_short).splitlines()]
         address = info.url.partition("//")[2]
         lines += ["", *triton_snippet(address, status.id.name, signature).splitlines()]
-    warnings = [warning for host in info.hosts if (warning := exposure(host, info.changing))]
+    refuses = info.refuses_inference
+    warnings = [line for host in info.hosts if (line := exposure(host, info.changing, refuses=refuses))]
     if info.needs_key:
         lines += ["", "every request needs a key, except for liveness: salver keys list"]
     elif warnings:
@@ -107,17 +108,21 @@ def as_record(info: "ReadyInfo") -> dict[str, Any]:
     }
 
 
-def exposure(host: str, changing: "Changing") -> str:
-    """Return a warning if other machines can connect; else an empty text.
+def exposure(host: str, changing: "Changing", *, refuses: bool = False) -> str:
+    """Return who may do what if other machines can connect; else an empty text.
 
     Args:
         changing: The rule for changes from other machines.
+        refuses: Nobody may run a model.
     """
     from salver.transport.access_check import is_loopback
 
     if is_loopback(host):
         return ""
-    return f"warning: listening on {host}: whoever reaches this machine can use {_CHANGING[changing]}"
+    who, changes = f"warning: listening on {host}: whoever reaches this machine can", _CHANGING[changing]
+    if refuses:
+        return f"{who} read, but run no model without --keys-file or --allow-anonymous{changes}"
+    return f"{who} use these models{changes}"
 
 
 def curl(url: str, model: str, signature: Signature, *, takes_short: bool = True) -> str:

@@ -46,6 +46,14 @@ class Tls:
             help="Accept changes from other machines without a token.",
         ),
     ] = False
+    allows_anonymous: Annotated[
+        bool,
+        Parameter(
+            name="--allow-anonymous",
+            help="Let callers from other machines run models without a key. Without it, and without "
+            "--keys-file, inference is refused if other machines can reach --host.",
+        ),
+    ] = False
     hosts: Annotated[
         tuple[str, ...],
         Parameter(
@@ -58,7 +66,7 @@ class Tls:
         """Return who may change something."""
         from salver.transport.access_check import ApiConfig
 
-        return ApiConfig(self.token_file, self.allows_remote, self.hosts)
+        return ApiConfig(self.token_file, self.allows_remote, self.hosts, self.allows_anonymous)
 
 
 @Parameter(name="*")

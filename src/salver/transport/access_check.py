@@ -1,9 +1,10 @@
 """Access check for operations that change something, in every protocol.
 
-Reading and inference are open to every caller that reaches a port. A change needs the bearer token, if one is
-configured; otherwise it must come through a port that only this machine can reach. Pages of other origins
-cannot change anything, neither by a form nor by a fetch. A local port refuses requests for any other host
-name, which prevents DNS rebinding. The operations themselves are declared elsewhere.
+Without keys, reading is open to every caller that reaches a port, and inference at a port that only this
+machine can reach, or if the operator allows it. A change needs the bearer token, if one is configured;
+otherwise it must come through a port that only this machine can reach. Pages of other origins cannot change
+anything, neither by a form nor by a fetch. A local port refuses requests for any other host name, which
+prevents DNS rebinding. The operations themselves are declared elsewhere.
 """
 
 import contextlib
@@ -20,7 +21,14 @@ import msgspec
 from salver.transport.calls import printable
 from salver.transport.exchange import Prompt
 from salver.transport.restrict import Guard, Right
-from salver.words.errors import Forbidden, InvalidInput, SalverError, Unauthenticated, Unidentified
+from salver.words.errors import (
+    Forbidden,
+    InvalidInput,
+    OutOfScope,
+    SalverError,
+    Unauthenticated,
+    Unidentified,
+)
 from salver.words.messages import Grant
 
 #: Who may change something at a port: every caller, those with the token, or nobody.
@@ -48,11 +56,18 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         allows_remote: Allow changes at those ports without a token.
         hosts: Names besides ``localhost`` that a local port accepts in the header ``host``, for example those
             of a reverse proxy.
+        allows_anonymous: Allow inference at those ports without a key, as ``allows_remote`` does as well.
     """
 
     token_file: str = ""
     allows_remote: bool = False
     hosts: tuple[str, ...] = ()
+    allows_anonymous: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether callers from other machines may run models without a key."""
+        return self.allows_anonymous or self.allows_remote
 
     def digest(self) -> bytes:
         """Return the digest of the token; empty without a token.
@@ -157,7 +172,7 @@ class AccessRules(msgspec.Struct, frozen=True):
     """Access rules of one port.
 
     Attributes:
-        allows_remote, hosts: See :class:`ApiConfig`.
+        allows_remote, hosts, allows_anonymous: See :class:`ApiConfig`.
         origins: Origins whose pages may change something; ``*`` = every origin.
         closed: Paths of gRPC methods that the port does not offer.
     """
@@ -166,9 +181,40 @@ class AccessRules(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...] = ()
     origins: frozenset[str] = frozenset()
     closed: frozenset[str] = frozenset()
+    allows_anonymous: bool = True
 
 
 _AS_USUAL: Final = AccessRules()
+
+
+class NoInference:
+    """Refusal of inference, at a port without keys that other machines reach."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+
+    def admit(
+        self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool, is_trial: bool = False
+    ) -> Grant | None:
+        """See :class:`CallerKeys`. Raises OutOfScope: the request is to run a model."""
+        if right == "infer":
+            raise OutOfScope(
+                f"there are no keys, and other machines reach {self._host}: inference is refused",
+                fix="Start with --keys-file FILE, or with --allow-anonymous to answer every caller.",
+            )
+        return None
+
+    def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
+        """See :class:`CallerKeys`."""
+        return prompt
+
+    def caller(self, headers: RawHeaders) -> Caller | None:
+        """See :class:`CallerKeys`."""
+        return None
+
+    def own(self, headers: RawHeaders) -> object:
+        """See :class:`CallerKeys`."""
+        return None
 
 
 class Access:
@@ -184,6 +230,7 @@ class Access:
     Attributes:
         is_local: Only this machine can reach the port.
         changing: Who may change something through it.
+        refuses_inference: Nobody may run a model through it.
         checks_hosts: The header ``host`` is checked.
         known_hosts: Values of the header that have passed the check.
         closed: Paths of gRPC methods that change something and that the port does not offer.
@@ -204,7 +251,8 @@ class Access:
         self._guard = guard
         self._read_token = read_token
         self._rules = rules
-        self.keys = keys
+        self.refuses_inference = not (keys or self.is_local or rules.allows_anonymous)
+        self.keys = NoInference(host) if self.refuses_inference else keys
         self.closed = rules.closed
         self._names = frozenset(_plain(name) for name in rules.hosts)
         # A page in a browser on this machine can reach local ports; others are reachable anyway.

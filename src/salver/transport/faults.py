@@ -90,7 +90,7 @@ def challenge(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
     if isinstance(error, Unidentified):
         wrong = b', error="invalid_token"' if error.has_credential else b""
         return ((b"www-authenticate", b'Bearer realm="salver"' + wrong),)
-    if isinstance(error, OutOfScope):
+    if isinstance(error, OutOfScope) and error.scope:
         text = f'Bearer realm="salver", error="insufficient_scope", scope="{error.scope}"'
         return ((b"www-authenticate", text.encode()),)
     return ()

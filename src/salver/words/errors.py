@@ -208,7 +208,7 @@ class OutOfScope(Forbidden):
     """Operation or model outside the scopes of the caller's key.
 
     Args:
-        scope: Scope that the operation needs.
+        scope: Scope that the operation needs; empty = no key would help.
     """
 
     def __init__(self, message: str, *, field: str = "", fix: str = "", scope: str = "") -> None:

@@ -68,7 +68,8 @@ class _Ports(PortView):
         origins: frozenset[str] = frozenset()
         if is_its_own and rules.cors_origin:
             origins = frozenset({rules.cors_origin.lower()})
-        differing = AccessRules(allows, api.hosts, origins, self._ports.closed(serves))
+        is_open = api.is_open or has_keys or bool(config.tls_client_ca)
+        differing = AccessRules(allows, api.hosts, origins, self._ports.closed(serves), is_open)
         host, guard = config.host, kernel.context.http.guard
         if config.path:
             host = ""
