@@ -180,7 +180,13 @@ class Dispatcher:
     def _look_ahead(self, dispatch: Dispatch, expected: float) -> None:
         """Prepare the next batch for the instance that is about to become idle, unless it is idle already."""
         now = max(self._clock(), expected)
-        if dispatch.is_over or self._idle or self._ahead or not self._batcher.depth or not self._schedule.looks_ahead(now):
+        if (
+            dispatch.is_over
+            or self._idle
+            or self._ahead
+            or not self._batcher.depth
+            or not self._schedule.looks_ahead(now)
+        ):
             return
         batch = self._take(now, spare=False)
         if batch.members:
