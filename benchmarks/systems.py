@@ -19,6 +19,8 @@ from processes import Launch
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = ROOT / ".envs"
+#: The folder of the accelerated build.
+ACCELERATED = ROOT / "build" / "accelerated"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class System:
         warm_up_seconds: Load before its first cell, on top of each cell's own warm-up.
         requires: A program that must be on the path.
         folder: An environment variable that must name a folder.
+        built: A folder that must be there; ``make`` has a target of its name.
     """
 
     name: str
@@ -51,6 +54,7 @@ class System:
     environment: str = ""
     requires: str = ""
     folder: str = ""
+    built: Path | None = None
     ready_seconds: float = 60
     warm_up_seconds: int = 0
 
@@ -60,6 +64,8 @@ class System:
             return f"not installed: python benchmarks/peers/environment.py {self.environment}"
         if self.requires and not shutil.which(self.requires):
             return f"needs {self.requires}, which is not on this machine"
+        if self.built and not self.built.is_dir():
+            return f"not built: make {self.built.name}"
         if self.folder and not Path(os.environ.get(self.folder, "/nowhere")).is_dir():
             return f"{self.folder} names no folder"
         return ""
@@ -80,6 +86,11 @@ def _salver(model: Model, port: int, folder: Path) -> Launch:
     return Launch(argv, cwd=folder)
 
 
+def _accelerated(model: Model, port: int, folder: Path) -> Launch:
+    pure = _salver(model, port, folder)
+    return Launch(pure.argv, {**pure.env, "PYTHONPATH": str(ACCELERATED)}, folder)
+
+
 def _ours(script: str) -> Callable[[Model, int, Path], Launch]:
     def launch(model: Model, port: int, folder: Path) -> Launch:
         return Launch([sys.executable, str(HERE / script), str(model.path), "--port", str(port)], cwd=folder)
@@ -95,6 +106,15 @@ OURS = (
         forms.oip,
         "as installed, --threads 1: drains the queue, instances automatic",
         counts_batches=True,
+    ),
+    System(
+        "salver_accelerated",
+        "salver",
+        _accelerated,
+        forms.oip,
+        "the accelerated build, set alike",
+        counts_batches=True,
+        built=ACCELERATED,
     ),
     System(
         "prototype",

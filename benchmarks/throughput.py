@@ -38,7 +38,14 @@ from processes import Launch, Server
 from systems import System, all_systems
 
 RESULTS = Path(__file__).resolve().parent / "results"
-CONNECTIONS = {"tiny": (1, 16, 64, 256), "medium": (1, 16, 32, 64), "image": (1, 4, 16, 64)}
+CONNECTIONS = {
+    "tiny": (1, 16, 64, 256),
+    "medium": (1, 16, 32, 64),
+    "image": (1, 4, 16, 64),
+    "mobilenet": (1, 4, 16),
+}
+#: Images are sent as JSON in this model's cells alone.
+IN_JSON = "mobilenet"
 PAGE = models.ROOT / "docs" / "explanation" / "benchmark-results.md"
 LOGS = models.CACHE / "logs"
 Cell = tuple[str, str, int]
@@ -144,7 +151,7 @@ def turn(
     reason = system.missing()
     todo = []
     for cell in cells:
-        form = offered[cell[1]]
+        form = offered.get(cell[1], "only forms of its own")
         if reason or isinstance(form, str):
             yield cell, {"failed": reason or form}
         else:
@@ -173,6 +180,7 @@ def run(given: argparse.Namespace, systems: dict[str, System]) -> dict[str, Any]
             cells = [
                 (name, transport, count)
                 for transport in given.transports
+                if transport != "json" or name == IN_JSON
                 for count in CONNECTIONS[name]
                 if not given.connections or count in given.connections
             ]
@@ -231,8 +239,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", type=_words, default=[], help="systems, comma-separated (default: all)")
-    parser.add_argument("--cells", type=_words, default=list(CONNECTIONS), help="tiny,medium,image")
-    parser.add_argument("--transports", type=_words, default=["http", "grpc"], help="http,grpc")
+    parser.add_argument("--cells", type=_words, default=list(CONNECTIONS), help="tiny,medium,image,mobilenet")
+    parser.add_argument("--transports", type=_words, default=["http", "json", "grpc"], help="http,json,grpc")
     parser.add_argument("--connections", type=lambda text: [int(n) for n in _words(text)], default=[])
     parser.add_argument("--seconds", type=int, default=3, help="of load in each cell and round")
     parser.add_argument("--warm-up", type=int, default=1, help="seconds of load thrown away before")

@@ -39,7 +39,7 @@ def _decode(body: bytes, headers: Headers) -> Floats:
 def _forms(model: Model) -> Mapping[str, Form | str]:
     web = Form("http", "/predict", _encode, _decode, {"content-type": "application/json"})
     return {
-        "http": forms.raw("/raw/") if model.name == "image" else web,
+        "http": forms.raw("/raw/") if model.is_image else web,
         "grpc": "speaks no gRPC since 1.4",
     }
 

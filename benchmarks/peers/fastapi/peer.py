@@ -18,7 +18,7 @@ def _launch(model: Model, port: int, folder: Path) -> Launch:
 
 
 def _forms(model: Model) -> Mapping[str, Form | str]:
-    web = forms.raw("/raw") if model.name == "image" else forms.rows_json("/predict")
+    web = forms.raw("/raw") if model.is_image else forms.rows_json("/predict")
     return {"http": web, "grpc": "speaks no gRPC"}
 
 

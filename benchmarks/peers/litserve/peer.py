@@ -17,7 +17,7 @@ BATCH, WAIT_SECONDS, QUEUE = 16, 0.0, "zmq"
 
 
 def _launch(model: Model, port: int, folder: Path) -> Launch:
-    form = "base64" if model.name == "image" else "json"
+    form = "base64" if model.is_image else "json"
     server = [str(python_of("litserve")), str(HERE / "server.py"), str(model.path), str(port)]
     return Launch([*server, form, str(BATCH), QUEUE, str(WAIT_SECONDS)], cwd=folder)
 
@@ -33,7 +33,7 @@ def _encode(row: Floats) -> bytes:
 def _forms(model: Model) -> Mapping[str, Form | str]:
     coded = Form("http", "/predict", _encode, _decode, {"content-type": "application/json"})
     return {
-        "http": coded if model.name == "image" else forms.rows_json("/predict"),
+        "http": coded if model.is_image else forms.rows_json("/predict"),
         "grpc": "speaks no gRPC",
     }
 

@@ -40,7 +40,7 @@ def _launch(model: Model, port: int, folder: Path) -> Launch:
 
 def _forms(model: Model) -> Mapping[str, Form | str]:
     web: Form | str = forms.oip_json(model)
-    if model.name == "image":
+    if model.is_image:
         web = "has no binary tensors over HTTP"
     return {"http": web, "grpc": forms.oip_grpc(model, port_offset=1)}
 

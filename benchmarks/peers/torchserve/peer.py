@@ -67,7 +67,7 @@ def _grpc(model: Model) -> Form:
 
 def _forms(model: Model) -> Mapping[str, Form | str]:
     path = f"/predictions/{model.name}"
-    web = forms.raw(path) if model.name == "image" else forms.rows_json(path)
+    web = forms.raw(path) if model.is_image else forms.rows_json(path)
     return {"http": web, "grpc": _grpc(model)}
 
 
