@@ -64,7 +64,8 @@ class GrpcStatus(msgspec.Struct, frozen=True, gc=False):
     """A gRPC status code (0 to 16) and its message.
 
     Attributes:
-        pushback_ms: Milliseconds that the client should wait before a retry (gRPC's A6); 0 = not set.
+        pushback_ms: Milliseconds that the client should wait before a retry (gRPC's A6); 0 = not set,
+            -1 = none can help.
     """
 
     code: int

@@ -76,12 +76,22 @@ def limit_headers(error: RateLimited) -> tuple[tuple[bytes, bytes], ...]:
     """
     pause, limit = _pause(error), error.limit
     seconds = max(1, math.ceil(pause))
-    again = (b"retry-after", b"%d" % seconds), (b"retry-after-ms", b"%d" % max(1, math.ceil(pause * 1e3)))
+    again: tuple[tuple[bytes, bytes], ...] = (
+        (b"retry-after", b"%d" % seconds),
+        (b"retry-after-ms", b"%d" % max(1, math.ceil(pause * 1e3))),
+    )
+    state = f";r=0;t={seconds}"
+    if error.is_final:  # clients of OpenAI's and Anthropic's would try again
+        again, state = ((b"x-should-retry", b"false"),), ";r=0"
     if limit is None:
         return again
     policy = f'"{limit.name}";q={limit.quota}'
-    policy += f";w={limit.window_s}" if limit.window_s else ';qu="concurrent-requests"'
-    state = f'"{limit.name}";r=0;t={seconds}'
+    if not limit.window_s:
+        policy += ';qu="concurrent-requests"'
+    elif limit.unit != "requests":
+        policy += f';qu="{limit.unit}"'
+    policy += f";w={limit.window_s}" * bool(limit.window_s)
+    state = f'"{limit.name}"{state}'
     return (*again, (b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode()))
 
 
@@ -108,6 +118,8 @@ def grpc_fault(error: SalverError) -> GrpcStatus:
 
 def ended(code: int, text: str, error: SalverError) -> GrpcStatus:
     """Return a gRPC status, with the pause before a retry where one helps."""
+    if isinstance(error, RateLimited) and error.is_final:
+        return GrpcStatus(code, text, -1)
     if isinstance(error, Overloaded | RateLimited):
         return GrpcStatus(code, text, max(1, math.ceil(_pause(error) * 1e3)))
     return GrpcStatus(code, text)

@@ -38,13 +38,15 @@ class ReachedLimit(NamedTuple):
     """Limit of a caller.
 
     Attributes:
-        quota: Requests that it allows in ``window_s``.
+        quota: Units that it allows in ``window_s``.
         window_s: Seconds; 0 = so many at once.
+        unit: ``requests``, ``rows`` or ``tokens``.
     """
 
     name: str
     quota: int
     window_s: int = 0
+    unit: str = "requests"
 
 
 class Code(enum.StrEnum):
@@ -259,6 +261,7 @@ class RateLimited(SalverError):
     Args:
         limit: Limit that was reached; None = not told.
         retry_after: Seconds after which to try again.
+        is_final: The same request is never accepted.
     """
 
     code = Code.RATE_LIMITED
@@ -271,14 +274,17 @@ class RateLimited(SalverError):
         fix: str = "",
         limit: ReachedLimit | None = None,
         retry_after: float = 1.0,
+        is_final: bool = False,
     ) -> None:
         super().__init__(message, field=field, fix=fix)
         self.limit = limit
         self.retry_after = retry_after
+        self.is_final = is_final
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Keep ``limit`` and ``retry_after`` when an error crosses a process boundary."""
-        return (*super().__reduce__(), {"limit": self.limit, "retry_after": self.retry_after})
+        """Keep the attributes when an error crosses a process boundary."""
+        more = {"limit": self.limit, "retry_after": self.retry_after, "is_final": self.is_final}
+        return (*super().__reduce__(), more)
 
 
 class DeadlineExceeded(SalverError):

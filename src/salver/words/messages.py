@@ -278,12 +278,15 @@ class Grant(Protocol):
     Attributes:
         standing: Standing of the request by its headers, within what is granted.
         granted: Best standing that its parameters may ask for; None = any.
-        checks: The model or a limit is left to be checked.
     """
 
     standing: Standing
     granted: Standing | None
-    checks: bool
+
+    @property
+    def checks(self) -> bool:
+        """Whether the model or a limit is left to be checked."""
+        ...
 
     def check(self, model: str) -> None:
         """Raise Forbidden if the caller may not use the model; empty = all models."""
@@ -297,12 +300,38 @@ class Grant(Protocol):
         """
         ...
 
-    def enter(self) -> None:
-        """Count a request that begins to run a model."""
+    def begin(self, model: str, tenant: str) -> "Charge | None":
+        """Count a request that begins to run a model; None = it has no limits."""
         ...
 
-    def leave(self) -> None:
-        """Count the end of such a request."""
+
+class Charge(Protocol):
+    """Charge of a request to run a model to its caller's limits.
+
+    Attributes:
+        counts_tokens: One of the limits is of tokens.
+    """
+
+    counts_tokens: bool
+
+    def weigh(self, rows: int, tenant: str) -> None:
+        """Charge the request, which is about to run, to all limits or to none.
+
+        Raises:
+            RateLimited: it is beyond one of them.
+        """
+        ...
+
+    def add(self, tokens: tuple[int, int] | None) -> None:
+        """Charge the tokens of the prompt and the answer so far; None = another piece of it, not counted."""
+        ...
+
+    def leave(self, *, has_begun: bool = True) -> None:
+        """Count the end of the request.
+
+        Args:
+            has_begun: Otherwise it is about to begin in another way.
+        """
         ...
 
 
@@ -330,6 +359,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
         alike: Set when it is refused by its head: counts other requests that are refused like it.
         grant: Checks the model's name, where only the body has it, counts the request, and bounds its
             standing; None = the caller may use the model without limits.
+        charge: What it costs the caller's limits, while it runs; None = they are not charged.
     """
 
     protocol: str
@@ -348,6 +378,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     lag: float = 0.0
     alike: Alike | None = None
     grant: Grant | None = None
+    charge: Charge | None = None
 
 
 class State(enum.StrEnum):

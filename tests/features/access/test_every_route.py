@@ -44,6 +44,34 @@ use. Methods that stream requests report an error in their replies.
 
 If a scope has a pattern, it must match each model that a request names. An operation that names no model
 concerns all of them, and needs the right without a pattern.
+
+## Limits
+
+A key, a tenant, a model and the server may each have these:
+
+| Limit | Unit | Charged |
+|---|---|---|
+| `requests = "50/s+100"` | requests, with a burst of 100 | before the model runs |
+| `rows = "2000/s+4000"` | rows of the first input; 1 without a batch dimension | before the model runs |
+| `tokens = "100/s+5000"` | tokens of prompt and answer | one before, the rest with the answer |
+| `at_once = 8` | requests that run | from the beginning to the end |
+
+Rates are written as `N/s`, `N/m` or `N/h`, with `+BURST` for more than 1 at once, up to 1,000,000 a second;
+`0/s` refuses everything. No window of T seconds has more than the burst and T times the rate, of requests and
+of rows; of tokens, none that ends with an accepted request. A key has its limits in its table
+(`limits = { requests = "50/s" }`), the others stand in `[limits.server]`, `[limits.tenants.NAME]` and
+`[limits.models.NAME]` of the keys file, with `*` for any letters. Beyond 4,096 names that patterns match,
+further ones share one limit until others are idle. The server's token has no limits of its own, but those of
+tenants, models and the server hold for it.
+
+| Field of a 429 | |
+|---|---|
+| `Retry-After`, `retry-after-ms` | time until the longest of the limits accepts the request |
+| `RateLimit-Policy: "tenant-rows";q=4000;qu="rows";w=2` | strictest limit, burst, seconds until it is back |
+| `RateLimit: "tenant-rows";r=0;t=1` | nothing is left; more in so many seconds |
+| `x-should-retry: false` | the request has more rows than a burst: it is never accepted |
+
+Over gRPC, `grpc-retry-pushback-ms` has the time, or -1.
 """
 TITLES = {
     "open": "Without a key",

@@ -137,7 +137,9 @@ def test_a_limit_that_is_reached_after_the_head_is_counted(clock: Clock) -> None
     table.replace({digest_of(b"key"): Key("k", "k", Scopes(("*",)), limits=Limits(LimitRules("1/h")))})
     grant = table.admit([(b"x-api-key", b"key")], "infer", "m", is_later=False)
     assert grant is not None
-    grant.enter()
+    charge = grant.begin("m", "")
+    assert charge is not None
+    charge.weigh(1, "")
     assert isinstance(grant.refusal("m"), RateLimited)
     assert counts(table.refusals) == {("limit", "k"): 1}
 

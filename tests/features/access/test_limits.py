@@ -15,7 +15,7 @@ from salver.features.access.scopes import Scopes
 from salver.kernel.serving.dataplane import DataPlane
 from salver.transport.faults import grpc_fault, http_fault
 from salver.words.errors import OutOfScope, RateLimited, ReachedLimit, SalverError
-from salver.words.messages import Call, Grant
+from salver.words.messages import Call, Charge, Grant
 
 NS = 1_000_000_000
 
@@ -54,13 +54,20 @@ def test_a_limit_is_asked_before_the_body_and_charged_with_the_run(clock: Clock)
     assert grant is not None
     for _ in range(2):
         assert grant.refusal("m") is None
-        grant.enter()
-        grant.leave()
+        ran(grant).leave()
     for refusal in (grant.refusal("m"), _raised(lambda: grant_of(table))):
         assert isinstance(refusal, RateLimited)
-        assert (refusal.limit, refusal.retry_after) == (("key-requests", 2, 2), 1.0)
+        assert (refusal.limit, refusal.retry_after) == (("key-requests", 2, 2, "requests"), 1.0)
     clock.now = NS
     assert grant_of(table) is not None
+
+
+def ran(grant: Grant | None) -> Charge:
+    """Begin a request that runs."""
+    charge = grant.begin("m", "") if grant else None
+    assert charge is not None
+    charge.weigh(1, "")
+    return charge
 
 
 def _raised(ask: Callable[[], object]) -> SalverError:
@@ -72,11 +79,10 @@ def _raised(ask: Callable[[], object]) -> SalverError:
 def test_requests_at_once(clock: Clock) -> None:
     grant = grant_of(table_of(clock, LimitRules(at_once=2)))
     assert grant is not None
-    grant.enter()
-    grant.enter()
+    first, _ = ran(grant), ran(grant)
     refusal = grant.refusal("m")
-    assert isinstance(refusal, RateLimited) and refusal.limit == ("key-concurrent-requests", 2, 0)
-    grant.leave()
+    assert isinstance(refusal, RateLimited) and refusal.limit == ("key-concurrent-requests", 2, 0, "requests")
+    first.leave()
     assert grant.refusal("m") is None
 
 
@@ -95,8 +101,7 @@ def test_another_model_is_told_before_the_limit(clock: Clock) -> None:
 def test_a_rotation_gives_no_second_budget(clock: Clock) -> None:
     table = table_of(clock, LimitRules("1/h"))
     grant = grant_of(table)
-    assert grant is not None
-    grant.enter()
+    ran(grant)
     new = key_of(LimitRules("1/h"))
     table.replace({digest_of(b"key"): new, digest_of(b"new"): new})
     for key in ("key", "new"):

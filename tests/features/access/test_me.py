@@ -7,6 +7,7 @@ import pytest
 
 from salver.features.access.key_format import digest_of
 from salver.features.access.key_table import Key, KeyTable
+from salver.features.access.limit_book import LimitBook
 from salver.features.access.limits import LimitRules, Limits, LimitState
 from salver.features.access.me import KeyView, operations, view
 from salver.features.access.scopes import Scopes
@@ -21,24 +22,25 @@ SCOPES = Scopes(("infer:m*", "read"))
 def test_the_view_of_a_key() -> None:
     limits = Limits(LimitRules("1/h+3", at_once=2))
     key = Key("k1", "ada", SCOPES, 99.5, limits, Standing("acme", 2, "bulk"))
-    limits.enter(0)
-    assert view(key, 0) == KeyView(
+    limits.take(0)
+    limits.running += 1
+    assert view(key, 0, LimitBook()) == KeyView(
         *("k1", "ada", ("infer:m*", "read"), "acme", 2, "bulk", 99.5),
         (LimitState("key-requests", 3, 10800, 2), LimitState("key-concurrent-requests", 2, 0, 1)),
     )
-    limits.leave()
-    assert [limit.left for limit in view(key, 0).limits] == [2, 2]
+    limits.running -= 1
+    assert [limit.left for limit in view(key, 0, LimitBook()).limits] == [2, 2]
 
 
 def test_the_servers_token_may_do_everything() -> None:
-    token = view(Key("token", "", Scopes(("*",)), granted=None), 0)
+    token = view(Key("token", "", Scopes(("*",)), granted=None), 0, LimitBook())
     assert token == KeyView("token", "", ("*",), "*", 1, "urgent", None, ())
 
 
 async def test_the_operation_tells_the_key_of_the_request() -> None:
     table = KeyTable(lambda: 0.0, lambda: 0, b"")
     table.replace({digest_of(b"key"): Key("k1", "ada", SCOPES)})
-    (me,) = operations(lambda: 0)
+    (me,) = operations(table)
     assert right_of(me) == "known" and not me.changes
 
     def ask(*headers: tuple[bytes, bytes]) -> Awaitable[Answer]:

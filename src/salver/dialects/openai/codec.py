@@ -29,9 +29,11 @@ class GenerationCodec(Codec[HttpBody, HttpReply]):
         failed: Error that its caller gets; None = none.
         prompt: Prompt of the model, if it was made here.
         has_begun: Whether there was a response.
+        charges_tokens: The caller has a limit of tokens, which have to be counted in any case.
     """
 
     protocol = "openai"
+    charges_tokens = False
 
     def __init__(
         self,
@@ -86,11 +88,16 @@ class GenerationCodec(Codec[HttpBody, HttpReply]):
         return self._resolved.settings
 
     @property
+    def usage(self) -> Usage | None:
+        """Return the model's counts; None if it does not count."""
+        return self._answer.usage
+
+    @property
     def uncounted(self) -> tuple[str, str] | None:
         """Return prompt and answer if their tokens have yet to be counted, else None."""
         if self._answer.usage is not None or self.prompt is None or self._resolved.settings.count is None:
             return None
-        if self.request.stream and not self.request.wants_usage:
+        if self.request.stream and not (self.request.wants_usage or self.charges_tokens):
             return None
         return self.prompt, self._answer.text
 

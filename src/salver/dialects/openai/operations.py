@@ -86,7 +86,11 @@ class OpenAiOperations:
             if is_stream and codec.has_begun:
                 return None
             return codec.failed or fault
+        charge = call.charge
+        codec.charges_tokens = charge is not None and charge.counts_tokens
         counted = await _count(codec.uncounted, codec.settings)
+        if charge is not None and (usage := codec.usage or counted) is not None:
+            charge.add((usage.prompt_tokens, usage.completion_tokens))
         if not is_stream:
             return codec.whole(counted)
         with contextlib.suppress(Cancelled):  # the answer is complete, and its reader is gone
@@ -164,6 +168,8 @@ class OpenAiOperations:
             async with turns:
                 mine = msgspec.structs.replace(call) if len(runs) > 1 else call
                 fault: HttpReply | None = await self._door.stream(run, http, model, "", mine, _keep)
+                if mine.charge is not None and run.tokens:
+                    mine.charge.add((run.tokens, 0))
                 return run.failed or fault
 
         if len(runs) == 1:

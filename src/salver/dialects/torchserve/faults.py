@@ -11,7 +11,7 @@ import msgspec
 
 from salver.dialects.torchserve.json_layout import TorchServeReply, json_reply
 from salver.encoding.bodies import GrpcStatus
-from salver.transport.faults import challenge, limit_headers
+from salver.transport.faults import challenge, ended, limit_headers
 from salver.words.errors import (
     BadArchive,
     BadGraph,
@@ -247,7 +247,7 @@ def inference_status(error: SalverError, model: str = "", version: str = "") -> 
     if isinstance(error, Unidentified):
         return GrpcStatus(_UNAUTHENTICATED, fault.message)
     if error.code in _BARE:
-        return GrpcStatus(_BARE[error.code], fault.message)
+        return ended(_BARE[error.code], fault.message, error)
     if isinstance(error, OutOfScope):
         return GrpcStatus(_OF_HTTP[fault.status], fault.message)
     if error.code is Code.NOT_READY or isinstance(error, Overloaded):

@@ -9,7 +9,7 @@ from typing import Final
 
 from salver.features.access import AccessConfig
 from salver.features.access.key_table import Key, KeyChange, KeyTable
-from salver.features.access.keys_file import read, table
+from salver.features.access.keys_file import read_whole, table
 from salver.features.access.me import operations
 from salver.features.access.plane import CheckingPlane
 from salver.features.access.scopes import Scopes
@@ -42,11 +42,13 @@ class WatchedFile:
     def read(self) -> None:
         """Read the file. Raises InvalidInput, and then changes nothing."""
         is_first, self._seen = self._seen is None, self._state()
-        found = table(read(self._path))
+        content = read_whole(self._path)
+        found = table(content.key)
         count = len({key.id for key in found.values()})
         if self._token:
             found[self._token] = Key("token", "", Scopes(("*",)), granted=None)
         changes = self._keys.replace(found)
+        self._keys.declare(content.limits)
         if not is_first:
             _record(changes)
         _LOG.info("%d keys of %s are valid; only liveness needs none", count, self._path)
@@ -89,7 +91,7 @@ async def build(kernel: Kernel, config: AccessConfig) -> Parts:
     kernel.door = CheckingPlane(kernel.door.path)
     return Parts(
         collectors=[keys.refusals],
-        operations=operations(time.monotonic_ns),
+        operations=operations(keys),
         ticks=[Tick("keys", _LOOK_S, file.look)],
         look=file.look,
     )

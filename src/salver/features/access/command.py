@@ -44,6 +44,8 @@ def create(
     limit: Annotated[
         str, Parameter(help="Rate of requests to models, as 50/s, 10/m, or 50/s+100 with a burst.")
     ] = "",
+    rows: Annotated[str, Parameter(help="Rate of rows of such requests, in the same form.")] = "",
+    tokens: Annotated[str, Parameter(help="Rate of tokens, of prompts and answers together.")] = "",
     at_once: Annotated[int, Parameter(help="Most requests to models that run at a time; 0 = no limit.")] = 0,
     tenant: Annotated[str, Parameter(help="Tenant of its requests; '*' = the one that each names.")] = "",
     priority: Annotated[int, Parameter(help="Best level of its requests; 0 = the model's default.")] = 0,
@@ -58,6 +60,7 @@ def create(
         name: Name of the caller.
     """
     Scopes(scope)
+    limits = LimitRules(limit, at_once, rows, tokens)
     now, key = _now(), new_key()
     made = KeyRecord(
         id=f"k{secrets.token_hex(4)}",
@@ -66,7 +69,7 @@ def create(
         scopes=scope,
         created=now,
         not_after=None if expires == _NEVER else now + _time(expires, "--expires"),
-        limits=LimitRules(limit, at_once) if limit or at_once else None,
+        limits=None if limits == LimitRules() else limits,
         tenant=tenant,
         priority=priority,
         service_class=service_class,

@@ -1,7 +1,7 @@
 """Rate limit by the generic cell rate algorithm (ITU-T I.371), in whole nanoseconds.
 
-A limit of N requests in D seconds with a burst of B accepts at most B + N/D·T requests in any window of T
-seconds, under any sequence of arrivals. Pure: time is an argument.
+A limit of N units in D seconds with a burst of B accepts at most B + N/D·T units in any window of T seconds,
+under any sequence of arrivals. A unit is a request, a row or a token. Pure: time is an argument.
 
 >>> cell = Cell(Rate(count=2, seconds=1, burst=1))
 >>> cell.wait(0), cell.take(0), cell.wait(0)
@@ -16,7 +16,7 @@ import msgspec
 from salver.words.errors import InvalidInput
 
 _NS: Final = 1_000_000_000
-#: Most requests a second: the rounding to nanoseconds is then below a thousandth.
+#: Most units a second: the rounding to nanoseconds is then below a thousandth.
 _FASTEST: Final = 1_000_000
 _MOST_BURST: Final = 1_000_000
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600}
@@ -24,11 +24,11 @@ _FORM: Final = re.compile(r"([0-9]{1,9})/([smh])(?:\+([0-9]{1,9}))?")
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """Requests in a time, and how many may come at once.
+    """Units in a time, and how many may come at once.
 
     Attributes:
-        count: Requests in ``seconds``; 0 = none at all.
-        burst: Requests at once, at least 1.
+        count: Units in ``seconds``; 0 = none at all.
+        burst: Units at once, at least 1.
     """
 
     count: int
@@ -37,7 +37,7 @@ class Rate(msgspec.Struct, frozen=True):
 
     @property
     def period_ns(self) -> int:
-        """Nanoseconds between two requests, rounded up: never more than the rate."""
+        """Nanoseconds between two units, rounded up: never more than the rate."""
         return -(-_NS * self.seconds // self.count)
 
     @property
@@ -46,7 +46,7 @@ class Rate(msgspec.Struct, frozen=True):
         return -(-self.burst * self.seconds // max(self.count, 1))
 
 
-def parse_rate(text: str) -> Rate:
+def parse_rate(text: str, field: str = "requests") -> Rate:
     """Parse a rate such as ``50/s``, ``50/s+100`` (with a burst of 100) or ``10/m``.
 
     Raises:
@@ -60,25 +60,32 @@ def parse_rate(text: str) -> Rate:
     found = _FORM.fullmatch(text)
     if found is None:
         raise InvalidInput(
-            f"{text!r} is no rate", field="requests", fix="Write it as 50/s, 50/s+100 (burst) or 10/m."
+            f"{text!r} is no rate", field=field, fix="Write it as 50/s, 50/s+100 (burst) or 10/m."
         )
     rate = Rate(int(found[1]), _UNITS[found[2]], int(found[3] or 1))
     if rate.count > _FASTEST * rate.seconds or not 1 <= rate.burst <= _MOST_BURST:
         raise InvalidInput(
             f"{text!r} cannot be counted",
-            field="requests",
+            field=field,
             fix=f"At most {_FASTEST} a second, with a burst of 1 to {_MOST_BURST}.",
         )
     return rate
 
 
 class Cell:
-    """State of one limit: the time at which it is empty again."""
+    """State of one limit: the time at which it is empty again.
 
-    __slots__ = ("_burst_ns", "_free_at", "_period", "rate")
+    Attributes:
+        burst: Units that are accepted at once.
+        has_units: A request may take several of them, such as rows.
+    """
 
-    def __init__(self, rate: Rate) -> None:
+    __slots__ = ("_burst_ns", "_free_at", "_period", "burst", "has_units", "rate")
+
+    def __init__(self, rate: Rate, *, has_units: bool = False) -> None:
         self.rate = rate
+        self.burst = rate.burst if rate.count else 0
+        self.has_units = has_units
         self._period = rate.period_ns if rate.count else 0
         self._burst_ns = self._period * rate.burst
         self._free_at = 0
@@ -86,22 +93,32 @@ class Cell:
     def __repr__(self) -> str:
         return f"<Cell {self.rate}>"
 
-    def wait(self, now: int) -> int:
-        """Return the nanoseconds until a request is accepted; 0 = now.
+    def wait(self, now: int, count: int = 1) -> int:
+        """Return the nanoseconds until so many units are accepted; 0 = now.
 
         Args:
             now: Monotonic nanoseconds.
+            count: More than ``burst`` are never accepted.
         """
         if not self._period:
             return 3600 * _NS
-        return max(0, max(self._free_at, now) + self._period - now - self._burst_ns)
+        free_at = self._free_at
+        if free_at < now:
+            free_at = now
+        wait = free_at + self._period * count - now - self._burst_ns
+        return wait if wait > 0 else 0
 
     def left(self, now: int) -> int:
-        """Return how many requests would be accepted now, one after the other."""
+        """Return how many units would be accepted now; those that were taken in debt count as none."""
         if not self._period:
             return 0
-        return (self._burst_ns - max(0, self._free_at - now)) // self._period
+        return max(0, self._burst_ns - max(0, self._free_at - now)) // self._period
 
-    def take(self, now: int) -> None:
-        """Count a request that was accepted."""
-        self._free_at = max(self._free_at, now) + self._period
+    def is_full(self, now: int) -> bool:
+        """Return whether nothing of it is used, so that a new one would be the same."""
+        return self._free_at <= now
+
+    def take(self, now: int, count: int = 1) -> None:
+        """Count units that were accepted, or that are known too late to be refused."""
+        free_at = self._free_at
+        self._free_at = (free_at if free_at > now else now) + self._period * count

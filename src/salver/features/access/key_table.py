@@ -4,9 +4,11 @@ import functools
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
+from salver.features.access.charge import RunCharge
 from salver.features.access.credentials import credentials
 from salver.features.access.key_format import digest_of
-from salver.features.access.limits import Limits
+from salver.features.access.limit_book import DeclaredLimits, LimitBook
+from salver.features.access.limits import Limits, refusal
 from salver.features.access.refusals import Refusals
 from salver.features.access.scopes import Scopes
 from salver.kernel.serving.standing import from_headers
@@ -81,62 +83,59 @@ class KeyGrant:
     """A right of a key for models, with its limits and standing.
 
     Args:
-        ticks: Returns monotonic nanoseconds.
-        standing, checks: See :class:`~salver.words.messages.Grant`.
+        table: The table that has the key.
+        standing: See :class:`~salver.words.messages.Grant`.
+        checks: The model's name is left to be checked.
     """
 
-    __slots__ = (
-        "_key", "_limits", "_refusals", "_right", "_scope", "_ticks", "checks", "granted", "standing",
-    )  # fmt: skip
+    __slots__ = ("_checks", "_key", "_right", "_scope", "_table", "granted", "standing")
 
     def __init__(
-        self,
-        key: Key,
-        right: Right,
-        ticks: Callable[[], int],
-        refusals: Refusals,
-        standing: Standing,
-        *,
-        checks: bool,
+        self, table: "KeyTable", key: Key, right: Right, standing: Standing, *, checks: bool
     ) -> None:
+        self._table = table
         self._key = key
         self._right: Right = right
         self._scope = key.scopes.of(right)
-        self._limits, self.granted = _of_runs(key, right)
-        self._ticks = ticks
-        self._refusals = refusals
+        self.granted = key.granted
         self.standing = standing
-        self.checks = checks
+        self._checks = checks
+
+    @property
+    def checks(self) -> bool:
+        """See :class:`~salver.words.messages.Grant`."""
+        return self._checks or self._key.limits is not None or not self._table.book.is_empty
 
     def check(self, model: str) -> None:
         """See :class:`~salver.words.messages.Grant`. Raises OutOfScope."""
         if not self._scope.is_allowed(model):
-            raise self._recorded(self._scope.refusal(model), model)
+            raise self.recorded(self._scope.refusal(model), model)
 
     def refusal(self, model: str, *, is_trial: bool = False) -> SalverError | None:
         """See :class:`~salver.words.messages.Grant`."""
-        refusal: SalverError | None = None
+        refused: SalverError | None = None
         if not self._scope.is_allowed(model):
-            refusal = self._scope.refusal(model)
-        elif self._limits is not None:
-            refusal = self._limits.refusal(self._ticks())
-        if refusal is None or is_trial:
-            return refusal
-        return self._recorded(refusal, model)
+            refused = self._scope.refusal(model)
+        elif limits := self.limits(model, self.standing.tenant):
+            refused = refusal(limits, self._table.ticks())
+        if refused is None or is_trial:
+            return refused
+        return self.recorded(refused, model)
 
-    def _recorded(self, refusal: SalverError, model: str) -> SalverError:
-        self._refusals.record(refusal, self._key.id, self._right, model)
+    def recorded(self, refusal: SalverError, model: str) -> SalverError:
+        """Record a refusal and return it."""
+        self._table.refusals.record(refusal, self._key.id, self._right, model)
         return refusal
 
-    def enter(self) -> None:
-        """See :class:`~salver.words.messages.Grant`."""
-        if self._limits is not None:
-            self._limits.enter(self._ticks())
+    def limits(self, model: str, tenant: str) -> tuple[Limits, ...]:
+        """Return the limits that apply to a run together, the narrowest first."""
+        table = self._table
+        return table.book.of(self._key.limits, tenant, model, table.ticks())
 
-    def leave(self) -> None:
+    def begin(self, model: str, tenant: str) -> RunCharge | None:
         """See :class:`~salver.words.messages.Grant`."""
-        if self._limits is not None:
-            self._limits.leave()
+        limits = self.limits(model, tenant)
+        return RunCharge(self, limits, model, tenant, self._table.ticks) if limits else None
 
 
 class KeyTable:
@@ -149,12 +148,14 @@ class KeyTable:
 
     Attributes:
         refusals: Record of what was refused.
+        book: Limits of tenants, models and the server.
     """
 
     def __init__(self, now: Callable[[], float], ticks: Callable[[], int], tenant_header: bytes) -> None:
-        self._now = now
-        self._ticks = ticks
+        self.now = now
+        self.ticks = ticks
         self._tenant_header = tenant_header
+        self.book = LimitBook()
         self.refusals = Refusals(ticks)
         self._keys: dict[bytes, Key] = {}
         #: The last headers that were admitted, by identity, with their key.
@@ -188,6 +189,11 @@ class KeyTable:
         present = {key.id: key for key in keys.values()}
         return [_change(id, used.get(id), present.get(id)) for id in sorted(changed)]
 
+    def declare(self, limits: DeclaredLimits) -> None:
+        """Replace the limits of tenants, models and the server; those that stay keep what is used of them."""
+        if limits != self.book.declared:
+            self.book = LimitBook(limits, self.book)
+
     def admit(
         self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool, is_trial: bool = False
     ) -> Grant | None:
@@ -201,42 +207,33 @@ class KeyTable:
             self._last = headers, key
             if right == "known":
                 return None
-            checks = self._check(key, right, model, is_later=is_later)
+            scope = key.scopes.of(right)
+            if not is_later:
+                scope.check(model)
         except SalverError as error:
             if not is_trial:
                 self.refusals.record(error, key.id if key else "", right, model)
             raise
-        granted = _of_runs(key, right)[1]
-        if granted is None and not checks:
+        checks = is_later and not scope.has_all
+        if right != "infer":
+            return KeyGrant(self, key, right, ANYBODY, checks=True) if checks else None
+        standing = from_headers(dict(headers), self._tenant_header, key.granted)
+        now = self.ticks()
+        limits = self.book.of(key.limits, standing.tenant, model, now)
+        if limits and (refused := refusal(limits, now)) is not None:
+            if not is_trial:
+                self.refusals.record(refused, key.id, right, model)
+            raise refused
+        if key.granted is None and not (checks or limits) and self.book.is_empty:
             return None
-        standing = ANYBODY
-        if granted is not None:
-            standing = from_headers(dict(headers), self._tenant_header, granted)
-        return KeyGrant(key, right, self._ticks, self.refusals, standing, checks=checks)
-
-    def _check(self, key: Key, right: Right, model: str, *, is_later: bool) -> bool:
-        """Check a right of a key; return whether there is more to be checked.
-
-        Raises:
-            OutOfScope: the key does not have it for the model.
-            RateLimited: the key is at one of its limits.
-        """
-        scope = key.scopes.of(right)
-        if not is_later:
-            scope.check(model)
-        limits = _of_runs(key, right)[0]
-        if limits is None:
-            return is_later and not scope.has_all
-        if (refusal := limits.refusal(self._ticks())) is not None:
-            raise refusal
-        return True
+        return KeyGrant(self, key, right, standing, checks=checks)
 
     def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
         last, key = self._last
         if last is not headers or key is None:  # fronts ask about the headers that were just admitted
             key = self._valid(self._find(headers))
-        return functools.partial(_while_valid, prompt, key, self._now)
+        return functools.partial(_while_valid, prompt, key, self, self.book)
 
     def caller(self, headers: RawHeaders) -> Caller | None:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
@@ -270,17 +267,10 @@ class KeyTable:
 
     def _valid(self, key: Key | None) -> Key:
         """Return a key that is valid. Raises Unidentified."""
-        if key is None or not key.is_alive or key.until <= self._now():
+        if key is None or not key.is_alive or key.until <= self.now():
             # One text for all of them: what is wrong with a key concerns its owner only.
             raise Unidentified("the key is not valid", fix="Ask for a new one.", has_credential=True)
         return key
-
-
-def _of_runs(key: Key, right: Right) -> tuple[Limits | None, Standing | None]:
-    """Return the limits and the standing of a key, which requests to run a model have and no others."""
-    if right == "infer":
-        return key.limits, key.granted
-    return None, None
 
 
 def _change(id: str, before: Key | None, after: Key | None) -> KeyChange:
@@ -289,9 +279,9 @@ def _change(id: str, before: Key | None, after: Key | None) -> KeyChange:
     return KeyChange("changed" if before else "added", id, after.name)
 
 
-def _while_valid(prompt: Prompt, key: Key, now: Callable[[], float], exchange: Exchange) -> bool:
+def _while_valid(prompt: Prompt, key: Key, table: KeyTable, book: LimitBook, exchange: Exchange) -> bool:
     """Answer with the prompt of a request, unless its key has ended since its head was first seen."""
-    if key.is_alive and now() < key.until:
+    if key.is_alive and table.book is book and (key.until == _FOREVER or table.now() < key.until):
         return prompt(exchange)
     exchange.head.notes.clear()
     return False

@@ -1,7 +1,7 @@
 """File of keys, as ``salver keys`` writes it and a server reads it.
 
-TOML with one table ``[[key]]`` for each key. It holds hashes only. :func:`parse` and :func:`written` are
-pure.
+TOML with one table ``[[key]]`` for each key, which holds hashes only, and ``[limits.…]`` for the limits of
+tenants, models and the server. :func:`parse` and :func:`written` are pure.
 """
 
 import fcntl
@@ -18,6 +18,7 @@ import msgspec
 
 from salver.features.access.key_format import digest_of
 from salver.features.access.key_table import Key
+from salver.features.access.limit_book import NONE, DeclaredLimits, LimitBook
 from salver.features.access.limits import LimitRules, Limits
 from salver.features.access.scopes import Scopes
 from salver.kernel.serving.standing import MAX_PRIORITY, MAX_TENANT
@@ -76,8 +77,11 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     previous: Previous | None = None
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KeysFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of the file."""
+
     key: tuple[KeyRecord, ...] = ()
+    limits: DeclaredLimits = NONE
 
 
 def hash_of(key: str) -> str:
@@ -85,8 +89,8 @@ def hash_of(key: str) -> str:
     return _HASH + digest_of(key.encode()).hex()
 
 
-def parse(text: str, name: str) -> tuple[KeyRecord, ...]:
-    """Return the keys of a file's content.
+def parse(text: str, name: str) -> KeysFile:
+    """Return what a file's content says.
 
     Args:
         name: Name of the file, for the error.
@@ -95,12 +99,13 @@ def parse(text: str, name: str) -> tuple[KeyRecord, ...]:
         InvalidInput: it is no such file; names the place.
     """
     try:
-        found = msgspec.convert(tomllib.loads(text), _File).key
+        found = msgspec.convert(tomllib.loads(text), KeysFile)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise InvalidInput(f"{name} is no file of keys: {error}", field="--keys-file") from error
     try:
-        table(found)
-        _check_ids(found)
+        table(found.key)
+        LimitBook(found.limits)
+        _check_ids(found.key)
     except InvalidInput as error:
         raise InvalidInput(f"{name} is wrong: {error}", field="--keys-file") from error
     return found
@@ -166,9 +171,13 @@ def _unix(moment: datetime | None) -> float:
     return moment.timestamp()
 
 
-def written(records: Sequence[KeyRecord]) -> str:
+def written(records: Sequence[KeyRecord], limits: DeclaredLimits = NONE) -> str:
     """Return the content of the file."""
     parts = [_HEADER]
+    for place, rules in limits.places():
+        heading = ".".join(("limits", *place[:1], *map(json.dumps, place[1:])))
+        values = [f"{name} = {_value(value)}\n" for name, value in msgspec.to_builtins(rules).items()]
+        parts.append(f"\n[{heading}]\n" + "".join(values))
     for record in records:
         lines = ["", "[[key]]"]
         for name, value in msgspec.to_builtins(record, builtin_types=(datetime,)).items():
@@ -189,7 +198,12 @@ def _value(value: Any) -> str:
 
 
 def read(path: Path) -> tuple[KeyRecord, ...]:
-    """Return the keys of a file.
+    """Return the keys of a file. Raises InvalidInput."""
+    return read_whole(path).key
+
+
+def read_whole(path: Path) -> KeysFile:
+    """Return what a file says.
 
     Raises:
         InvalidInput: it cannot be read, or is wrong.
@@ -218,9 +232,10 @@ def editing(path: Path) -> Iterator[list[KeyRecord]]:
     try:
         with os.fdopen(os.open(lock, os.O_CREAT | os.O_WRONLY, 0o600), "w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            records = list(read(path)) if path.exists() else []
+            found = read_whole(path) if path.exists() else KeysFile()
+            records = list(found.key)
             yield records
-            text = written(records)
+            text = written(records, found.limits)
             parse(text, str(path))  # a server must never find a file that it refuses
             mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
             fresh.unlink(missing_ok=True)

@@ -1,22 +1,32 @@
-"""Limits of one key: requests in a time, and requests at once.
+"""Limits of one holder: a key, a tenant, a model, or the server.
 
-Every request for a model counts, whether it succeeds or not: over any protocol, each message of a stream, and
-each of several in one call. Pure: time is an argument.
+Each may limit requests, rows and tokens in a time, and requests at once. A run is accepted by all limits that
+apply to it, or refused by the strictest. Pure: time is an argument.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, Final
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from salver.features.access.gcra import Cell, parse_rate
 from salver.words.errors import InvalidInput, RateLimited, ReachedLimit
 
+#: Whose limits they are, the narrowest first.
+Holder = Literal["key", "tenant", "model", "server"]
 _NS = 1e9
-_REQUESTS: Final = "key-requests"
-_AT_ONCE: Final = "key-concurrent-requests"
-#: Seconds after which to try again while too many requests run: nobody knows when one ends.
-_SOON_S = 1.0
+#: Time after which to try again while too many requests run: nobody knows when one ends.
+_SOON: Final = 1_000_000_000
+#: Wait of a request that asks for more than a whole burst.
+_NEVER: Final = 1 << 62
+_UNITS: Final = ("requests", "rows", "tokens")
+_AT_ONCE: Final = "concurrent-requests"
+_RUN_ALREADY: Final[dict[Holder, str]] = {
+    "key": "with this key",
+    "tenant": "of this tenant",
+    "model": "for this model",
+    "server": "of this server",
+}
 
 
 class LimitRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -25,18 +35,22 @@ class LimitRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     Attributes:
         requests: Rate of requests, as ``50/s+100``; empty = no limit.
         at_once: Most requests that run at a time; 0 = no limit.
+        rows: Rate of rows, the same way.
+        tokens: Rate of tokens, of prompts and answers together.
     """
 
     requests: str = ""
     at_once: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    rows: str = ""
+    tokens: str = ""
 
 
 class LimitState(msgspec.Struct, frozen=True):
     """A limit, and what is left of it.
 
     Attributes:
-        name: ``key-requests`` or ``key-concurrent-requests``, as in the field ``RateLimit`` of answers.
-        most: Most requests in the window.
+        name: For example ``key-requests`` or ``tenant-rows``, as in the field ``RateLimit`` of answers.
+        most: Most units in the window.
         window_seconds: Time in which all of them come back; 0 = so many may run at a time.
     """
 
@@ -47,46 +61,76 @@ class LimitState(msgspec.Struct, frozen=True):
 
 
 class Limits:
-    """Limits of one key, and what it has used of them.
+    """Limits of one holder, and what is used of them.
+
+    Attributes:
+        at_once: Most requests that run at a time; 0 = no limit.
+        running: Requests that run.
+        cells: Limits of units in a time.
+        counts_tokens: One of them is of tokens.
 
     Raises:
         InvalidInput: the rules are wrong.
     """
 
-    __slots__ = ("_cell", "_running", "rules")
+    __slots__ = ("_texts", "at_once", "cells", "counts_tokens", "holder", "rules", "running")
 
-    def __init__(self, rules: LimitRules) -> None:
+    def __init__(self, rules: LimitRules, holder: Holder = "key") -> None:
         if rules == LimitRules():
-            raise InvalidInput("limits that limit nothing", field="limits", fix="Give requests or at_once.")
+            raise InvalidInput(
+                "limits that limit nothing", field="limits", fix="Give requests, rows, tokens or at_once."
+            )
         self.rules = rules
-        self._cell = Cell(parse_rate(rules.requests)) if rules.requests else None
-        self._running = 0
+        self.holder: Holder = holder
+        self._texts = {unit: text for unit in _UNITS if (text := getattr(rules, unit))}
+        self.cells = tuple(
+            Cell(parse_rate(text, unit), has_units=unit == "rows") for unit, text in self._texts.items()
+        )
+        self.counts_tokens = bool(rules.tokens)
+        self.at_once = rules.at_once
+        self.running = 0
 
     def __repr__(self) -> str:
-        return f"<Limits {self.rules}, {self._running} running>"
+        return f"<Limits of a {self.holder}: {self.rules}, {self.running} running>"
 
-    def refusal(self, now: int) -> RateLimited | None:
-        """Return why a request is refused now; None = it is accepted.
+    def wait(self, now: int, rows: int = 1, own: int = 0) -> tuple[int, int]:
+        """Return the nanoseconds until a run is accepted, and the place of the limit that says so.
 
         Args:
             now: Monotonic nanoseconds.
+            own: 1 if the run is counted in ``running`` already.
+
+        Returns:
+            0 = now; the place is one in ``cells``, or -1 for the requests at once.
         """
-        most = self.rules.at_once
-        if most and self._running >= most:
+        longest, place = 0, -1
+        if self.at_once and self.running - own >= self.at_once:
+            longest = _SOON
+        for index, cell in enumerate(self.cells):
+            count = rows if cell.has_units else 1
+            wait = _NEVER if count > cell.burst > 0 else cell.wait(now, count)
+            if wait > longest:
+                longest, place = wait, index
+        return longest, place
+
+    def refusal_at(self, wait: int, place: int) -> RateLimited:
+        """Return the error for what :meth:`wait` returned."""
+        if place < 0:
             return RateLimited(
-                f"{most} requests with this key run already",
-                limit=ReachedLimit(_AT_ONCE, most),
-                retry_after=_SOON_S,
-            )
-        wait = 0 if self._cell is None else self._cell.wait(now)
-        if wait and self._cell is not None:
-            rate = self._cell.rate
-            return RateLimited(
-                f"this key has its limit of {self.rules.requests} requests",
-                limit=ReachedLimit(_REQUESTS, rate.burst, rate.window_s),
+                f"{self.at_once} requests {_RUN_ALREADY[self.holder]} run already",
+                limit=ReachedLimit(f"{self.holder}-{_AT_ONCE}", self.at_once),
                 retry_after=wait / _NS,
             )
-        return None
+        unit, text = list(self._texts.items())[place]
+        rate = self.cells[place].rate
+        limit = ReachedLimit(f"{self.holder}-{unit}", rate.burst, rate.window_s, unit)
+        if wait >= _NEVER:
+            return RateLimited(
+                f"a request of this {self.holder} has at most {rate.burst} {unit}", limit=limit, is_final=True
+            )
+        return RateLimited(
+            f"this {self.holder} has its limit of {text} {unit}", limit=limit, retry_after=wait / _NS
+        )
 
     def states(self, now: int) -> Iterator[LimitState]:
         """Return each limit with what is left of it.
@@ -94,18 +138,40 @@ class Limits:
         Args:
             now: Monotonic nanoseconds.
         """
-        if self._cell is not None:
-            rate = self._cell.rate
-            yield LimitState(_REQUESTS, rate.burst, rate.window_s, self._cell.left(now))
-        if most := self.rules.at_once:
-            yield LimitState(_AT_ONCE, most, 0, max(0, most - self._running))
+        for unit, cell in zip(self._texts, self.cells, strict=True):
+            rate = cell.rate
+            yield LimitState(f"{self.holder}-{unit}", rate.burst, rate.window_s, cell.left(now))
+        if most := self.at_once:
+            yield LimitState(f"{self.holder}-{_AT_ONCE}", most, 0, max(0, most - self.running))
 
-    def enter(self, now: int) -> None:
-        """Count a request that begins."""
-        self._running += 1
-        if self._cell is not None:
-            self._cell.take(now)
+    def take(self, now: int, rows: int = 1) -> None:
+        """Charge a run: a request with its rows, and a token, until more are known of."""
+        for cell in self.cells:
+            cell.take(now, rows if cell.has_units else 1)
 
-    def leave(self) -> None:
-        """Count a request that has ended."""
-        self._running -= 1
+    def take_tokens(self, now: int, count: int) -> None:
+        """Charge tokens that are known only now, even beyond the limit: later runs wait for it."""
+        if self.counts_tokens:
+            self.cells[-1].take(now, count)  # the last of the units
+
+    def is_idle(self, now: int) -> bool:
+        """Return whether new limits of the same rules would be the same."""
+        return not self.running and all(cell.is_full(now) for cell in self.cells)
+
+
+def refusal(several: Sequence[Limits], now: int, rows: int = 1, own: int = 0) -> RateLimited | None:
+    """Return why a run is refused by limits that apply together; None = it is accepted by all.
+
+    The longest wait is told; of equal ones, that of the narrowest holder.
+
+    Args:
+        several: The narrowest first.
+        now: Monotonic nanoseconds.
+        own: 1 if the run is counted in ``running`` already.
+    """
+    longest, strictest, at = 0, None, -1
+    for limits in several:
+        wait, place = limits.wait(now, rows, own)
+        if wait > longest:
+            longest, strictest, at = wait, limits, place
+    return None if strictest is None else strictest.refusal_at(longest, at)

@@ -1,11 +1,11 @@
 """Operation of the management interface that tells callers what their key may do, and what is left of it."""
 
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from salver.features.access.key_table import Key
+from salver.features.access.key_table import Key, KeyTable
+from salver.features.access.limit_book import LimitBook
 from salver.features.access.limits import LimitState
 from salver.kernel.serving.standing import ANY_TENANT
 from salver.transport.operations import Answer, ApiRequest, Operation
@@ -25,7 +25,7 @@ class KeyView(msgspec.Struct, frozen=True):
         priority: Highest level of its requests; 0 = the model's default.
         service_class: Best service class of its requests.
         expires: Unix seconds; None = never.
-        limits: Its limits on this server, and what is left of them now.
+        limits: Limits of the key, its tenant and this server, and what is left of them now.
     """
 
     id: str
@@ -38,13 +38,15 @@ class KeyView(msgspec.Struct, frozen=True):
     limits: tuple[LimitState, ...]
 
 
-def view(key: Key, now: int) -> KeyView:
+def view(key: Key, now: int, book: LimitBook) -> KeyView:
     """Return what a caller may know of its key.
 
     Args:
         now: Monotonic nanoseconds.
+        book: Limits of tenants, models and the server.
     """
     granted = key.granted or _ANY
+    limits = book.of(key.limits, granted.tenant.replace(ANY_TENANT, ""), "", now)
     return KeyView(
         key.id,
         key.name,
@@ -53,21 +55,17 @@ def view(key: Key, now: int) -> KeyView:
         granted.priority,
         granted.service,
         None if key.until == float("inf") else key.until,
-        () if key.limits is None else tuple(key.limits.states(now)),
+        tuple(state for each in limits for state in each.states(now)),
     )
 
 
-def operations(ticks: Callable[[], int]) -> list[Operation]:
-    """Return the operations.
-
-    Args:
-        ticks: Returns monotonic nanoseconds.
-    """
+def operations(keys: KeyTable) -> list[Operation]:
+    """Return the operations."""
 
     async def tell(asked: ApiRequest) -> Answer:
         if not isinstance(asked.own, Key):
             raise NotFound("the request has no key, but a token of the registry", field="authorization")
-        return Answer(view(asked.own, ticks()))
+        return Answer(view(asked.own, keys.ticks(), keys.book))
 
     summary = "The caller's key, and what is left of its limits"
     return [Operation("me", "GET", "/me", summary, tell, KeyView, right="known")]

@@ -7,7 +7,7 @@ from salver.kernel.engine.delivery import nothing
 from salver.kernel.serving.callbacks import Tell
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.ports import Codec
-from salver.words.messages import Call, Grant
+from salver.words.messages import Call, Charge, Grant
 
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT")
@@ -40,11 +40,12 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
             return await super().infer(codec, body, model, version, call, sender)
         if (refusal := grant.refusal(model)) is not None:
             return codec.fault(refusal)
-        grant.enter()
+        call.charge = charge = grant.begin(model, call.standing.tenant)
         try:
             return await super().infer(codec, body, model, version, call, sender)
         finally:
-            grant.leave()
+            if charge is not None:
+                charge.leave()
 
     async def stream(
         self,
@@ -61,11 +62,12 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
             return await super().stream(codec, body, model, version, call, write)
         if (refusal := grant.refusal(model)) is not None:
             return codec.fault(refusal)
-        grant.enter()
+        call.charge = charge = grant.begin(model, call.standing.tenant)
         try:
             return await super().stream(codec, body, model, version, call, write)
         finally:
-            grant.leave()
+            if charge is not None:
+                charge.leave()
 
     def post(
         self,
@@ -85,9 +87,13 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         if (refusal := grant.refusal(model)) is not None:
             tell(codec.fault(refusal), None)  # without a task: refusals must cost less than answers
             return nothing
-        counted = _Counted(grant, tell)
+        call.charge = charge = grant.begin(model, call.standing.tenant)
+        if charge is None:
+            return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
+        counted = _Counted(charge, tell)
         give_up = super().post(codec, body, model, version, call, counted.tell, takes_pieces=takes_pieces)
         if give_up is None:
+            charge.leave(has_begun=False)
             return None
         counted.begin(give_up)
         return counted.give_up
@@ -105,20 +111,16 @@ def _entered(call: Call) -> Grant | None:
 class _Counted:
     """Request that is answered through a callback, and counts until then."""
 
-    __slots__ = ("_give_up", "_grant", "_is_over", "_tell")
+    __slots__ = ("_charge", "_give_up", "_tell")
 
-    def __init__(self, grant: Grant, tell: Tell[Any]) -> None:
-        self._grant = grant
+    def __init__(self, charge: Charge, tell: Tell[Any]) -> None:
+        self._charge: Charge | None = charge
         self._tell = tell
-        self._give_up: Callable[[], None] | None = None
-        self._is_over = False
+        self._give_up: Callable[[], None] = nothing
 
     def begin(self, give_up: Callable[[], None]) -> None:
-        """Count the request, which may have been answered already."""
-        self._grant.enter()
-        if self._is_over:
-            self._grant.leave()
-        else:
+        """Keep the function that cancels the request, unless it has been answered already."""
+        if self._charge is not None:
             self._give_up = give_up
 
     def tell(self, reply: Any, write_all: Callable[[Any], Awaitable[None]] | None) -> None:
@@ -138,12 +140,11 @@ class _Counted:
 
     def give_up(self) -> None:
         """Cancel the request."""
-        if self._give_up is not None:
-            self._give_up()
+        self._give_up()
         self._end()
 
     def _end(self) -> None:
-        self._is_over = True
-        if self._give_up is not None:
-            self._give_up = None  # breaks the reference cycle of each request
-            self._grant.leave()
+        self._give_up = nothing  # breaks the reference cycle of each request
+        if self._charge is not None:
+            self._charge.leave()
+            self._charge = None

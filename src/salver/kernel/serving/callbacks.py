@@ -81,6 +81,7 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
             return
         if self.servable.capabilities.stream is not None:
             self.first = self.passed()
+            self.count_tokens(said)
         if others is None:
             self._is_over = True
             self.timing = said.timing
@@ -108,6 +109,7 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
             async with aclosing(others):
                 async for piece in others:
                     self.timing = piece.timing  # the last piece's timing counts
+                    self.count_tokens(piece)
                     await write(self.codec.encode(self.request, piece))
             self._is_over = True
             self.end()

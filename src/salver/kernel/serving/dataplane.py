@@ -144,6 +144,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             request, servable, passage = exchange.request, exchange.servable, exchange.passage
             response = await servable.infer(request, exchange.deadline, sender, exchange.standing)
             exchange.timing = response.timing
+            exchange.count_tokens(response)
             if passage is not None:
                 why = why_failed(response)
             if codec.takes_long(response):
@@ -196,6 +197,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             async with aclosing(_pieces(exchange)) as answer:
                 async for response in answer:
                     exchange.timing = response.timing
+                    exchange.count_tokens(response)
                     exchange.first = exchange.first or exchange.passed()
                     if passage is not None:
                         why = why_failed(response) or why

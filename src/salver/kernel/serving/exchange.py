@@ -171,7 +171,11 @@ class Exchange(Generic[BodyT, ReplyT]):
         self.accept(request)
 
     def accept(self, request: InferRequest) -> None:
-        """Accept the decoded request, amended by its parameters and its call."""
+        """Accept the decoded request, amended by its parameters and its call.
+
+        Raises:
+            RateLimited: its rows are beyond a limit of its caller.
+        """
         call, servable = self.call, self.servable
         self.deadline = call.deadline
         if parameters := request.parameters:
@@ -190,6 +194,8 @@ class Exchange(Generic[BodyT, ReplyT]):
             request = self._as_span(request)
         self.request = request
         self._extent = extent(request, servable.signature)
+        if call.charge is not None:
+            call.charge.weigh(self._extent[0], self.standing.tenant)
 
     def _as_span(self, request: InferRequest) -> InferRequest:
         """Return the request with the trace and id that calls of its model to other models need."""
@@ -307,6 +313,12 @@ class Exchange(Generic[BodyT, ReplyT]):
     def is_wanted(self) -> bool:
         """Return whether the stage wants the answer of this version."""
         return self.passage is not None and self.lease is not None and self.passage.wants(self.lease.id)
+
+    def count_tokens(self, response: InferResponse) -> None:
+        """Charge the tokens of a response to its caller."""
+        charge = self.call.charge
+        if charge is not None and charge.counts_tokens:
+            charge.add(response.tokens)
 
     def record(self, response: InferResponse) -> None:
         """Log the request with its answer, if the model's recording chooses it."""
