@@ -115,6 +115,8 @@ class Reader:
         headers = {}
         if "--keys-file" in text:  # readiness needs a key, too
             headers["x-api-key"] = (self._folder / "me.key").read_text().strip()
+        if "--identity-file" in text:
+            headers["x-api-key"] = (self._folder / "token").read_text().strip()
         if "salver torchserve" in text:
             http, flags, path = inference, "", "/ping"
         command = f"exec {text.strip()} {flags}"

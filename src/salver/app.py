@@ -114,7 +114,7 @@ class Server:
 
     async def _open(self, apps: Sequence[Any]) -> None:
         most = max([self.config.max_body, *(port.max_request for port in self.kernel.ports)])
-        await self.listeners.open(apps, self.ports.exact(), most)
+        await self.listeners.open(apps, self.ports.exact(), most, self.kernel.peers)
 
     async def _load(self) -> None:
         for part in self.kernel.parts:

@@ -32,6 +32,7 @@ from salver.transport.doors import App, Kind
 from salver.transport.ports import NO_EXPOSITION, Exposition
 from salver.transport.routes import HttpTable
 from salver.transport.server import ExactPorts, FrontConfig
+from salver.transport.terms import PeerFacts
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, Unsupported
 
@@ -218,6 +219,7 @@ class Kernel(msgspec.Struct, eq=False):
         token: Digest of the management interface's token; empty = no token.
         caller: Identifies the caller of a change; None = the management interface's token decides.
         keys: Keys that every request needs; None = there are none.
+        peers: Tells about the other end of a connection; None = nothing is told.
     """
 
     config: ServeConfig
@@ -239,6 +241,7 @@ class Kernel(msgspec.Struct, eq=False):
     token: bytes = b""
     caller: Callable[[str], Awaitable[Caller]] | None = None
     keys: CallerKeys | None = None
+    peers: PeerFacts | None = None
 
     @property
     def exposition(self) -> Exposition:

@@ -108,6 +108,7 @@ SMOKE = (
     "features/cache/test_caching.py",
     "features/console/test_console_files.py",
     "features/graphs/test_graph.py",
+    "features/identity/test_rules.py",
     "features/management/test_api_door.py",
     "features/registry/test_card.py",
     "features/releases/test_release_states.py",

@@ -131,6 +131,8 @@ def _tables(
         tables["tensorflow"] = {"prediction_log": logs.predictions}
     if tls.keys_file:
         tables["access"] = {"keys_file": tls.keys_file}
+    if tls.identity_file:
+        tables["identity"] = {"file": tls.identity_file}
     if storage.registry:
         tables["registry"] = {"ledger": storage.registry, "artifacts": storage.artifacts}
     return tables

@@ -39,6 +39,14 @@ class Tls:
             "again when it changes.",
         ),
     ] = ""
+    identity_file: Annotated[
+        str,
+        Parameter(
+            name="--identity-file",
+            help="File of issuers of JWTs, trusted proxies, and the rights of their callers and of those "
+            "with a certificate; '' = none. It is read again when it changes.",
+        ),
+    ] = ""
     allows_remote: Annotated[
         bool,
         Parameter(

@@ -49,5 +49,7 @@ class Forwarding:
         return {
             name.decode("latin-1"): value.decode("utf-8", "replace")
             for name, value in headers.items()
-            if self._pattern.search(name) and not (self._is_grpc and _GRPC_OWN.fullmatch(name))
+            # Names with a colon are the server's own, about the connection.
+            if self._pattern.search(name)
+            and not (name.startswith(b":") or (self._is_grpc and _GRPC_OWN.fullmatch(name)))
         }

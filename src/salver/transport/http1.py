@@ -105,7 +105,7 @@ class Connection(WrittenConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set the connection up."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass
-        terms = self._terms
+        terms = self._terms = self._terms.of(transport)
         if terms.most_connections and len(terms.open) >= terms.most_connections:
             self._is_ending = True
             self._transport.abort()

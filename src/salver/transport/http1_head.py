@@ -66,11 +66,15 @@ class Head(NamedTuple):
 class Heads:
     """Parser with a cache of heads, since a client's heads are mostly identical.
 
+    Args:
+        facts: Added behind the headers of each head.
+
     Attributes:
         known: Parsed heads by their text, without the final empty line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, facts: Headers = ()) -> None:
+        self._facts = facts
         self._names: dict[bytes, bytes] = {}  # of headers, as sent -> in lower case
         self.known: dict[bytes, Head] = {}
 
@@ -89,6 +93,8 @@ class Heads:
                 head = _parsed(text.split(b"\r\n"), self._names)
             except _Malformed:
                 return None
+            if self._facts:
+                head = head._replace(headers=head.headers + self._facts)
             # Long heads differ each time (cookies, tokens), and would push the others out.
             if len(text) <= _SHORT:
                 if len(self.known) >= _KNOWN_HEADS:

@@ -69,7 +69,7 @@ class Http2(StreamOwner):
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._has_preface = self._has_settings = False
-        self._heads = Http2Heads()
+        self._heads = Http2Heads(terms.facts)
         self._block: tuple[int, int, list[bytes]] | None = None  # incomplete head: stream, flags, parts
         self._streams: dict[int, Stream] = {}
         self._queue: dict[int, Stream] = {}  # answers that wait for room or the connection's window

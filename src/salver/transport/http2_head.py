@@ -6,7 +6,7 @@ from typing import Any, Final
 import hpack
 
 from salver.transport.budget import MOST_HEAD
-from salver.transport.http1_head import METHOD, MOST_HEADERS, TARGET, Head
+from salver.transport.http1_head import METHOD, MOST_HEADERS, TARGET, Head, Headers
 from salver.words.errors import InvalidInput, TooLarge
 
 _KNOWN_HEADS: Final = 256
@@ -35,9 +35,13 @@ class Http2Heads:
 
     Equal blocks mean the same as long as HPACK's dynamic table is the same, so the cache is cleared when a
     block changes the table.
+
+    Args:
+        facts: Added behind the headers of each head.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, facts: Headers = ()) -> None:
+        self._facts = facts
         self._decoder = hpack.Decoder(max_header_list_size=MOST_HEAD)
         self._known: dict[bytes, Head | None] = {}
 
@@ -63,6 +67,8 @@ class Http2Heads:
         except hpack.HPACKError:
             raise InvalidInput("the header block cannot be decoded") from None
         head = head_of(fields)
+        if self._facts and head is not None:
+            head = head._replace(headers=head.headers + self._facts)
         if not _is_same(before, _mark(table)):
             known.clear()
         elif len(block) <= MOST_HEAD // 64 and len(known) < _KNOWN_HEADS:

@@ -8,6 +8,7 @@ import msgspec
 from salver.transport.doors import App
 from salver.transport.parting import Parting
 from salver.transport.server import ExactPorts, FrontConfig, Listener, listen
+from salver.transport.terms import PeerFacts
 from salver.transport.watch import UNANSWERED, ConnectionLimits, ConnectionWatch, StreamingPeers
 from salver.words.errors import SalverError
 
@@ -62,19 +63,22 @@ class Listeners:
             for config, listener in zip(self.configs, self._listeners, strict=False)
         ]
 
-    async def open(self, apps: Sequence[App], exact: ExactPorts, most_body: int) -> None:
+    async def open(
+        self, apps: Sequence[App], exact: ExactPorts, most_body: int, peers: PeerFacts | None = None
+    ) -> None:
         """Listen and answer from now on.
 
         Args:
             apps: One for each configuration.
             exact: Ports whose bodies are complete before the application is called.
             most_body: Bytes of the largest body that any route takes.
+            peers: Tells about the other end of a connection; None = nothing is told.
 
         Raises:
             SalverError: a port cannot be opened.
         """
         if apps:
-            self._listeners = listen(apps, self.configs, exact, self._parting)
+            self._listeners = listen(apps, self.configs, exact, self._parting, peers)
             self._watching = asyncio.create_task(self._watch(most_body).run(), name="watch")
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")

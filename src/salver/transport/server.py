@@ -23,7 +23,7 @@ from salver.transport.budget import Budget
 from salver.transport.doors import App, Kind
 from salver.transport.http1 import Connection
 from salver.transport.parting import PARTING_S, Parting, leave
-from salver.transport.terms import OpenConnection, Pulse, Terms
+from salver.transport.terms import OpenConnection, PeerFacts, Pulse, Terms
 from salver.words.errors import Conflict, InvalidInput
 
 _LOG: Final = logging.getLogger("salver.transport")
@@ -109,6 +109,7 @@ def listen(
     configs: Sequence[FrontConfig],
     exact: ExactPorts = _NO_EXACT_PORTS,
     parting: Parting | None = None,
+    peers: PeerFacts | None = None,
 ) -> "list[Listener]":
     """Open the ports at once, so that an error is reported before any model loads.
 
@@ -116,6 +117,7 @@ def listen(
         apps: Application of each port.
         exact: Ports whose bodies are read completely before the application is called.
         parting: Shutdown state; None = one for these listeners alone.
+        peers: Tells about the other end of a connection; None = nothing is told.
 
     Raises:
         Conflict: an address is in use or does not belong to this machine.
@@ -132,9 +134,14 @@ def listen(
         raise
     most = _most_connections() // len(configs)
     parting, pulse = parting or Parting(), Pulse()
+    every = [
+        _terms(app, config, exact, most, parting, pulse) for app, config in zip(apps, configs, strict=True)
+    ]
+    for terms in every:
+        terms.peers = peers
     return [
-        Listener(_terms(app, config, exact, most, parting, pulse), sock, context, config.grace_seconds)
-        for app, config, sock, context in zip(apps, configs, sockets, contexts, strict=True)
+        Listener(terms, sock, context, config.grace_seconds)
+        for terms, config, sock, context in zip(every, configs, sockets, contexts, strict=True)
     ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from salver.transport.budget import Budget
 from salver.transport.doors import App
 from salver.transport.exchange import Exchange, Prompt, PromptFinder
-from salver.transport.http1_head import Head, Heads
+from salver.transport.http1_head import Head, Headers, Heads
 from salver.transport.parting import Parting
 from salver.words.messages import NO_PLACE_S, Alike, Closable
 
@@ -43,6 +43,10 @@ MOST_RECEIVED: Final = 8 << 20
 _OVER_S: Final = 1.0
 #: Most kinds of refusals.
 _KINDS: Final = 1024
+#: Facts about the other ends of connections that are remembered with the heads of their requests.
+_MOST_FACTS: Final = 256
+#: Returns what a connection tells about its other end, as headers that no caller can send.
+PeerFacts = Callable[[asyncio.BaseTransport], Headers]
 #: Bytes of an answer that are written before others have their turns: libuv writes what it has in one turn.
 TURN: Final = 1 << 16
 
@@ -358,6 +362,8 @@ class Terms:
     Attributes:
         open: Open connections.
         heads: Parser of HTTP/1.1 heads.
+        peers: Tells about the other end of a connection; None = nothing is told.
+        facts: What it tells, behind the headers of each request.
     """
 
     def __init__(
@@ -383,6 +389,26 @@ class Terms:
         self.speaks_http2 = speaks_http2
         self.open: set[OpenConnection] = set()
         self.heads = Heads()
+        self.peers: PeerFacts | None = None
+        self.facts: Headers = ()
+        self._by_facts: dict[Headers, Terms] = {}
+
+    def of(self, transport: asyncio.BaseTransport) -> "Terms":
+        """Return the terms of a connection, which shares heads and prompts with those of the same facts."""
+        facts = () if self.peers is None else self.peers(transport)
+        if not facts:
+            return self
+        found = self._by_facts.get(facts)
+        if found is None:
+            if len(self._by_facts) >= _MOST_FACTS:
+                self._by_facts.clear()
+            found = self._by_facts[facts] = Terms(
+                *(self.app, self.most, self.malformed, self.most_connections, self.budget),
+                *(self.parting, self.pulse),
+                speaks_http2=self.speaks_http2,
+            )
+            found.open, found.facts, found.heads = self.open, facts, Heads(facts)
+        return found
 
     def prompt(self, head: Head) -> Prompt | None:
         """Return the function that answers requests with this head without a task; None = there is none."""

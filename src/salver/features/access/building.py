@@ -46,7 +46,7 @@ class WatchedFile:
         found = table(content.key)
         count = len({key.id for key in found.values()})
         if self._token:
-            found[self._token] = Key("token", "", Scopes(("*",)), granted=None)
+            found[self._token] = _of_token()
         changes = self._keys.replace(found)
         self._keys.declare(content.limits)
         if not is_first:
@@ -78,20 +78,33 @@ def _record(changes: Sequence[KeyChange]) -> None:
         _AUDIT.info({"event": "more keys changed", "keys": len(changes) - _MOST_LINES})
 
 
+def begin(kernel: Kernel) -> tuple[KeyTable, Parts]:
+    """Ask for a key in every protocol; return the table, which has the server's token, and its parts."""
+    keys = KeyTable(time.time, time.monotonic_ns, kernel.context.tenant_header)
+    if kernel.token:
+        keys.replace({kernel.token: _of_token()})
+    kernel.keys = keys
+    kernel.door = CheckingPlane(kernel.door.path)
+    return keys, Parts(collectors=[keys.refusals], operations=operations(keys))
+
+
+def _of_token() -> Key:
+    """Return the key that the server's token is."""
+    return Key("token", "", Scopes(("*",)), granted=None)
+
+
 async def build(kernel: Kernel, config: AccessConfig) -> Parts:
     """Ask for keys in every protocol.
 
     Raises:
         InvalidInput: the file cannot be read, or is wrong.
     """
-    keys = KeyTable(time.time, time.monotonic_ns, kernel.context.tenant_header)
+    keys, parts = begin(kernel)
     file = WatchedFile(Path(config.keys_file), keys, kernel.token)
     file.read()
-    kernel.keys = keys
-    kernel.door = CheckingPlane(kernel.door.path)
     return Parts(
-        collectors=[keys.refusals],
-        operations=operations(keys),
+        collectors=parts.collectors,
+        operations=parts.operations,
         ticks=[Tick("keys", _LOOK_S, file.look)],
         look=file.look,
     )

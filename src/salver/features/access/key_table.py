@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 from salver.features.access.charge import RunCharge
 from salver.features.access.credentials import credentials
@@ -69,6 +69,18 @@ class Key:
         if self.limits is None or other.limits is None:
             return self.limits is other.limits
         return self.limits.rules == other.limits.rules
+
+
+class Identities(Protocol):
+    """Callers whom others vouch for (features/identity)."""
+
+    def by_token(self, digest: bytes, token: bytes) -> Key | None:
+        """Return the caller of a token, with its digest; None = it is not valid."""
+        ...
+
+    def by_peer(self, headers: RawHeaders) -> list[Key]:
+        """Return the callers that the connection or a trusted proxy names."""
+        ...
 
 
 class KeyChange(NamedTuple):
@@ -149,6 +161,7 @@ class KeyTable:
     Attributes:
         refusals: Record of what was refused.
         book: Limits of tenants, models and the server.
+        identities: Knows further callers; None = there are none.
     """
 
     def __init__(self, now: Callable[[], float], ticks: Callable[[], int], tenant_header: bytes) -> None:
@@ -157,6 +170,7 @@ class KeyTable:
         self._tenant_header = tenant_header
         self.book = LimitBook()
         self.refusals = Refusals(ticks)
+        self.identities: Identities | None = None
         self._keys: dict[bytes, Key] = {}
         #: The last headers that were admitted, by identity, with their key.
         self._last: tuple[RawHeaders, Key | None] = ((), None)
@@ -254,16 +268,25 @@ class KeyTable:
             Unidentified: there is none.
             InvalidInput: there are several of different callers.
         """
-        texts = credentials(headers)
-        if not texts:
+        keys = [self._known(text) if text else None for text in credentials(headers)]
+        if self.identities is not None:
+            keys += self.identities.by_peer(headers)
+        if not keys:
             raise Unidentified("a request needs a key", fix=_HOW)
-        keys = [self._keys.get(digest_of(text)) if text else None for text in texts]
         first = keys[0]
         if any(key is None or first is None or key.id != first.id for key in keys[1:]):
             raise InvalidInput(
                 "the request has several keys, of different callers or not all valid", fix="Send one."
             )
         return first
+
+    def _known(self, text: bytes) -> Key | None:
+        """Return the key of a credential; None = it is unknown."""
+        digest = digest_of(text)
+        key = self._keys.get(digest)
+        if key is None and self.identities is not None:
+            return self.identities.by_token(digest, text)
+        return key
 
     def _valid(self, key: Key | None) -> Key:
         """Return a key that is valid. Raises Unidentified."""
