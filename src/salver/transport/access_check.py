@@ -142,7 +142,7 @@ class CallerKeys(Protocol):
         Args:
             model: Model that the request names; empty = it is about all models.
             is_later: The body names the model, which the result checks.
-            is_trial: The caller is not told yet, and a refusal is not recorded.
+            is_trial: The caller is not told yet: limits are not asked, and a refusal is not recorded.
 
         Returns:
             Check of the model's name, and the caller's limits; None = nothing is left to be checked.

@@ -218,8 +218,6 @@ class Front:
                 return never
             self._access.check_host(headers)
             grant = self._check(route, endpoint, head.headers, headers, is_trial=True)
-        except RateLimited:
-            return None  # until the next request
         except (Unidentified, OutOfScope):
             return never if b"traceparent" in headers else partial(self._refuse, route, endpoint, headers)
         except SalverError:
@@ -272,6 +270,13 @@ class Front:
             grant: Counts the request; None = its caller has no limits.
         """
         body, large = exchange.body, None
+        # In a flood, before the body is looked at (benchmarks/refusals.py).
+        if grant is not None and grant.was_refused and not trace:
+            refused = None if body is None else grant.still_refused()
+            if refused is not None:
+                reply = self._fault(exchange.head.path, refused, exchange.head.version, headers)
+                exchange.reply(reply.status, reply.headers, reply.body, given or self._new_id())
+                return True
         if body is None or len(body) > self._uncounted:
             if exchange.large is None and not collects(exchange):
                 return False
@@ -310,6 +315,8 @@ class Front:
         size = exchange.expected if exchange.body is None else len(exchange.body)
         if endpoint.lead is None or not COUNTED < size <= min(MOST_RESERVED, self._max_body):
             return False
+        if grant is not None and grant.refusal(route.model, is_trial=True) is not None:
+            return False  # the task refuses it without its body, and closes the connection
         lead = endpoint.lead(route, headers)
         if lead is None:
             return False

@@ -6,12 +6,21 @@ Pure.
 """
 
 import math
+from functools import lru_cache
 from typing import Final
 
 import orjson
 
 from salver.encoding.bodies import GrpcStatus, HttpReply
-from salver.words.errors import Code, OutOfScope, Overloaded, RateLimited, SalverError, Unidentified
+from salver.words.errors import (
+    Code,
+    OutOfScope,
+    Overloaded,
+    RateLimited,
+    ReachedLimit,
+    SalverError,
+    Unidentified,
+)
 
 #: HTTP's own status for each kind of failure.
 HTTP: Final[dict[Code, int]] = {
@@ -85,14 +94,17 @@ def limit_headers(error: RateLimited) -> tuple[tuple[bytes, bytes], ...]:
         again, state = ((b"x-should-retry", b"false"),), ";r=0"
     if limit is None:
         return again
+    return (*again, (b"ratelimit-policy", _policy(limit)), (b"ratelimit", f'"{limit.name}"{state}'.encode()))
+
+
+@lru_cache(1024)
+def _policy(limit: ReachedLimit) -> bytes:
     policy = f'"{limit.name}";q={limit.quota}'
     if not limit.window_s:
-        policy += ';qu="concurrent-requests"'
-    elif limit.unit != "requests":
+        return f'{policy};qu="concurrent-requests"'.encode()
+    if limit.unit != "requests":
         policy += f';qu="{limit.unit}"'
-    policy += f";w={limit.window_s}" * bool(limit.window_s)
-    state = f'"{limit.name}"{state}'
-    return (*again, (b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode()))
+    return f"{policy};w={limit.window_s}".encode()
 
 
 def challenge(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:

@@ -36,7 +36,7 @@ from salver.words.errors import (
     InvalidInput,
     NoRoute,
     NotReady,
-    RateLimited,
+    OutOfScope,
     SalverError,
     TooLarge,
     Unidentified,
@@ -238,23 +238,25 @@ class GrpcFront:
         grant: Grant | None = None
         try:
             access.check_host(headers)
-            if access.keys is not None:
-                grant = self._admit(path, head.headers, access.keys, is_trial=True)
             if self._guard is not None and self._guard.lacks(group_of_method(path), headers):
                 return never
+            if access.keys is not None:
+                grant = self._admit(path, head.headers, access.keys, is_trial=True)
             if b"grpc-timeout" in headers:
                 seconds = parse_timeout(headers[b"grpc-timeout"].decode("latin-1"))
                 if not seconds:
                     return never
-        except RateLimited:
-            return None  # until the next call
+        except (Unidentified, OutOfScope):
+            assert access.keys is not None
+            return partial(self._refuse, path, family, access.keys)
         except SalverError:
             return never  # the task repeats the check and sends the error
         # A caller's own id, deadline or limit is its own: no copy of another call's refusal would be right.
         is_own = given or seconds or (grant and (grant.checks or grant.standing is not ANYBODY))
         target = None if is_own else self._targets.get(path)
         large = self._leads.get(path, _no_lead), self._foresees.get(path)
-        collects = partial(self._collects, family, *large, given, seconds, grant)
+        admit = None if access.keys is None else partial(self._admit, path, head.headers, access.keys)
+        collects = partial(self._collects, family, *large, given, seconds, admit)
         prompt = partial(self._ask, post, collects, family, given, seconds, target, grant)
         return prompt if access.keys is None else access.keys.lasting(prompt, head.headers)
 
@@ -282,6 +284,10 @@ class GrpcFront:
         body = exchange.body
         if self._is_stopping:
             return False
+        # In a flood, before the message is looked at (benchmarks/refusals.py).
+        if grant is not None and grant.was_refused and (refused := grant.still_refused()) is not None:
+            self._reply_fault(family, refused, exchange)
+            return True
         message: bytes | memoryview
         if body is not None and len(body) <= family.uncounted:
             message = body[5:]
@@ -310,8 +316,7 @@ class GrpcFront:
         try:
             give_up = post(message, call, partial(_tell, exchange, call))
         except SalverError as error:
-            error.in_tritons_words = self._tritons_words
-            exchange.reply_grpc(family.fault(error))
+            self._reply_fault(family, error, exchange)
             return True
         if give_up is None:
             return False
@@ -323,6 +328,24 @@ class GrpcFront:
             exchange.keep(call.alike)
         return True
 
+    def _refuse(self, path: str, family: _Family, keys: CallerKeys, exchange: Exchange) -> bool:
+        """Refuse a call without a valid key, without a task: refusals must cost less than answers."""
+        if self._is_stopping:
+            return False
+        try:
+            self._admit(path, exchange.head.headers, keys)
+        except (Unidentified, OutOfScope) as error:
+            self._reply_fault(family, error, exchange)
+            return True
+        except SalverError:
+            return False
+        exchange.head.notes.clear()  # the key has become valid
+        return False
+
+    def _reply_fault(self, family: _Family, error: SalverError, exchange: Exchange) -> None:
+        error.in_tritons_words = self._tritons_words
+        exchange.reply_grpc(family.fault(error))
+
     def _collects(
         self,
         family: _Family,
@@ -330,29 +353,30 @@ class GrpcFront:
         foresee: Callable[[int, bytes, Call], None] | None,
         given: str,
         seconds: float,
-        grant: Grant | None,
+        admit: Callable[[], Grant | None] | None,
         exchange: Exchange,
     ) -> bool:
         """Reserve memory for a large message that is received whole; return whether it is.
 
-        A call that can only be late is answered.
+        A call that can only be late, or whose caller is at a limit, is answered.
         """
         size = exchange.expected if exchange.body is None else len(exchange.body)
         most = min(MOST_RESERVED, family.max_message)
         if not COUNTED + 5 < size <= most:
             return False
         begun = exchange.begun if exchange.body is None else exchange.body
-        if foresee is not None and exchange.body is None:
+        if exchange.body is None and (foresee or admit):
             lag = exchange.lag + exchange.wait
             call = Call(family.protocol, exchange.arrival, None, given or self._new_id(), lag=lag)
-            call.grant = grant
             if seconds:
                 call.deadline = call.arrival + seconds
             try:
-                foresee(size - 5, begun[5:], call)
+                if admit is not None:
+                    call.grant = admit()
+                if foresee is not None:
+                    foresee(size - 5, begun[5:], call)
             except SalverError as error:
-                error.in_tritons_words = self._tritons_words
-                exchange.reply_grpc(family.fault(error))
+                self._reply_fault(family, error, exchange)
                 return False
         return exchange.reserve(self._budget, size, 5 + lead(size - 5, begun[5:]))
 

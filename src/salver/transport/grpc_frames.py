@@ -170,6 +170,8 @@ def encode_message(text: str) -> bytes:
     >>> encode_message("50% of ü ")
     b'50%25 of %C3%BC%20'
     """
+    if text.isascii() and text.isprintable() and "%" not in text and text.strip() == text:
+        return text.encode()
     return _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], text.encode("utf-8", "replace"))
 
 

@@ -15,7 +15,7 @@ from salver.transport.faults import grpc_fault
 from salver.transport.grpc_frames import FrameReader, frame, trailers
 from salver.transport.grpc_stream import START, STOPPING
 from salver.transport.grpc_table import Send
-from salver.words.errors import InvalidInput, RateLimited, SalverError
+from salver.words.errors import InvalidInput, SalverError
 from salver.words.messages import Call
 
 _MOST: Final = 1 << 16  # bytes of a request
@@ -160,8 +160,7 @@ async def while_admitted(
         while not task.done():
             await asyncio.wait((task,), timeout=_CHECKS_S)
             if not task.done():
-                with contextlib.suppress(RateLimited):  # which is asked of each message by itself
-                    check()
+                check()
         await task
     except SalverError as error:
         if task.done():

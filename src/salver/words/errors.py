@@ -100,8 +100,8 @@ class SalverError(Exception):
         message = cut(message, self.longest)
         super().__init__(message)
         self.message = message
-        self.field = cut(field)
-        self.fix = cut(fix)
+        self.field = field and cut(field)
+        self.fix = fix and cut(fix)
 
     def __str__(self) -> str:
         """Return the message, followed by the field and the fix if they are set."""

@@ -278,10 +278,12 @@ class Grant(Protocol):
     Attributes:
         standing: Standing of the request by its headers, within what is granted.
         granted: Best standing that its parameters may ask for; None = any.
+        was_refused: Its last request was beyond a limit.
     """
 
     standing: Standing
     granted: Standing | None
+    was_refused: bool
 
     @property
     def checks(self) -> bool:
@@ -298,6 +300,10 @@ class Grant(Protocol):
         Args:
             is_trial: The caller is not told yet, and the refusal is not recorded.
         """
+        ...
+
+    def still_refused(self) -> SalverError | None:
+        """Return why any request to run a model is refused now, after one :attr:`was_refused`."""
         ...
 
     def begin(self, model: str, tenant: str) -> "Charge | None":

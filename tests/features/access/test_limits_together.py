@@ -84,7 +84,7 @@ class World:
             if not getattr(limits.rules, unit):
                 continue
             rate = next(
-                cell.rate for cell, name in zip(limits.cells, limits._texts, strict=True) if name == unit
+                cell.rate for cell, name in zip(limits.cells, limits._units, strict=True) if name == unit
             )
             if not rate.count:
                 return False

@@ -100,7 +100,7 @@ class KeyGrant:
         checks: The model's name is left to be checked.
     """
 
-    __slots__ = ("_checks", "_key", "_right", "_scope", "_table", "granted", "standing")
+    __slots__ = ("_checks", "_key", "_right", "_scope", "_table", "granted", "standing", "was_refused")
 
     def __init__(
         self, table: "KeyTable", key: Key, right: Right, standing: Standing, *, checks: bool
@@ -112,6 +112,7 @@ class KeyGrant:
         self.granted = key.granted
         self.standing = standing
         self._checks = checks
+        self.was_refused = False
 
     @property
     def checks(self) -> bool:
@@ -128,11 +129,23 @@ class KeyGrant:
         refused: SalverError | None = None
         if not self._scope.is_allowed(model):
             refused = self._scope.refusal(model)
-        elif limits := self.limits(model, self.standing.tenant):
-            refused = refusal(limits, self._table.ticks())
+        else:
+            now = self._table.ticks()
+            limits = self._table.book.of(self._key.limits, self.standing.tenant, model, now)
+            if limits and (refused := refusal(limits, now)) is not None:
+                self.was_refused = not is_trial
         if refused is None or is_trial:
             return refused
         return self.recorded(refused, model)
+
+    def still_refused(self) -> SalverError | None:
+        """See :class:`~salver.words.messages.Grant`."""
+        now = self._table.ticks()
+        refused = refusal(self._table.book.of(self._key.limits, self.standing.tenant, "", now), now)
+        if refused is None:
+            self.was_refused = False
+            return None
+        return self.recorded(refused, "")
 
     def recorded(self, refusal: SalverError, model: str) -> SalverError:
         """Record a refusal and return it."""
@@ -234,9 +247,9 @@ class KeyTable:
         standing = from_headers(dict(headers), self._tenant_header, key.granted)
         now = self.ticks()
         limits = self.book.of(key.limits, standing.tenant, model, now)
-        if limits and (refused := refusal(limits, now)) is not None:
-            if not is_trial:
-                self.refusals.record(refused, key.id, right, model)
+        # A trial is about what follows from the head alone.
+        if limits and not is_trial and (refused := refusal(limits, now)) is not None:
+            self.refusals.record(refused, key.id, right, model)
             raise refused
         if key.granted is None and not (checks or limits) and self.book.is_empty:
             return None

@@ -56,6 +56,7 @@ class _NamedLimits:
             if "*" in name
         ]
         self._known = {name: Limits(each, holder) for name, each in rules.items() if "*" not in name}
+        self.has_any = bool(rules)
         self._swept_at = 0
 
     def keep(self, before: "_NamedLimits") -> None:
@@ -138,7 +139,11 @@ class LimitBook:
         """
         if self.is_empty:
             return () if key is None else (key,)
-        of_tenant = self._tenants.of(tenant, now)
-        of_model = self._models.of(model, now) if model else None
-        of_server = self._server.of("", now)
-        return tuple([each for each in (key, of_tenant, of_model, of_server) if each is not None])
+        found = [] if key is None else [key]
+        for named, name in ((self._tenants, tenant), (self._models, model), (self._server, "")):
+            # An empty name of a model is one that is not known yet.
+            if named.has_any and (name or named is not self._models):
+                limits = named.of(name, now)
+                if limits is not None:
+                    found.append(limits)
+        return tuple(found)

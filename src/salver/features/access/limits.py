@@ -73,7 +73,9 @@ class Limits:
         InvalidInput: the rules are wrong.
     """
 
-    __slots__ = ("_texts", "at_once", "cells", "counts_tokens", "holder", "rules", "running")
+    __slots__ = (
+        "_full", "_reached", "_units", "at_once", "cells", "counts_tokens", "holder", "rules", "running",
+    )  # fmt: skip
 
     def __init__(self, rules: LimitRules, holder: Holder = "key") -> None:
         if rules == LimitRules():
@@ -82,10 +84,17 @@ class Limits:
             )
         self.rules = rules
         self.holder: Holder = holder
-        self._texts = {unit: text for unit in _UNITS if (text := getattr(rules, unit))}
-        self.cells = tuple(
-            Cell(parse_rate(text, unit), has_units=unit == "rows") for unit, text in self._texts.items()
-        )
+        texts = {unit: text for unit in _UNITS if (text := getattr(rules, unit))}
+        rates = {unit: parse_rate(text, unit) for unit, text in texts.items()}
+        self._units = tuple(texts)
+        self.cells = tuple(Cell(rate, has_units=unit == "rows") for unit, rate in rates.items())
+        # Made once, as refusals must cost less than answers (benchmarks/refusals.py); the last is of at_once.
+        self._full = [f"this {holder} has its limit of {text} {unit}" for unit, text in texts.items()]
+        self._full.append(f"{rules.at_once} requests {_RUN_ALREADY[holder]} run already")
+        self._reached = [
+            ReachedLimit(f"{holder}-{unit}", rate.burst, rate.window_s, unit) for unit, rate in rates.items()
+        ]
+        self._reached.append(ReachedLimit(f"{holder}-{_AT_ONCE}", rules.at_once))
         self.counts_tokens = bool(rules.tokens)
         self.at_once = rules.at_once
         self.running = 0
@@ -115,22 +124,11 @@ class Limits:
 
     def refusal_at(self, wait: int, place: int) -> RateLimited:
         """Return the error for what :meth:`wait` returned."""
-        if place < 0:
-            return RateLimited(
-                f"{self.at_once} requests {_RUN_ALREADY[self.holder]} run already",
-                limit=ReachedLimit(f"{self.holder}-{_AT_ONCE}", self.at_once),
-                retry_after=wait / _NS,
-            )
-        unit, text = list(self._texts.items())[place]
-        rate = self.cells[place].rate
-        limit = ReachedLimit(f"{self.holder}-{unit}", rate.burst, rate.window_s, unit)
-        if wait >= _NEVER:
-            return RateLimited(
-                f"a request of this {self.holder} has at most {rate.burst} {unit}", limit=limit, is_final=True
-            )
-        return RateLimited(
-            f"this {self.holder} has its limit of {text} {unit}", limit=limit, retry_after=wait / _NS
-        )
+        limit = self._reached[place]
+        if wait < _NEVER:
+            return RateLimited(self._full[place], limit=limit, retry_after=wait / _NS)
+        text = f"a request of this {self.holder} has at most {limit.quota} {limit.unit}"
+        return RateLimited(text, limit=limit, is_final=True)
 
     def states(self, now: int) -> Iterator[LimitState]:
         """Return each limit with what is left of it.
@@ -138,11 +136,10 @@ class Limits:
         Args:
             now: Monotonic nanoseconds.
         """
-        for unit, cell in zip(self._texts, self.cells, strict=True):
-            rate = cell.rate
-            yield LimitState(f"{self.holder}-{unit}", rate.burst, rate.window_s, cell.left(now))
+        for limit, cell in zip(self._reached, self.cells, strict=False):
+            yield LimitState(limit.name, limit.quota, limit.window_s, cell.left(now))
         if most := self.at_once:
-            yield LimitState(f"{self.holder}-{_AT_ONCE}", most, 0, max(0, most - self.running))
+            yield LimitState(self._reached[-1].name, most, 0, max(0, most - self.running))
 
     def take(self, now: int, rows: int = 1) -> None:
         """Charge a run: a request with its rows, and a token, until more are known of."""

@@ -22,8 +22,9 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
     def foresee(self, codec: Codec[BodyT, ReplyT], model: str, version: str, call: Call) -> None:
         """See :class:`DataPlane`."""
         grant = _entered(call)
-        if grant is None or grant.refusal(model, is_trial=True) is None:  # else ``infer`` tells it
-            super().foresee(codec, model, version, call)
+        if grant is not None and (refusal := grant.refusal(model)) is not None:
+            raise refusal
+        super().foresee(codec, model, version, call)
 
     async def infer(
         self,

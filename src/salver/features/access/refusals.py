@@ -22,6 +22,11 @@ _LINES: Final = Rate(count=1, seconds=10, burst=5)
 _MOST_KEYS: Final = 1000
 _OTHERS: Final = "other"
 _MOST_LETTERS: Final = 128
+_REASONS: Final[dict[type[SalverError], str]] = {
+    InvalidInput: "several_keys",
+    OutOfScope: "scope",
+    RateLimited: "limit",
+}
 
 
 class _Tally:
@@ -91,13 +96,6 @@ class Refusals:
 
 
 def _reason(error: SalverError) -> str:
-    match error:
-        case Unidentified():
-            return "invalid_key" if error.has_credential else "no_key"
-        case InvalidInput():
-            return "several_keys"
-        case OutOfScope():
-            return "scope"
-        case RateLimited():
-            return "limit"
-    raise AssertionError(f"{error!r} is no refusal")
+    if isinstance(error, Unidentified):
+        return "invalid_key" if error.has_credential else "no_key"
+    return _REASONS[type(error)]
