@@ -33,6 +33,7 @@ class Feature(msgspec.Struct, frozen=True):
         build: ``package.module:function``, an async function of a :class:`~salver.parts.Kernel` and the
             configuration that returns :class:`~salver.parts.Parts`.
         config: Frozen record of its table; None = no table.
+        table: Name of its table; empty = the name of the feature.
         has_table: Whether ``[server]`` of ``salver.toml`` may hold the table; otherwise only options set it.
         is_used: Decides by the configuration whether the feature is built.
         formats: ``package.module:NAME`` of its :class:`~salver.kernel.repository.Formats`.
@@ -43,6 +44,7 @@ class Feature(msgspec.Struct, frozen=True):
     name: str
     build: str = ""
     config: type[msgspec.Struct] | None = None
+    table: str = ""
     has_table: bool = True
     is_used: Callable[[Any], bool] = _always
     formats: str = ""

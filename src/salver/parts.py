@@ -259,7 +259,7 @@ async def build(features: Iterable[Feature], kernel: Kernel) -> None:
     for feature in features:
         config = None
         if feature.config:
-            config = kernel.config.table(feature.name, feature.config)
+            config = kernel.config.table(feature.table or feature.name, feature.config)
         if feature.build and feature.is_used(config):
             try:
                 builder = load(feature.build)

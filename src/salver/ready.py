@@ -80,7 +80,7 @@ async def ready_info(server: Server) -> ReadyInfo:
         tuple((name, urls[kind]) for kind, name in _PLATFORMS if kind in urls),
         f"{common}/console/" if common and has_console else "",
         server.ports.changing,
-        kernel.keys is not None,
+        kernel.keys is not None and not kernel.keys.is_open,
         server.ports.refuses_inference,
         not config.tritons_words,
         await kernel.control.is_ready(),

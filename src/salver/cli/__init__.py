@@ -36,8 +36,8 @@ COMMANDS: Final = {
         "List, load and unload models of a running server. Set SALVER_TOKEN where it wants a token.",
     ),
     "keys": (
-        "salver.features.access.command:keys",
-        "Make, show, rotate and revoke the keys that callers need where a server has --keys-file.",
+        "salver.features.keyring.command:keys",
+        "Make, list, rotate, limit and revoke the keys that callers of a server need.",
     ),
     "registry": (
         "salver.features.registry.command:registry",

@@ -222,6 +222,21 @@ class Client:
 
         return await post_outcomes(send, outcomes)
 
+    async def api(self, verb: str, path: str, body: object = None) -> bytes:
+        """Ask the management interface; return the answer's JSON.
+
+        Args:
+            path: Path below ``/api/v1``, encoded, with its query.
+            body: Anything that can be written as JSON; None = no body.
+
+        Raises:
+            SalverError: the server refuses it.
+        """
+        headers, sent = self._key, b""
+        if body is not None:
+            headers, sent = self._headers, orjson.dumps(body)
+        return _checked(await self._send(self._http.request(verb, f"/api/v1{path}", sent, headers))).body
+
     async def index(self) -> list[dict[str, Any]]:
         """Return every version that the server knows: ``name``, ``version``, ``state``, ``reason``."""
         entries = _json(await self._call("/v2/repository/index"))

@@ -134,6 +134,11 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 class CallerKeys(Protocol):
     """Keys of callers, where a server has them (features/access)."""
 
+    @property
+    def is_open(self) -> bool:
+        """Nobody has made a key yet, so that requests need none."""
+        ...
+
     def admit(
         self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool, is_trial: bool = False
     ) -> Grant | None:
@@ -188,15 +193,27 @@ _AS_USUAL: Final = AccessRules()
 
 
 class NoInference:
-    """Refusal of inference, at a port without keys that other machines reach."""
+    """Refusal of inference, at a port that other machines reach, as long as there are no keys.
 
-    def __init__(self, host: str) -> None:
+    Args:
+        keys: Keys that the server may get while it runs; None = it gets none.
+    """
+
+    def __init__(self, host: str, keys: CallerKeys | None) -> None:
         self._host = host
+        self._keys = keys
+
+    @property
+    def is_open(self) -> bool:
+        """See :class:`CallerKeys`."""
+        return self._keys is None or self._keys.is_open
 
     def admit(
         self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool, is_trial: bool = False
     ) -> Grant | None:
         """See :class:`CallerKeys`. Raises OutOfScope: the request is to run a model."""
+        if self._keys is not None and not self._keys.is_open:
+            return self._keys.admit(headers, right, model, is_later=is_later, is_trial=is_trial)
         if right == "infer":
             raise OutOfScope(
                 f"there are no keys, and other machines reach {self._host}: inference is refused",
@@ -206,15 +223,15 @@ class NoInference:
 
     def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
         """See :class:`CallerKeys`."""
-        return prompt
+        return prompt if self._keys is None else self._keys.lasting(prompt, headers)
 
     def caller(self, headers: RawHeaders) -> Caller | None:
         """See :class:`CallerKeys`."""
-        return None
+        return None if self._keys is None else self._keys.caller(headers)
 
     def own(self, headers: RawHeaders) -> object:
         """See :class:`CallerKeys`."""
-        return None
+        return None if self._keys is None else self._keys.own(headers)
 
 
 class Access:
@@ -229,8 +246,7 @@ class Access:
 
     Attributes:
         is_local: Only this machine can reach the port.
-        changing: Who may change something through it.
-        refuses_inference: Nobody may run a model through it.
+        refuses_inference: Nobody may run a model through it, unless a key is made.
         checks_hosts: The header ``host`` is checked.
         known_hosts: Values of the header that have passed the check.
         closed: Paths of gRPC methods that change something and that the port does not offer.
@@ -251,20 +267,26 @@ class Access:
         self._guard = guard
         self._read_token = read_token
         self._rules = rules
-        self.refuses_inference = not (keys or self.is_local or rules.allows_anonymous)
-        self.keys = NoInference(host) if self.refuses_inference else keys
+        has_keys = keys is not None and not keys.is_open
+        self.refuses_inference = not (has_keys or self.is_local or rules.allows_anonymous)
+        self.keys = NoInference(host, keys) if self.refuses_inference else keys
         self.closed = rules.closed
         self._names = frozenset(_plain(name) for name in rules.hosts)
         # A page in a browser on this machine can reach local ports; others are reachable anyway.
         self.checks_hosts = bool(host) and self.is_local
         self.known_hosts: set[bytes] = set()
         is_open = self.is_local or rules.allows_remote
-        self.changing: Changing = "open" if is_open and not digest else "refused"
-        if digest or keys or (read_token and not self.is_local):
-            self.changing = "token"
+        self._changing: Changing = "open" if is_open and not digest else "refused"
+        if digest or (read_token and not self.is_local):
+            self._changing = "token"
 
     def __repr__(self) -> str:
         return f"<Access at {self._host or 'a socket'}: {self.changing}>"
+
+    @property
+    def changing(self) -> Changing:
+        """Return the rule for changes through the port."""
+        return self._changing if self.keys is None or self.keys.is_open else "token"
 
     def check(self, headers: Mapping[bytes, bytes], group: Group, *, changes: bool) -> None:
         """Check the headers of a request to the management interface.

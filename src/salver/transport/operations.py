@@ -109,7 +109,7 @@ class ApiRequest(msgspec.Struct, frozen=True):
         caller: The caller.
         expected: Entity tags in ``if-match``, or ``*``; empty = the header is missing.
         changing: Who may change something at the port of the request.
-        own: The caller's key, for operations that need any key and no right; None = it has none.
+        own: The caller's key, for operations that need any key, or the right ``access``; None = it has none.
     """
 
     names: Mapping[str, str]

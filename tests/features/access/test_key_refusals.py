@@ -192,7 +192,7 @@ async def test_changes_of_the_file_are_written_down(
     path = tmp_path / "keys.toml"
     ada = KeyRecord("k1", "ada", hash_of("a"), ("infer",))
     path.write_text(written([ada]))
-    watched = WatchedFile(path, KeyTable(lambda: 0.0, clock, b""), b"")
+    watched = WatchedFile(path, KeyTable(lambda: 0.0, clock, b""))
     watched.read()
     assert lines(audit) == [], "the keys of the start"
     bob = KeyRecord("k2", "bob", hash_of("b"), ("infer",))

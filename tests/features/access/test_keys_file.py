@@ -1,7 +1,6 @@
-"""The file of keys, and the command that writes it."""
+"""The file of keys."""
 
 import asyncio
-import json
 import logging
 import re
 import stat
@@ -13,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.cli import main
 from salver.features.access.building import WatchedFile
-from salver.features.access.key_format import is_key, new_key
+from salver.features.access.key_format import digest_of, new_key
 from salver.features.access.key_table import KeyTable
 from salver.features.access.keys_file import (
     KeyRecord,
@@ -30,7 +28,6 @@ from salver.features.access.keys_file import (
 from salver.features.access.limits import LimitRules
 from salver.features.access.scopes import Scopes
 from salver.words.errors import InvalidInput, NotFound, Unidentified
-from salver.words.messages import ANYBODY, Standing
 
 TEXTS = st.text(max_size=20).filter(lambda text: "\ud800" not in text)
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(
@@ -127,7 +124,7 @@ async def test_a_server_reads_the_file_again(tmp_path: Path, caplog: pytest.LogC
     path = tmp_path / "keys.toml"
     path.write_text(written([ONE]))
     keys = KeyTable(lambda: 0.0, lambda: 0, b"x-tenant")
-    watched = WatchedFile(path, keys, b"")
+    watched = WatchedFile(path, keys)
     watched.read()
 
     def admits(key: str) -> bool:
@@ -161,96 +158,18 @@ async def test_a_server_reads_the_file_again(tmp_path: Path, caplog: pytest.LogC
 def test_the_servers_token_is_a_key(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(written([]))
-    keys = KeyTable(lambda: 0.0, lambda: 0, b"x-tenant")
-    token = table([KeyRecord("t", "t", hash_of("token"), ("*",))])
-    WatchedFile(path, keys, next(iter(token))).read()
+    keys = KeyTable(lambda: 0.0, lambda: 0, b"x-tenant", digest_of(b"token"))
+    WatchedFile(path, keys).read()
     for right in ("models", "infer"):
         assert keys.admit([(b"authorization", b"Bearer token")], right, "m", is_later=False) is None
     assert keys.caller([(b"authorization", b"Bearer token")]) is None  # its caller names itself
-
-
-def test_the_life_of_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = ("--keys-file", str(tmp_path / "keys.toml"))
-    assert (
-        main(["keys", "create", "web", "--scope", "infer:m*", "--scope", "read", "--expires", "90d", *file])
-        == 0
-    )
-    key = said(capsys).strip()
-    assert is_key(key)
-    (made,) = read(tmp_path / "keys.toml")
-    assert made.hash == hash_of(key)
-    assert key not in (tmp_path / "keys.toml").read_text()
-    assert made.not_after is not None and made.created is not None
-    assert made.not_after - made.created == timedelta(days=90)
-    assert made.scopes == ("infer:m*", "read")
-
-    assert main(["keys", "list", *file]) == 0
-    assert re.search(rf"{made.id} +web +infer:m\* read +valid", said(capsys))
-    assert main(["keys", "rotate", made.id, "--overlap", "12h", "--json", *file]) == 0
-    new = json.loads(said(capsys))["key"]
-    (rotated,) = read(tmp_path / "keys.toml")
-    assert (rotated.id, rotated.hash, rotated.not_after) == (made.id, hash_of(new), made.not_after)
-    assert rotated.previous is not None and rotated.previous.hash == hash_of(key)
-
-    assert main(["keys", "revoke", made.id, *file]) == 0
-    assert main(["keys", "show", made.id, "--json", *file]) == 0
-    shown = json.loads(said(capsys).splitlines()[-1])
-    assert (shown["state"], shown["name"]) == ("revoked", "web")
-    assert "hash" not in str(shown) and "sha256" not in str(shown)
-    assert not table(read(tmp_path / "keys.toml"))
-
-
-def test_the_standing_of_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = ("--keys-file", str(tmp_path / "keys.toml"))
-    standing = ("--tenant", "acme", "--priority", "2", "--service-class", "bulk")
-    assert main(["keys", "create", "web", *standing, *file]) == 0
-    assert main(["keys", "create", "plain", *file]) == 0
-    (web, plain) = read(tmp_path / "keys.toml")
-    found = {key.id: key.granted for key in table([web, plain]).values()}
-    assert found == {web.id: Standing("acme", 2, "bulk"), plain.id: ANYBODY}
-    assert main(["keys", "rotate", web.id, *file]) == 0
-    assert {key.granted for key in table(read(tmp_path / "keys.toml")[:1]).values()} == {found[web.id]}
-    said(capsys)
-    assert main(["keys", "show", web.id, "--json", *file]) == 0
-    shown = json.loads(said(capsys))
-    assert (shown["tenant"], shown["priority"], shown["service_class"]) == ("acme", 2, "bulk")
-    assert main(["keys", "show", plain.id, "--json", *file]) == 0
-    assert not {"tenant", "priority", "service_class"} & json.loads(said(capsys)).keys()
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("create", "web", "--scope", "drive"),
-        ("create", "web", "--expires", "soon"),
-        ("create", "web", "--limit", "many"),
-        ("create", "web", "--at-once", "-1"),
-        ("create", "web", "--tenant", "é"),
-        ("create", "web", "--priority", "-1"),
-        ("create", "web\n"),
-        ("show", "k0"),
-        ("rotate", "k0"),
-        ("revoke", "k0"),
-        ("rotate", "k1", "--overlap", "31d"),
-        ("rotate", "k2"),  # which is revoked
-    ],
-)
-def test_commands_that_are_refused(
-    tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    revoked = KeyRecord("k2", "bob", hash_of("b"), ("infer",), revoked=datetime(2026, 1, 1, tzinfo=UTC))
-    path = tmp_path / "keys.toml"
-    path.write_text(written([ONE, revoked]))
-    assert main(["keys", *words, "--keys-file", str(path)]) == 1
-    assert path.read_text() == written([ONE, revoked])
-    assert said(capsys) == ""
 
 
 def test_a_server_with_a_wrong_file_does_not_start(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text("[[key")
     with pytest.raises(InvalidInput, match="no file of keys"):
-        WatchedFile(path, KeyTable(lambda: 0.0, lambda: 0, b"x-tenant"), b"").read()
+        WatchedFile(path, KeyTable(lambda: 0.0, lambda: 0, b"x-tenant")).read()
     assert Scopes(("infer",)).texts == ("infer",)
 
 

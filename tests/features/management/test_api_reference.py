@@ -12,6 +12,7 @@ from typing import Any
 import schemathesis
 
 from salver.features.access import me
+from salver.features.keyring.key_operations import key_operations
 from salver.features.management.openapi import describe
 from salver.features.management.serving_operations import serving_operations
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
@@ -44,7 +45,8 @@ def operations() -> list[Operation]:
     nobody: Any = None
     kept = LedgerApi(nobody, nobody, nobody, ReleaseStores(nobody, nobody, nobody), str)
     serving = serving_operations(nobody, nobody, ("salver", "0"), has_registry=True)
-    return [*serving, *me.operations(nobody), *kept.operations()]
+    keys = key_operations(nobody, nobody)
+    return [*serving, *me.operations(nobody), *kept.operations(), *keys]
 
 
 def page() -> str:

@@ -5,5 +5,5 @@ from salver.feature import Feature
 feature = Feature(
     "oip",
     "salver.dialects.oip.building:build",
-    after=("telemetry", "registry", "torchserve-forms"),
+    after=("telemetry", "registry", "identity", "keyring", "torchserve-forms"),
 )

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from salver.features.access import AccessConfig
-from salver.features.access.key_table import Key, KeyChange, KeyTable
+from salver.features.access.key_table import KeyChange, KeyTable
 from salver.features.access.keys_file import read_whole, table
 from salver.features.access.me import operations
 from salver.features.access.plane import CheckingPlane
-from salver.features.access.scopes import Scopes
 from salver.parts import Kernel, Parts, Tick
 from salver.words.errors import SalverError
 
@@ -24,16 +23,11 @@ _MOST_LINES: Final = 100
 
 
 class WatchedFile:
-    """File of keys that is read again when it changes.
+    """File of keys that is read again when it changes."""
 
-    Args:
-        token: Digest of the server's token, which is a key with all rights; empty = no token.
-    """
-
-    def __init__(self, path: Path, keys: KeyTable, token: bytes) -> None:
+    def __init__(self, path: Path, keys: KeyTable) -> None:
         self._path = path
         self._keys = keys
-        self._token = token
         self._seen: object = None
 
     def __repr__(self) -> str:
@@ -45,12 +39,10 @@ class WatchedFile:
         content = read_whole(self._path)
         found = table(content.key)
         count = len({key.id for key in found.values()})
-        if self._token:
-            found[self._token] = _of_token()
         changes = self._keys.replace(found)
         self._keys.declare(content.limits)
         if not is_first:
-            _record(changes)
+            record_changes(changes)
         _LOG.info("%d keys of %s are valid; only liveness needs none", count, self._path)
 
     async def look(self) -> None:
@@ -70,27 +62,12 @@ class WatchedFile:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _record(changes: Sequence[KeyChange]) -> None:
+def record_changes(changes: Sequence[KeyChange]) -> None:
     """Write what has changed to the audit log."""
     for what, id, name in changes[:_MOST_LINES]:
         _AUDIT.info({"event": f"key {what}", "key": id, "name": name})
     if len(changes) > _MOST_LINES:
         _AUDIT.info({"event": "more keys changed", "keys": len(changes) - _MOST_LINES})
-
-
-def begin(kernel: Kernel) -> tuple[KeyTable, Parts]:
-    """Ask for a key in every protocol; return the table, which has the server's token, and its parts."""
-    keys = KeyTable(time.time, time.monotonic_ns, kernel.context.tenant_header)
-    if kernel.token:
-        keys.replace({kernel.token: _of_token()})
-    kernel.keys = keys
-    kernel.door = CheckingPlane(kernel.door.path)
-    return keys, Parts(collectors=[keys.refusals], operations=operations(keys))
-
-
-def _of_token() -> Key:
-    """Return the key that the server's token is."""
-    return Key("token", "", Scopes(("*",)), granted=None)
 
 
 async def build(kernel: Kernel, config: AccessConfig) -> Parts:
@@ -99,12 +76,17 @@ async def build(kernel: Kernel, config: AccessConfig) -> Parts:
     Raises:
         InvalidInput: the file cannot be read, or is wrong.
     """
-    keys, parts = begin(kernel)
-    file = WatchedFile(Path(config.keys_file), keys, kernel.token)
+    file = WatchedFile(Path(config.keys_file), table_of(kernel))
     file.read()
-    return Parts(
-        collectors=parts.collectors,
-        operations=parts.operations,
-        ticks=[Tick("keys", _LOOK_S, file.look)],
-        look=file.look,
-    )
+    return Parts(ticks=[Tick("keys", _LOOK_S, file.look)], look=file.look)
+
+
+def table_of(kernel: Kernel) -> KeyTable:
+    """Return the keys of a server, which asks for them in every protocol from the first call on."""
+    if isinstance(kernel.keys, KeyTable):
+        return kernel.keys
+    keys = KeyTable(time.time, time.monotonic_ns, kernel.context.tenant_header, kernel.token)
+    kernel.keys = keys
+    kernel.door = CheckingPlane(kernel.door.path)
+    kernel.parts.append(Parts(collectors=[keys.refusals], operations=operations(keys)))
+    return keys

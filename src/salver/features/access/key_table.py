@@ -34,9 +34,11 @@ class Key:
 
     Attributes:
         is_alive: It is not revoked, nor replaced by one of other rights.
+        is_used: It was used since :meth:`KeyTable.last_uses` was last asked, which knows the time.
+        last_use: Unix seconds of its last request to this server before that; 0 = there was none.
     """
 
-    __slots__ = ("granted", "id", "is_alive", "limits", "name", "scopes", "until")
+    __slots__ = ("granted", "id", "is_alive", "is_used", "last_use", "limits", "name", "scopes", "until")
 
     def __init__(
         self,
@@ -54,6 +56,8 @@ class Key:
         self.limits = limits
         self.granted = granted
         self.is_alive = True
+        self.is_used = False
+        self.last_use = 0.0
 
     def __repr__(self) -> str:
         return f"<Key {self.id} {self.scopes!r}>"
@@ -170,14 +174,18 @@ class KeyTable:
         now: Returns Unix seconds.
         ticks: Returns monotonic nanoseconds.
         tenant_header: Header that names the tenant, in lower case; empty = none.
+        token: Digest of the server's token, which is a key with all rights; empty = no token.
 
     Attributes:
         refusals: Record of what was refused.
         book: Limits of tenants, models and the server.
         identities: Knows further callers; None = there are none.
+        is_open: No source of keys has ever had one, so that requests need none.
     """
 
-    def __init__(self, now: Callable[[], float], ticks: Callable[[], int], tenant_header: bytes) -> None:
+    def __init__(
+        self, now: Callable[[], float], ticks: Callable[[], int], tenant_header: bytes, token: bytes = b""
+    ) -> None:
         self.now = now
         self.ticks = ticks
         self._tenant_header = tenant_header
@@ -185,26 +193,42 @@ class KeyTable:
         self.refusals = Refusals(ticks)
         self.identities: Identities | None = None
         self._keys: dict[bytes, Key] = {}
+        if token:
+            self._keys[token] = Key("token", "", Scopes(("*",)), granted=None)
+        #: Keys by their source.
+        self._sources: dict[str, dict[bytes, Key]] = {"token": dict(self._keys)}
+        self.is_open = False
         #: The last headers that were admitted, by identity, with their key.
         self._last: tuple[RawHeaders, Key | None] = ((), None)
 
     def __repr__(self) -> str:
         return f"<KeyTable of {len(self._keys)} hashes>"
 
-    def replace(self, keys: dict[bytes, Key]) -> list[KeyChange]:
-        """Replace all keys, by digest; a key that is gone or differs ends at once.
+    def replace(
+        self, found: dict[bytes, Key], source: str = "file", *, is_open: bool = False
+    ) -> list[KeyChange]:
+        """Replace all keys of a source, by digest; a key that is gone or differs ends at once.
 
         What a key has used of its limits stays with its id, so that a rotation gives no second budget.
+
+        Args:
+            is_open: The source has never had a key, and no other source had one before.
 
         Returns:
             What has changed, in the order of the ids.
         """
-        before = self._keys
+        self.is_open = is_open
+        self._sources[source] = found
+        before, keys, uses = self._keys, dict[bytes, Key](), self.last_uses()
+        for each in self._sources.values():
+            keys |= each
         used = {key.id: key for key in before.values()}
         changed = {key.id for digest, key in keys.items() if digest not in before}
         for key in keys.values():
             if key.id in used and key.has_limits_of(used[key.id]):
                 key.limits = used[key.id].limits
+            if key.id in used:
+                key.last_use = uses.get(key.id, 0.0)
         for digest, key in before.items():
             new = keys.get(digest)
             if new is not None and key.is_like(new):
@@ -225,7 +249,7 @@ class KeyTable:
         self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool, is_trial: bool = False
     ) -> Grant | None:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
-        if right == "open":
+        if right == "open" or self.is_open:
             return None
         key: Key | None = None
         try:
@@ -257,6 +281,8 @@ class KeyTable:
 
     def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
+        if self.is_open:
+            return functools.partial(_while_open, prompt, self)
         last, key = self._last
         if last is not headers or key is None:  # fronts ask about the headers that were just admitted
             key = self._valid(self._find(headers))
@@ -273,6 +299,20 @@ class KeyTable:
             return self._valid(self._find(headers))
         except (Unidentified, InvalidInput):
             return None
+
+    def last_uses(self) -> dict[str, float]:
+        """Return Unix seconds of the last request with each key that was used, by id.
+
+        A use is known to the time between two calls: a look at the clock would cost each request.
+        """
+        found: dict[str, float] = {}
+        now = self.now()
+        for key in self._keys.values():
+            if key.is_used:
+                key.is_used, key.last_use = False, now
+            if key.last_use > found.get(key.id, 0.0):
+                found[key.id] = key.last_use
+        return found
 
     def _find(self, headers: RawHeaders) -> Key | None:
         """Return the one key that the headers carry; None = it is unknown.
@@ -306,6 +346,7 @@ class KeyTable:
         if key is None or not key.is_alive or key.until <= self.now():
             # One text for all of them: what is wrong with a key concerns its owner only.
             raise Unidentified("the key is not valid", fix="Ask for a new one.", has_credential=True)
+        key.is_used = True
         return key
 
 
@@ -318,6 +359,15 @@ def _change(id: str, before: Key | None, after: Key | None) -> KeyChange:
 def _while_valid(prompt: Prompt, key: Key, table: KeyTable, book: LimitBook, exchange: Exchange) -> bool:
     """Answer with the prompt of a request, unless its key has ended since its head was first seen."""
     if key.is_alive and table.book is book and (key.until == _FOREVER or table.now() < key.until):
+        key.is_used = True
+        return prompt(exchange)
+    exchange.head.notes.clear()
+    return False
+
+
+def _while_open(prompt: Prompt, table: KeyTable, exchange: Exchange) -> bool:
+    """Answer with the prompt of a request, unless the first key has been made since."""
+    if table.is_open:
         return prompt(exchange)
     exchange.head.notes.clear()
     return False

@@ -103,12 +103,21 @@ def parse(text: str, name: str) -> KeysFile:
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise InvalidInput(f"{name} is no file of keys: {error}", field="--keys-file") from error
     try:
-        table(found.key)
+        check(found.key)
         LimitBook(found.limits)
-        _check_ids(found.key)
     except InvalidInput as error:
         raise InvalidInput(f"{name} is wrong: {error}", field="--keys-file") from error
     return found
+
+
+def check(records: Sequence[KeyRecord]) -> None:
+    """Check all of a source's keys. Raises InvalidInput: one is wrong; the error names it."""
+    try:
+        msgspec.convert(msgspec.to_builtins(records), tuple[KeyRecord, ...])
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"a key is wrong: {error}") from error
+    table(records)
+    _check_ids(records)
 
 
 def table(records: Sequence[KeyRecord]) -> dict[bytes, Key]:

@@ -61,6 +61,21 @@ class Scopes:
             raise OutOfScope(f"this key may not do this: it has no scope {right!r}", scope=right)
         return found
 
+    def covers(self, texts: Iterable[str]) -> bool:
+        """Return whether these scopes give nothing that the key does not have.
+
+        >>> Scopes(["infer:m*"]).covers(["infer:mlp*"]), Scopes(["infer:m*"]).covers(["infer"])
+        (True, False)
+        """
+        for text in texts:
+            right, _, pattern = text.partition(":")
+            for each in RIGHTS if right == _EVERYTHING else (right,):
+                found = self._grants.get(each)
+                # A pattern is matched like a name: only a star can match its stars.
+                if found is None or not found.is_allowed(pattern or _EVERYTHING):
+                    return False
+        return True
+
 
 class ModelScope:
     """Models for which a key has a right.

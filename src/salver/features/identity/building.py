@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from salver.features.access import IdentityConfig
-from salver.features.access.building import begin
+from salver.features.access.building import table_of
 from salver.features.access.key_table import KeyTable
 from salver.lazy import lazy_imports
 from salver.parts import Kernel, Parts, Tick
@@ -107,12 +107,7 @@ async def build(kernel: Kernel, config: IdentityConfig) -> Parts:
     Raises:
         InvalidInput: the file cannot be read or is wrong, or a library is missing.
     """
-    parts = Parts()
-    if isinstance(kernel.keys, KeyTable):
-        keys = kernel.keys
-    else:
-        keys, parts = begin(kernel)
-    watched = WatchedIdentities(Path(config.file), keys)
+    watched = WatchedIdentities(Path(config.file), table_of(kernel))
     try:
         await watched.read()
     except ModuleNotFoundError as error:
@@ -120,5 +115,4 @@ async def build(kernel: Kernel, config: IdentityConfig) -> Parts:
             f"--identity-file needs a library: {error}", fix="Install salver[identity]."
         ) from error
     kernel.peers = watched.facts
-    tick = Tick("identities", _LOOK_S, watched.look)
-    return Parts(collectors=parts.collectors, operations=parts.operations, ticks=[tick], look=watched.look)
+    return Parts(ticks=[Tick("identities", _LOOK_S, watched.look)], look=watched.look)

@@ -29,7 +29,7 @@ Rows = Literal["free", "unchanged", "kept"]
 
 METADATA: Final = MetaData()
 #: Schema version that this Salver writes.
-NEWEST: Final = 5
+NEWEST: Final = 6
 #: SQLite auto-increments only columns of this type.
 _COUNTED: Final = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -231,6 +231,27 @@ DELIVERY: Final = _table(
     Index("delivery_due", "done", "due"),
     since=1,
 )
+
+# Access.
+
+#: Keys of callers. ``hash``: of the key, which is not stored; ``body``: its record, which may get more fields
+#: without a new table; ``last_use``: Unix seconds.
+ACCESS_KEY: Final = _table(
+    "access_key",
+    ["id"],
+    _text("id"),
+    _text("name"),
+    _text("hash"),
+    _json("body"),
+    _text("by"),
+    _maybe("last_use"),
+    Index("access_key_hash", "hash", unique=True),
+    Index("access_key_name", "name"),
+    since=6,
+)
+
+#: Number of changes of keys so far, by which servers see that there was one: a single row.
+ACCESS_CHANGE: Final = _table("access_change", ["id"], _whole("id"), _whole("number"), since=6)
 
 # Releases and their evidence.
 

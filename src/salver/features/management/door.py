@@ -38,6 +38,8 @@ _ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resou
 #: Caching: revalidate each time; never store the answer to a change, which may contain a secret.
 _ASK_AGAIN: Final = (b"cache-control", b"no-cache")
 _KEEP_NOTHING: Final = (b"cache-control", b"no-store")
+#: Rights of operations that are about keys, which are told the caller's.
+_OF_KEYS: Final = ("known", "access")
 #: Lets a browser send the key as a password (RFC 7617).
 _FOR_BROWSERS: Final = (b"www-authenticate", b'Basic realm="salver", charset="UTF-8"')
 
@@ -152,7 +154,7 @@ class Management:
             caller,
             expected,
             self._access.changing,
-            self._access.own(scope["headers"]) if operation.right == "known" else None,
+            self._access.own(scope["headers"]) if operation.right in _OF_KEYS else None,
         )
         return _written(operation, await operation.run(asked), headers)
 

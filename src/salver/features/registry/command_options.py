@@ -107,10 +107,15 @@ async def _actor(registry: "ModelRegistry") -> "Actor":
 
     if text := os.environ.get("SALVER_TOKEN", ""):
         return await tokens(registry).actor(text)
+    return Actor(system_user())
+
+
+def system_user() -> str:
+    """Return the name of the user who runs this process."""
     try:
-        return Actor(getpass.getuser())
+        return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
-        return Actor(f"uid {os.getuid()}")
+        return f"uid {os.getuid()}"
 
 
 async def _tell(registry: "ModelRegistry") -> None:

@@ -58,8 +58,7 @@ def home_of(registry: str, artifacts: str = "") -> RegistryLocation:
         InvalidInput: it is neither, or the folder of the files is missing.
     """
     if "://" not in registry:
-        folder = Path(registry).absolute()
-        return _with_files(f"sqlite:///{folder / FILE}", artifacts or str(folder))
+        return _with_files(ledger_url(registry), artifacts or str(Path(registry).absolute()))
     if registry.partition("://")[0] in SCHEMES:
         raise InvalidInput(
             f"{registry} can hold a registry's files, and its rows need a database",
@@ -72,6 +71,30 @@ def home_of(registry: str, artifacts: str = "") -> RegistryLocation:
             fix="Say --artifacts DIR, or s3://bucket/path.",
         )
     return _with_files(registry, artifacts or str(beside and beside.absolute().parent))
+
+
+def ledger_url(registry: str) -> str:
+    """Return the URL of the ledger of a registry, which is a folder or that URL."""
+    if "://" in registry:
+        return registry
+    return f"sqlite:///{Path(registry).absolute() / FILE}"
+
+
+async def open_ledger(registry: str, *, makes: bool = False) -> Ledger:
+    """Open the ledger of a registry without its files; the caller closes it.
+
+    Args:
+        registry: A folder, or the URL of a ledger.
+        makes: Create it if it does not exist.
+
+    Raises:
+        NotFound: there is none.
+        SalverError: as :meth:`Ledger.open` does.
+    """
+    url = ledger_url(registry)
+    file = path_of(address_of(url))
+    _prepare(RegistryLocation(url, file.absolute().parent if file else Path()), makes=makes)
+    return await Ledger.open(url)
 
 
 def _with_files(url: str, artifacts: str) -> RegistryLocation:

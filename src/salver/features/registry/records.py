@@ -33,6 +33,10 @@ Action = Literal[
     "webhook.removed",
     "token.made",
     "token.revoked",
+    "key.made",
+    "key.changed",
+    "key.rotated",
+    "key.revoked",
 ]
 
 

@@ -31,7 +31,7 @@ async def build(kernel: Kernel, config: RegistryConfig) -> Parts:
     traffic = (splits.router, collector, pending, shadows)
     home = home_of(config.ledger, config.artifacts)
     ledgered = await LedgerParts.open(home, traffic, (kernel.models, kernel.plane), kernel.new_id)
-    for service in (splits, shadows, collector, ledgered):
+    for service in (splits, shadows, collector, ledgered, ledgered.registry.ledger):
         kernel.services.offer(type(service), service)
     kernel.context = msgspec.structs.replace(kernel.context, interest=splits.router)
     api = ledgered.kept(kernel.new_id)

@@ -1,0 +1,102 @@
+"""Management operations on keys."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from salver.features.access.key_table import Key
+from salver.features.access.limits import LimitRules
+from salver.features.keyring.key_changes import OVERLAP, Author, KeyWish, ShownKey
+from salver.features.keyring.key_ring import KeyRing, MadeKey
+from salver.features.registry.tokens import Tokens
+from salver.transport.operations import (
+    Answer,
+    ApiRequest,
+    NoQuery,
+    Operation,
+    Page,
+    PageQuery,
+    Why,
+    paged,
+)
+from salver.words.errors import Forbidden
+
+_ONE: Final = "/keys/{key}"
+_Run = Callable[[ApiRequest], Awaitable[Answer]]
+
+
+class Rotation(Why, frozen=True, forbid_unknown_fields=True):
+    """Request for a new key in the place of another one.
+
+    Attributes:
+        overlap: Time for which the old key stays valid, as ``24h``, up to ``30d``; ``0m`` = it ends now.
+    """
+
+    overlap: Annotated[str, msgspec.Meta(max_length=16)] = OVERLAP
+
+
+class NewLimits(Why, frozen=True, forbid_unknown_fields=True):
+    """Limits of a key in the place of those that it has; None = it has no limits."""
+
+    limits: LimitRules | None
+
+
+def key_operations(ring: KeyRing, apply: Callable[[], Awaitable[None]]) -> list[Operation]:
+    """Return the operations.
+
+    Args:
+        apply: Lets this server follow a change at once; others see it within a second.
+    """
+
+    async def list_keys(asked: ApiRequest) -> Answer:
+        return Answer(paged(await ring.list(), asked.query, lambda key: key.id))
+
+    async def show_key(asked: ApiRequest) -> Answer:
+        return Answer(await ring.show(asked.names["key"]))
+
+    async def create_key(asked: ApiRequest) -> Answer:
+        made = await ring.create(asked.body, _author(asked))
+        await apply()
+        return Answer(made)
+
+    async def rotate_key(asked: ApiRequest) -> Answer:
+        made = await ring.rotate(asked.names["key"], asked.body.overlap, _author(asked))
+        await apply()
+        return Answer(made)
+
+    async def revoke_key(asked: ApiRequest) -> Answer:
+        revoked = await ring.revoke(asked.names["key"], _author(asked))
+        await apply()
+        return Answer(revoked)
+
+    async def limit_key(asked: ApiRequest) -> Answer:
+        limited = await ring.limit(asked.names["key"], asked.body.limits, _author(asked))
+        await apply()
+        return Answer(limited)
+
+    create, rotate = "Make a key, which is shown once", "Replace a key, with the old one valid for a while"
+    revoke, limit, page = "Revoke a key", "Change the limits of a key", Page[ShownKey]
+    table: tuple[tuple[str, Literal["GET", "POST", "PUT", "DELETE"], str, str, _Run, Any, Any, Any], ...] = (
+        ("list_keys", "GET", "/keys", "All keys, the oldest first", list_keys, page, None, PageQuery),
+        ("create_key", "POST", "/keys", create, create_key, MadeKey, KeyWish, NoQuery),
+        ("key", "GET", _ONE, "A key", show_key, ShownKey, None, NoQuery),
+        ("rotate_key", "POST", f"{_ONE}/rotate", rotate, rotate_key, MadeKey, Rotation, NoQuery),
+        ("revoke_key", "DELETE", _ONE, revoke, revoke_key, ShownKey, Why, NoQuery),
+        ("limit_key", "PUT", f"{_ONE}/limits", limit, limit_key, ShownKey, NewLimits, NoQuery),
+    )
+    return [Operation(*row, changes=row[1] != "GET", right="access") for row in table]
+
+
+def _author(asked: ApiRequest) -> Author:
+    """Return the author of a change. Raises Forbidden."""
+    caller, why = asked.caller, asked.body.reason
+    if isinstance(asked.own, Key):
+        return Author(caller.name, asked.own.scopes, asked.own.id, why)
+    if asked.changing != "open" and Tokens.ADMIN not in caller.roles:
+        raise Forbidden(
+            f"the token of {caller.name} may not change keys",
+            field="authorization",
+            fix=f"Use a key with the scope access, or a token with the role {Tokens.ADMIN}.",
+        )
+    return Author(caller.name, why=why)

@@ -1,0 +1,159 @@
+"""Records of keys in the ledger.
+
+Each change is one transaction with its line in the audit log, and with the number by which servers see that
+there was one. Rows are not removed: who once had keys needs them also after the last one is revoked.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, bindparam, insert, or_, select, update
+
+from salver.features.access.key_table import Key
+from salver.features.access.keys_file import KeyRecord, table
+from salver.features.keyring.key_changes import Author, Deed, Stored, find
+from salver.features.ledger.ledger import Ledger
+from salver.features.ledger.schema import ACCESS_CHANGE, ACCESS_KEY
+from salver.features.registry.audit import Change, record
+from salver.features.registry.records import Actor
+from salver.words.errors import InvalidInput
+
+_LOG: Final = logging.getLogger("salver.access")
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(KeyRecord).decode
+
+
+class LedgerKeys:
+    """Keys of a ledger: see :class:`~salver.features.keyring.key_ring.KeyRecords`.
+
+    Args:
+        clock: Returns Unix seconds.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<LedgerKeys {self._ledger!r}>"
+
+    async def read(self) -> Sequence[Stored]:
+        """Return all keys, the oldest first."""
+        return await self._ledger.read(lambda c: _stored(c, select(ACCESS_KEY)))
+
+    async def find(self, key: str) -> Stored:
+        """Return a key."""
+        return await self._ledger.read(lambda c: _find(c, key))
+
+    async def add(self, record: KeyRecord, author: Author) -> bool:
+        """Add a key; return whether it is the first."""
+
+        def work(connection: Connection) -> bool:
+            is_first = connection.execute(select(ACCESS_KEY.c.id).limit(1)).first() is None
+            row = _row(record) | {"id": record.id, "by": author.name}
+            connection.execute(insert(ACCESS_KEY), row)
+            self._note(connection, author, "key.made", None, record)
+            return is_first
+
+        return await self._ledger.write(work)
+
+    async def change(
+        self, key: str, deed: Deed, author: Author, work: Callable[[KeyRecord], KeyRecord]
+    ) -> Stored:
+        """Change a key."""
+
+        def change(connection: Connection) -> Stored:
+            found = _find(connection, key)
+            new = work(found.record)
+            if new != found.record:
+                one = ACCESS_KEY.c.id == new.id
+                connection.execute(update(ACCESS_KEY).where(one).values(_row(new)))
+                self._note(connection, author, deed, found.record, new)
+            return msgspec.structs.replace(found, record=new)
+
+        return await self._ledger.write(change)
+
+    async def use(self, last_uses: Mapping[str, float]) -> None:
+        """Write when keys were last used, by id, unless other servers know of later uses."""
+        rows = [{"key": id, "at": at} for id, at in last_uses.items()]
+        is_later = or_(ACCESS_KEY.c.last_use.is_(None), ACCESS_KEY.c.last_use < bindparam("at"))
+        later = update(ACCESS_KEY).where(ACCESS_KEY.c.id == bindparam("key"), is_later)
+
+        def work(connection: Connection) -> None:
+            connection.execute(later.values(last_use=bindparam("at")), rows)
+
+        if rows:
+            await self._ledger.write(work)
+
+    def _note(
+        self, connection: Connection, author: Author, deed: Deed, old: KeyRecord | None, new: KeyRecord
+    ) -> None:
+        """Record a change, and tell the servers."""
+        change = Change(Actor(author.name), self._clock(), author.why)
+        before = "" if old is None else _text(old)
+        record(connection, change, deed, "", f"{new.id} {new.name}", before, _text(new))
+        number = update(ACCESS_CHANGE).values(number=ACCESS_CHANGE.c.number + 1)
+        if not connection.execute(number).rowcount:
+            connection.execute(insert(ACCESS_CHANGE), {"id": 1, "number": 1})
+
+
+class KeysFound(NamedTuple):
+    """Keys of a ledger, for a server.
+
+    Attributes:
+        number: Number of changes so far.
+        keys: Valid keys, by digest.
+        has_rows: There are keys, valid or not.
+    """
+
+    number: int
+    keys: dict[bytes, Key]
+    has_rows: bool
+
+
+def newer(connection: Connection, number: int) -> KeysFound | None:
+    """Return the keys of a ledger; None = they have not changed since that number of changes."""
+    present = connection.scalar(select(ACCESS_CHANGE.c.number)) or 0
+    if present == number:
+        return None
+    keys: dict[bytes, Key] = {}
+    rows = connection.execute(select(ACCESS_KEY.c.id, ACCESS_KEY.c.body)).all()
+    for id, body in rows:
+        try:
+            keys |= table([_decode(body)])
+        except (msgspec.DecodeError, InvalidInput) as error:
+            # A newer server may have written rules that this one does not know, and must not ignore.
+            _LOG.error("the key %s is refused, as this server cannot read it: %s", id, error)
+    return KeysFound(present, keys, bool(rows))
+
+
+def _find(connection: Connection, key: str) -> Stored:
+    is_meant = or_(ACCESS_KEY.c.id == key, ACCESS_KEY.c.name == key)
+    return find(_stored(connection, select(ACCESS_KEY).where(is_meant)), key)
+
+
+def _stored(connection: Connection, query: Any) -> list[Stored]:
+    found = [_of(row) for row in connection.execute(query).mappings()]
+    return sorted(found, key=lambda each: (str(each.record.created), each.record.id))
+
+
+def _of(row: RowMapping) -> Stored:
+    try:
+        return Stored(_decode(row["body"]), row["by"], row["last_use"])
+    except msgspec.DecodeError as error:
+        raise InvalidInput(
+            f"this Salver cannot read the key {row['id']!r}: {error}", fix="Use the version that wrote it."
+        ) from error
+
+
+def _row(record: KeyRecord) -> dict[str, object]:
+    return {"name": record.name, "hash": record.hash, "body": _encode(record).decode()}
+
+
+def _text(record: KeyRecord) -> str:
+    """Return what the audit log says of a key."""
+    limits = "" if record.limits is None else _encode(record.limits).decode()
+    state = "" if record.revoked is None else "revoked"
+    return " ".join(filter(None, (*record.scopes, limits, record.shown, state)))
