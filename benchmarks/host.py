@@ -7,9 +7,11 @@ limit kernel (a keep-alive TCP exchange, both ends in one thread) taken before a
 import importlib.metadata
 import os
 import platform
+import resource
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,34 @@ class Quiet:
             "load_average": round(self._load, 2),
             "complaints": complaints,
         }
+
+
+class Others:
+    """Watches a part of a run: which share of the machine did other programs and other machines take?
+
+    Args:
+        measured: CPU seconds of what is measured, so far; the time of this process and of its ended children
+            is taken off as well. Kernel work for interrupts, the network's included, belongs to nobody.
+    """
+
+    def __init__(self, measured: Callable[[], float]) -> None:
+        self._measured = measured
+        self._before = self._now()
+
+    def share(self) -> float:
+        """Return what others had of the time of all cores, since the beginning."""
+        all_, busy, own = (now - then for now, then in zip(self._now(), self._before, strict=True))
+        return max(0.0, busy - own) / max(all_, 1e-9)
+
+    def _now(self) -> tuple[float, float, float]:
+        user, nice, system, idle, wait, irq, soft, steal = (tick / _HZ for tick in _ticks())
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        own = sum(usage.ru_utime + usage.ru_stime for usage in usages) + self._measured()
+        busy = user + nice + system + steal
+        return busy + idle + wait + irq + soft, busy, own
+
+
+_HZ = os.sysconf("SC_CLK_TCK")
 
 
 def _ticks() -> list[int]:

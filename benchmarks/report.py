@@ -16,6 +16,9 @@ _TITLES = {"http": "HTTP/1.1", "json": "HTTP/1.1", "grpc": "gRPC"}
 _PAYLOADS = {"image": "binary tensors", "mobilenet": "binary tensors"}
 
 
+#: As in ``throughput.py``.
+_MOST_OTHERS = 0.03
+
 INTRODUCTION = """\
 Written by `make bench ARGS=--publish`; [the method](benchmarks.md) says how to read it. In brackets: how many
 times as many requests Salver answers in the same cell, or "tie" where the ranges of the rounds overlap."""
@@ -31,7 +34,7 @@ def tables(result: dict[str, Any]) -> str:
         f"{set_to['seconds']} s, medians, {'pinned' if set_to['pin'] else 'not pinned'}; {versions}.",
         "",
         f"Noise: keep-alive exchange {noise['exchange_us'][0]} µs before, {noise['exchange_us'][1]} after, "
-        f"steal {noise['steal']:.2%}, load average {noise['load_average']}. "
+        f"steal {noise['steal']:.2%}, load average {noise['load_average']}; {_others(result)}. "
         + ("; ".join(noise["complaints"]) or "Nothing to complain of")
         + ".",
     ]
@@ -52,6 +55,19 @@ def tables(result: dict[str, Any]) -> str:
     if failures:
         lines += ["", "## Cells without a figure", "", *failures]
     return "\n".join(lines)
+
+
+def _others(result: dict[str, Any]) -> str:
+    """Which share of the processors others had in the cells that count."""
+    shares = [
+        got["others"] for cell in result["cells"] for got in cell["systems"].values() if "others" in got
+    ]
+    above = sum(share > _MOST_OTHERS for share in shares)
+    worst = max(shares, default=0.0)
+    return (
+        f"other programs had at most {worst:.1%} of the processors during a cell, and more than "
+        f"{_MOST_OTHERS:.0%} in {above} of {len(shares)}"
+    )
 
 
 def _table(cells: list[dict[str, Any]], result: dict[str, Any]) -> list[str]:

@@ -6,7 +6,8 @@
 A cell is a model, a transport and a number of connections. Systems take turns within each round
 (in an order drawn from the seed), each started for its turn and warmed up; only one runs at a time.
 Beside the load a second client asks another row ten times a second and compares with bare ONNX
-Runtime; a system that answers wrongly, or with an error, has "–" in that cell, with the reason.
+Runtime; a system that answers wrongly, or with an error, has "–" in that cell, with the reason. A cell during
+which other programs or other machines took more than 3 % of the processors is repeated.
 """
 
 import argparse
@@ -48,6 +49,8 @@ CONNECTIONS = {
 IN_JSON = "mobilenet"
 PAGE = models.ROOT / "docs" / "explanation" / "benchmark-results.md"
 LOGS = models.CACHE / "logs"
+#: Share of the machine that others may take during a cell; beyond it the cell is repeated.
+MOST_OTHERS = 0.03
 Cell = tuple[str, str, int]
 
 
@@ -88,7 +91,21 @@ class Watch:
 def measure(
     server: Server, system: System, form: forms.Form, port: int, cell: Cell, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """One cell of one system in one round: figures, or ``{"failed": reason}``."""
+    """One cell of one system in one round: the least disturbed of up to so many tries."""
+    best: dict[str, Any] = {}
+    for _ in range(given.tries):
+        got = attempt(server, system, form, port, cell, given)
+        if not best or got.get("others", 0.0) < best.get("others", 0.0):
+            best = got
+        if best.get("others", 0.0) <= MOST_OTHERS:
+            break
+    return best
+
+
+def attempt(
+    server: Server, system: System, form: forms.Form, port: int, cell: Cell, given: argparse.Namespace
+) -> dict[str, Any]:
+    """Figures, or ``{"failed": reason}``."""
     model, connections = models.MODELS[cell[0]], cell[2]
     body = form.encode(model.samples[0])
     pin = ["taskset", "-c", "1"] if given.pin else []
@@ -96,9 +113,9 @@ def measure(
         load.generate(form, body, port, connections, given.warm_up, pin)
         with Watch(form, model, port, which_row(system)) as watch:
             rows, batches = tax.counts(model, port) if system.counts_batches else (0, 0)
-            before = server.cpu_seconds()
+            others, before = host.Others(server.cpu_seconds), server.cpu_seconds()
             sample = load.generate(form, body, port, connections, given.seconds, pin)
-            spent = server.cpu_seconds() - before
+            spent, share = server.cpu_seconds() - before, others.share()
             ended = tax.counts(model, port) if system.counts_batches else (0, 0)
         if watch.wrong:
             return {"failed": watch.wrong}
@@ -114,6 +131,7 @@ def measure(
         "cpu_s_per_1000": round(spent / sample.requests * 1000, 5),
         "batch": round((ended[0] - rows) / max(1, ended[1] - batches), 2),
         "checks": watch.checks,
+        "others": round(share, 4),
     }
 
 
@@ -227,6 +245,7 @@ def _summary(model: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "cpu_s_per_1000": cpu,
         **({"batch": batch, **tax.serving_tax(model, batch, cpu)} if batch else {}),
         "checks": sum(got["checks"] for got in rounds),
+        "others": max(got["others"] for got in rounds),
     }
 
 
@@ -245,6 +264,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=3, help="of load in each cell and round")
     parser.add_argument("--warm-up", type=int, default=1, help="seconds of load thrown away before")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tries", type=int, default=4, help="of a cell that other programs disturb")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pin", action="store_true", help="server on core 0, generator on core 1")
     parser.add_argument("--out", type=Path, help="where to write the result (default: a file under raw/)")
