@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     page.add_arguments(parser, "triton")
     given = parser.parse_args(argv)
-    given.pin = False
+    given.pin, given.tries = False, 4
     if missing := [name for name in ("wrk", "h2load") if not shutil.which(name)]:
         sys.exit(f"{' and '.join(missing)} not found: apt-get install wrk nghttp2-client")
     if not environment.make("triton"):

@@ -240,7 +240,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     page.add_arguments(parser, "tensorflow")
     given = parser.parse_args(argv)
-    given.pin = False
+    given.pin, given.tries = False, 4
     make()
     known = _systems()
     chosen = {name: known[name] for name in given.only}
