@@ -61,11 +61,12 @@ class Call:
 
     path: str
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def wire(self) -> bytes:
         """Its frames, on stream 0. Headers are literals that are never indexed."""
         fields = {":method": "POST", ":scheme": "http", ":path": self.path, ":authority": "127.0.0.1"}
-        fields |= {"content-type": "application/grpc", "te": "trailers"}
+        fields |= {"content-type": "application/grpc", "te": "trailers", **self.headers}
         block = b"".join(
             b"\x10%c%b%c%b" % (len(name), name.encode(), len(value), value.encode())
             for name, value in fields.items()

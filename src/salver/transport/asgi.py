@@ -239,14 +239,23 @@ class Front:
         try:
             self._check(route, endpoint, head.headers, headers)
         except (Unidentified, OutOfScope) as error:
-            reply = self._fault(head.path, error, head.version, headers)
-            given = printable(headers.get(b"x-request-id", b""))
-            exchange.reply(reply.status, reply.headers, reply.body, given or self._new_id())
+            self._reply_refusal(error, headers, printable(headers.get(b"x-request-id", b"")), exchange)
             return True
         except SalverError:
             return False
         head.notes.clear()  # the key has become valid
         return False
+
+    def _reply_refusal(
+        self, error: SalverError, headers: Mapping[bytes, bytes], given: str, exchange: Exchange
+    ) -> None:
+        """Answer with a refusal, and further requests with this head with copies until the turn ends."""
+        head = exchange.head
+        reply = self._fault(head.path, error, head.version, headers)
+        if error.repeated is not None and not given:
+            alike = _RefusedAlike(self._new_id, error.repeated)
+            exchange.repeat(reply.status, reply.headers, reply.body, alike, is_own=True)
+        exchange.reply(reply.status, reply.headers, reply.body, given or self._new_id())
 
     def _ask(
         self,
@@ -274,8 +283,7 @@ class Front:
         if grant is not None and grant.was_refused and not trace:
             refused = None if body is None else grant.still_refused()
             if refused is not None:
-                reply = self._fault(exchange.head.path, refused, exchange.head.version, headers)
-                exchange.reply(reply.status, reply.headers, reply.body, given or self._new_id())
+                self._reply_refusal(refused, headers, given, exchange)
                 return True
         if body is None or len(body) > self._uncounted:
             if exchange.large is None and not collects(exchange):
@@ -395,6 +403,33 @@ def _refuse_compressed(headers: Mapping[bytes, bytes]) -> None:
     """Refuse a compressed body (TR-R28)."""
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise InvalidInput("Unsupported content-encoding, only 'identity' is supported.")
+
+
+class _RefusedAlike:
+    """Requests of one caller that are refused like a first one.
+
+    Args:
+        new_id: Makes ids of requests.
+        count: Records so many of them.
+    """
+
+    __slots__ = ("_copies", "_count", "_new_id")
+
+    def __init__(self, new_id: Callable[[], str], count: Callable[[int], None]) -> None:
+        self._count = count
+        self._copies = 0
+        self._new_id = new_id
+
+    def new_id(self) -> str:
+        """See :class:`~salver.words.messages.Alike`."""
+        self._copies += 1
+        return self._new_id()
+
+    def close(self) -> int:
+        """See :class:`~salver.words.messages.Closable`."""
+        if self._copies:
+            self._count(self._copies)
+        return self._copies
 
 
 def _tell(exchange: Exchange, accepted: bytes, call: Call, reply: HttpReply | None, pieces: object) -> None:

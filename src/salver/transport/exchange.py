@@ -165,8 +165,14 @@ class Exchange:
         await self.send({"type": "http.response.start", **start})
         await self.send({"type": "http.response.body", "body": body})
 
-    def repeat(self, status: int, headers: Headers, body: bytes, alike: Alike) -> None:
-        """Send copies of a refusal to further requests of this kind until the turn of the loop ends."""
+    def repeat(
+        self, status: int, headers: Headers, body: bytes, alike: Alike, *, is_own: bool = False
+    ) -> None:
+        """Send copies of a refusal to further requests of this kind until the turn of the loop ends.
+
+        Args:
+            is_own: Only to those with the same head; otherwise to others of this path as well.
+        """
 
     def keep(self, refusal: Closable) -> None:
         """Close a refusal, of which the application sends copies, when the turn of the loop ends."""

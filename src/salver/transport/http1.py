@@ -476,9 +476,10 @@ class Connection(WrittenConnection):
         self._transport.write(refusal.copy())
         return True
 
-    def repeat(self, head: Head, begin: bytes, end: bytes, alike: Alike) -> None:
+    def repeat(self, head: Head, begin: bytes, end: bytes, alike: Alike, *, is_own: bool) -> None:
         """See :meth:`~salver.transport.exchange.Exchange.repeat`."""
-        self._terms.pulse.refuse((self._terms, head.path), head, begin, end, alike)
+        kind = None if is_own else (self._terms, head.path)
+        self._terms.pulse.refuse(kind, head, begin, end, alike)
 
     def _enter(self, exchange: "Http1Exchange") -> None:
         """Answer with a task of the application."""
@@ -623,11 +624,13 @@ class Http1Exchange(Exchange):
         data, keeps, _ = head_of(start, len(body), self.head.version, self.may_keep)
         self.answer(status, data if self._is_head else data + body, keeps=keeps)
 
-    def repeat(self, status: int, headers: Headers, body: bytes, alike: Alike) -> None:
+    def repeat(
+        self, status: int, headers: Headers, body: bytes, alike: Alike, *, is_own: bool = False
+    ) -> None:
         """See :class:`Exchange`."""
         if self.may_keep and not self._is_head and self.head.version == "1.1":
             begin, end = (_REPLY % (begun_of(status, headers), len(body), b"\0", body)).split(b"\0", 1)
-            self._connection.repeat(self.head, begin, end, alike)
+            self._connection.repeat(self.head, begin, end, alike, is_own=is_own)
 
     def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """See :class:`Exchange`."""

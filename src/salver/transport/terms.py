@@ -284,9 +284,10 @@ class Pulse:
         """Send copies of a refusal to further requests with this head until the turn ends.
 
         Args:
-            kind: Whatever tells its requests from others. Heads of one kind share the refusal.
+            kind: Whatever tells its requests from others. Heads of one kind share the refusal; None = it is
+                of this head alone.
         """
-        refusal = self._refusals.get(kind)
+        refusal = Refusal() if kind is None else self._refusals.get(kind)
         if refusal is None:
             if len(self._refusals) >= _KINDS:
                 self._refusals.clear()

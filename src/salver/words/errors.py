@@ -85,6 +85,8 @@ class SalverError(Exception):
         is_late: The error came from the model, or while waiting for it, not from admission.
         triton: The whole text in Triton's wording, if that differs.
         in_tritons_words: Use Triton's wording, for callers of a server that replaces Triton.
+        repeated: Records so many more requests of this caller, which got copies of the answer; None = each
+            has to be decided by itself.
     """
 
     code: Code = Code.INTERNAL
@@ -95,6 +97,7 @@ class SalverError(Exception):
     longest: int = LONGEST_TEXT
     triton: str = ""
     in_tritons_words: bool = False
+    repeated: Callable[[int], None] | None = None
 
     def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:
         message = cut(message, self.longest)

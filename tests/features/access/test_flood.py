@@ -186,3 +186,26 @@ async def test_no_body_of_a_refused_request_is_read_beyond_its_first_frame(serve
     assert await caller.ask([key]) == [429]
     for size in (1 << 20, 50 << 20):
         assert await caller.begin(key, size) == ("8", 0), "NO_ERROR: the rest is not wanted"
+
+
+async def test_copies_of_a_refusal_go_to_its_caller_alone_and_count(server: Server) -> None:
+    """Within a turn of the loop, other requests with the same head get the same answer."""
+    keys: Any = server.kernel.keys
+    http = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(8)]
+    for key, status in (("spent", 429), ("steady", 200), ("spent", 429), ("spent", 429)):
+        for _, writer in http:
+            writer.write(head(key, len(BODY)) + BODY)
+        answers = [await reply(reader) for reader, _ in http]
+        assert {answer[0] for answer in answers} == {status}
+        assert len({answer[1]["x-request-id"] for answer in answers}) == 8
+    for at, (_, writer) in enumerate(http):
+        writer.write(head(("spent", "steady")[at % 2], len(BODY)) + BODY)
+    assert [(await reply(reader))[0] for reader, _ in http] == [429, 200] * 4
+
+    def counted() -> dict[str, float]:
+        families = keys.refusals.collect()
+        return {one.labels["key"]: one.value for each in families for one in each.samples}
+
+    await auntil(lambda: counted() == {"spent": 28.0})
+    for _, writer in http:
+        writer.close()

@@ -38,6 +38,11 @@ class _Tally:
         self.cell = Cell(_LINES)
         self.count = self.unlogged = 0
 
+    def repeat(self, count: int) -> None:
+        """Count so many more, which got copies of an answer."""
+        self.count += count
+        self.unlogged += count
+
 
 class Refusals:
     """Refusals of one server.
@@ -64,6 +69,7 @@ class Refusals:
         reason = _reason(error)
         tally = self._tallies.get((reason, key)) or self._tally(reason, key)
         tally.count += 1
+        error.repeated = tally.repeat
         now = self._ticks()
         if tally.cell.wait(now):
             tally.unlogged += 1
