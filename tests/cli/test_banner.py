@@ -164,8 +164,20 @@ def test_one_line_says_who_may_do_what() -> None:
 
 def test_a_server_with_keys_says_so_in_place_of_a_warning() -> None:
     lines = banner.compose(msgspec.structs.replace(ready(host="0.0.0.0"), needs_key=True)).lines
-    assert lines[-1] == "every request needs a key, except for liveness: salver keys list"
+    assert lines[-1].startswith("every request but liveness needs a key")
     assert not any("warning" in line for line in lines)
+
+
+def test_calls_to_a_server_with_keys_send_the_one_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = banner.compose(msgspec.structs.replace(ready(iris=IRIS), needs_key=True)).lines
+    (command,) = (line for line in lines if line.startswith("curl "))
+    assert shlex.split(command)[1:3] == ["-H", "authorization: Bearer $SALVER_TOKEN"]
+    monkeypatch.setenv("SALVER_TOKEN", "slv_1")
+    (call,) = (line for line in lines if line.startswith("answer = "))
+    headers = call[call.index("headers=") + len("headers=") : call.rindex(")")]
+    assert eval(headers, {"os": os}) == {"authorization": "Bearer slv_1"}
 
 
 def test_the_record_for_programs() -> None:

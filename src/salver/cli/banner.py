@@ -67,13 +67,15 @@ def compose(info: "ReadyInfo", *, is_logged: bool = False) -> Block:
         lines.append(f"  API      {info.url}/{'docs/' if info.console else 'openapi.json'}")
     if info.url and (chosen := _choose(info)):
         status, signature = chosen
-        lines += ["", *curl(info.url, status.id.name, signature, takes_short=info.takes_short).splitlines()]
+        name, key = status.id.name, info.needs_key
+        command = curl(info.url, name, signature, takes_short=info.takes_short, has_key=key)
+        lines += ["", *command.splitlines()]
         address = info.url.partition("//")[2]
-        lines += ["", *triton_snippet(address, status.id.name, signature).splitlines()]
+        lines += ["", *triton_snippet(address, name, signature, has_key=key).splitlines()]
     refuses = info.refuses_inference
     warnings = [line for host in info.hosts if (line := exposure(host, info.changing, refuses=refuses))]
     if info.needs_key:
-        lines += ["", "every request needs a key, except for liveness: salver keys list"]
+        lines += ["", "every request but liveness needs a key (salver keys list): export SALVER_TOKEN=KEY"]
     elif warnings:
         lines += ["", *warnings]
     title = f"salver {__version__}"
@@ -125,15 +127,20 @@ def exposure(host: str, changing: "Changing", *, refuses: bool = False) -> str:
     return f"{who} use these models{changes}"
 
 
-def curl(url: str, model: str, signature: Signature, *, takes_short: bool = True) -> str:
+def curl(
+    url: str, model: str, signature: Signature, *, takes_short: bool = True, has_key: bool = False
+) -> str:
     """Return a curl command with a valid body of zeros; a line of Python makes long bodies.
 
     Args:
         takes_short: The server accepts inputs by name (:mod:`salver.dialects.oip.short_json`).
+        has_key: Send the key of the environment.
     """
     specs = signature.inputs
     page = shlex.quote(f"{url}/v2/models/{quote(model, safe='')}")
     is_short = takes_short and all(spec.name != "inputs" for spec in specs)
+    if has_key:
+        page = f'-H "authorization: Bearer $SALVER_TOKEN" {page}'
     if not specs or (not is_short and any(spec.datatype in _NOT_IN_JSON for spec in specs)):
         return f"curl {page}"
     ask = f"curl {page}/infer -d"
@@ -153,11 +160,13 @@ def curl(url: str, model: str, signature: Signature, *, takes_short: bool = True
     return f"python3 -c {shlex.quote(program)} |\n  {ask} @-"
 
 
-def triton_snippet(address: str, model: str, signature: Signature) -> str:
+def triton_snippet(address: str, model: str, signature: Signature, *, has_key: bool = False) -> str:
     """Return the same call in Python, with tritonclient."""
-    more = ""
+    more = headers = ""
+    if has_key:
+        more, headers = "os, ", ", headers={'authorization': f\"Bearer {os.environ['SALVER_TOKEN']}\"}"
     if any(spec.datatype is DataType.BF16 for spec in signature.inputs):
-        more = "ml_dtypes, "
+        more += "ml_dtypes, "
     text = [f"import {more}numpy as np, tritonclient.http as triton", "inputs = []"]
     for spec in signature.inputs:
         shape, kind = extents(spec), spec.datatype.name
@@ -166,7 +175,7 @@ def triton_snippet(address: str, model: str, signature: Signature) -> str:
             fill = f"np.zeros({{}}, {_dtype(spec)!r})"
         text.append(f"inputs.append(triton.InferInput({spec.name!r}, {shape}, {kind!r}))")
         text.append(f"inputs[-1].set_data_from_numpy({fill.format(shape)})")
-    text.append(f"answer = triton.InferenceServerClient({address!r}).infer({model!r}, inputs)")
+    text.append(f"answer = triton.InferenceServerClient({address!r}).infer({model!r}, inputs{headers})")
     text += [f"print(answer.as_numpy({spec.name!r}))" for spec in signature.outputs[:1]]
     return "\n".join(text)
 
