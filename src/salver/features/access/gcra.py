@@ -47,7 +47,9 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 def parse_rate(text: str, field: str = "requests") -> Rate:
-    """Parse a rate such as ``50/s``, ``50/s+100`` (with a burst of 100) or ``10/m``.
+    """Parse a rate such as ``50/s``, ``10/m``, or ``50/s+100`` (with a burst of 100).
+
+    Without a burst, all units of the time may come at once.
 
     Raises:
         InvalidInput: the text is no rate, or more than this server can count.
@@ -55,14 +57,16 @@ def parse_rate(text: str, field: str = "requests") -> Rate:
     >>> parse_rate("50/s+100")
     Rate(count=50, seconds=1, burst=100)
     >>> parse_rate("10/m")
-    Rate(count=10, seconds=60, burst=1)
+    Rate(count=10, seconds=60, burst=10)
     """
     found = _FORM.fullmatch(text)
     if found is None:
         raise InvalidInput(
             f"{text!r} is no rate", field=field, fix="Write it as 50/s, 50/s+100 (burst) or 10/m."
         )
-    rate = Rate(int(found[1]), _UNITS[found[2]], int(found[3] or 1))
+    count = int(found[1])
+    burst = int(found[3]) if found[3] else min(max(count, 1), _MOST_BURST)
+    rate = Rate(count, _UNITS[found[2]], burst)
     if rate.count > _FASTEST * rate.seconds or not 1 <= rate.burst <= _MOST_BURST:
         raise InvalidInput(
             f"{text!r} cannot be counted",

@@ -77,7 +77,7 @@ def create(
     ] = ("infer",),
     expires: Annotated[str, Parameter(help="Time until it expires, as 90d, 12h or 30m.")] = NEVER,
     limit: Annotated[
-        str, Parameter(help="Rate of requests to models, as 50/s, 10/m, or 50/s+100 with a burst.")
+        str, Parameter(help="Rate of requests to models, as 50/s, 10/m, or 50/s+100 with another burst.")
     ] = "",
     rows: Annotated[str, Parameter(help="Rate of rows of such requests, in the same form.")] = "",
     tokens: Annotated[str, Parameter(help="Rate of tokens, of prompts and answers together.")] = "",
