@@ -56,13 +56,13 @@ A key, a tenant, a model and the server may each have these:
 | `tokens = "100/s+5000"` | tokens of prompt and answer | one before, the rest with the answer |
 | `at_once = 8` | requests that run | from the beginning to the end |
 
-Rates are written as `N/s`, `N/m` or `N/h`, up to 1,000,000 a second. N may come at once, or as many as `+BURST` says.
-`0/s` refuses everything. No window of T seconds has more than the burst and T times the rate, of requests and
-of rows; of tokens, none that ends with an accepted request. A key has its limits in its table
-(`limits = { requests = "50/s" }`), the others stand in `[limits.server]`, `[limits.tenants.NAME]` and
-`[limits.models.NAME]` of the keys file, with `*` for any letters. Beyond 4,096 names that patterns match,
-further ones share one limit until others are idle. The server's token has no limits of its own, but those of
-tenants, models and the server hold for it.
+Rates are written as `N/s`, `N/m` or `N/h`, up to 1,000,000 a second. N may come at once, or as many as
+`+BURST` says. `0/s` refuses everything. No window of T seconds has more than the burst and T times the
+rate, of requests and of rows; of tokens, none that ends with an accepted request. A key has its limits in
+its table (`limits = { requests = "50/s" }`), the others stand in `[limits.server]`, `[limits.tenants.NAME]`
+and `[limits.models.NAME]` of the keys file, with `*` for any letters. Beyond 4,096 names that patterns
+match, further ones share one limit until others are idle. The server's token has no limits of its own, but
+those of tenants, models and the server hold for it.
 
 | Field of a 429 | |
 |---|---|
