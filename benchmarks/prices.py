@@ -98,6 +98,8 @@ hash = "sha256:b3cfd396cdbace23e97102d84366bf8137a95b2d261ec73a77ae15d8e12b81f3"
 scopes = ["infer:tiny"]
 """
 _LIMITS = 'limits = { requests = "1000000/s+1000000", at_once = 1000 }\n'
+_QUOTAS = 'limits = { quotas = ["1e12/day", "1e12 rows/month", "1e9 seconds/month"] }\n'
+_ACCESS = {"access": {"keys_file": "{folder}/keys.toml"}}
 
 _ORIGIN: Header = ("origin", ORIGIN, 1)
 _OBJECTIVE = '[objective]\nlatency_p99 = "50ms"\n'
@@ -113,14 +115,22 @@ VARIANTS = {
         model="response_cache = true\n",
     ),
     "keys": Variant(
-        "key of a caller, with scopes",
-        tables={"access": {"keys_file": "{folder}/keys.toml"}},
+        "key of a caller, with scopes; its usage is not counted",
+        config={"is_uncounted": True},
+        tables=_ACCESS,
         headers=(_BEARER,),
     ),
+    "usage": Variant("key of a caller, with scopes and usage", tables=_ACCESS, headers=(_BEARER,)),
     "limits": Variant(
         "the same, with limits of requests in a time and at once",
-        config={"limits_keys": True},
-        tables={"access": {"keys_file": "{folder}/keys.toml"}},
+        config={"limits": _LIMITS},
+        tables=_ACCESS,
+        headers=(_BEARER,),
+    ),
+    "quotas": Variant(
+        "the same, with quotas of requests, rows and compute seconds instead",
+        config={"limits": _QUOTAS},
+        tables=_ACCESS,
         headers=(_BEARER,),
     ),
     "key": Variant("key for inference", config={"restricts": True}, headers=_KEYS),
@@ -184,7 +194,8 @@ async def started(variant: Variant, folder: Path, sink: str, port: int = 0) -> A
     from salver.words.releases import Split
 
     more = dict(variant.config)
-    (folder / "keys.toml").write_text(_KEYS_FILE + _LIMITS * more.pop("limits_keys", False))
+    (folder / "keys.toml").write_text(_KEYS_FILE + more.pop("limits", ""))
+    is_uncounted = more.pop("is_uncounted", False)
     if more.pop("restricts", False):
         more["http"] = more["grpc"] = HeaderConfig((Restriction(("inference",), "x-key", SECRET),))
     config = ServeConfig(
@@ -206,6 +217,8 @@ async def started(variant: Variant, folder: Path, sink: str, port: int = 0) -> A
         collector = Collector(Pending(), time.time)
         collector.follow("r0")
         server.kernel.bus.join(collector)
+    if is_uncounted:
+        server.kernel.keys.accounts = None
     if not variant.has_observers:
         server.kernel.bus._observers = ()
     if port:

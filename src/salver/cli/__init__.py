@@ -39,6 +39,10 @@ COMMANDS: Final = {
         "salver.features.keyring.command:keys",
         "Make, list, rotate, limit and revoke the keys that callers of a server need.",
     ),
+    "usage": (
+        "salver.features.usage.command:usage",
+        "Show what keys have used, by model and hour, or export it as CSV or Parquet.",
+    ),
     "registry": (
         "salver.features.registry.command:registry",
         "Keep models in versions, with aliases that move, and a history.",

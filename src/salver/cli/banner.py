@@ -10,9 +10,12 @@ from urllib.parse import quote
 import msgspec
 
 from salver import __version__, is_compiled
-from salver.encoding.placeholders import extents, filled, zero
+from salver.lazy import lazy_imports
 from salver.words.messages import Signature, State, TensorSpec, VersionStatus
 from salver.words.tensor import DataType
+
+with lazy_imports():
+    from salver.encoding.placeholders import extents, filled, zero
 
 if TYPE_CHECKING:
     from salver.ready import ReadyInfo

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import orjson
 
@@ -278,6 +278,14 @@ class Client:
         if request:
             path = f"{_model(model, '')}/explain/{quote(request, safe='')}"
         return self._object(await self._get(path))
+
+    async def usage(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Return a page of what keys have used; ``next`` is the ``after`` of the following one.
+
+        Args:
+            query: Parameters of ``GET /api/v1/usage``.
+        """
+        return self._object(await self._get(f"/api/v1/usage?{urlencode(query)}"))
 
     async def _typed(
         self, model: str, version: str, inputs: Mapping[str, object] | Sequence[object] | Array

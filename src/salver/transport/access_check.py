@@ -25,6 +25,7 @@ from salver.words.errors import (
     Forbidden,
     InvalidInput,
     OutOfScope,
+    QuotaUnsettled,
     SalverError,
     Unauthenticated,
     Unidentified,
@@ -129,6 +130,13 @@ ReadToken = Callable[[str], Awaitable[Caller]]
 
 #: Headers of a request in their order, with names in lower case.
 RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+async def refusal_of(grant: Grant, model: str) -> SalverError | None:
+    """Return why a request to run a model is refused, once it is known; None = it is accepted."""
+    while isinstance(refusal := grant.refusal(model), QuotaUnsettled):
+        await refusal.settled
+    return refusal
 
 
 class CallerKeys(Protocol):

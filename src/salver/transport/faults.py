@@ -16,6 +16,7 @@ from salver.words.errors import (
     Code,
     OutOfScope,
     Overloaded,
+    QuotaExceeded,
     RateLimited,
     ReachedLimit,
     SalverError,
@@ -66,6 +67,7 @@ GRPC: Final[dict[Code, int]] = {
 
 JSON: Final = (b"content-type", b"application/json")
 _MAX_PAUSE_S: Final = 86_400.0
+_NO_RETRY: Final = (b"x-should-retry", b"false")
 
 
 def json_headers(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
@@ -91,7 +93,9 @@ def limit_headers(error: RateLimited) -> tuple[tuple[bytes, bytes], ...]:
     )
     state = f";r=0;t={seconds}"
     if error.is_final:  # clients of OpenAI's and Anthropic's would try again
-        again, state = ((b"x-should-retry", b"false"),), ";r=0"
+        again, state = (_NO_RETRY,), ";r=0"
+    elif isinstance(error, QuotaExceeded):
+        again = (again[0], _NO_RETRY)  # else they would wait for hours
     if limit is None:
         return again
     return (*again, (b"ratelimit-policy", _policy(limit)), (b"ratelimit", f'"{limit.name}"{state}'.encode()))
@@ -130,7 +134,7 @@ def grpc_fault(error: SalverError) -> GrpcStatus:
 
 def ended(code: int, text: str, error: SalverError) -> GrpcStatus:
     """Return a gRPC status, with the pause before a retry where one helps."""
-    if isinstance(error, RateLimited) and error.is_final:
+    if isinstance(error, QuotaExceeded) or (isinstance(error, RateLimited) and error.is_final):
         return GrpcStatus(code, text, -1)
     if isinstance(error, Overloaded | RateLimited):
         return GrpcStatus(code, text, max(1, math.ceil(_pause(error) * 1e3)))
@@ -144,6 +148,8 @@ def clean(text: str) -> str:
 
 def _pause(error: Overloaded | RateLimited) -> float:
     """Return the seconds until a retry, within bounds even if a model chose the number."""
+    if isinstance(error, QuotaExceeded):
+        return error.retry_after
     if error.retry_after > 0:
         return min(error.retry_after, _MAX_PAUSE_S)
     return 0.0

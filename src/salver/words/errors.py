@@ -5,7 +5,7 @@ table that turns a code into its protocol's own form. This module does not know 
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal, NamedTuple, TypeVar, get_args
 
 #: Why a request was rejected before it ran (a label of the metrics): the queue is full, the limit on the
@@ -288,6 +288,20 @@ class RateLimited(SalverError):
         """Keep the attributes when an error crosses a process boundary."""
         more = {"limit": self.limit, "retry_after": self.retry_after, "is_final": self.is_final}
         return (*super().__reduce__(), more)
+
+
+class QuotaExceeded(RateLimited):
+    """Rejection because a quota of the caller is used up; it is renewed after ``retry_after`` seconds."""
+
+
+class QuotaUnsettled(RateLimited):
+    """Rejection that is not decided: what is left of a quota of the caller has to be asked for.
+
+    Attributes:
+        settled: What to await before the request is asked about again.
+    """
+
+    settled: Awaitable[None]
 
 
 class DeadlineExceeded(SalverError):

@@ -5,7 +5,7 @@ Times are seconds of one monotonic clock unless a name says otherwise.
 """
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -315,21 +315,35 @@ class Charge(Protocol):
     """Charge of a request to run a model to its caller's limits.
 
     Attributes:
-        counts_tokens: One of the limits is of tokens.
+        counts_tokens: Its tokens are counted.
+        received, sent: Bytes of its body, and of its answer so far.
     """
 
     counts_tokens: bool
+    received: int
+    sent: int
 
-    def weigh(self, rows: int, tenant: str) -> None:
+    def weigh(self, rows: int, tenant: str) -> bool:
         """Charge the request, which is about to run, to all limits or to none.
+
+        Returns:
+            False = it is not charged yet, and ``settle`` has to be awaited first.
 
         Raises:
             RateLimited: it is beyond one of them.
         """
         ...
 
+    def settle(self) -> Awaitable[None]:
+        """Charge the request once it is known what is left for it. Raises RateLimited."""
+        ...
+
     def add(self, tokens: tuple[int, int] | None) -> None:
         """Charge the tokens of the prompt and the answer so far; None = another piece of it, not counted."""
+        ...
+
+    def end(self, model: str, timing: Timing) -> None:
+        """Note what has answered, before ``leave``; empty = no model."""
         ...
 
     def leave(self, *, has_begun: bool = True) -> None:

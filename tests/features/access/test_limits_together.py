@@ -244,7 +244,7 @@ def test_what_is_known_too_late_is_charged_and_later_requests_wait() -> None:
 def test_a_tenant_that_parameters_name_is_charged_in_place_of_the_first() -> None:
     world = World([None, None], DeclaredLimits(tenants={"*": LimitRules("1/h", at_once=1)}))
     charge = world.ask("ada", "", "m").begin("m", "")
-    assert charge.weigh(1, "acme") is None
+    assert charge.weigh(1, "acme")
     assert world.ask("ada", "", "m") is not None
     with pytest.raises(RateLimited):
         world.ask("ada", "acme", "m")

@@ -16,6 +16,7 @@ from salver.features.keyring.key_operations import key_operations
 from salver.features.management.openapi import describe
 from salver.features.management.serving_operations import serving_operations
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
+from salver.features.usage import operations as usage
 from salver.transport.operations import ROOT, Operation
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "api.md"
@@ -45,7 +46,7 @@ def operations() -> list[Operation]:
     nobody: Any = None
     kept = LedgerApi(nobody, nobody, nobody, ReleaseStores(nobody, nobody, nobody), str)
     serving = serving_operations(nobody, nobody, ("salver", "0"), has_registry=True)
-    keys = key_operations(nobody, nobody)
+    keys = [*key_operations(nobody, nobody), *usage.operations(nobody, nobody)]
     return [*serving, *me.operations(nobody), *kept.operations(), *keys]
 
 

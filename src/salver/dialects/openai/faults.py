@@ -6,7 +6,7 @@ import orjson
 
 from salver.encoding.bodies import HttpReply
 from salver.transport.faults import HTTP, clean, json_headers
-from salver.words.errors import Code, OutOfScope, SalverError
+from salver.words.errors import Code, OutOfScope, QuotaExceeded, SalverError
 
 #: HTTP status of OpenAI's routes.
 OPENAI: Final[dict[Code, int]] = {**HTTP, Code.CANCELLED: 400}
@@ -26,5 +26,7 @@ def openai_fault(error: SalverError) -> HttpReply:
         code = "model_not_found"
     elif isinstance(error, OutOfScope):
         kind = "permission_error"
+    elif isinstance(error, QuotaExceeded):
+        kind = code = "insufficient_quota"
     fault = {"message": clean(str(error)), "type": kind, "param": clean(error.field) or None, "code": code}
     return HttpReply(status, orjson.dumps({"error": fault}), json_headers(error))

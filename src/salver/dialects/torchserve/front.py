@@ -21,7 +21,7 @@ from salver.dialects.torchserve.paths import PathMatch, Surface, may_be_own
 from salver.dialects.torchserve.port_operations import PortOperations
 from salver.dialects.torchserve.port_paths import PortPaths
 from salver.dialects.torchserve.queries import CallHeaders, QueryReader, Target
-from salver.transport.access_check import LOCAL, Access, RawHeaders
+from salver.transport.access_check import LOCAL, Access, RawHeaders, refusal_of
 from salver.transport.budget import Budget, Share
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.exchange import Exchange, Prompt, PromptFinder, never
@@ -265,13 +265,15 @@ class TorchServe:
         """Answer a request; a prediction of a workflow, whose models are called inside, counts as one."""
         if grant is None or request.match.operation != "predict_workflow":
             return await self._operations.run(request)
-        if (refusal := grant.refusal(request.match.model)) is not None:
+        model = request.match.model
+        if (refusal := await refusal_of(grant, model)) is not None:
             raise refusal
-        grant.enter()
+        charge = grant.begin(model, grant.standing.tenant)
         try:
             return await self._operations.run(request)
         finally:
-            grant.leave()
+            if charge is not None:
+                charge.leave()
 
     async def _find_model(self, request: Request, grant: Grant | None) -> str:
         """Return the model that a request names elsewhere than in its path.

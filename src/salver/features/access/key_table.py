@@ -9,13 +9,14 @@ from salver.features.access.credentials import credentials
 from salver.features.access.key_format import digest_of
 from salver.features.access.limit_book import DeclaredLimits, LimitBook
 from salver.features.access.limits import Limits, refusal
+from salver.features.access.ports import Account, Accounts
 from salver.features.access.refusals import Refusals
 from salver.features.access.scopes import Scopes
 from salver.kernel.serving.standing import from_headers
 from salver.transport.access_check import Caller, RawHeaders
 from salver.transport.exchange import Exchange, Prompt
 from salver.transport.restrict import Right
-from salver.words.errors import InvalidInput, SalverError, Unidentified
+from salver.words.errors import InvalidInput, QuotaUnsettled, RateLimited, SalverError, Unidentified
 from salver.words.messages import ANYBODY, Grant, Standing
 
 _FOREVER: Final = float("inf")
@@ -36,9 +37,13 @@ class Key:
         is_alive: It is not revoked, nor replaced by one of other rights.
         is_used: It was used since :meth:`KeyTable.last_uses` was last asked, which knows the time.
         last_use: Unix seconds of its last request to this server before that; 0 = there was none.
+        account: What it uses; None = nothing is counted.
     """
 
-    __slots__ = ("granted", "id", "is_alive", "is_used", "last_use", "limits", "name", "scopes", "until")
+    __slots__ = (
+        *("account", "granted", "id", "is_alive", "is_used", "last_use"),
+        *("limits", "name", "scopes", "until"),
+    )
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class Key:
         self.is_alive = True
         self.is_used = False
         self.last_use = 0.0
+        self.account: Account | None = None
 
     def __repr__(self) -> str:
         return f"<Key {self.id} {self.scopes!r}>"
@@ -104,7 +110,10 @@ class KeyGrant:
         checks: The model's name is left to be checked.
     """
 
-    __slots__ = ("_checks", "_key", "_right", "_scope", "_table", "granted", "standing", "was_refused")
+    __slots__ = (
+        *("_checks", "_key", "_right", "_scope", "_table"),
+        *("account", "granted", "standing", "was_refused"),
+    )
 
     def __init__(
         self, table: "KeyTable", key: Key, right: Right, standing: Standing, *, checks: bool
@@ -113,6 +122,7 @@ class KeyGrant:
         self._key = key
         self._right: Right = right
         self._scope = key.scopes.of(right)
+        self.account = key.account
         self.granted = key.granted
         self.standing = standing
         self._checks = checks
@@ -121,7 +131,9 @@ class KeyGrant:
     @property
     def checks(self) -> bool:
         """See :class:`~salver.words.messages.Grant`."""
-        return self._checks or self._key.limits is not None or not self._table.book.is_empty
+        if self._checks or self.account is not None:
+            return True
+        return self._key.limits is not None or not self._table.book.is_empty
 
     def check(self, model: str) -> None:
         """See :class:`~salver.words.messages.Grant`. Raises OutOfScope."""
@@ -134,18 +146,27 @@ class KeyGrant:
         if not self._scope.is_allowed(model):
             refused = self._scope.refusal(model)
         else:
-            now = self._table.ticks()
-            limits = self._table.book.of(self._key.limits, self.standing.tenant, model, now)
-            if limits and (refused := refusal(limits, now)) is not None:
-                self.was_refused = not is_trial
+            refused = self._over(model, is_trial=is_trial)
+            if isinstance(refused, QuotaUnsettled):
+                return refused
+            self.was_refused = refused is not None and not is_trial
         if refused is None or is_trial:
             return refused
         return self.recorded(refused, model)
 
+    def _over(self, model: str, *, is_trial: bool) -> RateLimited | None:
+        """Return why a request is refused by limits or quotas now; None = it is accepted."""
+        now = self._table.ticks()
+        limits = self._table.book.of(self._key.limits, self.standing.tenant, model, now)
+        refused = refusal(limits, now) if limits else None
+        account = self.account
+        if refused is None and account is not None and account.quotas is not None:
+            return account.quotas.refusal(is_trial=is_trial)
+        return refused
+
     def still_refused(self) -> SalverError | None:
         """See :class:`~salver.words.messages.Grant`."""
-        now = self._table.ticks()
-        refused = refusal(self._table.book.of(self._key.limits, self.standing.tenant, "", now), now)
+        refused = self._over("", is_trial=True)
         if refused is None:
             self.was_refused = False
             return None
@@ -153,7 +174,7 @@ class KeyGrant:
 
     def recorded(self, refusal: SalverError, model: str) -> SalverError:
         """Record a refusal and return it."""
-        self._table.refusals.record(refusal, self._key.id, self._right, model)
+        self._table.record(refusal, self._key, self._right, model)
         return refusal
 
     def limits(self, model: str, tenant: str) -> tuple[Limits, ...]:
@@ -164,7 +185,9 @@ class KeyGrant:
     def begin(self, model: str, tenant: str) -> RunCharge | None:
         """See :class:`~salver.words.messages.Grant`."""
         limits = self.limits(model, tenant)
-        return RunCharge(self, limits, model, tenant, self._table.ticks) if limits else None
+        if not limits and self.account is None:
+            return None
+        return RunCharge(self, limits, model, tenant, self._table.ticks)
 
 
 class KeyTable:
@@ -181,6 +204,7 @@ class KeyTable:
         book: Limits of tenants, models and the server.
         identities: Knows further callers; None = there are none.
         is_open: No source of keys has ever had one, so that requests need none.
+        accounts: Counts what they use; None = nothing is counted.
     """
 
     def __init__(
@@ -192,6 +216,7 @@ class KeyTable:
         self.book = LimitBook()
         self.refusals = Refusals(ticks)
         self.identities: Identities | None = None
+        self.accounts: Accounts | None = None
         self._keys: dict[bytes, Key] = {}
         if token:
             self._keys[token] = Key("token", "", Scopes(("*",)), granted=None)
@@ -240,6 +265,16 @@ class KeyTable:
         present = {key.id: key for key in keys.values()}
         return [_change(id, used.get(id), present.get(id)) for id in sorted(changed)]
 
+    def record(self, error: SalverError, key: Key | None, right: Right, model: str) -> None:
+        """Record a refusal.
+
+        Args:
+            key: None = the request has none that is known.
+        """
+        self.refusals.record(error, key.id if key else "", right, model)
+        if key is not None and key.account is not None and right == "infer":
+            key.account.meter.refuse(model)
+
     def declare(self, limits: DeclaredLimits) -> None:
         """Replace the limits of tenants, models and the server; those that stay keep what is used of them."""
         if limits != self.book.declared:
@@ -263,7 +298,7 @@ class KeyTable:
                 scope.check(model)
         except SalverError as error:
             if not is_trial:
-                self.refusals.record(error, key.id if key else "", right, model)
+                self.record(error, key, right, model)
             raise
         checks = is_later and not scope.has_all
         if right != "infer":
@@ -272,10 +307,15 @@ class KeyTable:
         now = self.ticks()
         limits = self.book.of(key.limits, standing.tenant, model, now)
         # A trial is about what follows from the head alone.
-        if limits and not is_trial and (refused := refusal(limits, now)) is not None:
-            self.refusals.record(refused, key.id, right, model)
+        refused: RateLimited | None = refusal(limits, now) if limits and not is_trial else None
+        account = key.account
+        if refused is None and not is_trial and account is not None and account.quotas is not None:
+            refused = account.quotas.refusal(is_trial=True)
+        if refused is not None:
+            self.record(refused, key, right, model)
             raise refused
-        if key.granted is None and not (checks or limits) and self.book.is_empty:
+        is_free = key.granted is None and account is None
+        if is_free and not (checks or limits) and self.book.is_empty:
             return None
         return KeyGrant(self, key, right, standing, checks=checks)
 
@@ -347,6 +387,9 @@ class KeyTable:
             # One text for all of them: what is wrong with a key concerns its owner only.
             raise Unidentified("the key is not valid", fix="Ask for a new one.", has_credential=True)
         key.is_used = True
+        if key.account is None and self.accounts is not None:
+            quotas = () if key.limits is None else key.limits.rules.quotas
+            key.account = self.accounts.account(key.id, quotas)
         return key
 
 

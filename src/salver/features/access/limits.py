@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from salver.features.access.gcra import Cell, parse_rate
+from salver.features.access.quota_rules import parse_quotas
 from salver.words.errors import InvalidInput, RateLimited, ReachedLimit
 
 #: Whose limits they are, the narrowest first.
@@ -37,27 +38,31 @@ class LimitRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         at_once: Most requests that run at a time; 0 = no limit.
         rows: Rate of rows, the same way.
         tokens: Rate of tokens, of prompts and answers together.
+        quotas: Quotas of a key, as ``10000/day`` or ``1e6 tokens/month``.
     """
 
     requests: str = ""
     at_once: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     rows: str = ""
     tokens: str = ""
+    quotas: tuple[str, ...] = ()
 
 
-class LimitState(msgspec.Struct, frozen=True):
+class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
     """A limit, and what is left of it.
 
     Attributes:
         name: For example ``key-requests`` or ``tenant-rows``, as in the field ``RateLimit`` of answers.
         most: Most units in the window.
         window_seconds: Time in which all of them come back; 0 = so many may run at a time.
+        resets: Unix seconds at which a quota is renewed; None = it is none.
     """
 
     name: str
-    most: int
+    most: float
     window_seconds: int
-    left: int
+    left: float
+    resets: float | None = None
 
 
 class Limits:
@@ -82,6 +87,9 @@ class Limits:
             raise InvalidInput(
                 "limits that limit nothing", field="limits", fix="Give requests, rows, tokens or at_once."
             )
+        if rules.quotas and holder != "key":
+            raise InvalidInput(f"a {holder} has no quotas", field="limits", fix="Give them to its keys.")
+        parse_quotas(rules.quotas)
         self.rules = rules
         self.holder: Holder = holder
         texts = {unit: text for unit in _UNITS if (text := getattr(rules, unit))}

@@ -16,7 +16,7 @@ from salver.words.messages import Service, Standing
 _ANY: Final = Standing(ANY_TENANT, 1, "urgent")
 
 
-class KeyView(msgspec.Struct, frozen=True):
+class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):
     """The key of a request.
 
     Attributes:
@@ -26,6 +26,7 @@ class KeyView(msgspec.Struct, frozen=True):
         service_class: Best service class of its requests.
         expires: Unix seconds; None = never.
         limits: Limits of the key, its tenant and this server, and what is left of them now.
+        quotas: Quotas of the key, and what is left of them.
     """
 
     id: str
@@ -36,6 +37,7 @@ class KeyView(msgspec.Struct, frozen=True):
     service_class: Service
     expires: float | None
     limits: tuple[LimitState, ...]
+    quotas: tuple[LimitState, ...] = ()
 
 
 def view(key: Key, now: int, book: LimitBook) -> KeyView:
@@ -56,6 +58,7 @@ def view(key: Key, now: int, book: LimitBook) -> KeyView:
         granted.service,
         None if key.until == float("inf") else key.until,
         tuple(state for each in limits for state in each.states(now)),
+        () if key.account is None or key.account.quotas is None else tuple(key.account.quotas.states()),
     )
 
 

@@ -7,6 +7,8 @@ from salver.kernel.engine.delivery import nothing
 from salver.kernel.serving.callbacks import Tell
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.ports import Codec
+from salver.transport.access_check import refusal_of
+from salver.words.errors import QuotaUnsettled
 from salver.words.messages import Call, Charge, Grant
 
 BodyT = TypeVar("BodyT")
@@ -22,7 +24,8 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
     def foresee(self, codec: Codec[BodyT, ReplyT], model: str, version: str, call: Call) -> None:
         """See :class:`DataPlane`."""
         grant = _entered(call)
-        if grant is not None and (refusal := grant.refusal(model)) is not None:
+        refusal = None if grant is None else grant.refusal(model)
+        if refusal is not None and not isinstance(refusal, QuotaUnsettled):  # ``infer`` waits for those
             raise refusal
         super().foresee(codec, model, version, call)
 
@@ -39,14 +42,18 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         grant = _entered(call)
         if grant is None:
             return await super().infer(codec, body, model, version, call, sender)
-        if (refusal := grant.refusal(model)) is not None:
+        if (refusal := await refusal_of(grant, model)) is not None:
             return codec.fault(refusal)
         call.charge = charge = grant.begin(model, call.standing.tenant)
-        try:
+        if charge is None:
             return await super().infer(codec, body, model, version, call, sender)
+        try:
+            charge.received = size_of(body)
+            reply = await super().infer(codec, body, model, version, call, sender)
+            charge.sent = size_of(reply)
+            return reply
         finally:
-            if charge is not None:
-                charge.leave()
+            charge.leave()
 
     async def stream(
         self,
@@ -61,14 +68,19 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         grant = _entered(call)
         if grant is None:
             return await super().stream(codec, body, model, version, call, write)
-        if (refusal := grant.refusal(model)) is not None:
+        if (refusal := await refusal_of(grant, model)) is not None:
             return codec.fault(refusal)
         call.charge = charge = grant.begin(model, call.standing.tenant)
-        try:
+        if charge is None:
             return await super().stream(codec, body, model, version, call, write)
+        counting = None if write is None else _counting(charge, write)
+        try:
+            charge.received = size_of(body)
+            reply = await super().stream(codec, body, model, version, call, counting)
+            charge.sent += size_of(reply)
+            return reply
         finally:
-            if charge is not None:
-                charge.leave()
+            charge.leave()
 
     def post(
         self,
@@ -86,11 +98,14 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         if grant is None:
             return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
         if (refusal := grant.refusal(model)) is not None:
+            if isinstance(refusal, QuotaUnsettled):
+                return None
             tell(codec.fault(refusal), None)  # without a task: refusals must cost less than answers
             return nothing
         call.charge = charge = grant.begin(model, call.standing.tenant)
         if charge is None:
             return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
+        charge.received = size_of(body)
         counted = _Counted(charge, tell)
         give_up = super().post(codec, body, model, version, call, counted.tell, takes_pieces=takes_pieces)
         if give_up is None:
@@ -98,6 +113,33 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
             return None
         counted.begin(give_up)
         return counted.give_up
+
+
+def size_of(message: Any) -> int:
+    """Return the bytes of a request or reply of any transport.
+
+    >>> size_of(b"12"), size_of([b"12", b"3"]), size_of(None)
+    (2, 3, 0)
+    """
+    if isinstance(message, bytes | memoryview):
+        return len(message)
+    if isinstance(message, list | tuple):
+        return sum(map(size_of, message))
+    if getattr(message, "large", None) is not None:
+        return len(message.large)
+    return size_of(getattr(message, "body", None) or getattr(message, "message", None) or ())
+
+
+def _counting(
+    charge: Charge, write: Callable[[ReplyT], Awaitable[None]]
+) -> Callable[[ReplyT], Awaitable[None]]:
+    """Return a function that writes pieces of an answer and counts their bytes."""
+
+    async def count(piece: ReplyT) -> None:
+        charge.sent += size_of(piece)
+        await write(piece)
+
+    return count
 
 
 def _entered(call: Call) -> Grant | None:
@@ -126,6 +168,9 @@ class _Counted:
 
     def tell(self, reply: Any, write_all: Callable[[Any], Awaitable[None]] | None) -> None:
         """Pass an answer on; one in pieces ends with the last of them."""
+        charge = self._charge
+        if charge is not None:
+            charge.sent += size_of(reply)
         if write_all is None:
             self._end()
             self._tell(reply, None)
@@ -133,7 +178,7 @@ class _Counted:
 
         async def write(piece: Any) -> None:
             try:
-                await write_all(piece)
+                await write_all(piece if charge is None else _counting(charge, piece))
             finally:
                 self._end()
 

@@ -8,7 +8,14 @@ from salver.features.access.gcra import Cell, Rate
 from salver.kernel.logs import present
 from salver.lazy import lazy_imports
 from salver.transport.restrict import Right
-from salver.words.errors import InvalidInput, OutOfScope, RateLimited, SalverError, Unidentified
+from salver.words.errors import (
+    InvalidInput,
+    OutOfScope,
+    QuotaExceeded,
+    RateLimited,
+    SalverError,
+    Unidentified,
+)
 
 with lazy_imports():
     from prometheus_client import Metric
@@ -25,6 +32,7 @@ _MOST_LETTERS: Final = 128
 _REASONS: Final[dict[type[SalverError], str]] = {
     InvalidInput: "several_keys",
     OutOfScope: "scope",
+    QuotaExceeded: "quota",
     RateLimited: "limit",
 }
 

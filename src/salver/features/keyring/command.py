@@ -82,6 +82,13 @@ def create(
     rows: Annotated[str, Parameter(help="Rate of rows of such requests, in the same form.")] = "",
     tokens: Annotated[str, Parameter(help="Rate of tokens, of prompts and answers together.")] = "",
     at_once: Annotated[int, Parameter(help="Most requests to models that run at a time; 0 = no limit.")] = 0,
+    quota: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Quota of requests, rows, tokens or seconds in models, repeatable, as 10000/day or "
+            "'1e6 tokens/month'."
+        ),
+    ] = (),
     tenant: Annotated[str, Parameter(help="Tenant of its requests; '*' = the one that each names.")] = "",
     priority: Annotated[int, Parameter(help="Best level of its requests; 0 = the model's default.")] = 0,
     service_class: Annotated[Service, Parameter(help="Best service class of its requests.")] = "normal",
@@ -99,7 +106,7 @@ def create(
         name=name,
         scopes=scope,
         expires=expires,
-        limits=LimitRules(limit, at_once, rows, tokens),
+        limits=LimitRules(limit, at_once, rows, tokens, quota),
         tenant=tenant,
         priority=priority,
         service_class=service_class,
@@ -181,6 +188,10 @@ def limits(
     at_once: Annotated[
         int | None, Parameter(help="Most requests to models that run at a time; 0 = no limit.")
     ] = None,
+    quota: Annotated[
+        tuple[str, ...] | None,
+        Parameter(help="Quota, in place of all that it has, repeatable; none = no quota."),
+    ] = None,
     why: Why = "",
     json: Json = False,
 ) -> None:
@@ -193,6 +204,8 @@ def limits(
     given: dict[str, Any] = {
         name: "" if value == _NONE else value for name, value in wanted.items() if value is not None
     }
+    if quota is not None:
+        given["quotas"] = tuple(text for text in quota if text != _NONE)
 
     async def change(found: "Keys", author: Author) -> ShownKey:
         before = await found.show(key)

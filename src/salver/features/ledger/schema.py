@@ -29,7 +29,7 @@ Rows = Literal["free", "unchanged", "kept"]
 
 METADATA: Final = MetaData()
 #: Schema version that this Salver writes.
-NEWEST: Final = 6
+NEWEST: Final = 7
 #: SQLite auto-increments only columns of this type.
 _COUNTED: Final = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -454,4 +454,46 @@ OUTCOME: Final = _table(
     Index("outcome_superseded", "supersedes", unique=True),
     since=2,
     rows="kept",
+)
+
+# What keys use.
+
+#: Use of a key in an hour of a model, by all servers; ``hour``: Unix seconds of its beginning; ``model``:
+#: empty = no model that is served.
+USAGE_HOUR: Final = _table(
+    "usage_hour",
+    ["key", "model", "hour"],
+    _text("key"),
+    _text("model"),
+    _whole("hour"),
+    _whole("requests"),
+    _whole("rows"),
+    _whole("prompt_tokens"),
+    _whole("answer_tokens"),
+    _whole("bytes_in"),
+    _whole("bytes_out"),
+    _whole("compute_us"),
+    _whole("refusals"),
+    Index("usage_of_hour", "hour"),
+    since=7,
+)
+
+#: Last batch of usage that a run of a server has written, so that none is added twice.
+USAGE_FLUSH: Final = _table(
+    "usage_flush", ["server"], _text("server"), _whole("number"), _number("time"), since=7
+)
+
+#: What a server was granted of a quota, and what it has used, as far as it has told; ``server``: empty =
+#: what was used by servers that have ended; ``quota``: unit and span, as ``requests/day``; ``period``:
+#: ``2026-11-30``.
+QUOTA_USE: Final = _table(
+    "quota_use",
+    ["key", "quota", "period", "server"],
+    _text("key"),
+    _text("quota"),
+    _text("period"),
+    _text("server"),
+    _whole("granted"),
+    _whole("used"),
+    since=7,
 )

@@ -31,7 +31,7 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
     _give_up: Callable[[], None]
 
     def post(self, post: Post, body: BodyT, tell: Tell[ReplyT]) -> bool:
-        """Have the model answer; return False if the request may belong to a sequence in another version.
+        """Have the model answer; return False if the request needs a task.
 
         Args:
             tell: Called once, with the reply, or with None and a function that writes its pieces.
@@ -49,13 +49,14 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
                         self.call.alike = RefusedAlike(self._path, self, error.recur, error.why)
                     raise
             request = self.codec.decode(body, servable.signature)
-            if "sequence_id" in request.parameters and not servable.capabilities.takes_forms:
+            if (
+                "sequence_id" in request.parameters and not servable.capabilities.takes_forms
+            ) or not self.accept(request):
                 assert self.lease is not None
                 self.lease.release()
                 if self.passage is not None:
                     self.passage.end()
                 return False
-            self.accept(request)
             self._give_up = post(self.request, self.deadline, self._told, self.standing)
         except Exception as error:
             self._tell(self._failed(error), None)

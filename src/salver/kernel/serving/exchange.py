@@ -155,8 +155,12 @@ class Exchange(Generic[BodyT, ReplyT]):
             or (passage is not None and passage.is_open)
         ):
             return self._finish(body, request, refusal)
-        self.accept(request)
-        return None
+        return None if self.accept(request) else self._settle()
+
+    async def _settle(self) -> None:
+        """Wait until it is known that the caller has enough left for the request. Raises RateLimited."""
+        if self.call.charge is not None:
+            await self.call.charge.settle()
 
     async def _finish(self, body: BodyT, request: InferRequest | None, refusal: SalverError | None) -> None:
         if request is None:
@@ -168,10 +172,14 @@ class Exchange(Generic[BodyT, ReplyT]):
             or (passage is not None and passage.is_open)
         ):
             request = await self._moved(body, request, refusal)
-        self.accept(request)
+        if not self.accept(request):
+            await self._settle()
 
-    def accept(self, request: InferRequest) -> None:
+    def accept(self, request: InferRequest) -> bool:
         """Accept the decoded request, amended by its parameters and its call.
+
+        Returns:
+            False = it is not known yet whether its caller has enough left for it.
 
         Raises:
             RateLimited: its rows are beyond a limit of its caller.
@@ -194,8 +202,7 @@ class Exchange(Generic[BodyT, ReplyT]):
             request = self._as_span(request)
         self.request = request
         self._extent = extent(request, servable.signature)
-        if call.charge is not None:
-            call.charge.weigh(self._extent[0], self.standing.tenant)
+        return call.charge is None or call.charge.weigh(self._extent[0], self.standing.tenant)
 
     def _as_span(self, request: InferRequest) -> InferRequest:
         """Return the request with the trace and id that calls of its model to other models need."""
@@ -370,6 +377,8 @@ class Exchange(Generic[BodyT, ReplyT]):
         if path.stage is not None:
             path.stage.forget(call)
         rows, size = self._extent
+        if call.charge is not None:
+            call.charge.end(served.name, self.timing)
         path.emit(
             Served(
                 served.name,

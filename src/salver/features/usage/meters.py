@@ -1,0 +1,131 @@
+"""Counts of what keys use, by model, between two writes to the ledger. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+from weakref import WeakValueDictionary
+
+import msgspec
+
+#: What is counted, in the order in which it is kept.
+COUNTS: Final = (
+    "requests",
+    "rows",
+    "prompt_tokens",
+    "answer_tokens",
+    "bytes_in",
+    "bytes_out",
+    "compute_us",
+    "refusals",
+)
+_REFUSALS: Final = len(COUNTS) - 1
+#: Most models that a key has counts of between two writes; the names of further ones are left out.
+_MOST_MODELS: Final = 1000
+
+
+class Place(msgspec.Struct, frozen=True, order=True):
+    """Key, model and hour of counts.
+
+    Attributes:
+        model: Empty = no model that is served.
+        hour: Unix seconds of its beginning.
+    """
+
+    key: str
+    model: str
+    hour: int
+
+
+Batch = Mapping[Place, Sequence[int]]
+
+
+class KeyMeter:
+    """Counts of one key.
+
+    Args:
+        changed: Receives this meter when it has its first count since it was taken.
+    """
+
+    __slots__ = ("__weakref__", "_changed", "_counts", "key")
+
+    def __init__(self, key: str, changed: list["KeyMeter"]) -> None:
+        self.key = key
+        self._changed = changed
+        self._counts: dict[str, list[int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<KeyMeter {self.key}, {len(self._counts)} models>"
+
+    def record(self, model: str, use: tuple[int, int, int, int]) -> None:
+        """See :class:`~salver.features.access.ports.Meter`."""
+        counts = self._counts.get(model) or self._begun(model)
+        rows, received, sent, micros = use
+        counts[0] += 1
+        counts[1] += rows
+        counts[4] += received
+        counts[5] += sent
+        counts[6] += micros
+
+    def add_tokens(self, model: str, prompt: int, answer: int) -> None:
+        """See :class:`~salver.features.access.ports.Meter`."""
+        counts = self._counts.get(model) or self._begun(model)
+        counts[2] += prompt
+        counts[3] += answer
+
+    def refuse(self, model: str) -> None:
+        """See :class:`~salver.features.access.ports.Meter`."""
+        (self._counts.get(model) or self._begun(model))[_REFUSALS] += 1
+
+    def _begun(self, model: str) -> list[int]:
+        """Return new counts of a model."""
+        if not self._counts:
+            self._changed.append(self)
+        if len(self._counts) >= _MOST_MODELS:
+            model = ""
+        return self._counts.setdefault(model, [0] * len(COUNTS))
+
+    def take(self) -> Mapping[str, Sequence[int]]:
+        """Return the counts by model, and begin anew."""
+        taken, self._counts = self._counts, {}
+        return taken
+
+
+class UsageMeters:
+    """Counts of all keys of one server."""
+
+    def __init__(self) -> None:
+        #: Those of keys that are in use, of which there may be very many over time.
+        self._meters: WeakValueDictionary[str, KeyMeter] = WeakValueDictionary()
+        self._changed: list[KeyMeter] = []
+        self._taken: dict[Place, list[int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<UsageMeters of {len(self._meters)} keys>"
+
+    def meter(self, key: str) -> KeyMeter:
+        """Return the meter of a key."""
+        found = self._meters.get(key)
+        if found is None:
+            found = KeyMeter(key, self._changed)
+            self._meters[key] = found
+        return found
+
+    def close_until(self, hour: int) -> None:
+        """Assign what has been counted since the last call to an hour."""
+        changed = self._changed.copy()
+        self._changed.clear()
+        for meter in changed:
+            for model, counts in meter.take().items():
+                place = Place(meter.key, model, hour)
+                self._taken[place] = added(self._taken.get(place), counts)
+
+    def take(self) -> Batch:
+        """Return what has been assigned to hours since the last call."""
+        taken, self._taken = self._taken, {}
+        return taken
+
+
+def added(one: Sequence[int] | None, other: Sequence[int]) -> list[int]:
+    """Return the sums of two rows of counts; None = nothing."""
+    if one is None:
+        return list(other)
+    return [a + b for a, b in zip(one, other, strict=True)]
