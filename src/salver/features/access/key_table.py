@@ -108,16 +108,25 @@ class KeyGrant:
         table: The table that has the key.
         standing: See :class:`~salver.words.messages.Grant`.
         checks: The model's name is left to be checked.
+        headers: Headers of the request.
     """
 
     __slots__ = (
-        *("_checks", "_key", "_right", "_scope", "_table"),
+        *("_checks", "_headers", "_key", "_right", "_scope", "_table"),
         *("account", "granted", "standing", "was_refused"),
     )
 
     def __init__(
-        self, table: "KeyTable", key: Key, right: Right, standing: Standing, *, checks: bool
+        self,
+        table: "KeyTable",
+        key: Key,
+        right: Right,
+        standing: Standing,
+        *,
+        checks: bool,
+        headers: RawHeaders = (),
     ) -> None:
+        self._headers = headers
         self._table = table
         self._key = key
         self._right: Right = right
@@ -171,6 +180,19 @@ class KeyGrant:
             self.was_refused = False
             return None
         return self.recorded(refused, "")
+
+    def ended(self, model: str) -> SalverError | None:
+        """Return why an answer that has begun may not go on; None = it may."""
+        key, table = self._key, self._table
+        if key.is_alive and key.until > table.now():
+            return None
+        try:  # another key of the same caller may have taken its place
+            table.admit(self._headers, self._right, model, is_later=False, is_trial=True)
+        except RateLimited:
+            return None
+        except SalverError as error:
+            return self.recorded(error, model)
+        return None
 
     def recorded(self, refusal: SalverError, model: str) -> SalverError:
         """Record a refusal and return it."""
@@ -242,7 +264,7 @@ class KeyTable:
         Returns:
             What has changed, in the order of the ids.
         """
-        self.is_open = is_open
+        self.is_open = is_open and self.identities is None
         self._sources[source] = found
         before, keys, uses = self._keys, dict[bytes, Key](), self.last_uses()
         for each in self._sources.values():
@@ -274,6 +296,11 @@ class KeyTable:
         self.refusals.record(error, key.id if key else "", right, model)
         if key is not None and key.account is not None and right == "infer":
             key.account.meter.refuse(model)
+
+    def accept(self, identities: Identities) -> None:
+        """Accept callers whom others vouch for; requests need a key from now on."""
+        self.identities = identities
+        self.is_open = False
 
     def declare(self, limits: DeclaredLimits) -> None:
         """Replace the limits of tenants, models and the server; those that stay keep what is used of them."""
@@ -317,7 +344,7 @@ class KeyTable:
         is_free = key.granted is None and account is None
         if is_free and not (checks or limits) and self.book.is_empty:
             return None
-        return KeyGrant(self, key, right, standing, checks=checks)
+        return KeyGrant(self, key, right, standing, checks=checks, headers=headers)
 
     def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
         """See :class:`~salver.transport.access_check.CallerKeys`."""

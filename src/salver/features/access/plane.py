@@ -1,18 +1,22 @@
 """Data plane of a server with keys: checks a request's model, counts it, and sets the standing of its key."""
 
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
+from salver.features.access.ending import while_valid
+from salver.features.access.key_table import KeyGrant
 from salver.kernel.engine.delivery import nothing
 from salver.kernel.serving.callbacks import Tell
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.ports import Codec
 from salver.transport.access_check import refusal_of
-from salver.words.errors import QuotaUnsettled
+from salver.words.errors import QuotaUnsettled, SalverError
 from salver.words.messages import Call, Charge, Grant
 
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT")
+_GRPC: Final = "-grpc"
 
 
 class CheckingPlane(DataPlane[BodyT, ReplyT]):
@@ -66,6 +70,24 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
     ) -> ReplyT | None:
         """See :class:`DataPlane`."""
         grant = _entered(call)
+        # Streams over gRPC are ended by their transport, with their status.
+        why = None if call.protocol.endswith(_GRPC) else _ending(call, model)
+        if why is None or write is None:
+            return await self._stream(grant, codec, body, model, version, call, write)
+        answer = partial(self._stream, grant, codec, body, model, version, call)
+        return await while_valid(answer, write, why, codec.fault)
+
+    async def _stream(
+        self,
+        grant: Grant | None,
+        codec: Codec[BodyT, ReplyT],
+        body: BodyT,
+        model: str,
+        version: str,
+        call: Call,
+        write: Callable[[ReplyT], Awaitable[None]] | None,
+    ) -> ReplyT | None:
+        """Answer in pieces, and count the request; None = nothing has to be counted."""
         if grant is None:
             return await super().stream(codec, body, model, version, call, write)
         if (refusal := await refusal_of(grant, model)) is not None:
@@ -95,6 +117,8 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
     ) -> Callable[[], None] | None:
         """See :class:`DataPlane`."""
         grant = _entered(call)
+        if takes_pieces and (why := _ending(call, model)) is not None:
+            tell = partial(_tell_while_valid, tell, why, codec.fault)
         if grant is None:
             return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
         if (refusal := grant.refusal(model)) is not None:
@@ -149,6 +173,30 @@ def _entered(call: Call) -> Grant | None:
         return None
     call.standing = grant.standing
     return grant if grant.checks else None
+
+
+def _ending(call: Call, model: str) -> Callable[[], SalverError | None] | None:
+    """Return a function that tells why the caller's key is not valid any more; None = it always is."""
+    return partial(call.grant.ended, model) if isinstance(call.grant, KeyGrant) else None
+
+
+def _tell_while_valid(
+    tell: Tell[Any],
+    why: Callable[[], SalverError | None],
+    fault: Callable[[SalverError], Any],
+    reply: Any,
+    write_all: Callable[[Any], Awaitable[None]] | None,
+) -> None:
+    """Pass an answer on; one in pieces ends when its caller's key does."""
+    if write_all is None:
+        tell(reply, None)
+        return
+
+    async def write(piece: Any) -> None:
+        if (whole := await while_valid(write_all, piece, why, fault)) is not None:
+            await piece(whole)
+
+    tell(None, write)
 
 
 class _Counted:
