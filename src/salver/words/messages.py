@@ -294,6 +294,10 @@ class Grant(Protocol):
         """Raise Forbidden if the caller may not use the model; empty = all models."""
         ...
 
+    def allows(self, model: str) -> bool:
+        """Return whether the caller may use the model."""
+        ...
+
     def refusal(self, model: str, *, is_trial: bool = False) -> SalverError | None:
         """Return why a request to run a model is refused now; None = it is accepted.
 
@@ -399,6 +403,10 @@ class Call(msgspec.Struct, gc=False, eq=False):
     alike: Alike | None = None
     grant: Grant | None = None
     charge: Charge | None = None
+
+    def may_see(self, model: str) -> bool:
+        """Return whether the caller may know of a model, for lists of models."""
+        return self.grant is None or self.grant.allows(model)
 
 
 class State(enum.StrEnum):

@@ -43,7 +43,8 @@ message}`, and RFC 9457 below `/api/v1`. A model that does not exist is answered
 use. Methods that stream requests report an error in their replies.
 
 If a scope has a pattern, it must match each model that a request names. An operation that names no model
-concerns all of them, and needs the right without a pattern.
+concerns all of them, and needs the right without a pattern. Lists (*partly*) leave out the models that no
+pattern matches.
 
 ## Limits
 
@@ -171,6 +172,8 @@ def expected(asking: Asking) -> tuple[str, ...]:
         return ("yes",) * len(COLUMNS)
     if asking.right == "known":
         return ("401", *["yes"] * (len(COLUMNS) - 1))
+    if asking.filters:
+        return "401", "403", "partly", "partly", "yes"
     names_model = asking.names_model or asking.right == "infer"
     return "401", "403", "403", "yes" if names_model else "403", "yes"
 

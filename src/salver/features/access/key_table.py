@@ -144,6 +144,10 @@ class KeyGrant:
             return True
         return self._key.limits is not None or not self._table.book.is_empty
 
+    def allows(self, model: str) -> bool:
+        """See :class:`~salver.words.messages.Grant`."""
+        return self._scope.is_allowed(model)
+
     def check(self, model: str) -> None:
         """See :class:`~salver.words.messages.Grant`. Raises OutOfScope."""
         if not self._scope.is_allowed(model):

@@ -130,7 +130,8 @@ class Management:
         if verb == "OPTIONS" and self._api.verbs(path):
             return HttpReply(200, b"", (self._allow(scope),))
         operation, names = self._api.find(verb, path)
-        await self._access.admit(scope["headers"], right_of(operation), names.get("model", ""))
+        right, model = right_of(operation), names.get("model", "")
+        grant = await self._access.admit(scope["headers"], right, model, is_later=operation.filters)
         self._access.check(headers, operation.group, changes=operation.changes)
         caller = await self._caller(headers, operation) if operation.changes else Caller("")
         expected = _etags(headers.get(b"if-match", b""))
@@ -156,6 +157,7 @@ class Management:
             expected,
             self._access.changing,
             self._access.own(scope["headers"]) if operation.right in _OF_KEYS else None,
+            grant,
         )
         return _written(operation, await operation.run(asked), headers)
 
