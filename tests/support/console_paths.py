@@ -14,6 +14,5 @@ PAGES = {
     "policy": "#/models/fraud/policy",
     "version": "#/models/fraud/versions/2",
     "webhooks": "#/webhooks",
-    "keys": "#/keys",
 }
 EVERY = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())
