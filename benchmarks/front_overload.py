@@ -1,17 +1,21 @@
 """Claim: where the front is the bottleneck, a server beyond its capacity still answers most requests in time.
 
     python benchmarks/front_overload.py [--models tiny] [--forms json,grpc] [--cells p0.8,c2] [--publish]
+    python benchmarks/front_overload.py --beside triton,torchserve
 
 ``overload.py`` has models that are the bottleneck; here reading and decoding is. The model has the objective
-``latency_p99 = "50ms"``. Its capacity is the highest rate of good answers of closed loops over 2 to 64
+``latency_p99 = "50ms"``. Its capacity is the highest rate of good answers of closed loops over 2 to 256
 connections; a cell is a Poisson (p) or constant (c) process at so many times that. An answer counts if it
 came within 50 ms of its scheduled time. The generator (``openloop.c``, ``openloop_grpc.c``) has a core of
-its own; the server has the others.
+its own; the server has the others. Other servers are measured against their own capacity: Triton with its
+native backend and a queue policy that refuses what has waited for half of the objective, TorchServe with a
+queue of 100.
 
 Exits with 1 if a target is missed.
 """
 
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -32,15 +36,18 @@ import processes
 from models import Model
 from openloop import Floats, Outcome
 from processes import Launch
+from systems import System
 
 CELLS = ("p0.8", "c0.8", "p1.2", "c1.2", "p2", "c2")
 FORMS = {"json": forms.oip_json, "binary": forms.oip_binary, "grpc": forms.oip_grpc}
-SLO_S, CONNECTIONS, CLOSED = 0.05, 2048, (2, 16, 32, 64)
+SLO_S, CONNECTIONS, CLOSED = 0.05, 2048, (2, 16, 32, 64, 256)
+#: Requests that may wait in another server.
+QUEUE = 100
 #: Least share of the capacity that is answered in time, by the load; most seconds to a refusal, median.
 SHARES = {"0.8": 0.99 * 0.8, "1.2": 0.9, "2": 0.9}
 REFUSAL_S = 0.005
 HEAD = (
-    "| model | form | cell | offered/s | in time/s | of the capacity | p99 answered ms | refused "
+    "| server | model | form | cell | offered/s | in time/s | of the capacity | p99 answered ms | refused "
     "| refusal p50 / p99 ms | generator's CPU |"
 )
 
@@ -62,29 +69,54 @@ def pins() -> tuple[list[str], list[str]]:
     return ["taskset", "-c", server], ["taskset", "-c", str(cores[-1])]
 
 
-def run(model: Model, given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
-    """Row after row."""
+def launch_salver(model: Model, port: int, folder: Path) -> Launch:
     version = folder / model.name / "1"
     version.mkdir(parents=True)
     (version / "model.onnx").write_bytes(model.path.read_bytes())
     (version.parent / "salver.toml").write_text(f'objective = {{ latency_p99 = "{SLO_S * 1e3:g}ms" }}\n')
-    server, generator = pins()
-    port = processes.free_port()
     salver = str(Path(sys.executable).with_name("salver"))
-    launch = Launch([*server, salver, "serve", str(folder), "--port", str(port)], cwd=folder)
-    any_form = forms.oip_binary(model)
-    with processes.running(launch, folder / "log", lambda: forms.is_right(any_form, model, port)):
-        for name in given.forms:
-            form = FORMS[name](model)
-            capacity = max(
-                good(form, form.encode(model.samples[0]), port, n, given, generator) for n in CLOSED
-            )
+    return Launch([salver, "serve", str(folder), "--port", str(port)], cwd=folder)
+
+
+def oip_forms(model: Model) -> dict[str, forms.Form | str]:
+    """The forms of the Open Inference Protocol."""
+    return {name: form(model) for name, form in FORMS.items()}
+
+
+def servers(names: list[str]) -> list[System]:
+    """Salver, and the others that were asked for."""
+    found = [System("salver", "salver", launch_salver, oip_forms, "objective", counts_batches=True)]
+    for name in names:
+        peer = importlib.import_module(f"peers.{'triton_onnx' if name == 'triton' else name}.peer")
+        found.append(peer.queued(SLO_S / 2, QUEUE) if name == "triton" else peer.queued(QUEUE))
+    return found
+
+
+def run(system: System, model: Model, given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Row after row."""
+    server, generator = pins()
+    port = processes.free_port(system.ports)
+    launch = system.launch(model, port, folder)
+    launch = Launch([*server, *launch.argv], launch.env, launch.cwd)
+    spoken = system.forms(model)
+    if system.name == "triton":
+        spoken = {**spoken, "binary": forms.oip_binary(model)}
+    chosen = [(name, form) for name in given.forms if not isinstance(form := spoken.get(name, ""), str)]
+    if not chosen:
+        return
+    ready = chosen[0][1]
+    with processes.running(
+        launch, folder / "log", lambda: forms.is_right(ready, model, port), system.ready_seconds
+    ):
+        for name, form in chosen:
+            asked = question(form, model)
+            capacity = max(good(system, form, asked.body, port, n, given, generator) for n in CLOSED)
             for cell in given.cells:
                 times = due(cell, capacity, given.seconds, given.seed)
-                asked = question(form, model)
-                got = openloop.run(port, times, [asked], connections=CONNECTIONS, opened=64, pin=generator)
-                about = {"model": model.name, "form": name, "cell": cell, "capacity": round(capacity)}
-                yield {**about, **figures(got, capacity)}
+                at = port + form.port_offset
+                got = openloop.run(at, times, [asked], connections=CONNECTIONS, opened=64, pin=generator)
+                about = {"system": system.name, "model": model.name, "form": name, "cell": cell}
+                yield {**about, "capacity": round(capacity), **figures(got, capacity)}
 
 
 def question(form: forms.Form, model: Model) -> openloop.Question | openloop.Call:
@@ -96,12 +128,23 @@ def question(form: forms.Form, model: Model) -> openloop.Question | openloop.Cal
 
 
 def good(
-    form: forms.Form, body: bytes, port: int, connections: int, given: argparse.Namespace, pin: list[str]
+    system: System,
+    form: forms.Form,
+    body: bytes,
+    port: int,
+    connections: int,
+    given: argparse.Namespace,
+    pin: list[str],
 ) -> float:
-    """Good answers a second of a closed loop: over gRPC, the generator takes a refusal for an answer."""
-    before = answered(port)
+    """Good answers a second of a closed loop.
+
+    Over gRPC, the generator takes a refusal for an answer, so the server's own count is asked, if it has one.
+    """
+    before = answered(port) if system.counts_batches else 0
     got = load.generate(form, body, port, connections, given.warm_up, pin)
-    return (answered(port) - before) / got.seconds
+    if system.counts_batches:
+        return (answered(port) - before) / got.seconds
+    return (got.requests - got.errors) / got.seconds
 
 
 def answered(port: int) -> int:
@@ -133,11 +176,11 @@ def _ms(values: Floats, q: float) -> float | None:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [HEAD, "|---|---|---|---:|---:|---:|---:|---:|---:|---:|"]
+    lines = [HEAD, "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|"]
     for row in rows:
         lines.append(
-            f"| {row['model']} | {row['form']} | {row['cell']} | {row['offered']:,} | {row['in_time']:,} "
-            f"| {row['share']:.1%} | {row['p99_ms']} | {row['refused']:.1%} "
+            f"| {row['system']} | {row['model']} | {row['form']} | {row['cell']} | {row['offered']:,} "
+            f"| {row['in_time']:,} | {row['share']:.1%} | {row['p99_ms']} | {row['refused']:.1%} "
             f"| {row['refusal_p50_ms']} / {row['refusal_p99_ms']} | {row['generator_cpu']:.0%} |"
         )
     return lines
@@ -145,12 +188,24 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def verdicts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, bool]]:
     for row in rows:
+        if row["system"] != "salver":
+            continue
         where, needed = f"{row['model']}, {row['form']}, {row['cell']}", SHARES[row["cell"][1:]]
         yield f"{where}: share in time", f"≥ {needed:.1%}", f"{row['share']:.1%}", row["share"] >= needed
         if row["refusal_p50_ms"] is not None:
             most = REFUSAL_S * 1e3
             measured = f"{row['refusal_p50_ms']} ms"
             yield f"{where}: refusals", f"≤ {most:g} ms", measured, row["refusal_p50_ms"] <= most
+        cell = (row["model"], row["form"], row["cell"])
+        peers = [other for other in rows if (other["model"], other["form"], other["cell"]) == cell]
+        if len(peers) > 1:
+            best = max(peer["share"] for peer in peers if peer is not row)
+            yield (
+                f"{where}: share over the best other's",
+                "≥ 1",
+                f"{row['share'] / best:.2f}",
+                row["share"] >= best,
+            )
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -165,6 +220,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", type=page.words, default=["tiny", "medium", "image"])
     parser.add_argument("--forms", type=page.words, default=list(FORMS), help=",".join(FORMS))
     parser.add_argument("--cells", type=page.words, default=list(CELLS), help=",".join(CELLS))
+    parser.add_argument("--beside", type=page.words, default=[], help="triton,torchserve")
     parser.add_argument("--seconds", type=float, default=8, help="of load in each cell")
     parser.add_argument("--warm-up", type=int, default=3, help="seconds of each closed loop")
     parser.add_argument("--seed", type=int, default=1)
@@ -177,10 +233,11 @@ def main(argv: list[str] | None = None) -> int:
     models.make()
     quiet, rows = host.Quiet(), []
     for name in given.models:
-        with page.scratch("front_overload") as folder:
-            for row in run(models.MODELS[name], given, folder):
-                rows.append(row)
-                print("\n".join(table([row])[2:]), flush=True)
+        for system in servers(given.beside):
+            with page.scratch("front_overload") as folder:
+                for row in run(system, models.MODELS[name], given, folder):
+                    rows.append(row)
+                    print("\n".join(table([row])[2:]), flush=True)
     settings = {"seconds": given.seconds, "seed": given.seed, "connections": CONNECTIONS}
     return page.finish(given, "front_overload", settings, quiet.verdict(), rows, text, verdicts)
 

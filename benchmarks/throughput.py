@@ -202,7 +202,9 @@ def run(given: argparse.Namespace, systems: dict[str, System]) -> dict[str, Any]
                 for count in CONNECTIONS[name]
                 if not given.connections or count in given.connections
             ]
-            order = list(systems.values())
+            order = [
+                system for system in systems.values() if name == "tiny" or system.name not in given.tiny_only
+            ]
             rng.shuffle(order)
             for system in order:
                 for cell, got in turn(system, models.MODELS[name], cells, given):
@@ -258,6 +260,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", type=_words, default=[], help="systems, comma-separated (default: all)")
+    parser.add_argument(
+        "--tiny-only", type=_words, default=[], help="systems measured with the tiny model alone"
+    )
     parser.add_argument("--cells", type=_words, default=list(CONNECTIONS), help="tiny,medium,image,mobilenet")
     parser.add_argument("--transports", type=_words, default=["http", "json", "grpc"], help="http,json,grpc")
     parser.add_argument("--connections", type=lambda text: [int(n) for n in _words(text)], default=[])
@@ -279,7 +284,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     given = _arguments(argv)
     systems = all_systems()
-    if unknown := (set(given.only) - set(systems)) | (set(given.cells) - set(CONNECTIONS)):
+    if unknown := ({*given.only, *given.tiny_only} - set(systems)) | (set(given.cells) - set(CONNECTIONS)):
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; systems are {', '.join(systems)}")
     if missing := [name for name in ("wrk", "h2load") if not shutil.which(name)]:
         sys.exit(f"{' and '.join(missing)} not found: apt-get install wrk nghttp2-client")

@@ -113,7 +113,7 @@ class Reader:
         if "--compat tensorflow-serving" in text:
             http, flags = tf_rest, f"--port={tf_grpc} --rest_api_port={tf_rest}"
         headers = {}
-        if "--keys-file" in text:  # readiness needs a key, too
+        if "--keys-file" in text or (self._folder / "me.key").exists():  # readiness needs a key, too
             headers["x-api-key"] = (self._folder / "me.key").read_text().strip()
         if "--identity-file" in text:
             headers["x-api-key"] = (self._folder / "token").read_text().strip()

@@ -85,6 +85,7 @@ class Asking(NamedTuple):
     right: Right
     names_model: bool = True
     message: bytes = b""
+    filters: bool = False
 
 
 class Said(NamedTuple):
@@ -118,10 +119,11 @@ def askings(server: Server) -> Iterator[Asking]:
     for operation in management(server):
         path = "/api/v1" + re.sub(r"{\w+}", "mlp", operation.path)
         names = "{model}" in operation.path
-        yield Asking("all", operation.verb, path, right_of(operation), names)
+        yield Asking("all", operation.verb, path, right_of(operation), names, filters=operation.filters)
     for kinds, verb, path, right in OTHERS:
         for kind in kinds:
-            yield Asking(kind, verb, path, right, "mlp" in path or right == "infer")
+            filters = path in ("/models", "/workflows") and verb == "GET" and kind != "sagemaker"
+            yield Asking(kind, verb, path, right, "mlp" in path or right == "infer", filters=filters)
     yield from over_grpc(server)
 
 
@@ -130,14 +132,14 @@ def over_http(router: HttpRouter) -> Iterator[Asking]:
         path = row.path.replace("{model}", "mlp").replace("{version}", "1")
         path = re.sub(r"{\w+}", "none", path)
         right = router.endpoints[row.name].right
-        is_named = "{model}" in row.path
+        is_named, filters = "{model}" in row.path, router.endpoints[row.name].filters
         if path != "/metrics":
-            yield Asking("http", row.verb, path, right, is_named)
+            yield Asking("http", row.verb, path, right, is_named, filters=filters)
         else:
-            yield Asking("metrics", row.verb, path, right, is_named)
-        yield Asking("all", row.verb, path, right, is_named)
+            yield Asking("metrics", row.verb, path, right, is_named, filters=filters)
+        yield Asking("all", row.verb, path, right, is_named, filters=filters)
         if path.startswith("/v1/"):
-            yield Asking("openai", row.verb, path, right, is_named)
+            yield Asking("openai", row.verb, path, right, is_named, filters=filters)
 
 
 def management(server: Server) -> list[Operation]:
@@ -160,7 +162,7 @@ def over_grpc(server: Server) -> Iterator[Asking]:
             task = message((1, 1)) + message((2,), "tensorflow/serving/classify")
             sent = message((1,), task)
         for kind in _kinds_of(path):
-            yield Asking(kind, "", path, right, bool(fields), sent)
+            yield Asking(kind, "", path, right, bool(fields), sent, front._names.get(path) == ())
 
 
 def _kinds_of(path: str) -> tuple[Kind, ...]:

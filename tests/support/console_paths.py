@@ -14,5 +14,6 @@ PAGES = {
     "policy": "#/models/fraud/policy",
     "version": "#/models/fraud/versions/2",
     "webhooks": "#/webhooks",
+    "keys": "#/keys",
 }
 EVERY = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())

@@ -1,8 +1,10 @@
 """TorchServe: a Java front with Python workers. Needs Java 17."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import forms
@@ -17,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 WORKERS, BATCH, WAIT_MS = 1, 64, 1
 
 
-def _launch(model: Model, port: int, folder: Path) -> Launch:
+def _launch(model: Model, port: int, folder: Path, queue: int = 1000) -> Launch:
     store = folder / "store"
     archive = store / model.name
     shutil.rmtree(folder / "store", ignore_errors=True)
@@ -41,7 +43,7 @@ def _launch(model: Model, port: int, folder: Path) -> Launch:
     (folder / "config.properties").write_text(
         addresses
         + f"grpc_inference_port={port + 3}\ngrpc_management_port={port + 4}\n"
-        + "enable_envvars_config=false\ninstall_py_dep_per_model=false\njob_queue_size=1000\n"
+        + f"enable_envvars_config=false\ninstall_py_dep_per_model=false\njob_queue_size={queue}\n"
         + f"default_workers_per_model={WORKERS}\ndisable_system_metrics=true\nvmargs=-Xmx1g\n"
     )
     bin_folder = python_of("torchserve").parent
@@ -83,3 +85,14 @@ SYSTEM = System(
     requires="java",
     warm_up_seconds=5,
 )
+
+
+def queued(size: int) -> System:
+    """One whose queue refuses what finds so many requests waiting."""
+    forms_of = {"http": "json", "grpc": "grpc"}
+
+    def named(model: Model) -> Mapping[str, Form | str]:
+        return {forms_of[name]: form for name, form in _forms(model).items()}
+
+    launch = partial(_launch, queue=size)
+    return dataclasses.replace(SYSTEM, launch=launch, forms=named, settings=f"a queue of {size}")

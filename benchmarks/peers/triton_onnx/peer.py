@@ -5,6 +5,7 @@ The wheel has no such backend: ``TRITON_BACKENDS`` names a folder with
 built from Triton's sources of release 24.10.
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
@@ -24,18 +25,23 @@ _CONFIG = """\
 name: "{name}"
 backend: "onnxruntime"
 max_batch_size: {batch}
-dynamic_batching {{ }}
+dynamic_batching {{ {policy} }}
 instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 """
+#: Requests that wait for longer are refused, and those that find a full queue.
+_POLICY = """\
+default_queue_policy {{
+  timeout_action: REJECT default_timeout_microseconds: {micros:.0f} max_queue_size: {size}
+}}"""
 
 
-def _launch(instances: int, model: Model, port: int, folder: Path) -> Launch:
+def _launch(instances: int, model: Model, port: int, folder: Path, policy: str = "") -> Launch:
     made = folder / "models"
     shutil.rmtree(made, ignore_errors=True)
     (made / model.name / "1").mkdir(parents=True)
     shutil.copy(model.path, made / model.name / "1" / "model.onnx")
-    config = _CONFIG.format(name=model.name, batch=BATCH, instances=instances)
+    config = _CONFIG.format(name=model.name, batch=BATCH, instances=instances, policy=policy)
     (made / model.name / "config.pbtxt").write_text(config)
     flags = ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--allow-metrics=false"]
     flags += [f"--http-port={port}", f"--grpc-port={port + 1}"]
@@ -46,6 +52,17 @@ def _launch(instances: int, model: Model, port: int, folder: Path) -> Launch:
 
 def _forms(model: Model) -> Mapping[str, Form | str]:
     return forms.oip(model, port_offset=1)
+
+
+def queued(seconds: float, size: int) -> System:
+    """One instance whose queue refuses what waits for longer, and what finds so many requests waiting."""
+    policy = _POLICY.format(micros=seconds * 1e6, size=size)
+    settings = f"a queue of {size}, of which what waits {seconds * 1e3:g} ms is refused"
+
+    def launch(model: Model, port: int, folder: Path) -> Launch:
+        return _launch(1, model, port, folder, policy)
+
+    return dataclasses.replace(_system(1), name="triton", launch=launch, settings=settings)
 
 
 def _system(instances: int) -> System:

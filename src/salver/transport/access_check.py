@@ -333,27 +333,30 @@ class Access:
         """Return whether the header ``host`` has passed :meth:`check_host` before."""
         return not self.checks_hosts or headers.get(b"host") in self.known_hosts
 
-    async def admit(self, raw: RawHeaders, right: Right, model: str) -> None:
+    async def admit(
+        self, raw: RawHeaders, right: Right, model: str, *, is_later: bool = False
+    ) -> Grant | None:
         """Check the key of a request to the management interface; a token of the registry's is as good.
+
+        Args:
+            is_later: The answer leaves out models, by the result.
 
         Raises:
             Unidentified, InvalidInput, OutOfScope: see :class:`CallerKeys`.
         """
         if self.keys is None:
-            return
+            return None
         try:
-            self.keys.admit(raw, right, model, is_later=False, is_trial=True)
+            return self.keys.admit(raw, right, model, is_later=is_later, is_trial=True)
         except Unidentified:
             scheme, _, token = dict(raw).get(b"authorization", b"").partition(b" ")
             if self._read_token is not None and scheme.lower() == b"bearer":
                 with contextlib.suppress(Unauthenticated):
                     await self._read_token(printable(token.strip()))
-                    return
+                    return None
         except SalverError:
             pass
-        else:
-            return
-        self.keys.admit(raw, right, model, is_later=False)  # is refused, and recorded
+        return self.keys.admit(raw, right, model, is_later=is_later)  # is refused, and recorded
 
     def own(self, raw: RawHeaders) -> object:
         """Return the key of a request; None = it has none, or the server has no keys."""

@@ -197,7 +197,7 @@ class Front:
         """
         keys, grant = self._access.keys, None
         if keys is not None:
-            is_later = endpoint.right == "infer" and not route.model
+            is_later = endpoint.filters or (endpoint.right == "infer" and not route.model)
             grant = keys.admit(raw, endpoint.right, route.model, is_later=is_later, is_trial=is_trial)
         if self._guard is not None:
             self._guard.check(endpoint.group, headers, route.operation)

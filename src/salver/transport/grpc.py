@@ -9,7 +9,7 @@ import logging
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from salver.encoding.bodies import GrpcStatus
 from salver.encoding.varints import check_fields, texts_at
@@ -52,6 +52,8 @@ _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _prefix = struct.Struct(">xI").pack  # prefix of an uncompressed message
 #: Headers that carry a deadline, an id, a trace or a standing.
 _UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
+#: Stands for a method that concerns all models.
+_OF_ALL: Final = (0,)
 
 
 class _Family(NamedTuple):
@@ -449,8 +451,10 @@ class GrpcFront:
         """
         if right_of_method(path, changes=False) == "infer":
             return  # the data plane checks each
-        fields = self._names.get(path)
-        for name in texts_at(message, fields) if fields else [""]:
+        fields = self._names.get(path, _OF_ALL)
+        if not fields:
+            return  # the method leaves models out
+        for name in texts_at(message, fields) if fields is not _OF_ALL else [""]:
             grant.check(name)
 
     async def _permitted(

@@ -49,8 +49,9 @@ class GrpcTable(msgspec.Struct, frozen=True):
             it begins otherwise. Messages have their prefixes of five bytes.
         leads: By method, how many bytes of a large message precede its tensors, from size and first bytes.
         foresees: By method, functions that refuse a large message by its size and first bytes, by raising.
-        names: By method that runs no model, the path of fields to the model's name in a request. A method
-            that neither runs models nor is here concerns all of them.
+        names: By method that runs no model, the path of fields to the model's name in a request; empty = the
+            reply leaves out the models that the caller may not read. A method that neither runs models nor is
+            here concerns all of them.
         inferring: Methods that enforce their deadlines themselves.
         services: Service names that the health service knows.
         max_message: Most bytes of a request; 0 = the server's limit.

@@ -17,6 +17,7 @@ from salver.kernel.serving.decoding import LARGE, Decoders
 from salver.transport.access_check import Caller, Changing, Group
 from salver.transport.restrict import Right
 from salver.words.errors import InvalidInput, NoRoute, WrongVerb
+from salver.words.messages import Grant
 
 #: Path prefix of the interface.
 ROOT: Final = "/api/v1"
@@ -110,6 +111,7 @@ class ApiRequest(msgspec.Struct, frozen=True):
         expected: Entity tags in ``if-match``, or ``*``; empty = the header is missing.
         changing: Who may change something at the port of the request.
         own: The caller's key, for operations that need any key, or the right ``access``; None = it has none.
+        grant: Tells of which models an operation that filters may tell; None = all.
     """
 
     names: Mapping[str, str]
@@ -119,6 +121,11 @@ class ApiRequest(msgspec.Struct, frozen=True):
     expected: frozenset[str] = frozenset()
     changing: Changing = "open"
     own: object = None
+    grant: Grant | None = None
+
+    def may_see(self, model: str) -> bool:
+        """Return whether the caller may know of a model."""
+        return self.grant is None or self.grant.allows(model)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -149,6 +156,7 @@ class Operation(msgspec.Struct, frozen=True):
         role: Restricted token role that suffices; empty = none does.
         right: Right that callers need where the server has keys.
         is_conditional: The operation checks ``if-match``.
+        filters: The answer leaves out the models that the caller may not read.
     """
 
     name: str
@@ -166,6 +174,7 @@ class Operation(msgspec.Struct, frozen=True):
     role: str = ""
     right: Right | Literal[""] = ""
     is_conditional: bool = False
+    filters: bool = False
 
 
 def right_of(operation: Operation) -> Right:

@@ -80,6 +80,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
             not, because ``post`` does not answer it.
         foresee: Refuses a request of which only the head has come, by raising; None = none is refused so.
         load_report: Returns the headers with a model's load, in the caller's form (``orca.py``).
+        filters: The reply leaves out the models that the caller may not read.
         changes, group, right: Set by the router from the operation's rows.
     """
 
@@ -94,6 +95,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     lead: Callable[[Route, Mapping[bytes, bytes]], int | None] | None = None
     foresee: Callable[[Route, Call], None] | None = None
     load_report: Callable[[Route, bytes], Headers] | None = None
+    filters: bool = False
     changes: bool = True
     group: str = ""
     right: Right = "models"

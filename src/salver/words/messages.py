@@ -294,6 +294,10 @@ class Grant(Protocol):
         """Raise Forbidden if the caller may not use the model; empty = all models."""
         ...
 
+    def allows(self, model: str) -> bool:
+        """Return whether the caller may use the model."""
+        ...
+
     def refusal(self, model: str, *, is_trial: bool = False) -> SalverError | None:
         """Return why a request to run a model is refused now; None = it is accepted.
 
@@ -316,12 +320,10 @@ class Charge(Protocol):
 
     Attributes:
         counts_tokens: Its tokens are counted.
-        has_limits: It has to be weighed.
         received, sent: Bytes of its body, and of its answer so far.
     """
 
     counts_tokens: bool
-    has_limits: bool
     received: int
     sent: int
 
@@ -344,7 +346,7 @@ class Charge(Protocol):
         """Charge the tokens of the prompt and the answer so far; None = another piece of it, not counted."""
         ...
 
-    def end(self, model: str, rows: int, timing: Timing) -> None:
+    def end(self, model: str, timing: Timing) -> None:
         """Note what has answered, before ``leave``; empty = no model."""
         ...
 
@@ -401,6 +403,10 @@ class Call(msgspec.Struct, gc=False, eq=False):
     alike: Alike | None = None
     grant: Grant | None = None
     charge: Charge | None = None
+
+    def may_see(self, model: str) -> bool:
+        """Return whether the caller may know of a model, for lists of models."""
+        return self.grant is None or self.grant.allows(model)
 
 
 class State(enum.StrEnum):

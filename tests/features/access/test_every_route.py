@@ -43,7 +43,8 @@ message}`, and RFC 9457 below `/api/v1`. A model that does not exist is answered
 use. Methods that stream requests report an error in their replies.
 
 If a scope has a pattern, it must match each model that a request names. An operation that names no model
-concerns all of them, and needs the right without a pattern.
+concerns all of them, and needs the right without a pattern. Lists (*partly*) leave out the models that no
+pattern matches.
 
 ## Limits
 
@@ -73,6 +74,15 @@ those of tenants, models and the server hold for it.
 
 Over gRPC, `grpc-retry-pushback-ms` has the time, or -1.
 """
+TABLE = """
+## Every route and method, with each kind of key
+
+What a request is answered with over HTTP, by its key: none, or one that is unknown, expired or revoked; one
+without the right; one that has it for other models; one for this model; one for all. Over gRPC,
+401 is `UNAUTHENTICATED` and 403 `PERMISSION_DENIED`. A test asks each of them with each of these keys.
+"""
+#: Kinds of keys, as columns of the tables.
+COLUMNS = ("none, not valid", "no right", "other model", "this model", "right")
 TITLES = {
     "open": "Without a key",
     "known": "With any key",
@@ -114,7 +124,7 @@ async def nothing_but_liveness_is_answered_without_a_valid_key(
     for asking in every:
         for key in ("", "slv_nobodys", ring.expired, ring.revoked):
             said = await asked(ports, asking, key)
-            assert said.is_unidentified == (asking.right != "open"), (asking, said)
+            assert said.is_unidentified == (expected(asking)[0] == "401"), (asking, said)
             if asking.verb and asking.right != "open":
                 wrong = ', error="invalid_token"' if key else ""
                 challenges = said.headers.get_list("www-authenticate")
@@ -127,7 +137,7 @@ async def a_key_without_the_right_is_refused(ports: Ports, ring: KeyRing, every:
         key = ring.without.get(asking.right, ring.without["infer"])
         said = await asked(ports, asking, key)
         assert not said.is_unidentified, (asking, said)
-        assert said.is_out_of_scope == (asking.right not in FREE), (asking, said)
+        assert said.is_out_of_scope == (expected(asking)[1] == "403"), (asking, said)
         if said.status == 403:
             challenge = f'Bearer realm="salver", error="insufficient_scope", scope="{asking.right}"'
             assert said.headers["www-authenticate"] == challenge
@@ -136,7 +146,7 @@ async def a_key_without_the_right_is_refused(ports: Ports, ring: KeyRing, every:
 async def a_key_of_another_model_is_refused(ports: Ports, ring: KeyRing, every: Sequence[Asking]) -> None:
     for asking in every:
         said = await asked(ports, asking, ring.other_model)
-        assert said.is_out_of_scope == (asking.right not in FREE), (asking, said)
+        assert said.is_out_of_scope == (expected(asking)[2] == "403"), (asking, said)
 
 
 async def a_key_of_the_model_is_refused_what_concerns_all_models(
@@ -144,8 +154,7 @@ async def a_key_of_the_model_is_refused_what_concerns_all_models(
 ) -> None:
     for asking in every:
         said = await asked(ports, asking, ring.same_model)
-        is_allowed = asking.right in FREE or asking.names_model or asking.right == "infer"
-        assert said.is_out_of_scope == (not is_allowed), (asking, said)
+        assert said.is_out_of_scope == (expected(asking)[3] == "403"), (asking, said)
 
 
 async def a_key_with_every_right_is_refused_nowhere(
@@ -154,13 +163,28 @@ async def a_key_with_every_right_is_refused_nowhere(
     for asking in every:
         said = await asked(ports, asking, ring.everything)
         assert not said.is_unidentified and not said.is_out_of_scope, (asking, said)
+        assert expected(asking)[4] == "yes"
+
+
+def expected(asking: Asking) -> tuple[str, ...]:
+    """What each kind of key is answered with, in the order of :data:`COLUMNS`."""
+    if asking.right == "open":
+        return ("yes",) * len(COLUMNS)
+    if asking.right == "known":
+        return ("401", *["yes"] * (len(COLUMNS) - 1))
+    if asking.filters:
+        return "401", "403", "partly", "partly", "yes"
+    names_model = asking.names_model or asking.right == "infer"
+    return "401", "403", "403", "yes" if names_model else "403", "yes"
 
 
 def page(every: Sequence[Asking]) -> str:
     """The reference, from the tables of a server that has everything."""
-    text = INTRODUCTION + "".join(f"| `{right}` | {what} |\n" for right, what in RIGHTS.items()) + OUTCOMES
+    text = INTRODUCTION + "".join(f"| `{right}` | {what} |\n" for right, what in RIGHTS.items())
+    text += OUTCOMES + TABLE
     for right in (*FREE, *(right for right in RIGHTS if right != "*")):
-        text += f"\n## {TITLES.get(right, f'`{right}`')}\n\n| | names the model |\n|---|---|\n"
+        text += f"\n### {TITLES.get(right, f'`{right}`')}\n\n| | {' | '.join(COLUMNS)} |\n"
+        text += "|---|" + "---|" * len(COLUMNS) + "\n"
         found = sorted({_row(asking) for asking in every if asking.right == right})
         text += "".join(f"{row}\n" for row in found)
     return text
@@ -169,8 +193,7 @@ def page(every: Sequence[Asking]) -> str:
 def _row(asking: Asking) -> str:
     path = asking.path.partition("?")[0].replace("mlp", "NAME").replace("/none", "/…")
     what = f"{asking.verb} {path}" if asking.verb else path
-    is_named = asking.names_model or asking.right == "infer"
-    return f"| `{what}` | {'yes' if is_named else ''} |"
+    return f"| `{what}` | {' | '.join(expected(asking))} |"
 
 
 async def write() -> None:

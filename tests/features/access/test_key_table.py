@@ -3,6 +3,8 @@
 import base64
 import tracemalloc
 from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from salver.features.access.credentials import credentials
 from salver.features.access.key_format import digest_of, new_key
-from salver.features.access.key_table import Key, KeyTable
+from salver.features.access.key_table import Identities, Key, KeyTable
 from salver.features.access.scopes import RIGHTS, Scopes
 from salver.transport.access_check import Caller
 from salver.transport.http1_head import Head
@@ -235,3 +237,13 @@ def test_everything_is_every_right() -> None:
     for right in set(RIGHTS) - {"*"}:
         assert Scopes(["*"]).of(right).has_all  # type: ignore[arg-type]
         assert not Scopes(["*:m"]).of(right).has_all  # type: ignore[arg-type]
+
+
+def test_identities_close_a_table_that_was_open() -> None:
+    keys = KeyTable(lambda: 0.0, lambda: 0, b"")
+    keys.replace({}, "ledger", is_open=True)
+    assert keys.is_open
+    keys.accept(cast(Identities, SimpleNamespace(by_peer=lambda headers: [], by_token=lambda *token: None)))
+    keys.replace({}, "ledger", is_open=True)
+    with pytest.raises(Unidentified):
+        keys.admit([], "read", is_later=False)

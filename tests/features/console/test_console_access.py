@@ -83,7 +83,7 @@ def test_a_walk_by_keyboard_alone(opened: Open) -> None:
     page.reload()
     page.locator("main h1").wait_for()
     order = []
-    for _ in range(9):
+    for _ in range(10):
         page.keyboard.press("Tab")
         order.append(focused(page))
     assert order == [
@@ -94,6 +94,7 @@ def test_a_walk_by_keyboard_alone(opened: Open) -> None:
         "Plan",
         "Audit",
         "Webhooks",
+        "Keys",
         "Who am I",
         "Dark",
     ]

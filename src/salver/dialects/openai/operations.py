@@ -61,7 +61,7 @@ class OpenAiOperations:
             "chat": Endpoint(stream=self._generate, is_large=True),
             "completions": Endpoint(stream=self._generate, is_large=True),
             "embeddings": Endpoint(self._embed, is_large=True),
-            "list_v1": Endpoint(self._list),
+            "list_v1": Endpoint(self._list, filters=True),
             "load_v1": Endpoint(self._load),
             "unload_v1": Endpoint(self._unload),
         }
@@ -179,7 +179,7 @@ class OpenAiOperations:
         return next((failed for task in tasks if (failed := task.result()) is not None), None)
 
     async def _list(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        statuses = self._control.statuses()
+        statuses = [status for status in self._control.statuses() if call.may_see(status.id.name)]
         more: dict[str, Sequence[str]] = {}
         for name in dict.fromkeys(status.id.name for status in statuses):
             with contextlib.suppress(SalverError):

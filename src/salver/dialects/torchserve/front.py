@@ -9,7 +9,9 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeGuard
+from typing import Final, TypeGuard
+
+import msgspec
 
 from salver.dialects.torchserve.answer import Answer, Layouts, request_id_of
 from salver.dialects.torchserve.backing import Backing
@@ -34,6 +36,8 @@ from salver.words.messages import Call, Grant
 _LOG = logging.getLogger("salver.torchserve")
 #: Writes all pieces of an answer.
 WriteAll = Callable[[Callable[[TorchServeReply], Awaitable[None]]], Awaitable[None]]
+#: Operations that leave out the models that their caller may not read.
+_LISTS: Final = frozenset(("list", "list_workflows"))
 
 
 class TorchServe:
@@ -121,7 +125,7 @@ class TorchServe:
         right = self._paths.right(match, changes=operation in self._operations.changing)
         if right is None:
             return None
-        is_later = operation == "invocations" and not match.model
+        is_later = operation in _LISTS or (operation == "invocations" and not match.model)
         return keys.admit(raw, right, match.model, is_later=is_later, is_trial=is_trial)
 
     def _ask(self, target: Target, headers: CallHeaders, grant: Grant | None, exchange: Exchange) -> bool:
@@ -240,6 +244,8 @@ class TorchServe:
                 return
             query = tuple(query_of(scope["query_string"], path))
             request = Request(match, verb, body, query, lower, scope.get("spelled") or scope["headers"])
+            if grant is not None:
+                request = msgspec.structs.replace(request, may_see=grant.allows)
             if operation == "invocations":
                 match = match._replace(model=await self._find_model(request, grant))
             if operation in ("predict", "invocations") and verb == "OPTIONS":

@@ -94,10 +94,11 @@ class TorchServeMethods:
             max_message=most,
             check=self.check,
         )
-        names = {
+        names: dict[str, tuple[int, ...]] = {
             _MANAGEMENT + name: (1,)
             for name in ("DescribeModel", "ScaleWorker", "SetDefault", "UnregisterModel")
         }
+        names[f"{_MANAGEMENT}ListModels"] = ()
         return inference, GrpcTable(
             "ts-grpc", management_status, management, names=names, max_message=most, check=self.check
         )
@@ -157,7 +158,8 @@ class TorchServeMethods:
     @reads
     async def _list(self, message: bytes, call: Call) -> Reply:
         request = wire.parse("ListModelsRequest", message)
-        page = ts_models.list_models(self._handlers.models(), request.limit, request.next_page_token)
+        models = [model for model in self._handlers.models() if call.may_see(model.name)]
+        page = ts_models.list_models(models, request.limit, request.next_page_token)
         return wire.encode_management(to_json(page).decode())
 
     @changes

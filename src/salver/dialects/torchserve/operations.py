@@ -47,6 +47,10 @@ _SCALE_STATUS = {"done": 200, "partly": 206, "begun": _ACCEPTED}
 _NO_VERSIONS = {"error": "Model versioning is not yet supported."}
 
 
+def _always(model: str) -> bool:
+    return True
+
+
 class Request(msgspec.Struct, frozen=True, gc=False):
     """One request, read completely.
 
@@ -54,6 +58,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         query: Fields in their order; the first of several with one name counts.
         headers: With names in lower case.
         spelled: The same as they were sent, for handlers.
+        may_see: Returns whether the caller may know of a model.
     """
 
     match: PathMatch
@@ -62,6 +67,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     query: tuple[tuple[str, str], ...]
     headers: Mapping[bytes, bytes]
     spelled: Sequence[tuple[bytes, bytes]] = ()
+    may_see: Callable[[str], bool] = _always
 
     @property
     def content_type(self) -> str:
@@ -187,7 +193,8 @@ class ManagementOperations:
 
     @reads
     async def _list(self, request: Request) -> TorchServeReply:
-        return json_reply(texts.list_models(self._handlers.models(), *_page_of(request)))
+        models = [model for model in self._handlers.models() if request.may_see(model.name)]
+        return json_reply(texts.list_models(models, *_page_of(request)))
 
     @changes
     async def _register(self, request: Request) -> TorchServeReply:
@@ -291,7 +298,8 @@ class WorkflowOperations:
 
     @reads
     async def _list(self, request: Request) -> TorchServeReply:
-        return json_reply(texts.list_workflows(self._workflows.statuses(), *_page_of(request)))
+        statuses = [status for status in self._workflows.statuses() if request.may_see(status.name)]
+        return json_reply(texts.list_workflows(statuses, *_page_of(request)))
 
     @reads
     async def _describe(self, request: Request) -> TorchServeReply:

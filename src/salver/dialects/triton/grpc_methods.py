@@ -65,7 +65,8 @@ class TritonMethods:
             **SharedMemoryOperations(self._regions).grpc(),
         }
         paths = {_PREFIX + name: method for name, method in methods.items()}
-        names = {_PREFIX + name: (field,) for name, field in _NAMES.items()}
+        names: dict[str, tuple[int, ...]] = {_PREFIX + name: (field,) for name, field in _NAMES.items()}
+        names[f"{_PREFIX}RepositoryIndex"] = ()
         return GrpcTable("oip-grpc", grpc_status, paths, names=names, messages=build_all)
 
     @reads
@@ -93,7 +94,8 @@ class TritonMethods:
     @reads
     async def _index(self, message: bytes, call: Call) -> Reply:
         only_ready = wire.decode_index_request(message)
-        return wire.encode_index(self._control.statuses(), only_ready)
+        statuses = [status for status in self._control.statuses() if call.may_see(status.id.name)]
+        return wire.encode_index(statuses, only_ready)
 
     @changes
     async def _load(self, message: bytes, call: Call) -> Reply:

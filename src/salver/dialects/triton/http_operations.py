@@ -77,8 +77,8 @@ class TritonOperations:
             "update_log_settings": Endpoint(self._update_log_settings),
             "trace_setting": Endpoint(self._trace_setting),
             "update_trace_setting": Endpoint(self._update_trace_setting),
-            "index": Endpoint(self._index),
-            "index_named": Endpoint(self._index),
+            "index": Endpoint(self._index, filters=True),
+            "index_named": Endpoint(self._index, filters=True),
             "load": Endpoint(self._load, is_large=True),
             "unload": Endpoint(self._unload),
             "load_named": Endpoint(self._refuse_named),
@@ -128,7 +128,8 @@ class TritonOperations:
 
     async def _index(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         only_ready = repository_calls.parse_index(http.body)
-        return _json(repository_calls.index(self._control.statuses(), only_ready))
+        statuses = [status for status in self._control.statuses() if call.may_see(status.id.name)]
+        return _json(repository_calls.index(statuses, only_ready))
 
     async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         if call.is_large and self._decoders is not None:

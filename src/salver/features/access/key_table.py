@@ -11,7 +11,6 @@ from salver.features.access.limit_book import DeclaredLimits, LimitBook
 from salver.features.access.limits import Limits, refusal
 from salver.features.access.ports import Account, Accounts
 from salver.features.access.refusals import Refusals
-from salver.features.access.run_usage import RunUsage
 from salver.features.access.scopes import Scopes
 from salver.kernel.serving.standing import from_headers
 from salver.transport.access_check import Caller, RawHeaders
@@ -109,25 +108,29 @@ class KeyGrant:
         table: The table that has the key.
         standing: See :class:`~salver.words.messages.Grant`.
         checks: The model's name is left to be checked.
+        headers: Headers of the request.
     """
 
     __slots__ = (
-        *("_checks", "_key", "_own", "_quotas", "_right", "_scope", "_table"),
+        *("_checks", "_headers", "_key", "_right", "_scope", "_table"),
         *("account", "granted", "standing", "was_refused"),
     )
 
     def __init__(
-        self, table: "KeyTable", key: Key, right: Right, standing: Standing, *, checks: bool
+        self,
+        table: "KeyTable",
+        key: Key,
+        right: Right,
+        standing: Standing,
+        *,
+        checks: bool,
+        headers: RawHeaders = (),
     ) -> None:
+        self._headers = headers
         self._table = table
         self._key = key
         self._right: Right = right
         self._scope = key.scopes.of(right)
-        #: Its limits if there are no others, and its quotas.
-        self._own: tuple[Limits, ...] = ()
-        if key.limits is not None and (key.limits.cells or key.limits.at_once):
-            self._own = (key.limits,)
-        self._quotas = None if key.account is None else key.account.quotas
         self.account = key.account
         self.granted = key.granted
         self.standing = standing
@@ -137,7 +140,13 @@ class KeyGrant:
     @property
     def checks(self) -> bool:
         """See :class:`~salver.words.messages.Grant`."""
-        return self.account is not None or self._checks or bool(self._own) or not self._table.book.is_empty
+        if self._checks or self.account is not None:
+            return True
+        return self._key.limits is not None or not self._table.book.is_empty
+
+    def allows(self, model: str) -> bool:
+        """See :class:`~salver.words.messages.Grant`."""
+        return self._scope.is_allowed(model)
 
     def check(self, model: str) -> None:
         """See :class:`~salver.words.messages.Grant`. Raises OutOfScope."""
@@ -149,7 +158,7 @@ class KeyGrant:
         refused: SalverError | None = None
         if not self._scope.is_allowed(model):
             refused = self._scope.refusal(model)
-        elif self._own or self._quotas is not None or not self._table.book.is_empty:
+        else:
             refused = self._over(model, is_trial=is_trial)
             if isinstance(refused, QuotaUnsettled):
                 return refused
@@ -160,10 +169,12 @@ class KeyGrant:
 
     def _over(self, model: str, *, is_trial: bool) -> RateLimited | None:
         """Return why a request is refused by limits or quotas now; None = it is accepted."""
-        limits = self.limits(model, self.standing.tenant)
-        refused = refusal(limits, self._table.ticks()) if limits else None
-        if refused is None and self._quotas is not None:
-            return self._quotas.refusal(is_trial=is_trial)
+        now = self._table.ticks()
+        limits = self._table.book.of(self._key.limits, self.standing.tenant, model, now)
+        refused = refusal(limits, now) if limits else None
+        account = self.account
+        if refused is None and account is not None and account.quotas is not None:
+            return account.quotas.refusal(is_trial=is_trial)
         return refused
 
     def still_refused(self) -> SalverError | None:
@@ -174,6 +185,19 @@ class KeyGrant:
             return None
         return self.recorded(refused, "")
 
+    def ended(self, model: str) -> SalverError | None:
+        """Return why an answer that has begun may not go on; None = it may."""
+        key, table = self._key, self._table
+        if key.is_alive and key.until > table.now():
+            return None
+        try:  # another key of the same caller may have taken its place
+            table.admit(self._headers, self._right, model, is_later=False, is_trial=True)
+        except RateLimited:
+            return None
+        except SalverError as error:
+            return self.recorded(error, model)
+        return None
+
     def recorded(self, refusal: SalverError, model: str) -> SalverError:
         """Record a refusal and return it."""
         self._table.record(refusal, self._key, self._right, model)
@@ -182,17 +206,14 @@ class KeyGrant:
     def limits(self, model: str, tenant: str) -> tuple[Limits, ...]:
         """Return the limits that apply to a run together, the narrowest first."""
         table = self._table
-        if table.book.is_empty:
-            return self._own
         return table.book.of(self._key.limits, tenant, model, table.ticks())
 
-    def begin(self, model: str, tenant: str) -> RunUsage | None:
+    def begin(self, model: str, tenant: str) -> RunCharge | None:
         """See :class:`~salver.words.messages.Grant`."""
-        table = self._table
-        limits = self._own if table.book.is_empty else self.limits(model, tenant)
-        if not limits and self._quotas is None:
-            return None if self.account is None else RunUsage(self.account.meter, model)
-        return RunCharge(self, limits, model, tenant, table.ticks)
+        limits = self.limits(model, tenant)
+        if not limits and self.account is None:
+            return None
+        return RunCharge(self, limits, model, tenant, self._table.ticks)
 
 
 class KeyTable:
@@ -247,7 +268,7 @@ class KeyTable:
         Returns:
             What has changed, in the order of the ids.
         """
-        self.is_open = is_open
+        self.is_open = is_open and self.identities is None
         self._sources[source] = found
         before, keys, uses = self._keys, dict[bytes, Key](), self.last_uses()
         for each in self._sources.values():
@@ -279,6 +300,11 @@ class KeyTable:
         self.refusals.record(error, key.id if key else "", right, model)
         if key is not None and key.account is not None and right == "infer":
             key.account.meter.refuse(model)
+
+    def accept(self, identities: Identities) -> None:
+        """Accept callers whom others vouch for; requests need a key from now on."""
+        self.identities = identities
+        self.is_open = False
 
     def declare(self, limits: DeclaredLimits) -> None:
         """Replace the limits of tenants, models and the server; those that stay keep what is used of them."""
@@ -322,7 +348,7 @@ class KeyTable:
         is_free = key.granted is None and account is None
         if is_free and not (checks or limits) and self.book.is_empty:
             return None
-        return KeyGrant(self, key, right, standing, checks=checks)
+        return KeyGrant(self, key, right, standing, checks=checks, headers=headers)
 
     def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
         """See :class:`~salver.transport.access_check.CallerKeys`."""

@@ -57,7 +57,8 @@ class WatchedIdentities:
         await asyncio.gather(*(self._refresh(source) for source in sources))
         if self.now is not None:
             fresh.inherit(self.now)
-        self._sources, self.now, self._keys.identities = sources, fresh, fresh
+        self._sources, self.now = sources, fresh
+        self._keys.accept(fresh)
         _LOG.info("identities of %s are accepted", self._path)
 
     async def look(self) -> None:

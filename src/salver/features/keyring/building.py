@@ -51,5 +51,6 @@ async def build(kernel: Kernel, config: RegistryConfig) -> Parts:
             Tick("keys of the ledger", _LOOK_S, followed.look),
             Tick("uses of keys", _WRITE_S, write_uses),
         ],
+        look=followed.look,
         stop=stop,
     )

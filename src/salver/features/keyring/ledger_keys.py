@@ -5,7 +5,7 @@ there was one. Rows are not removed: who once had keys needs them also after the
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -118,15 +118,23 @@ def newer(connection: Connection, number: int) -> KeysFound | None:
     present = connection.scalar(select(ACCESS_CHANGE.c.number)) or 0
     if present == number:
         return None
-    keys: dict[bytes, Key] = {}
     rows = connection.execute(select(ACCESS_KEY.c.id, ACCESS_KEY.c.body)).all()
+    try:
+        keys = table([_decode(body) for _, body in rows])
+    except (msgspec.DecodeError, InvalidInput):
+        keys = _readable(rows)
+    return KeysFound(present, keys, bool(rows))
+
+
+def _readable(rows: Iterable[Any]) -> dict[bytes, Key]:
+    """Return the keys that can be read: a newer server may have written rules that must not be ignored."""
+    keys: dict[bytes, Key] = {}
     for id, body in rows:
         try:
             keys |= table([_decode(body)])
         except (msgspec.DecodeError, InvalidInput) as error:
-            # A newer server may have written rules that this one does not know, and must not ignore.
             _LOG.error("the key %s is refused, as this server cannot read it: %s", id, error)
-    return KeysFound(present, keys, bool(rows))
+    return keys
 
 
 def _find(connection: Connection, key: str) -> Stored:

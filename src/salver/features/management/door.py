@@ -83,8 +83,7 @@ class Management:
             self._access.check_host(dict(scope["headers"]))
             await self._access.admit(scope["headers"], "known", "")
         except Unidentified as error:
-            fault = api_fault(error)  # browsers ask for a name and a password, which is the key
-            await say(send, HttpReply(fault.status, fault.body, (*fault.headers, _FOR_BROWSERS)))
+            await say(send, _asked_by_browsers(error))
         except SalverError as error:
             await say(send, api_fault(error))
         else:
@@ -97,6 +96,8 @@ class Management:
         except WrongVerb as error:
             fault = api_fault(error)
             reply = HttpReply(fault.status, fault.body, (*fault.headers, self._allow(scope)))
+        except Unidentified as error:
+            reply = _asked_by_browsers(error)
         except SalverError as error:
             reply = api_fault(error)
         except Exception as error:
@@ -129,7 +130,8 @@ class Management:
         if verb == "OPTIONS" and self._api.verbs(path):
             return HttpReply(200, b"", (self._allow(scope),))
         operation, names = self._api.find(verb, path)
-        await self._access.admit(scope["headers"], right_of(operation), names.get("model", ""))
+        right, model = right_of(operation), names.get("model", "")
+        grant = await self._access.admit(scope["headers"], right, model, is_later=operation.filters)
         self._access.check(headers, operation.group, changes=operation.changes)
         caller = await self._caller(headers, operation) if operation.changes else Caller("")
         expected = _etags(headers.get(b"if-match", b""))
@@ -155,6 +157,7 @@ class Management:
             expected,
             self._access.changing,
             self._access.own(scope["headers"]) if operation.right in _OF_KEYS else None,
+            grant,
         )
         return _written(operation, await operation.run(asked), headers)
 
@@ -167,6 +170,12 @@ class Management:
             raise
         check_role(caller, operation.role, operation.name)
         return caller
+
+
+def _asked_by_browsers(error: Unidentified) -> HttpReply:
+    """Return the answer for which browsers ask for a name and a password, which is the key."""
+    fault = api_fault(error)
+    return HttpReply(fault.status, fault.body, (*fault.headers, _FOR_BROWSERS))
 
 
 def _path(scope: Scope) -> str:

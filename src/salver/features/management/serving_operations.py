@@ -40,7 +40,7 @@ def serving_operations(
         return Answer(ServerView(*server, asked.changing, has_registry, is_compiled()))
 
     async def list_served(asked: ApiRequest) -> Answer:
-        return Answer(Page([served(status) for status in control.statuses()]))
+        return Answer(Page([served(each) for each in control.statuses() if asked.may_see(each.id.name)]))
 
     async def tell_traffic(asked: ApiRequest) -> Answer:
         told: list[dict[str, Any]] = []
@@ -56,7 +56,7 @@ def serving_operations(
     group: Literal["statistics"] = "statistics"
     return [
         Operation("server", "GET", "/server", "Facts about the server", tell_server, ServerView),
-        Operation("list_served", "GET", "/served", listed, list_served, Page[Served]),
+        Operation("list_served", "GET", "/served", listed, list_served, Page[Served], filters=True),
         Operation("traffic", "GET", "/traffic", asked, tell_traffic, TrafficView, group=group),
         Operation("load", "GET", load, keda, tell_load, ModelLoad, group=group),
     ]

@@ -96,7 +96,16 @@ def model_operations(registry: ModelRegistry) -> list[Operation]:
     )
     return [
         *(
-            Operation(name, "GET", path, summary, partial(run, registry), gives, query=query)
+            Operation(
+                name,
+                "GET",
+                path,
+                summary,
+                partial(run, registry),
+                gives,
+                query=query,
+                filters=name == "list_models",
+            )
             for name, path, summary, run, gives, query in looks
         ),
         *(
@@ -118,7 +127,8 @@ def model_operations(registry: ModelRegistry) -> list[Operation]:
 
 
 async def _models(registry: ModelRegistry, asked: ApiRequest) -> Answer:
-    return Answer(paged(await registry.models(), asked.query, key=lambda model: model.name))
+    models = [model for model in await registry.models() if asked.may_see(model.name)]
+    return Answer(paged(models, asked.query, key=lambda model: model.name))
 
 
 async def _model(registry: ModelRegistry, asked: ApiRequest) -> Answer:

@@ -48,10 +48,8 @@ export const identity = {
 async function ask(verb, path, body, extra = {}) {
   const headers = { ...extra };
   if (body !== undefined) headers["content-type"] = "application/json";
-  if (verb !== "GET") {
-    if (identity.name) headers["x-salver-actor"] = encodeURIComponent(identity.name.replace(/\p{Surrogate}/gu, "?"));
-    if (identity.token) headers.authorization = `Bearer ${identity.token}`;
-  }
+  if (verb !== "GET" && identity.name) headers["x-salver-actor"] = encodeURIComponent(identity.name.replace(/\p{Surrogate}/gu, "?"));
+  if (identity.token) headers.authorization = `Bearer ${identity.token}`; // else a browser sends the password that it was given
   const reply = await fetch(ROOT + path, {
     method: verb, headers, body: body === undefined ? undefined : JSON.stringify(body),
     cache: "no-store", // a browser that keeps answers lets one request wait for another of the same address

@@ -4,6 +4,7 @@ import { h, morph, timeOfDay } from "./dom.js";
 import { askIdentity } from "./dialogs.js";
 import { audit } from "./audit.js";
 import { pointAgain } from "./chart.js";
+import { keys } from "./keys.js";
 import { model } from "./model.js";
 import { models } from "./models.js";
 import { plan } from "./plan.js";
@@ -26,6 +27,7 @@ const ROUTES = [
   [/^#\/plan$/, plan, "#/plan"],
   [/^#\/audit$/, audit, "#/audit"],
   [/^#\/webhooks$/, webhooks, "#/webhooks"],
+  [/^#\/keys$/, keys, "#/keys"],
 ];
 
 let polling = null;

@@ -25,7 +25,7 @@ export function askIdentity(server) {
   const token = h("input", { name: "token", type: "password", autocomplete: "off", value: identity.token });
   const box = dialog("Who are you?",
     h("label", {}, "Name", name, h("small", {}, "It stands in the audit beside each change.")),
-    needsToken ? h("label", {}, "Token", token, h("small", {}, "The server's or one of the registry's; forgotten when this tab closes.")) : null,
+    needsToken ? h("label", {}, "Token", token, h("small", {}, "A key, the server's token or one of the registry's; forgotten when this tab closes.")) : null,
     buttons("Keep"));
   return new Promise((resolve) => box.addEventListener("close", () => {
     if (box.returnValue === "yes") identity.set(name.value.trim(), needsToken ? token.value.trim() : identity.token);
@@ -39,7 +39,7 @@ export function askIdentity(server) {
  */
 export function askReason({ title, about, verb, kind, path, method = "POST", still = () => "", fields = [], body = (values) => ({ reason: values.reason }), headers, done }) {
   const problem = h("p", { class: "notice bad", role: "alert", hidden: true });
-  const token = h("label", { hidden: true }, "Token", h("input", { name: "token", type: "password", autocomplete: "off" }), h("small", {}, "The server's or one of the registry's; forgotten when this tab closes."));
+  const token = h("label", { hidden: true }, "Token", h("input", { name: "token", type: "password", autocomplete: "off" }), h("small", {}, "A key, the server's token or one of the registry's; forgotten when this tab closes."));
   const reason = h("textarea", { name: "reason", required: true, maxlength: 1000, autofocus: !fields.some(Boolean) });
   const box = dialog(title, about ? h("p", { class: "hint" }, about) : null, ...fields,
     h("label", {}, "Why?", reason, h("small", {}, "It is kept in the audit.")), problem, token, buttons(verb, kind));

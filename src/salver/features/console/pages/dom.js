@@ -94,9 +94,9 @@ export function facts(pairs) {
 }
 
 const KINDS = {
-  good: ["READY", "PROMOTED", "RUNNING", "promote", "pass", "told"],
-  warn: ["LOADING", "WARMING", "DRAINING", "UNLOADING", "HELD", "PAUSED", "PROPOSED", "hold", "pause", "failing"],
-  bad: ["FAILED", "ROLLED_BACK", "rollback", "fail", "given_up"],
+  good: ["READY", "PROMOTED", "RUNNING", "promote", "pass", "told", "valid"],
+  warn: ["LOADING", "WARMING", "DRAINING", "UNLOADING", "HELD", "PAUSED", "PROPOSED", "hold", "pause", "failing", "expired"],
+  bad: ["FAILED", "ROLLED_BACK", "rollback", "fail", "given_up", "revoked"],
 };
 const KIND_OF = new Map(Object.entries(KINDS).flatMap(([kind, words]) => words.map((word) => [word, kind])));
 
