@@ -44,6 +44,7 @@ _OF_SERVERS = (
 _NO_THREAD = {"ORT_DISABLE_TELEMETRY": "1"}
 _OF_REGISTRIES = (
     "salver.client.client",
+    "salver.features.keyring.building",
     "salver.features.ledger.migrations",
     "salver.features.registry.command",
     "salver.features.registry.registry",

@@ -106,7 +106,7 @@ class FollowedKeys:
 
     def _take(self, found: KeysFound | None) -> None:
         self._heard = self._clock()
-        if found is None or found.number <= self._number:
+        if found is None or found.number == self._number:
             return  # others may have waited for the same reading
         is_first, self._number = self._number < 0, found.number
         was_open, self._is_open = self._is_open, self._is_open and not found.has_rows
