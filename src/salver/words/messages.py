@@ -320,10 +320,12 @@ class Charge(Protocol):
 
     Attributes:
         counts_tokens: Its tokens are counted.
+        has_limits: It has to be weighed.
         received, sent: Bytes of its body, and of its answer so far.
     """
 
     counts_tokens: bool
+    has_limits: bool
     received: int
     sent: int
 
@@ -346,7 +348,7 @@ class Charge(Protocol):
         """Charge the tokens of the prompt and the answer so far; None = another piece of it, not counted."""
         ...
 
-    def end(self, model: str, timing: Timing) -> None:
+    def end(self, model: str, rows: int, timing: Timing) -> None:
         """Note what has answered, before ``leave``; empty = no model."""
         ...
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from salver.features.access.limits import Limits, refusal
 from salver.features.access.ports import Account
+from salver.features.access.run_usage import RunUsage
 from salver.words.errors import RateLimited, SalverError
-from salver.words.messages import Timing
 
 
 class Holdings(Protocol):
@@ -30,7 +30,7 @@ class Holdings(Protocol):
         ...
 
 
-class RunCharge:
+class RunCharge(RunUsage):
     """Charge of one run, from its beginning to its end.
 
     Args:
@@ -39,13 +39,14 @@ class RunCharge:
         ticks: Returns monotonic nanoseconds.
 
     Attributes:
-        counts_tokens, received, sent: See :class:`~salver.words.messages.Charge`.
+        is_checked: It was accepted with one row in this turn of the event loop, so that nothing has changed.
     """
 
     __slots__ = (
-        *("_counted", "_holdings", "_is_decided", "_limits", "_micros", "_model", "_rows", "_served"),
-        *("_tenant", "_ticks", "_tokens", "counts_tokens", "received", "sent"),
+        *("_holdings", "_is_decided", "_limits", "_model", "_quotas", "_tenant", "_ticks", "_tokens"),
+        *("counts_tokens", "is_checked"),
     )
+    has_limits = True
 
     def __init__(
         self,
@@ -55,19 +56,18 @@ class RunCharge:
         tenant: str,
         ticks: Callable[[], int],
     ) -> None:
+        account = holdings.account
+        super().__init__(None if account is None else account.meter, model)
         self._holdings = holdings
+        self._quotas = None if account is None else account.quotas
         self._limits = limits
         self._model = model
         self._tenant = tenant
         self._ticks = ticks
-        self._is_decided = False
+        self._is_decided = self.is_checked = False
         #: Tokens that are charged; those of the answer are one more with each piece, until they are counted.
         self._tokens = 0
-        #: Tokens of the prompt and of the answer that the meter has.
-        self._counted = (0, 0)
-        self._served = model
-        self._rows = self._micros = self.received = self.sent = 0
-        self.counts_tokens = holdings.account is not None
+        self.counts_tokens = account is not None
         for each in limits:
             each.running += 1
             self.counts_tokens |= each.counts_tokens
@@ -77,50 +77,45 @@ class RunCharge:
         if tenant != self._tenant:
             self._move(tenant)
         self._rows = rows
-        now = self._ticks() if self._limits else 0
         self._is_decided = True
-        refused = refusal(self._limits, now, rows, own=1)
-        if refused is not None:
-            raise self._holdings.recorded(refused, self._model)
-        account = self._holdings.account
-        if account is not None and account.quotas is not None:
+        limits, now = self._limits, 0
+        if limits:
+            now = self._ticks()
+            if rows > 1 or not self.is_checked:
+                refused = refusal(limits, now, rows, own=1)
+                if refused is not None:
+                    raise self._holdings.recorded(refused, self._model)
+        if self._quotas is not None:
             try:
-                if not account.quotas.take(rows):
+                if not self._quotas.take(rows):
                     return False
             except RateLimited as error:
                 raise self._holdings.recorded(error, self._model) from None
-        for each in self._limits:
+        for each in limits:
             each.take(now, rows)
         return True
 
     async def settle(self) -> None:
         """See :class:`~salver.words.messages.Charge`."""
-        account = self._holdings.account
-        if account is None or account.quotas is None:
-            return
-        try:
-            await account.quotas.settle(self._rows)
-        except RateLimited as error:
-            raise self._holdings.recorded(error, self._model) from None
+        if self._quotas is not None:
+            try:
+                await self._quotas.settle(self._rows)
+            except RateLimited as error:
+                raise self._holdings.recorded(error, self._model) from None
         now = self._ticks()
         for each in self._limits:
             each.take(now, self._rows)
 
     def add(self, tokens: tuple[int, int] | None) -> None:
         """See :class:`~salver.words.messages.Charge`."""
-        if not self.counts_tokens:
-            return
-        account = self._holdings.account
-        if account is not None and tokens is not None:
-            before, self._counted = self._counted, tokens
-            account.meter.add_tokens(self._served, tokens[0] - before[0], tokens[1] - before[1])
+        super().add(tokens)
         charged = self._tokens
         known = charged + 1 if tokens is None else sum(tokens)
         if known <= charged:
             return
         self._tokens = known
-        if account is not None and account.quotas is not None:
-            account.quotas.spend(tokens=known - charged)
+        if self._quotas is not None:
+            self._quotas.spend(tokens=known - charged)
         # The first token was charged with the run.
         more = known - max(charged, 1)
         if more > 0 and self._limits:
@@ -128,31 +123,23 @@ class RunCharge:
             for each in self._limits:
                 each.take_tokens(now, more)
 
-    def end(self, model: str, timing: Timing) -> None:
-        """See :class:`~salver.words.messages.Charge`."""
-        self._served = model
-        if timing.inference:
-            share = self._rows / timing.batch_rows if timing.batch_rows > self._rows else 1.0
-            self._micros = round(timing.inference * share * 1e6)
-
     def leave(self, *, has_begun: bool = True) -> None:
-        """End the run. One that failed before it was weighed counts as a request with one row.
+        """End the run, once. One that failed before it was weighed counts as a request with one row.
 
         Args:
             has_begun: Otherwise the run begins in another way, which counts it.
         """
+        if self._is_over:
+            return
+        super().leave(has_begun=has_begun)
         if has_begun and not self._is_decided:
             now = self._ticks()
             for each in self._limits:
                 each.take(now)
         for each in self._limits:
             each.running -= 1
-        account = self._holdings.account
-        if account is None or not has_begun:
-            return
-        account.meter.record(self._served, (self._rows, self.received, self.sent, self._micros))
-        if account.quotas is not None:
-            account.quotas.spend(requests=0 if self._is_decided else 1, micros=self._micros)
+        if self._quotas is not None and has_begun:
+            self._quotas.spend(requests=0 if self._is_decided else 1, micros=self._micros)
 
     def _move(self, tenant: str) -> None:
         """Count the run for the tenant that its parameters name."""
@@ -160,7 +147,8 @@ class RunCharge:
             each.running -= 1
         self._tenant = tenant
         self._limits = self._holdings.limits(self._model, tenant)
-        self.counts_tokens = self._holdings.account is not None
+        self.is_checked = False
+        self.counts_tokens = self._meter is not None
         for each in self._limits:
             each.running += 1
             self.counts_tokens |= each.counts_tokens

@@ -11,6 +11,7 @@ from salver.features.access.limit_book import DeclaredLimits, LimitBook
 from salver.features.access.limits import Limits, refusal
 from salver.features.access.ports import Account, Accounts
 from salver.features.access.refusals import Refusals
+from salver.features.access.run_usage import RunUsage
 from salver.features.access.scopes import Scopes
 from salver.kernel.serving.standing import from_headers
 from salver.transport.access_check import Caller, RawHeaders
@@ -112,7 +113,7 @@ class KeyGrant:
     """
 
     __slots__ = (
-        *("_checks", "_headers", "_key", "_right", "_scope", "_table"),
+        *("_checks", "_headers", "_key", "_own", "_quotas", "_right", "_scope", "_table"),
         *("account", "granted", "standing", "was_refused"),
     )
 
@@ -131,6 +132,11 @@ class KeyGrant:
         self._key = key
         self._right: Right = right
         self._scope = key.scopes.of(right)
+        #: Its limits if there are no others, and its quotas.
+        self._own: tuple[Limits, ...] = ()
+        if key.limits is not None and (key.limits.cells or key.limits.at_once):
+            self._own = (key.limits,)
+        self._quotas = None if key.account is None else key.account.quotas
         self.account = key.account
         self.granted = key.granted
         self.standing = standing
@@ -140,9 +146,7 @@ class KeyGrant:
     @property
     def checks(self) -> bool:
         """See :class:`~salver.words.messages.Grant`."""
-        if self._checks or self.account is not None:
-            return True
-        return self._key.limits is not None or not self._table.book.is_empty
+        return self.account is not None or self._checks or bool(self._own) or not self._table.book.is_empty
 
     def allows(self, model: str) -> bool:
         """See :class:`~salver.words.messages.Grant`."""
@@ -158,7 +162,7 @@ class KeyGrant:
         refused: SalverError | None = None
         if not self._scope.is_allowed(model):
             refused = self._scope.refusal(model)
-        else:
+        elif self._own or self._quotas is not None or not self._table.book.is_empty:
             refused = self._over(model, is_trial=is_trial)
             if isinstance(refused, QuotaUnsettled):
                 return refused
@@ -169,12 +173,10 @@ class KeyGrant:
 
     def _over(self, model: str, *, is_trial: bool) -> RateLimited | None:
         """Return why a request is refused by limits or quotas now; None = it is accepted."""
-        now = self._table.ticks()
-        limits = self._table.book.of(self._key.limits, self.standing.tenant, model, now)
-        refused = refusal(limits, now) if limits else None
-        account = self.account
-        if refused is None and account is not None and account.quotas is not None:
-            return account.quotas.refusal(is_trial=is_trial)
+        limits = self.limits(model, self.standing.tenant)
+        refused = refusal(limits, self._table.ticks()) if limits else None
+        if refused is None and self._quotas is not None:
+            return self._quotas.refusal(is_trial=is_trial)
         return refused
 
     def still_refused(self) -> SalverError | None:
@@ -206,14 +208,17 @@ class KeyGrant:
     def limits(self, model: str, tenant: str) -> tuple[Limits, ...]:
         """Return the limits that apply to a run together, the narrowest first."""
         table = self._table
+        if table.book.is_empty:
+            return self._own
         return table.book.of(self._key.limits, tenant, model, table.ticks())
 
-    def begin(self, model: str, tenant: str) -> RunCharge | None:
+    def begin(self, model: str, tenant: str) -> RunUsage | None:
         """See :class:`~salver.words.messages.Grant`."""
-        limits = self.limits(model, tenant)
-        if not limits and self.account is None:
-            return None
-        return RunCharge(self, limits, model, tenant, self._table.ticks)
+        table = self._table
+        limits = self._own if table.book.is_empty else self.limits(model, tenant)
+        if not limits and self._quotas is None:
+            return None if self.account is None else RunUsage(self.account.meter, model)
+        return RunCharge(self, limits, model, tenant, table.ticks)
 
 
 class KeyTable:

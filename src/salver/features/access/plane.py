@@ -4,15 +4,17 @@ from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from salver.encoding.bodies import HttpBody
 from salver.features.access.ending import while_valid
 from salver.features.access.key_table import KeyGrant
+from salver.features.access.run_usage import size_of
 from salver.kernel.engine.delivery import nothing
 from salver.kernel.serving.callbacks import Tell
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.ports import Codec
 from salver.transport.access_check import refusal_of
 from salver.words.errors import QuotaUnsettled, SalverError
-from salver.words.messages import Call, Charge, Grant
+from salver.words.messages import Call, Grant
 
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT")
@@ -92,10 +94,11 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
             return await super().stream(codec, body, model, version, call, write)
         if (refusal := await refusal_of(grant, model)) is not None:
             return codec.fault(refusal)
-        call.charge = charge = grant.begin(model, call.standing.tenant)
+        charge: Any = grant.begin(model, call.standing.tenant)
+        call.charge = charge
         if charge is None:
             return await super().stream(codec, body, model, version, call, write)
-        counting = None if write is None else _counting(charge, write)
+        counting = None if write is None else charge.counting(write)
         try:
             charge.received = size_of(body)
             reply = await super().stream(codec, body, model, version, call, counting)
@@ -116,54 +119,37 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         takes_pieces: bool = False,
     ) -> Callable[[], None] | None:
         """See :class:`DataPlane`."""
-        grant = _entered(call)
+        grant = call.grant
         if takes_pieces and (why := _ending(call, model)) is not None:
             tell = partial(_tell_while_valid, tell, why, codec.fault)
         if grant is None:
+            return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
+        call.standing = standing = grant.standing
+        if not grant.checks:
             return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
         if (refusal := grant.refusal(model)) is not None:
             if isinstance(refusal, QuotaUnsettled):
                 return None
             tell(codec.fault(refusal), None)  # without a task: refusals must cost less than answers
             return nothing
-        call.charge = charge = grant.begin(model, call.standing.tenant)
+        charge: Any = grant.begin(model, standing.tenant)
         if charge is None:
             return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
-        charge.received = size_of(body)
-        counted = _Counted(charge, tell)
-        give_up = super().post(codec, body, model, version, call, counted.tell, takes_pieces=takes_pieces)
+        call.charge = charge
+        # Written out, as it is the path of most requests (benchmarks/prices.py).
+        sent: Any = body
+        is_plain = type(body) is HttpBody and sent.large is None
+        charge.received = len(sent.body) if is_plain else size_of(body)
+        charge.reply_to = tell
+        if charge.has_limits:
+            charge.is_checked = True
+        give_up = super().post(codec, body, model, version, call, charge.tell, takes_pieces=takes_pieces)
         if give_up is None:
             charge.leave(has_begun=False)
             return None
-        counted.begin(give_up)
-        return counted.give_up
-
-
-def size_of(message: Any) -> int:
-    """Return the bytes of a request or reply of any transport.
-
-    >>> size_of(b"12"), size_of([b"12", b"3"]), size_of(None)
-    (2, 3, 0)
-    """
-    if isinstance(message, bytes | memoryview):
-        return len(message)
-    if isinstance(message, list | tuple):
-        return sum(map(size_of, message))
-    if getattr(message, "large", None) is not None:
-        return len(message.large)
-    return size_of(getattr(message, "body", None) or getattr(message, "message", None) or ())
-
-
-def _counting(
-    charge: Charge, write: Callable[[ReplyT], Awaitable[None]]
-) -> Callable[[ReplyT], Awaitable[None]]:
-    """Return a function that writes pieces of an answer and counts their bytes."""
-
-    async def count(piece: ReplyT) -> None:
-        charge.sent += size_of(piece)
-        await write(piece)
-
-    return count
+        charge.keep(give_up)
+        stop: Callable[[], None] = charge.give_up
+        return stop
 
 
 def _entered(call: Call) -> Grant | None:
@@ -197,48 +183,3 @@ def _tell_while_valid(
             await piece(whole)
 
     tell(None, write)
-
-
-class _Counted:
-    """Request that is answered through a callback, and counts until then."""
-
-    __slots__ = ("_charge", "_give_up", "_tell")
-
-    def __init__(self, charge: Charge, tell: Tell[Any]) -> None:
-        self._charge: Charge | None = charge
-        self._tell = tell
-        self._give_up: Callable[[], None] = nothing
-
-    def begin(self, give_up: Callable[[], None]) -> None:
-        """Keep the function that cancels the request, unless it has been answered already."""
-        if self._charge is not None:
-            self._give_up = give_up
-
-    def tell(self, reply: Any, write_all: Callable[[Any], Awaitable[None]] | None) -> None:
-        """Pass an answer on; one in pieces ends with the last of them."""
-        charge = self._charge
-        if charge is not None:
-            charge.sent += size_of(reply)
-        if write_all is None:
-            self._end()
-            self._tell(reply, None)
-            return
-
-        async def write(piece: Any) -> None:
-            try:
-                await write_all(piece if charge is None else _counting(charge, piece))
-            finally:
-                self._end()
-
-        self._tell(reply, write)
-
-    def give_up(self) -> None:
-        """Cancel the request."""
-        self._give_up()
-        self._end()
-
-    def _end(self) -> None:
-        self._give_up = nothing  # breaks the reference cycle of each request
-        if self._charge is not None:
-            self._charge.leave()
-            self._charge = None

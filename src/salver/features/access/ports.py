@@ -12,12 +12,11 @@ from salver.words.errors import RateLimited
 class Meter(Protocol):
     """Counts what one key uses, by model."""
 
-    def record(self, model: str, use: tuple[int, int, int, int]) -> None:
-        """Count a run that has ended.
+    def record(self, model: str, rows: int, received: int, sent: int, micros: int) -> None:
+        """Count a run that has ended, its bytes, and its microseconds of compute.
 
         Args:
             model: Empty = none that is served.
-            use: Rows, bytes received and sent, and microseconds of compute.
         """
         ...
 

@@ -179,7 +179,7 @@ class KeyAccounts:
             for key, slice in closed:
                 book.told.pop((key, slice.rule.name, slice.period.name), None)
                 if self._state is not None:
-                    self._state.close(*slice.memory)
+                    self._state.close(slice.counts, slice.at)
 
     async def stop(self) -> None:
         """Write everything, and give back what is left of slices.

@@ -69,33 +69,35 @@ class Slice:
     """Part of one quota in one period that this server may use.
 
     Args:
-        used: Memory that has the count of what is used, at ``at``.
+        counts: Memory that has the count of what is used, at ``at``.
 
     Attributes:
+        per_request, per_row: What a request takes before it runs.
         granted: What it may use.
         retry_at: Unix seconds until which the ledger is not asked again.
         is_reached: The ledger has told what there is.
         asking: The question that is under way; None = none is.
-        size: Size of the last grant.
+        refill_at: Count from which on the next slice is asked for.
         wanted: What those need who wait for the question that is under way.
         elsewhere: What was left for other servers and later slices, when the ledger told last.
     """
 
     __slots__ = (
-        "_at", "_used", "asking", "elsewhere", "granted", "is_reached", "period", "retry_at", "rule", "size",
-        "wanted",
+        "asking", "at", "counts", "elsewhere", "granted", "is_reached", "per_request", "per_row", "period",
+        "refill_at", "retry_at", "rule", "wanted",
     )  # fmt: skip
 
-    def __init__(self, rule: QuotaRule, period: Period, used: Counts, at: int) -> None:
+    def __init__(self, rule: QuotaRule, period: Period, counts: Counts, at: int) -> None:
         self.rule = rule
         self.period = period
-        self._used = used
-        self._at = at
-        self.granted = used[at]
+        self.per_request = int(rule.unit == "requests")
+        self.per_row = int(rule.unit == "rows")
+        self.counts = counts
+        self.at = at
+        self.granted = self.refill_at = counts[at]
         self.retry_at = 0.0
         self.is_reached = True
         self.asking: Awaitable[None] | None = None
-        self.size = 1
         self.wanted = 0
         self.elsewhere = rule.most
 
@@ -105,21 +107,12 @@ class Slice:
     @property
     def used(self) -> int:
         """Return how much this server has used."""
-        return self._used[self._at]
-
-    @property
-    def memory(self) -> tuple[Counts, int]:
-        """Memory of the count, and the place in it."""
-        return self._used, self._at
+        return self.counts[self.at]
 
     @property
     def left(self) -> int:
         """Return how much it may still use; below 0 = it owes that much."""
-        return self.granted - self._used[self._at]
-
-    def use(self, count: int) -> None:
-        """Count what is used."""
-        self._used[self._at] += count
+        return self.granted - self.counts[self.at]
 
     def settle(self, granted: SliceGrant | None, now: float) -> None:
         """Take the ledger's answer; None = it cannot be reached."""
@@ -128,7 +121,7 @@ class Slice:
         if granted is None:
             self.retry_at = now + ASK_AGAIN_S
             return
-        self.size = granted.count - self.granted
+        self.refill_at = granted.count - (granted.count - self.granted) // 2
         self.granted = granted.count
         self.elsewhere = max(0, granted.left)
         self.retry_at = now + ASK_AGAIN_S if granted.is_last else 0.0
@@ -208,7 +201,7 @@ class KeyQuotas:
         for index, slice in enumerate(self._slices):
             if now >= slice.period.ends:
                 slice = self._renew(index, now)
-            if slice.granted > slice.used:
+            if slice.granted > slice.counts[slice.at]:
                 continue
             if now < slice.retry_at:
                 return self._refused(slice, now)
@@ -221,22 +214,22 @@ class KeyQuotas:
     def take(self, rows: int) -> bool:
         """See :class:`~salver.features.access.ports.Quotas`."""
         for slice in self._slices:
-            if slice.left < (needed := _needed(slice, rows)) and needed:
+            needed = slice.per_request + slice.per_row * rows
+            if slice.counts[slice.at] + needed > slice.granted and needed:
                 now = self._shell.now()
                 if now < slice.retry_at:
                     raise self._refused(slice, now, rows)
                 return False
         for slice in self._slices:
-            if needed := _needed(slice, rows):
-                slice.use(needed)
-                self._refill(slice)
+            if needed := slice.per_request + slice.per_row * rows:
+                self._use(slice, needed)
         return True
 
     async def settle(self, rows: int) -> None:
         """See :class:`~salver.features.access.ports.Quotas`."""
         while not self.take(rows):
             for slice in self._slices:
-                needed = _needed(slice, rows)
+                needed = slice.per_request + slice.per_row * rows
                 if needed and slice.left < needed:
                     await self._ask(slice, needed - max(0, slice.left))
                     break
@@ -244,18 +237,21 @@ class KeyQuotas:
     def spend(self, *, requests: int = 0, tokens: int = 0, micros: int = 0) -> None:
         """See :class:`~salver.features.access.ports.Quotas`."""
         for slice in self._slices:
-            match slice.rule.unit:
-                case "requests":
-                    count = requests
-                case "tokens":
-                    count = tokens
-                case "compute-seconds":
-                    count = micros
-                case _:
-                    count = 0
+            if slice.per_request:
+                count = requests
+            elif slice.rule.unit == "tokens":
+                count = tokens
+            else:
+                count = 0 if slice.per_row else micros
             if count:
-                slice.use(count)
-                self._refill(slice)
+                self._use(slice, count)
+
+    def _use(self, slice: Slice, count: int) -> None:
+        """Count what is used; ask for the next slice in the background once half of this one is."""
+        counts, at = slice.counts, slice.at
+        counts[at] = used = counts[at] + count
+        if used > slice.refill_at and slice.asking is None and self._shell.now() >= slice.retry_at:
+            self._ask(slice, 1)
 
     def states(self) -> Iterator[LimitState]:
         """See :class:`~salver.features.access.ports.Quotas`."""
@@ -277,11 +273,6 @@ class KeyQuotas:
         self._shell.close(self._key, old)
         new = self._slices[index] = self._shell.open(self._key, old.rule, period_of(old.rule.span, now))
         return new
-
-    def _refill(self, slice: Slice) -> None:
-        """Ask for the next slice in the background once half of this one is used."""
-        if slice.left * 2 < slice.size and slice.asking is None and self._shell.now() >= slice.retry_at:
-            self._ask(slice, 1)
 
     def _ask(self, slice: Slice, least: int) -> Awaitable[None]:
         if slice.asking is None:
@@ -308,16 +299,6 @@ class KeyQuotas:
             limit=limit,
             retry_after=period.ends - now,
         )
-
-
-def _needed(slice: Slice, rows: int) -> int:
-    """Return what a request takes of a slice before it runs."""
-    match slice.rule.unit:
-        case "requests":
-            return 1
-        case "rows":
-            return rows
-    return 0
 
 
 def _name(rule: QuotaRule) -> str:

@@ -17,7 +17,6 @@ COUNTS: Final = (
     "compute_us",
     "refusals",
 )
-_REFUSALS: Final = len(COUNTS) - 1
 #: Most models that a key has counts of between two writes; the names of further ones are left out.
 _MOST_MODELS: Final = 1000
 
@@ -38,6 +37,16 @@ class Place(msgspec.Struct, frozen=True, order=True):
 Batch = Mapping[Place, Sequence[int]]
 
 
+class _Counts:
+    """Counts of a key and a model."""
+
+    __slots__ = COUNTS
+
+    def __init__(self) -> None:
+        self.requests = self.rows = self.prompt_tokens = self.answer_tokens = 0
+        self.bytes_in = self.bytes_out = self.compute_us = self.refusals = 0
+
+
 class KeyMeter:
     """Counts of one key.
 
@@ -50,43 +59,42 @@ class KeyMeter:
     def __init__(self, key: str, changed: list["KeyMeter"]) -> None:
         self.key = key
         self._changed = changed
-        self._counts: dict[str, list[int]] = {}
+        self._counts: dict[str, _Counts] = {}
 
     def __repr__(self) -> str:
         return f"<KeyMeter {self.key}, {len(self._counts)} models>"
 
-    def record(self, model: str, use: tuple[int, int, int, int]) -> None:
+    def record(self, model: str, rows: int, received: int, sent: int, micros: int) -> None:
         """See :class:`~salver.features.access.ports.Meter`."""
         counts = self._counts.get(model) or self._begun(model)
-        rows, received, sent, micros = use
-        counts[0] += 1
-        counts[1] += rows
-        counts[4] += received
-        counts[5] += sent
-        counts[6] += micros
+        counts.requests += 1
+        counts.rows += rows
+        counts.bytes_in += received
+        counts.bytes_out += sent
+        counts.compute_us += micros
 
     def add_tokens(self, model: str, prompt: int, answer: int) -> None:
         """See :class:`~salver.features.access.ports.Meter`."""
         counts = self._counts.get(model) or self._begun(model)
-        counts[2] += prompt
-        counts[3] += answer
+        counts.prompt_tokens += prompt
+        counts.answer_tokens += answer
 
     def refuse(self, model: str) -> None:
         """See :class:`~salver.features.access.ports.Meter`."""
-        (self._counts.get(model) or self._begun(model))[_REFUSALS] += 1
+        (self._counts.get(model) or self._begun(model)).refusals += 1
 
-    def _begun(self, model: str) -> list[int]:
+    def _begun(self, model: str) -> _Counts:
         """Return new counts of a model."""
         if not self._counts:
             self._changed.append(self)
         if len(self._counts) >= _MOST_MODELS:
             model = ""
-        return self._counts.setdefault(model, [0] * len(COUNTS))
+        return self._counts.setdefault(model, _Counts())
 
     def take(self) -> Mapping[str, Sequence[int]]:
         """Return the counts by model, and begin anew."""
         taken, self._counts = self._counts, {}
-        return taken
+        return {model: [getattr(counts, name) for name in COUNTS] for model, counts in taken.items()}
 
 
 class UsageMeters:

@@ -202,7 +202,10 @@ class Exchange(Generic[BodyT, ReplyT]):
             request = self._as_span(request)
         self.request = request
         self._extent = extent(request, servable.signature)
-        return call.charge is None or call.charge.weigh(self._extent[0], self.standing.tenant)
+        charge = call.charge
+        if charge is None or not charge.has_limits:
+            return True
+        return charge.weigh(self._extent[0], self.standing.tenant)
 
     def _as_span(self, request: InferRequest) -> InferRequest:
         """Return the request with the trace and id that calls of its model to other models need."""
@@ -378,7 +381,7 @@ class Exchange(Generic[BodyT, ReplyT]):
             path.stage.forget(call)
         rows, size = self._extent
         if call.charge is not None:
-            call.charge.end(served.name, self.timing)
+            call.charge.end(served.name, rows, self.timing)
         path.emit(
             Served(
                 served.name,
