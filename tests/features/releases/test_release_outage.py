@@ -38,8 +38,12 @@ class Story:
         **changes: object,
     ) -> Verdict:
         [bucket] = buckets(self.policy, begin=self.at, number=1, events={"errors": 0})
-        seen = {} if lately is None else {"errors": lately}
-        bucket = msgspec.structs.replace(bucket, lately=seen, **changes)
+        seen: dict[str, object] = {}
+        if lately is not None:
+            part = lately.failures.canary / lately.requests.canary
+            failed = Counts(math.ceil(part * bucket.requests.canary))
+            seen = {"lately": {"errors": lately}, "raw": {"errors": failed}}
+        bucket = msgspec.structs.replace(bucket, **(seen | changes))
         self.at += bucket.seconds
         self.evidence, verdict = judge(self.policy, self.evidence, bucket, state, facts)
         return verdict
@@ -66,7 +70,7 @@ def test_a_canary_that_fails_completely_is_paused_and_rolled_back_the_third_time
     said.append(story.sees(probe))
     assert (said[1].decision, said[1].pause_seconds) == (Decision.PAUSE, 60.0)
     story.is_off(6)
-    story.sees(None)
+    story.sees(msgspec.structs.replace(probe, buckets=1, failed_buckets=1))
     last = story.sees(probe)
     assert last.decision is Decision.ROLLBACK
     assert last.reasons[0] == "errors: most requests to the canary have it for the third time in a row"
@@ -80,6 +84,20 @@ def test_calm_clears_the_strikes() -> None:
         for _ in range(CALM):
             assert story.sees(None).decision is not Decision.ROLLBACK
         assert not story.evidence.outages.strikes
+
+
+@pytest.mark.parametrize(("healthy", "decision"), [(0, Decision.ROLLBACK), (1, Decision.PAUSE)])
+def test_a_canary_that_answers_in_between_is_not_failing_in_a_row(healthy: int, decision: Decision) -> None:
+    story = Story()
+    assert story.sees(ALL_FAIL).pause_seconds == 30
+    story.is_off(3)
+    for _ in range(2):
+        for _ in range(healthy):
+            story.sees(None)
+        said = story.sees(ALL_FAIL)
+        story.is_off(6)
+    assert said.decision is decision
+    assert story.evidence.outages.strikes == (3 if decision is Decision.ROLLBACK else 1)
 
 
 def test_pauses_that_come_again_and_again_wait_for_a_person() -> None:

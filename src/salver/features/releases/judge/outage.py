@@ -2,7 +2,8 @@
 
 A pause takes the canary's traffic back at once, and it comes back by itself for a probe. It needs a few
 seconds of failures, so it may be wrong, and costs nothing of the error budget of a rollback: only the third
-failure in a row is one. A hiccup of the canary's process is thus at most a pause.
+failure in a row is one. A hiccup of the canary's process is thus at most a pause. Failures are in a row if
+most requests failed since the traffic returned: a canary that answered in between may have hiccuped again.
 
 Evidence is Fisher's exact test on units: those of which three quarters of the requests failed, of the canary
 and of its control. Pure.
@@ -55,13 +56,15 @@ class Outages(msgspec.Struct, frozen=True):
 
     Args:
         strikes: Number in a row.
-        calm, answered: Buckets, and requests to the canary that did not fail, since the last one.
+        calm: Buckets since the last one.
+        answered, failed: Requests to the canary since then.
         times: Unix seconds of the latest pauses.
     """
 
     strikes: int = 0
     calm: float = 0.0
     answered: int = 0
+    failed: int = 0
     times: tuple[float, ...] = ()
 
     def add(self, bucket: Bucket, metrics: Sequence[str], seconds: float) -> tuple[Self, Strike | None]:
@@ -71,16 +74,23 @@ class Outages(msgspec.Struct, frozen=True):
             metrics: Severe metrics.
             seconds: Length of a bucket by the policy.
         """
+        after = self._counted(bucket, metrics, seconds)
         for name in metrics:
             lately = bucket.lately.get(name)
             if lately is not None and self._is_outage(lately):
-                return self._struck(name, lately, bucket.start + bucket.seconds, seconds)
+                return after._struck(name, lately, bucket.start + bucket.seconds, seconds)
+        if after.calm >= CALM - _NEAR and after.answered >= _CALM_REQUESTS:
+            return msgspec.structs.replace(after, strikes=0), None
+        return after, None
+
+    def _counted(self, bucket: Bucket, metrics: Sequence[str], seconds: float) -> Self:
         failed = max((bucket.raw[name].canary for name in metrics if name in bucket.raw), default=0)
-        answered = self.answered + max(0, bucket.requests.canary - failed)
-        calm, strikes = self.calm + bucket.seconds / seconds, self.strikes
-        if calm >= CALM - _NEAR and answered >= _CALM_REQUESTS:
-            strikes = 0
-        return msgspec.structs.replace(self, strikes=strikes, calm=calm, answered=answered), None
+        return msgspec.structs.replace(
+            self,
+            calm=self.calm + bucket.seconds / seconds,
+            answered=self.answered + max(0, bucket.requests.canary - failed),
+            failed=self.failed + failed,
+        )
 
     def _is_outage(self, lately: RecentRequests) -> bool:
         least = _PROBE if self.strikes else RECENT_BUCKETS
@@ -95,7 +105,9 @@ class Outages(msgspec.Struct, frozen=True):
         )
 
     def _struck(self, name: str, lately: RecentRequests, now: float, seconds: float) -> tuple[Self, Strike]:
-        strikes = self.strikes + 1
+        strikes = 1
+        if self.failed >= _PART * (self.failed + self.answered):
+            strikes += self.strikes
         times = (*(time for time in self.times if now - time <= _WITHIN * seconds), now)
         others = lately.units.control
         reason = (
