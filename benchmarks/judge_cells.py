@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import judge_more
+import judge_together
 import numpy as np
+from judge_course import Course, followed, is_struck, told
 from judge_peers import Arms, argo, flagger, kayenta
 from judge_twin import Paths, paths
-from judge_worlds import BASE, SECONDS, WORLDS, Plan, Release, World, around_median, interval, scene
+from judge_worlds import BASE, SECONDS, WORLDS, Plan, Release, World, key_of, scene
 
-from salver.features.releases.judge.evidence import start
-from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.policy import Metric, Policy, Stage
-from salver.features.releases.judge.verdict import Decision
-from salver.words.releases import BLOCK_BUCKETS, Bucket, Counts, RecentRequests, ReleaseState
 
 ERRORS = Metric("errors", "errors", "severe", share=0.18, negligible=0.001)
 MARGIN = 1.5  # of gates, as a factor
@@ -36,89 +34,6 @@ HOURS = Plan()
 def policy(plan: Plan) -> Policy:
     stages = tuple(Stage(share, plan.length / 6) for share in plan.shares)
     return Policy(stages=stages, metrics=(ERRORS,), warm_up_seconds=0.0)
-
-
-class Course:
-    """What became of a release.
-
-    Attributes:
-        rolled_back: Bucket of the rollback; -1 = none.
-        pauses: Buckets of pauses.
-        is_off: It is paused at the end.
-        hurt: Failed requests to the canary.
-    """
-
-    def __init__(self) -> None:
-        self.rolled_back = -1
-        self.pauses: list[int] = []
-        self.is_off = False
-        self.hurt = 0
-        self.causes: set[str] = set()
-
-
-def followed(release: Release, rules: Policy) -> Course:
-    """Judge a release by the product's own judge, whose pauses take the traffic away."""
-    course, evidence, shares = Course(), start(rules), release.plan.schedule.shares
-    seen: set[int] = set()
-    met, exposed = release.met()
-    suspect = set(release.may_pause().tolist())
-    stages = release.plan.schedule.stages.tolist()
-    since, stage, off, blocks = 0, -1, 0, {}
-    for index in range(release.buckets):
-        if stages[index] != stage:
-            stage, since, blocks = stages[index], index, {}
-        if off > 0:
-            off -= 1
-            since = index + 1
-            continue
-        first, last = np.searchsorted(release.bucket, [index, index + 1])
-        events, places = np.zeros(3, int), np.zeros((13, 3), int)
-        for unit, arm in zip(
-            release.unit[first:last].tolist(), release.arm[first:last].tolist(), strict=True
-        ):
-            if unit not in seen:
-                seen.add(unit)
-                events[arm] += 1
-            number, known = blocks.get(unit, (0, -1))
-            if known != index // BLOCK_BUCKETS:
-                blocks[unit] = number + 1, index // BLOCK_BUCKETS
-                places[min(number, 12), arm] += 1
-        counted: dict[str, Any] = {}
-        if index not in release.plan.missing:
-            counted = {
-                "events": {"errors": _counts(events)},
-                "raw": {"errors": _counts(release.raw[index])},
-                "blocks": {"errors": tuple(_counts(place) for place in places)},
-                "lately": {"errors": release.lately(index, since)} if index in suspect else {},
-            }
-        bucket = Bucket(
-            start=index * SECONDS,
-            seconds=SECONDS,
-            stage=stage,
-            share=float(shares[index]),
-            requests=_counts(release.requests[index]),
-            exposures=_counts(exposed[index]),
-            met=_counts(met[index]),
-            **counted,
-        )
-        evidence, verdict = judge(rules, evidence, bucket, ReleaseState.RUNNING)
-        course.hurt += int(release.raw[index, 0])
-        if verdict.cause:
-            course.causes.add(verdict.cause)
-        if verdict.decision is Decision.ROLLBACK:
-            course.rolled_back = index
-            break
-        if verdict.decision is Decision.PAUSE:
-            course.pauses.append(index)
-            off = round(verdict.pause_seconds / SECONDS)
-            if not off:
-                course.is_off = True
-                break
-    return course
-
-
-def _counts(row: Any) -> Counts:
-    return Counts(*(int(count) for count in row))
 
 
 def rolled_back(found: Paths, rules: Policy) -> Any:
@@ -133,7 +48,7 @@ def _first(hits: Any) -> Any:
 
 def batches(seed: int, name: str, world: World, per_second: float, number: int, plan: Plan) -> Iterator[Any]:
     """Simulate releases, some at a time."""
-    key = [seed, int(10 * per_second), sum(ord(c) * (i + 1) for i, c in enumerate(name))]
+    key = key_of(seed, name, per_second)
     for begin in range(0, number, AT_ONCE):
         some = range(begin, min(begin + AT_ONCE, number))
         if world.missing:
@@ -170,7 +85,7 @@ def cell(
     bar = -math.log(rules.alpha * ERRORS.share)
     for releases in batches(seed, name, world, per_second, number, plan):
         if world.bias != 1:
-            courses = [followed(release, rules) for release in releases]
+            courses = [followed([release], rules) for release in releases]
             at += [course.rolled_back for course in courses]
             paused += [course for course in courses if course.pauses]
             continue
@@ -180,8 +95,8 @@ def cell(
         for name_ in alone:
             alone[name_] += int((getattr(found, name_) >= bar).any(axis=1).sum())
         for place, release in enumerate(releases):
-            if _is_struck(release):
-                course = followed(release, rules)
+            if is_struck(release):
+                course = followed([release], rules)
                 ends[place] = course.rolled_back
                 if course.pauses:
                     paused.append(course)
@@ -198,7 +113,7 @@ def cell(
         "onset": world.onset,
         "seed": seed,
         "releases": number,
-        "rolled_back": _told(at, world.onset),
+        "rolled_back": told(at, world.onset),
         "paused": len(paused),
         "off_at_end": sum(course.is_off for course in paused),
         "pauses": sum(len(course.pauses) for course in paused),
@@ -206,47 +121,9 @@ def cell(
         "cpu_seconds": 0.0,
     }
     if peers:
-        result |= {tool: _told(ends, world.onset) for tool, ends in others.items() if ends}
+        result |= {tool: told(ends, world.onset) for tool, ends in others.items() if ends}
     result["cpu_seconds"] = round(time.process_time() - begun, 1)
     return result
-
-
-def _is_struck(release: Release) -> bool:
-    """Return whether the canary would be paused at all."""
-    length = release.plan.length
-    for index in release.may_pause().tolist():
-        since = index // length * length
-        if index - since + 1 >= 4:
-            lately = release.lately(index, since)
-            if _would_pause(lately):
-                return True
-    return False
-
-
-def _would_pause(lately: RecentRequests) -> bool:
-    from salver.features.releases.judge.outage import Outages
-
-    return Outages()._is_outage(lately)
-
-
-def _told(at: list[int], onset: int) -> dict[str, Any]:
-    """Return how many were rolled back, and after which minutes (50, 80, 90 % of all).
-
-    With 95 % intervals: of the fraction, and of the median, by order statistics.
-    """
-    found = [index for index in at if index >= 0]
-    low, high = interval(len(found), len(at))
-    minutes = sorted((index + 1 - onset) / 6 if index >= 0 else math.inf for index in at)
-    quantiles = [
-        minutes[min(len(minutes) - 1, math.ceil(part * len(minutes)) - 1)] for part in (0.5, 0.8, 0.9)
-    ]
-    return {
-        "found": len(found),
-        "low": low,
-        "high": high,
-        "median_within": [None if math.isinf(each) else round(each, 1) for each in around_median(minutes)],
-        "minutes": [None if math.isinf(each) else round(each, 1) for each in quantiles],
-    }
 
 
 # Cells
@@ -323,7 +200,7 @@ def gate(seed: int, name: str, world: World, per_second: float, ratio: float, nu
         "seed": seed,
         "releases": number,
     }
-    return cell_ | {"passed": _told(at, 0), "cpu_seconds": round(time.process_time() - begun, 1)}
+    return cell_ | {"passed": told(at, 0), "cpu_seconds": round(time.process_time() - begun, 1)}
 
 
 #: Total failures: users, requests per second, the canary's share, the fraction that fails.
@@ -349,7 +226,7 @@ def failure(
     name = f"{users} users, {100 * share:g} %, {100 * part:g} % fail"
     world = World(users=users, ratio=1 + part / BASE, onset=onset)
     courses = [
-        followed(release, policy(plan))
+        followed([release], policy(plan))
         for some in batches(seed, name, world, per_second, number, plan)
         for release in some
     ]
@@ -380,7 +257,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", nargs="+", choices=["good", "bad", "gates", "pauses", "biased", "large", "held", "money"]
+        "what",
+        nargs="+",
+        choices=["good", "bad", "gates", "pauses", "biased", "large", "held", "money", "seven", "adaptive"],
     )
     parser.add_argument("--releases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=2026)
@@ -444,6 +323,10 @@ def _runs(what: str, given: argparse.Namespace) -> Iterator[tuple[str, Callable[
                             f"{name}, {per_second:g}/s, ×{ratio:g}",
                             lambda n=name, w=world, p=per_second, r=ratio, c=count: gate(seed, n, w, p, r, c),
                         )
+    if what in ("seven", "adaptive"):
+        for key, name, per_second, run in getattr(judge_together, what)(seed, number):
+            if wanted(name, per_second):
+                yield key, run
     if what == "pauses":
         for row in FAILURES:
             yield f"{row}", lambda r=row: failure(seed, *r, number)

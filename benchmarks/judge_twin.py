@@ -13,11 +13,10 @@ import numpy.typing as npt
 
 from salver.features.releases.judge.bets import AT_ONCE
 from salver.features.releases.judge.blocks import (
-    _BLOCK_BURST,
-    _BUCKET_BURST,
     _CREDIBLE,
     _GATE_PRIOR,
     _HICCUP,
+    _LEAST_LEFT,
     _NEARLY,
     _RARE_PRIOR,
     _SLOWEST,
@@ -39,7 +38,7 @@ from salver.features.releases.judge.policy import Metric, Policy
 from salver.features.releases.judge.units import GATE_LOOKS, HARM_LOOKS, MOST_COUNTED, thinned
 from salver.stats import sign_flip
 from salver.stats.binomial_evidence import HARM
-from salver.words.releases import BLOCK_BUCKETS
+from salver.words.releases import BLOCK_BUCKETS, BLOCK_BURST, BUCKET_BURST
 
 Floats = npt.NDArray[np.float64]
 Counted = npt.NDArray[Any]
@@ -59,12 +58,29 @@ class Schedule(NamedTuple):
     missing: frozenset[int] = frozenset()
 
 
+class ServerScene(NamedTuple):
+    """Counts of many releases by server.
+
+    Attributes:
+        requests, raw, units: Shape ``(releases, buckets, servers, 3)``; units that failed in a block.
+        first: Units of the canary with their first event, shape ``(releases, buckets, servers)``.
+        places: Units of the canary, shape ``(releases, buckets, servers, places)``.
+    """
+
+    requests: Counted
+    raw: Counted
+    units: Counted
+    first: Counted
+    places: Counted
+
+
 class Scene(NamedTuple):
     """Counts of many releases; the last axis of each is the arm, or place and arm.
 
     Attributes:
         requests, met, events, raw: Shape ``(releases, buckets, 3)``; as in a bucket.
         places: Shape ``(releases, buckets, places, 3)``.
+        servers: The same by server; None = there is only one.
     """
 
     requests: Counted
@@ -72,6 +88,7 @@ class Scene(NamedTuple):
     events: Counted
     raw: Counted
     places: Counted
+    servers: ServerScene | None = None
 
 
 class Paths(NamedTuple):
@@ -139,6 +156,7 @@ class _State:
         self.level -= 1
         self.calm = self.level.copy()
         self.run = np.zeros(releases, np.int64)
+        self.runs: Counted = np.zeros(0)
         self.key: _Open | None = None
         self.clusters = np.full(releases, _NOTHING)
         self.log_last_gate = np.full(releases, _NOTHING)
@@ -223,7 +241,9 @@ class _State:
         opened["failures"] += raw
         opened["requests"] += asked
         opened["others"] += self.other(requests)
-        opened["burst"] |= _is_burst(raw, asked, _BUCKET_BURST)
+        opened["burst"] |= _is_burst(raw, asked, BUCKET_BURST)
+        if scene.servers is not None:
+            self._add_servers(scene.servers, index)
         opened["seconds"] += seconds
         counted = places[:, :MOST_COUNTED]
         self.places[:, : counted.shape[1], 0] += counted[:, :, 0]
@@ -244,36 +264,44 @@ class _State:
         if self.key is None:
             return
         opened, (_, stage, share) = self.opened, self.key
-        mine, rest, boundary = self.sides(share)
+        mine, whole, boundary = self.sides(share)
+        rest: Floats | float = whole
         length = BLOCK_BUCKETS * self.policy.bucket_seconds
         part = min(1.0, float(opened["seconds"][0]) / length)
-        known, level = self.level >= 0, np.where(self.level >= 0, self.level, opened["control"] / rest / part)
-        usual = level * rest * part
-        wild = (self.count >= _WILD_AFTER) & (opened["control"] > _WILD_TIMES * usual + _WILD_MORE)
         failures = np.maximum(opened["failures"], opened["canary"])
-        burst = opened["burst"] | _is_burst(failures, opened["requests"], _BLOCK_BURST)
+        burst = opened["burst"] | _is_burst(failures, opened["requests"], BLOCK_BURST)
         after, run = self.run == 1, np.where(burst, self.run + 1, 0)
         burst_most = np.where(run == 1, MOST_OF_BURST, np.where(after, 0.0, np.inf))
         is_burst, is_long = np.isfinite(burst_most), run > _HICCUP
+        alone = self._alone(opened)
+        if self.is_warm:
+            one = np.ones(1)
+            self.pending = self.pending - np.outer(alone["first"], _plain(one, 0 * one, boundary))
         self.first = self.first + np.minimum(self.pending, burst_most[:, None])
         self.first = self.first + np.where((is_long & ~is_burst)[:, None], self.withheld, 0.0)
         cut = np.maximum(0.0, self.pending - burst_most[:, None])
         self.withheld = np.where(is_burst[:, None], self.withheld + cut, 0.0)
         self.pending[:] = 0
-        self._close_clusters(opened, (mine, rest), is_burst, is_long)
+        self._close_clusters(opened, (mine, whole), is_burst, is_long, alone["places"])
+        if "of_canary" in opened:
+            opened, mine, rest, boundary = self._calm(opened, alone, share)
+        known, level = self.level >= 0, np.where(self.level >= 0, self.level, opened["control"] / rest / part)
+        usual = level * rest * part
+        wild = (self.count >= _WILD_AFTER) & (opened["control"] > _WILD_TIMES * usual + _WILD_MORE)
         factor = self.factor(share, level * part)
         if self.is_warm:
             most = np.minimum(MOST, burst_most)
             expected = mine * (1 + self.metric.rollback_margin) * np.maximum(level * part, _UNSURE / rest)
-            many = _RATIOS * expected[:, None]
+            many = _RATIOS * np.reshape(expected, (-1, 1))
             explained = np.minimum(opened["canary"][:, None], np.floor(1 + many + 2 * np.sqrt(many)))
             both = explained + opened["control"][:, None]
-            steps = (explained * _LOGS - both * np.log1p(boundary * (_RATIOS - 1))) / factor[:, None]
+            losses = np.log1p(np.reshape(boundary, (-1, 1)) * (_RATIOS - 1))
+            steps = (explained * _LOGS - both * losses) / factor[:, None]
             self.bets = self.bets + np.where(wild[:, None], 0.0, np.minimum(steps, most[:, None]))
         self.run = run
         is_whole, before = part >= _NEARLY, self.count
         if is_whole:
-            self._learn(opened, rest, level, known)
+            self._learn(opened, (rest, whole), level, known)
         else:
             self.last_part = -1.0
         gate_factor = self.factor(share, np.maximum(self.level, 0.0), _GATE_PRIOR)
@@ -284,8 +312,64 @@ class _State:
         self.key = None
         self._look(stage, gate_factor)
 
+    def _add_servers(self, seen: ServerScene, index: int) -> None:
+        """Add what each server counted in a bucket; the last axis of what is kept is the server."""
+        opened = self.opened
+        requests, raw, units = seen.requests[:, index], seen.raw[:, index], seen.units[:, index]
+        of_control = raw[..., 1] + raw[..., 2]
+        told = (raw[..., 0] > 0) | _is_burst(of_control, requests[..., 1] + requests[..., 2], BLOCK_BURST)
+        if "of_canary" not in opened:
+            none = np.zeros((*requests.shape[:2], 3))  # requests, failures, units
+            opened["of_canary"], opened["of_control"] = none, none.copy()
+            opened["first"] = np.zeros(requests.shape[:2])
+            opened["places"] = np.zeros((*requests.shape[:2], seen.places.shape[-1]))
+            opened["bursts"] = np.zeros((*requests.shape[:2], 2), bool)
+        asked = np.maximum(requests[..., 0], raw[..., 0])
+        canary = np.stack([asked, raw[..., 0], units[..., 0]], axis=-1)
+        control = np.stack([self.other(requests), told * self.other(raw), told * self.other(units)], axis=-1)
+        for place, (name, counts) in enumerate((("of_canary", canary), ("of_control", control))):
+            opened[name] += counts
+            opened["bursts"][..., place] |= _is_burst(counts[..., 1], counts[..., 0], BUCKET_BURST)
+        opened["first"] += seen.first[:, index]
+        opened["places"] += seen.places[:, index]
+
+    def _alone(self, opened: dict[str, Counted]) -> dict[str, Floats]:
+        """Return what is a burst of single servers."""
+        if "of_canary" not in opened:
+            return {"first": np.zeros(self.size), "places": np.zeros((self.size, 1))}
+        both = np.stack([opened["of_canary"], opened["of_control"]], axis=-1)
+        bursts = opened["bursts"] | _is_burst(both[:, :, 1], both[:, :, 0], BLOCK_BURST)
+        self.runs = np.where(bursts, (self.runs if self.runs.size else 0) + 1, 0)
+        cut = (self.runs > 0) & (self.runs <= _HICCUP)
+        found = (both * cut[:, :, None]).sum(axis=1)
+        return {
+            "canary": found[..., 0],
+            "control": found[..., 1],
+            "first": (opened["first"] * cut[..., 0]).sum(axis=1),
+            "places": (opened["places"] * cut[..., :1]).sum(axis=1),
+        }
+
+    def _calm(self, opened: dict[str, Counted], alone: dict[str, Floats], share: float) -> Any:
+        """Return a block without the bursts of single servers, and the shares that are left."""
+        mine, rest, _ = self.sides(share)
+        canary, control = alone["canary"], alone["control"]
+        left = np.maximum(0.0, 1 - canary[:, 0] / np.maximum(1, opened["requests"]))
+        others = np.maximum(_LEAST_LEFT, 1 - control[:, 0] / np.maximum(1, opened["others"]))
+        calm = opened | {
+            "canary": opened["canary"] - canary[:, 2],
+            "control": opened["control"] - control[:, 2],
+            "others": opened["others"] - control[:, 0],
+        }
+        theirs = left * mine * (1 + self.metric.rollback_margin)
+        return calm, left * mine, others * rest, theirs / (theirs + others * rest)
+
     def _close_clusters(
-        self, opened: dict[str, Counted], shares: tuple[float, float], is_burst: Any, is_long: Any
+        self,
+        opened: dict[str, Counted],
+        shares: tuple[float, float],
+        is_burst: Any,
+        is_long: Any,
+        alone: Counted,
     ) -> None:
         mine, rest = shares
         expected = np.maximum(self.calm, 0.0) * opened["others"]
@@ -294,18 +378,23 @@ class _State:
         kept = np.where(events > 0, np.minimum(1.0, usual / np.maximum(events, 1e-300)), 1.0)
         self.blocks += 1
         self.canary += self.places[:, :, 0]
-        self.steady += np.where(is_burst[:, None], 0.0, self.places[:, :, 0])
+        calm = self.places[:, :, 0].copy()
+        calm[:, : alone.shape[1]] -= alone[:, :MOST_COUNTED]
+        self.steady += np.where(is_burst[:, None], 0.0, calm)
         self.steady += np.where((is_long & ~is_burst)[:, None], self.kept_back, 0.0)
-        self.kept_back = np.where(is_burst[:, None], self.kept_back + self.places[:, :, 0], 0.0)
+        self.kept_back = np.where(is_burst[:, None], self.kept_back + calm, 0.0)
         self.control += self.places[:, :, 1]
         self.trimmed += kept[:, None] * self.places[:, :, 1]
         self.places[:] = 0
 
-    def _learn(self, opened: dict[str, Counted], rest: float, level: Floats, known: Any) -> None:
+    def _learn(
+        self, opened: dict[str, Counted], shares: tuple[Floats | float, float], level: Floats, known: Any
+    ) -> None:
+        rest, whole = shares
         control, limit = opened["control"], _WILD_TIMES * level + _WILD_MORE / rest
         events = np.minimum(control / rest, limit)
         self.count += 1
-        if self.last_part == rest:
+        if self.last_part == whole:
             self.jumps += np.minimum((events - self.last) ** 2, limit**2) - (events + self.last) / rest
         weight = max(1 / self.count, _SLOWEST)
         self.level = np.where(known, level + weight * (events - level), events)
@@ -314,7 +403,7 @@ class _State:
         calm = np.where(self.calm >= 0, self.calm + step * (rate - self.calm), rate)
         self.calm = np.where(opened["others"] > 0, calm, self.calm)
         self.mean += (events - self.mean) / self.count
-        self.last, self.last_part = events, rest
+        self.last, self.last_part = events, whole
 
     def _look(self, stage: int, factor: Floats) -> None:
         if weight := HARM_LOOKS.get(self.blocks):

@@ -69,12 +69,12 @@ def test_a_world_fails_as_often_as_it_should_and_in_its_arms(name: str) -> None:
 def test_all_units_that_fail_were_met_and_are_counted_by_their_blocks() -> None:
     [[release]] = judge_cells.batches(3, "few", judge_worlds.World(users=50), 10.0, 1, judge_worlds.Plan())
     events, places = release.firsts()
-    assert events.sum() == len(np.unique(release.unit))
+    assert events.shape == (1, 1080, 3) and events.sum() == len(np.unique(release.unit))
     blocks = {(unit, bucket // 6) for unit, bucket in zip(release.unit, release.bucket, strict=True)}
     assert places.sum() == len(blocks)
     met, exposed = release.met()
     assert exposed.sum() <= 50 and met.sum() <= 150
-    assert (np.cumsum(exposed.sum(axis=1)) >= np.cumsum(events.sum(axis=1))).all()
+    assert (np.cumsum(exposed.sum(axis=1)) >= np.cumsum(events[0].sum(axis=1))).all()
 
 
 def test_hiccups_of_a_process_hit_its_version_alone() -> None:

@@ -8,8 +8,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 sys.path.append(str(FOLDER))
 try:
-    judge_twin, judge_worlds, judge_peers, judge_cells, judge_report = (
-        importlib.import_module(f"judge_{name}") for name in ("twin", "worlds", "peers", "cells", "report")
+    judge_twin, judge_worlds, judge_peers, judge_course, judge_together, judge_cells, judge_report = (
+        importlib.import_module(f"judge_{name}")
+        for name in ("twin", "worlds", "peers", "course", "together", "cells", "report")
     )
 finally:
     sys.path.remove(str(FOLDER))

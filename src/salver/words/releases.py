@@ -323,8 +323,8 @@ class RecentRequests(msgspec.Struct, frozen=True):
     """Requests and failures of the last few buckets, for a pause.
 
     The window is four buckets, and up to twelve while the canary has fewer than five requests in it. It
-    begins with the stage, or when traffic returned after a pause. Of several servers, each of which counts
-    for itself, the strongest window counts.
+    begins with the stage, or when traffic returned after a pause. Several servers count each for itself, and
+    what they count in four buckets is added up.
 
     Attributes:
         requests: Requests of the window.
@@ -333,7 +333,7 @@ class RecentRequests(msgspec.Struct, frozen=True):
         failing: Units with the event in at least three quarters of their requests.
         buckets: Number of buckets in the window.
         failed_buckets: Buckets in which a request to the canary had the event.
-        servers: Number of servers of which this window was chosen.
+        short: The last four buckets of a longer window, which count if there are several servers.
     """
 
     requests: Counts = Counts()
@@ -342,7 +342,7 @@ class RecentRequests(msgspec.Struct, frozen=True):
     failing: Counts = Counts()
     buckets: int = 0
     failed_buckets: int = 0
-    servers: int = 1
+    short: "RecentRequests | None" = None
 
 
 #: Number of buckets, of the length that the policy gives, in a block of time.
@@ -355,6 +355,42 @@ MOSTLY: Final = 0.75
 RECENT_BUCKETS: Final = 4
 MOST_RECENT_BUCKETS: Final = 12
 ENOUGH_RECENT: Final = 5
+
+
+class MetricPart(msgspec.Struct, frozen=True):
+    """Counts of one metric by one of several servers, as in :class:`Bucket`."""
+
+    raw: Counts = Counts()
+    events: Counts = Counts()
+    blocks: tuple[Counts, ...] = ()
+
+
+class ServerPart(msgspec.Struct, frozen=True):
+    """Part of a bucket that one of several servers counted.
+
+    Attributes:
+        requests: Its requests.
+        metrics: What it counted, where requests to the canary, or many to its control, failed.
+    """
+
+    server: str
+    requests: Counts = Counts()
+    metrics: Mapping[str, MetricPart] = msgspec.field(default_factory=dict)
+
+
+#: Failed requests of an arm of one server in a bucket, and their fraction, that are a burst of its
+#: process; the same of a block.
+BUCKET_BURST: Final = (3, 0.25)
+BLOCK_BURST: Final = (2, 0.2)
+
+
+def is_burst(failures: int, requests: int, least: tuple[int, float]) -> bool:
+    """Return whether so many requests failed that a process did, rather than some of its users.
+
+    >>> is_burst(3, 12, BUCKET_BURST), is_burst(2, 12, BLOCK_BURST)
+    (True, False)
+    """
+    return failures >= least[0] and failures >= least[1] * requests
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -379,6 +415,7 @@ class Bucket(msgspec.Struct, frozen=True):
             block is :data:`BLOCK_BUCKETS` buckets of the clock. Metrics that are missing have ``events`` in
             the first place.
         lately: By metric, the last few buckets, while at least half of the canary's requests have the event.
+        parts: What each of several servers counted; empty = one server counted all of it.
     """
 
     start: float
@@ -396,6 +433,7 @@ class Bucket(msgspec.Struct, frozen=True):
     met: Counts = Counts()
     blocks: Mapping[str, tuple[Counts, ...]] = msgspec.field(default_factory=dict)
     lately: Mapping[str, RecentRequests] = msgspec.field(default_factory=dict)
+    parts: tuple[ServerPart, ...] = ()
 
     @property
     def new_units(self) -> Counts:

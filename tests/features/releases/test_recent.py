@@ -38,7 +38,10 @@ def test_it_looks_further_back_while_there_are_few_requests_to_the_canary():
     recent = RecentBuckets()
     for end in range(1, 20):
         found = recent.add(KEY, end, log(["ada"] * (end % 4 == 0), ["bo"], ["ada"] * (end % 4 == 0)))
-    assert found["errors"] == RecentRequests(Counts(3, 0, 12), Counts(3), Counts(1, 0, 1), Counts(1), 12, 3)
+    short = RecentRequests(Counts(1, 0, 4), Counts(1), Counts(1, 0, 1), Counts(1), 4, 1)
+    assert found["errors"] == RecentRequests(
+        Counts(3, 0, 12), Counts(3), Counts(1, 0, 1), Counts(1), 12, 3, short
+    )
     assert recent.add(None, 20, log())["errors"].buckets == 12
     assert recent.add(KEY, 21, log(["cy"] * 4, [], ["cy"] * 4))["errors"].buckets == 6
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from salver.features.releases.judge.bets import AT_ONCE, Bets
 from salver.features.releases.judge.blocks import ANEW, MOST, MOST_OF_BURST, Blocks, OpenBlock, Sides
 from salver.features.releases.judge.units import GATE_LOOKS, HARM_LOOKS, MOST_COUNTED, Clusters
 from salver.stats.binomial_evidence import HARM
-from salver.words.releases import Counts
+from salver.words.releases import Counts, MetricPart, ServerPart
 
 SIDES = Sides(0.1, 0.9)
 
@@ -127,6 +128,35 @@ def test_a_burst_is_one_event_of_a_process_until_it_is_longer_than_a_hiccup() ->
     alone = after((60, 9), burst=True, blocks=calm)
     next_one = after((60, 9), blocks=alone)
     assert max(np.subtract(next_one.bets.log_sums, alone.bets.log_sums)) <= 1e-12
+
+
+def of_servers(blocks: Blocks, canary: tuple[int, ...], control: tuple[int, ...]) -> Blocks:
+    """A block of servers with 100 requests to the canary each and 900 to its control, which failed."""
+    both = tuple(Counts(mine, 0, rest) for mine, rest in zip(canary, control, strict=True))
+    requests = (100 * len(both), 900 * len(both))
+    opened = OpenBlock(0, 0, 0.1).add((sum(canary), sum(control)), sum(canary), requests, 60)
+    parts = [
+        ServerPart(str(at), Counts(100, 0, 900), {"e": MetricPart(one, one)}) for at, one in enumerate(both)
+    ]
+    opened = opened.add_parts(parts, "e", is_matched=False)
+    return msgspec.structs.replace(blocks, open=opened).closed(SIDES, 60.0, counts=True)
+
+
+def test_a_burst_of_one_server_is_left_out_for_two_blocks() -> None:
+    blocks = Blocks()
+    for _ in range(30):
+        blocks = of_servers(blocks, (1, 1, 1, 1), (9, 9, 9, 9))
+    steps, of_control = [], blocks
+    for _ in range(4):
+        after = of_servers(blocks, (60, 1, 1, 1), (9, 9, 9, 9))
+        steps.append(max(np.subtract(after.bets.log_sums, blocks.bets.log_sums)))
+        blocks = after
+    assert max(steps[:2]) < 0.1 and steps[2] > 1 and blocks.runs == {"0": (4, 0)}
+    # A burst of the control changes neither its level nor the evidence.
+    after = of_servers(of_control, (1, 1, 1, 1), (500, 9, 9, 9))
+    assert after.level == pytest.approx(of_control.level, rel=0.01) and after.runs == {"0": (0, 1)}
+    usual = of_servers(of_control, (1, 1, 1, 1), (9, 9, 9, 9))
+    assert max(after.bets.log_sums) == pytest.approx(max(usual.bets.log_sums), abs=0.1)
 
 
 def test_more_than_a_ratio_explains_is_no_evidence_for_it() -> None:

@@ -17,7 +17,7 @@ from salver.features.releases.judge.outage import CALM, chance
 from salver.features.releases.judge.policy import Metric, Policy
 from salver.features.releases.judge.rules import Facts
 from salver.features.releases.judge.verdict import Decision, Verdict
-from salver.words.releases import Bucket, Counts, RecentRequests, ReleaseState
+from salver.words.releases import Bucket, Counts, RecentRequests, ReleaseState, ServerPart
 
 POLICY_OF_ERRORS = with_policy(metrics=(ERRORS,))
 #: All sixteen users of the canary fail, and none of the control's.
@@ -120,11 +120,43 @@ def test_pauses_that_come_again_and_again_wait_for_a_person() -> None:
         msgspec.structs.replace(ALL_FAIL, buckets=3, failed_buckets=3),  # too short
         msgspec.structs.replace(ALL_FAIL, failed_buckets=2),  # a burst
         msgspec.structs.replace(ALL_FAIL, units=Counts(3, 3, 9), failing=Counts(3)),  # chance 1 in 455
-        msgspec.structs.replace(ALL_FAIL, units=Counts(5, 5, 10), failing=Counts(5), servers=2),
     ],
 )
 def test_less_is_no_reason_to_pause(lately: RecentRequests) -> None:
     assert Story().sees(lately).decision is Decision.CONTINUE
+
+
+def across(servers: int, users: int, failing: int, at_each: int) -> Verdict:
+    """Four buckets of several servers, each of which is asked by a part of the users of each arm."""
+    story, requests = Story(), Counts(40, 40, 80)
+    told = RecentRequests(
+        Counts(160, 160, 320),
+        Counts(160),
+        Counts(servers * at_each, servers * at_each, 2 * servers * at_each),
+        Counts(servers * at_each),
+        4,
+        4,
+    )
+    for index in range(4):
+        new = Counts(users if index == 0 else 0)
+        verdict = story.sees(
+            told,
+            requests=requests,
+            raw={"errors": Counts(failing)},
+            events={"errors": new},
+            blocks={"errors": (new,)},
+            parts=tuple(ServerPart(str(server)) for server in range(servers)),
+        )
+    return verdict
+
+
+def test_of_several_servers_all_requests_count_and_each_unit_once() -> None:
+    said = across(servers=4, users=6, failing=40, at_each=4)
+    assert said.decision is Decision.PAUSE
+    # sixteen times a unit of the canary failed at a server, but they are six
+    assert "6 of 6 units had it in most of theirs, where 0 of 18 of the control's had" in said.reasons[0]
+    assert across(servers=4, users=3, failing=40, at_each=4).decision is Decision.CONTINUE  # 1 in 220
+    assert across(servers=4, users=16, failing=10, at_each=4).decision is Decision.CONTINUE  # one server
 
 
 def test_a_soft_metric_pauses_nothing_and_a_promoted_release_is_not_paused() -> None:

@@ -7,7 +7,7 @@ import pytest
 from chances import may_be
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge_arrays import judge_cells, judge_twin, judge_worlds
+from judge_arrays import judge_cells, judge_course, judge_together, judge_twin, judge_worlds
 from soaking import size
 
 from salver.features.releases.judge.evidence import observe, start
@@ -36,6 +36,7 @@ def counts(row: np.ndarray) -> Counts:
     length=st.sampled_from([5, 40]),
     alone=st.booleans(),
     missing=st.frozensets(st.integers(0, 80), max_size=20),
+    servers=st.sampled_from([1, 3]),
 )
 def test_arrays_say_what_the_judge_says(
     seed: int,
@@ -46,8 +47,12 @@ def test_arrays_say_what_the_judge_says(
     length: int,
     alone: bool,
     missing: frozenset[int],
+    servers: int,
 ) -> None:
-    """To the ninth digit, in bursts, with stages that begin within a block, and buckets without counts."""
+    """To the ninth digit, in bursts, with stages that begin within a block, and buckets without counts.
+
+    Each of several servers has bursts of its own.
+    """
     stages = tuple(Stage(weight, 1, margin_times=2) for weight in sorted(weights)) + (Stage(1.0, 0),) * alone
     policy = Policy(stages=stages, metrics=(metric,), warm_up_seconds=warm_up)
     rng = np.random.default_rng(seed)
@@ -57,12 +62,30 @@ def test_arrays_say_what_the_judge_says(
     shape = (1, len(shares))
     bursts = rng.gamma(0.5, 2.0, (*shape, 1, 3)) * np.array([1.0, 0.3, 0.1])[:, None]
     places = rng.poisson(per_bucket * arms[None, :, None, :] * bursts)
+    requests = rng.poisson(30 * per_bucket * arms[None])
+    struck, alike = (
+        rng.dirichlet(np.full(servers, 0.3), len(shares)),
+        np.full((len(shares), servers), 1 / servers),
+    )
+    placed, asked = (
+        np.stack([rng.multinomial(rows[0, index], parts[index]) for index in range(len(shares))])
+        for rows, parts in ((places, struck), (requests, alike))
+    )  # of each bucket; the last axis is the server
+    first = rng.binomial(placed[:, 0], 0.7)
+    by_server = judge_twin.ServerScene(
+        requests=np.moveaxis(asked, -1, 1)[None],
+        raw=2 * np.moveaxis(placed.sum(axis=1), -1, 1)[None],
+        units=np.moveaxis(placed.sum(axis=1), -1, 1)[None],
+        first=first[None, :, 0],
+        places=np.moveaxis(placed[:, :, 0], -1, 1)[None],
+    )
     seen = judge_twin.Scene(
-        requests=rng.poisson(30 * per_bucket * arms[None]),
+        requests=requests,
         met=rng.poisson(40 * arms[None]),
-        events=rng.binomial(places[:, :, 0], 0.7),
+        events=first.sum(axis=-1)[None],
         raw=2 * places.sum(axis=2),
         places=places,
+        servers=by_server if servers > 1 else None,
     )
     found = judge_twin.paths(policy, metric, schedule, seen)
     evidence = start(policy)
@@ -72,6 +95,20 @@ def test_arrays_say_what_the_judge_says(
             "raw": {metric.name: counts(seen.raw[0, index])},
             "blocks": {metric.name: tuple(counts(row) for row in places[0, index])},
         }
+        parts = [
+            Bucket(
+                10.0 * index,
+                10.0,
+                stage,
+                share,
+                counts(asked[index, :, server]),
+                events={metric.name: counts(first[index, :, server])},
+                raw={metric.name: counts(2 * placed[index, :, :, server].sum(axis=0))},
+                blocks={metric.name: tuple(counts(row) for row in placed[index, :, :, server])},
+            )
+            for server in range(servers)
+        ]
+        counted["parts"] = judge_course.parts_of(parts)
         bucket = Bucket(
             10.0 * index,
             10.0,
@@ -110,6 +147,8 @@ def cell(name: str, releases: int, world: object = None, per_second: float = 100
         "outage of all arms, × 10",
         "counts missing for 2 min each 20 min",
         "clocks of half of the servers 30 s ahead",
+        "four servers, half fail 30 s each 40 min",
+        "four servers, late, one killed each 40 min",
     ],
 )
 def test_good_releases_are_not_rolled_back_where_processes_hiccup_and_users_differ(name: str) -> None:
@@ -117,6 +156,25 @@ def test_good_releases_are_not_rolled_back_where_processes_hiccup_and_users_diff
     found = cell(name, releases)
     may_be(found["rolled_back"]["found"], releases, at_most=0.01)
     assert found["paused"] <= 0.05 * releases and not found["off_at_end"]
+
+
+def test_the_bursts_of_one_server_among_several_do_not_hide_harm() -> None:
+    world = WORLDS["four servers, half fail 30 s each 40 min"]._replace(ratio=10.0)
+    found = cell("harm on all servers", 20, world)["rolled_back"]
+    assert found["found"] == 20 and found["minutes"][0] <= 15
+
+
+def test_all_metrics_together_and_stages_that_end_by_evidence_keep_alpha() -> None:
+    names = ("seven metrics, hiccups and bursts, 100/s", "independent users, 100/s")
+    for cells in (judge_together.seven, judge_together.adaptive):
+        [found, *_] = [run() for key, _, _, run in cells(12, size(100, 10)) if key in names]
+        may_be(found["rolled_back"]["found"], found["releases"], at_most=0.01)
+
+
+def test_harm_neither_passes_the_gates_of_stages_that_end_by_evidence_nor_is_it_missed() -> None:
+    name = "independent users, 100/s, errors ×3"
+    [found] = [run() for key, _, _, run in judge_together.adaptive(12, 100) if key == name]
+    assert found["promoted"]["found"] == 0 and found["rolled_back"]["found"] == found["releases"] == 20
 
 
 def test_neither_witness_would_do_alone() -> None:
@@ -167,7 +225,7 @@ def test_a_biased_split_is_held_and_gives_no_verdict() -> None:
         9, "biased", judge_worlds.World(bias=1.5), 100.0, 2, judge_worlds.Plan((0.05,), 90)
     )
     for release in next(releases):
-        course = judge_cells.followed(release, judge_cells.policy(release.plan))
+        course = judge_course.followed([release], judge_cells.policy(release.plan))
         assert course.rolled_back < 0 and "split" in course.causes
 
 

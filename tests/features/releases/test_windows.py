@@ -51,7 +51,8 @@ def test_parts_of_a_window_are_one_bucket_once_all_have_told_theirs() -> None:
     parts = [part("a", 0), part("b", 0, count=5), part("a", 10)]
     assert due(parts, 10, T + 9, None) == []
     ((bucket, made_of),) = due(parts, 10, T + 10, None)
-    assert bucket == Bucket(
+    assert [(part.server, part.requests.canary) for part in bucket.parts] == [("a", 1), ("b", 5)]
+    assert msgspec.structs.replace(bucket, parts=()) == Bucket(
         T,
         10,
         0,
@@ -66,7 +67,8 @@ def test_parts_of_a_window_are_one_bucket_once_all_have_told_theirs() -> None:
 
 
 def test_what_a_full_memory_cut_in_two_is_one_bucket_again() -> None:
-    assert told(due([part("a", 0, 4), part("a", 4, 6)], 10, T + 10, None)) == [(0, 10, 0, 2)]
+    found = due([part("a", 0, 4), part("a", 4, 6)], 10, T + 10, None)
+    assert told(found) == [(0, 10, 0, 2)] and found[0].bucket.parts == ()
 
 
 def test_a_stage_ends_where_the_first_server_begins_the_next() -> None:
@@ -141,7 +143,7 @@ def test_clocks_that_differ_by_more_than_a_bucket_are_named_while_their_servers_
     assert clocks(told, T + 5, 60.0) == clocks([], T, 10.0) == ""
 
 
-def test_a_metric_that_a_server_does_not_count_is_not_known_and_the_strongest_window_counts() -> None:
+def test_a_metric_that_a_server_does_not_count_is_not_known_and_windows_are_added_up() -> None:
     def seen(server: str, requests: int, window: RecentRequests | None = None, **events: int) -> WindowPart:
         counts = {name: Counts(number) for name, number in events.items()}
         lately = {"errors": window} if window else {}
@@ -157,7 +159,13 @@ def test_a_metric_that_a_server_does_not_count_is_not_known_and_the_strongest_wi
     ((bucket, _),) = due(parts, 10, T + 10, None)
     assert bucket.events == bucket.raw == {"errors": Counts(4)}
     assert (bucket.blocks, bucket.met) == ({"errors": (Counts(4), Counts(2))}, Counts(3))
-    assert bucket.lately == {"errors": msgspec.structs.replace(most, servers=2)}
+    both = RecentRequests(Counts(24, 0, 180), Counts(17), Counts(13, 0, 80), Counts(10), 4, 4)
+    assert bucket.lately == {"errors": both}
+    assert [(part.server, part.requests.canary, [*part.metrics]) for part in bucket.parts] == [
+        ("a", 8, ["errors"]),
+        ("b", 5, ["errors"]),
+        ("c", 0, []),
+    ]
     # What comes late tells of another time.
     ((late, _),) = due([parts[0], part("b", 10)], 10, T + 20, JudgedBucket(0, T, T + 10))
     assert late.lately == {} and late.events == {"errors": Counts(2)}
@@ -165,7 +173,7 @@ def test_a_metric_that_a_server_does_not_count_is_not_known_and_the_strongest_wi
 
 def test_every_field_of_a_bucket_is_added_up_or_set_by_whoever_judges() -> None:
     added = {"start", "seconds", "stage", "share", "requests", "exposures", "raw", "copies", *FIRSTS}
-    added |= {"met", "blocks", "lately"}
+    added |= {"met", "blocks", "lately", "parts"}
     assert set(Bucket.__struct_fields__) == added | {"outcomes", "late_seconds"}
 
 

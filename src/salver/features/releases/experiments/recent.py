@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -134,21 +135,31 @@ class RecentBuckets:
             seen += bucket.requests[0]
         if not seen:
             return {}
-        requests, found = _sums([bucket.requests for bucket in window]), {}
+        found = {}
         for metric in window[0].failures:
-            failures = _sums([bucket.failures.get(metric, [0, 0, 0]) for bucket in window])
-            if failures[0] < _HALF * requests[0]:
-                continue
-            units, failing = _by_unit(window, metric)
-            found[metric] = RecentRequests(
-                Counts(*requests),
-                Counts(*failures),
-                units,
-                failing,
-                len(window),
-                sum(bool(bucket.failures.get(metric, [0])[0]) for bucket in window),
-            )
+            told = _told(window, metric)
+            if len(window) > RECENT_BUCKETS and (short := _told(window[:RECENT_BUCKETS], metric)):
+                told = msgspec.structs.replace(told or RecentRequests(), short=short)
+            if told is not None:
+                found[metric] = told
         return found
+
+
+def _told(window: Sequence[_Recent], metric: str) -> RecentRequests | None:
+    """Return what is told of a window; None = less than half of the canary's requests have the event."""
+    requests = _sums([bucket.requests for bucket in window])
+    failures = _sums([bucket.failures.get(metric, [0, 0, 0]) for bucket in window])
+    if not requests[0] or failures[0] < _HALF * requests[0]:
+        return None
+    units, failing = _by_unit(window, metric)
+    return RecentRequests(
+        Counts(*requests),
+        Counts(*failures),
+        units,
+        failing,
+        len(window),
+        sum(bool(bucket.failures.get(metric, [0])[0]) for bucket in window),
+    )
 
 
 def _by_unit(window: Sequence[_Recent], metric: str) -> tuple[Counts, Counts]:

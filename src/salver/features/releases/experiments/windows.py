@@ -13,7 +13,18 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from salver.words.releases import MOSTLY, NO_STAGE, UNSEEN, Bucket, Counts, RecentRequests, plus
+from salver.words.releases import (
+    BLOCK_BURST,
+    NO_STAGE,
+    UNSEEN,
+    Bucket,
+    Counts,
+    MetricPart,
+    RecentRequests,
+    ServerPart,
+    is_burst,
+    plus,
+)
 
 _V = TypeVar("_V")
 
@@ -199,19 +210,19 @@ def _in_order(
             start = until
         start = max(start, math.nextafter(since, math.inf))  # the judge refuses two of the same start
         end = max(group.end, start)
-        yield MergedBucket(
-            _sum([part.bucket for part in group.parts], group.stand, start, end), tuple(group.parts)
-        )
+        yield MergedBucket(_sum(group.parts, group.stand, start, end), tuple(group.parts))
         since, until = start, end
 
 
-def _sum(buckets: Sequence[Bucket], stand: Stand, start: float, end: float) -> Bucket:
+def _sum(parts: Sequence[WindowPart], stand: Stand, start: float, end: float) -> Bucket:
     """Return the sum of parts; a single part unchanged, to the last bit."""
     stage, share = stand
+    buckets = [part.bucket for part in parts]
     if len(buckets) == 1 and buckets[0].start == start and _end(buckets[0]) == end:
         return msgspec.structs.replace(buckets[0], stage=stage, share=share)
     # What a server does not count is not zero: it is not known.
     asked = [bucket for bucket in buckets if bucket.requests.total]
+    servers = len({part.server for part in parts if part.bucket.requests.total})
     known = set.intersection(*(set(bucket.events) for bucket in asked or buckets))
     known |= {name for bucket in asked for name in bucket.events if name.endswith(UNSEEN)}
     lately = [_known(bucket.lately, known) for bucket in buckets]
@@ -228,8 +239,19 @@ def _sum(buckets: Sequence[Bucket], stand: Stand, start: float, end: float) -> B
         copies=functools.reduce(plus, (bucket.copies for bucket in buckets)),
         met=functools.reduce(plus, (bucket.met for bucket in buckets)),
         blocks=_by_place((bucket.blocks for bucket in buckets), known),
-        lately=_strongest(lately, len(asked)),
+        lately=_together(lately),
+        parts=tuple(_of_server(part, known) for part in parts if servers > 1),
     )
+
+
+def _of_server(part: WindowPart, known: Container[str]) -> ServerPart:
+    """Return the counts in which a burst of a server's process shows."""
+    bucket, found = part.bucket, {}
+    for metric, raw in _known(bucket.raw, known).items():
+        if raw.canary or is_burst(raw.control, bucket.requests.control, BLOCK_BURST):
+            events = bucket.events.get(metric, Counts())
+            found[metric] = MetricPart(raw, events, bucket.blocks.get(metric) or (events,))
+    return ServerPart(part.server, bucket.requests, found)
 
 
 def _known(by_metric: Mapping[str, _V], known: Container[str]) -> dict[str, _V]:
@@ -256,18 +278,21 @@ def _by_place(
     return found
 
 
-def _strongest(windows: Iterable[Mapping[str, RecentRequests]], servers: int) -> dict[str, RecentRequests]:
-    """Return the window in which most of the canary's units fail, of those in which most requests do."""
+def _together(windows: Iterable[Mapping[str, RecentRequests]]) -> dict[str, RecentRequests]:
+    """Return the sums of short windows; units that ask several servers count several times."""
     found: dict[str, RecentRequests] = {}
     for each in windows:
         for metric, lately in each.items():
-            if metric not in found or _strength(lately) > _strength(found[metric]):
-                found[metric] = msgspec.structs.replace(lately, servers=servers)
+            known, lately = found.get(metric, RecentRequests()), lately.short or lately
+            found[metric] = RecentRequests(
+                plus(known.requests, lately.requests),
+                plus(known.failures, lately.failures),
+                plus(known.units, lately.units),
+                plus(known.failing, lately.failing),
+                max(known.buckets, lately.buckets),
+                max(known.failed_buckets, lately.failed_buckets),
+            )
     return found
-
-
-def _strength(lately: RecentRequests) -> tuple[bool, int]:
-    return lately.failures.canary >= MOSTLY * lately.requests.canary, lately.failing.canary
 
 
 def _stand(part: WindowPart) -> Stand:

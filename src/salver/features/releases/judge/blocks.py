@@ -11,17 +11,31 @@ each of which only reduces the evidence:
 - A burst of the canary is one event of one process: its first block brings at most a factor of 1.9, the next
   one nothing. From the third in a row on it is longer than any hiccup.
 
+Each of several servers has processes of its own, which hiccup apart. There the bursts of one server's arm,
+of the canary and of its control alike, are left out with their requests for two blocks.
+
 A block in which the control fails far more than usual says nothing. Pure.
 """
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
 import msgspec
 
 from salver.features.releases.judge.bets import Bets
 from salver.stats.binomial_evidence import HARM
-from salver.words.releases import BLOCK_BUCKETS
+from salver.words.releases import (
+    BLOCK_BUCKETS,
+    BLOCK_BURST,
+    BUCKET_BURST,
+    MOST_BLOCKS,
+    Counts,
+    MetricPart,
+    ServerPart,
+    is_burst,
+)
 
 #: Maximum log evidence of a block, and of the first one of a burst.
 MOST: Final = 2.4
@@ -41,10 +55,55 @@ _UPWARDS: Final = 0.1  # the expectile of the calmer blocks
 _CREDIBLE: Final = 2.0  # standard deviations beyond them that are no burst
 #: A control with more than so many times its average, and so many more, is wild.
 _WILD_TIMES, _WILD_MORE, _WILD_AFTER = 4.0, 10.0, 3
-#: Failed requests of the canary, and their fraction, that are a burst: in a bucket, or in a block.
-_BUCKET_BURST, _BLOCK_BURST = (3, 0.25), (2, 0.2)
 _LOGS: Final = tuple(math.log(ratio) for ratio in HARM)
 _NEARLY: Final = 0.95  # of its length, from which a block is whole
+_LEAST_LEFT: Final = 0.01  # of the control, if all servers have bursts
+
+
+class ArmBlock(msgspec.Struct, frozen=True):
+    """The canary or its control in a block, on one of several servers.
+
+    Attributes:
+        requests, failures: Requests, and those that failed.
+        units: Units that failed in the block.
+        first: Units with their first failure.
+        places: Units by the number of their failing blocks, as in a bucket.
+        has_burst: One of the buckets has a burst.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    units: int = 0
+    first: int = 0
+    places: tuple[int, ...] = (0,) * MOST_BLOCKS
+    has_burst: bool = False
+
+    def add(self, requests: int, failures: int, first: int, places: Sequence[int]) -> Self:
+        """Add a bucket."""
+        padded = itertools.zip_longest(self.places, places, fillvalue=0)
+        return type(self)(
+            self.requests + requests,
+            self.failures + failures,
+            self.units + sum(places),
+            self.first + first,
+            tuple(one + more for one, more in padded),
+            self.has_burst or is_burst(failures, requests, BUCKET_BURST),
+        )
+
+    @property
+    def is_burst(self) -> bool:
+        """Return whether its process failed, rather than some of its users."""
+        return self.has_burst or is_burst(self.failures, self.requests, BLOCK_BURST)
+
+    def __add__(self, more: Self) -> Self:
+        """Return both together."""
+        both = self.add(more.requests, more.failures, more.first, more.places)
+        return msgspec.structs.replace(both, has_burst=self.has_burst or more.has_burst)
+
+
+#: The canary and its control on one server.
+ServerBlock = tuple[ArmBlock, ArmBlock]
+_NO_ARMS: Final = (ArmBlock(), ArmBlock())
 
 
 class OpenBlock(msgspec.Struct, frozen=True):
@@ -55,6 +114,7 @@ class OpenBlock(msgspec.Struct, frozen=True):
         canary, control: Units that failed in it.
         failures, requests: Requests to the canary; ``others``: to its control.
         has_burst: One of its buckets has a burst.
+        servers: The same by server, if there are several.
     """
 
     number: int
@@ -67,6 +127,7 @@ class OpenBlock(msgspec.Struct, frozen=True):
     others: int = 0
     has_burst: bool = False
     seconds: float = 0.0
+    servers: Mapping[str, ServerBlock] = msgspec.field(default_factory=dict)
 
     def add(self, events: tuple[int, int], failures: int, requests: tuple[int, int], seconds: float) -> Self:
         """Add a bucket.
@@ -84,15 +145,50 @@ class OpenBlock(msgspec.Struct, frozen=True):
             failures=self.failures + failures,
             requests=self.requests + asked,
             others=self.others + requests[1],
-            has_burst=self.has_burst or _is_burst(failures, asked, _BUCKET_BURST),
+            has_burst=self.has_burst or is_burst(failures, asked, BUCKET_BURST),
             seconds=self.seconds + seconds,
         )
+
+    def add_parts(self, parts: Sequence[ServerPart], metric: str, *, is_matched: bool) -> Self:
+        """Add what each of several servers counted in a bucket."""
+        servers = dict(self.servers)
+        for part in parts:
+            known = part.metrics.get(metric, MetricPart())
+            canary, control = servers.get(part.server, _NO_ARMS)
+            asked, failed, first = (
+                (counts.canary, _rest(counts, is_matched))
+                for counts in (part.requests, known.raw, known.events)
+            )
+            places = known.blocks or (known.events,)
+            servers[part.server] = (
+                canary.add(max(asked[0], failed[0]), failed[0], first[0], [one.canary for one in places]),
+                control.add(asked[1], failed[1], first[1], [_rest(one, is_matched) for one in places]),
+            )
+        return msgspec.structs.replace(self, servers=servers)
 
     @property
     def is_burst(self) -> bool:
         """Return whether so many requests to the canary failed, or still wait, that it is a burst."""
         failures = max(self.failures, self.canary)
-        return self.has_burst or _is_burst(failures, self.requests, _BLOCK_BURST)
+        return self.has_burst or is_burst(failures, self.requests, BLOCK_BURST)
+
+    def cut(self, runs: Mapping[str, tuple[int, int]]) -> tuple[ServerBlock, dict[str, tuple[int, int]]]:
+        """Return what is a burst of single servers, and the length of each burst in blocks.
+
+        Args:
+            runs: The same lengths after the block before.
+        """
+        (canary, control), after = _NO_ARMS, {}
+        for server, arms in self.servers.items():
+            before = runs.get(server, (0, 0))
+            now = tuple((run + 1) * arm.is_burst for run, arm in zip(before, arms, strict=True))
+            if any(now):
+                after[server] = now
+            if 0 < now[0] <= _HICCUP:
+                canary += arms[0]
+            if 0 < now[1] <= _HICCUP:
+                control += arms[1]
+        return (canary, control), after
 
 
 class Sides(msgspec.Struct, frozen=True):
@@ -121,6 +217,7 @@ class Blocks(msgspec.Struct, frozen=True):
         last: The same of the last block, and its part of the units; None = not comparable.
         run: Length of the current burst in blocks.
         is_after_burst: The last block was the first of a burst.
+        runs: By server, if there are several, the same length for its canary and for its control.
         open: Block that is not over.
     """
 
@@ -133,6 +230,7 @@ class Blocks(msgspec.Struct, frozen=True):
     last: tuple[float, float] | None = None
     run: int = 0
     is_after_burst: bool = False
+    runs: Mapping[str, tuple[int, int]] = msgspec.field(default_factory=dict)
     open: OpenBlock | None = None
 
     def variation(self, part: float = 1.0) -> float:
@@ -200,6 +298,8 @@ class Blocks(msgspec.Struct, frozen=True):
         block = self.open
         if block is None:
             return self
+        whole, is_burst = sides.control, block.is_burst
+        block, sides, runs = self._calm(block, sides)
         part, level = min(1.0, block.seconds / length), self.level
         if level < 0:
             level = block.control / sides.control / part if part else 0.0
@@ -211,11 +311,32 @@ class Blocks(msgspec.Struct, frozen=True):
             factor = self.factor(block.share, level * part)
             steps = self.steps(block.canary, block.control, sides, level * part, factor)
             bets = bets.add([min(step, most) for step in steps])
-        run = self.run + 1 if block.is_burst else 0
-        after = msgspec.structs.replace(self, bets=bets, run=run, is_after_burst=run == 1, open=None)
+        run = self.run + 1 if is_burst else 0
+        after = msgspec.structs.replace(
+            self, bets=bets, run=run, is_after_burst=run == 1, runs=runs, open=None
+        )
         if part < _NEARLY:
             return msgspec.structs.replace(after, last=None)
-        return after._learned(block, sides.control, level)
+        return after._learned(block, sides.control, level, whole)
+
+    def _calm(self, block: OpenBlock, sides: Sides) -> tuple[OpenBlock, Sides, dict[str, tuple[int, int]]]:
+        """Return a block without the bursts of single servers, and the shares that are left."""
+        (canary, control), runs = block.cut(self.runs)
+        if (canary, control) == _NO_ARMS:
+            return block, sides, runs
+        mine, rest = (
+            max(0.0, 1 - arm.requests / max(1, asked))
+            for arm, asked in ((canary, block.requests), (control, block.others))
+        )
+        calm = msgspec.structs.replace(
+            block,
+            canary=block.canary - canary.units,
+            control=block.control - control.units,
+            failures=block.failures - canary.failures,
+            requests=block.requests - canary.requests,
+            others=block.others - control.requests,
+        )
+        return calm, Sides(sides.canary * mine, sides.control * max(rest, _LEAST_LEFT), sides.margin), runs
 
     def late(self, canary: int, control: int, sides: Sides) -> Self:
         """Add a bucket of an earlier stage, as a block of its own."""
@@ -237,11 +358,15 @@ class Blocks(msgspec.Struct, frozen=True):
             found.append((explained * log - events * math.log1p(boundary * (ratio - 1))) / factor)
         return found
 
-    def _learned(self, block: OpenBlock, part: float, level: float) -> Self:
-        """Learn from a whole block of the control; extremes are clipped."""
+    def _learned(self, block: OpenBlock, part: float, level: float, whole: float) -> Self:
+        """Learn from a whole block of the control; extremes are clipped.
+
+        Args:
+            part: Its part of the units, without bursts of single servers; ``whole``: with them.
+        """
         limit = _WILD_TIMES * level + _WILD_MORE / part
         events, count, jumps = min(block.control / part, limit), self.count + 1, self.jumps
-        if self.last is not None and self.last[1] == part:
+        if self.last is not None and self.last[1] == whole:
             before = self.last[0]
             jumps += min((events - before) ** 2, limit**2) - (events + before) / part
         weight, calm = max(1 / count, _SLOWEST), self.calm
@@ -257,9 +382,9 @@ class Blocks(msgspec.Struct, frozen=True):
             calm=calm,
             mean=self.mean + (events - self.mean) / count,
             jumps=jumps,
-            last=(events, part),
+            last=(events, whole),
         )
 
 
-def _is_burst(failures: int, requests: int, least: tuple[int, float]) -> bool:
-    return failures >= least[0] and failures >= least[1] * requests
+def _rest(counts: Counts, is_matched: bool) -> int:
+    return counts.baseline if is_matched else counts.control

@@ -153,6 +153,8 @@ class CountEvidence(msgspec.Struct, frozen=True):
             (bucket.requests.canary, _other(metric, bucket.requests)),
             bucket.seconds,
         )
+        if bucket.parts:
+            opened = opened.add_parts(bucket.parts, metric.name, is_matched=metric.is_matched)
         after = msgspec.structs.replace(
             self,
             blocks=msgspec.structs.replace(self.blocks, open=opened),
@@ -172,11 +174,15 @@ class CountEvidence(msgspec.Struct, frozen=True):
         most, usual = blocks.burst_most, blocks.usual(blocks.open, sides)
         closed = blocks.closed(sides, length, counts=look.is_warm)
         is_burst, is_long = math.isfinite(most), closed.is_longer_than_a_hiccup
-        clusters = self.clusters.closed(usual, is_burst=is_burst, is_long=is_long)
-        first = self.first.add([min(step, most) for step in self.pending])
+        alone, pending = blocks.open.cut(blocks.runs)[0][0], self.pending
+        clusters = self.clusters.closed(usual, alone.places, is_burst=is_burst, is_long=is_long)
+        if alone.first and look.is_warm:
+            per_unit = harm().add(1, 1, sides.canary / (sides.canary + sides.control), sides.margin).log_sums
+            pending = tuple(step - alone.first * less for step, less in zip(pending, per_unit, strict=True))
+        first = self.first.add([min(step, most) for step in pending])
         withheld = _NO_STEPS
         if is_burst:
-            cut = [max(0.0, step - most) for step in self.pending]
+            cut = [max(0.0, step - most) for step in pending]
             withheld = tuple(one + more for one, more in zip(self.withheld, cut, strict=True))
         elif is_long:
             first = first.add(self.withheld)

@@ -6,22 +6,33 @@ failure in a row is one. A hiccup of the canary's process is thus at most a paus
 most requests failed since the traffic returned: a canary that answered in between may have hiccuped again.
 
 Evidence is Fisher's exact test on units: those of which three quarters of the requests failed, of the canary
-and of its control. Pure.
+and of its control. Of several servers all count: requests are added up, and the canary's failing units are
+those that the ledger has counted in a block of time, each once. Pure.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from salver.words.releases import ENOUGH_RECENT, RECENT_BUCKETS, Bucket, Counts, RecentRequests
+from salver.words.releases import (
+    BLOCK_BUCKETS,
+    ENOUGH_RECENT,
+    MOST_RECENT_BUCKETS,
+    RECENT_BUCKETS,
+    Bucket,
+    Counts,
+    RecentRequests,
+)
 
 #: Fraction of the canary's requests, and number of its units, that have to fail.
 _PART, LEAST_UNITS = 0.75, 3
 #: Requests to the canary of which all have to fail if they are fewer.
 _MANY: Final = 10
-#: Probability by chance, of the window of one server.
+#: Probability by chance.
 LEVEL: Final = 1e-4
 #: Buckets in which the canary fails.
 _SPREAD: Final = 3
@@ -51,6 +62,22 @@ class Strike(NamedTuple):
     is_last: bool
 
 
+class _Past(msgspec.Struct, frozen=True):
+    """Canary of several servers in a bucket.
+
+    Attributes:
+        block: Number of its block of time.
+        requests: Requests to the canary.
+        failures: By metric, those that failed.
+        units: By metric, units with their first failure in the block, and with their first of all.
+    """
+
+    block: int
+    requests: int
+    failures: Mapping[str, int]
+    units: Mapping[str, tuple[int, int]]
+
+
 class Outages(msgspec.Struct, frozen=True):
     """Failures of the canary; plain data, updated by copying.
 
@@ -59,6 +86,7 @@ class Outages(msgspec.Struct, frozen=True):
         calm: Buckets since the last one.
         answered, failed: Requests to the canary since then.
         times: Unix seconds of the latest pauses.
+        past: Last buckets of a stage that several servers counted, since the last failure.
     """
 
     strikes: int = 0
@@ -66,6 +94,8 @@ class Outages(msgspec.Struct, frozen=True):
     answered: int = 0
     failed: int = 0
     times: tuple[float, ...] = ()
+    past: tuple[_Past, ...] = ()
+    stage: int = 0
 
     def add(self, bucket: Bucket, metrics: Sequence[str], seconds: float) -> tuple[Self, Strike | None]:
         """Add a bucket in which the canary had traffic.
@@ -77,6 +107,8 @@ class Outages(msgspec.Struct, frozen=True):
         after = self._counted(bucket, metrics, seconds)
         for name in metrics:
             lately = bucket.lately.get(name)
+            if lately is not None and bucket.parts:
+                lately = after._of_all(name, lately)
             if lately is not None and self._is_outage(lately):
                 return after._struck(name, lately, bucket.start + bucket.seconds, seconds)
         if after.calm >= CALM - _NEAR and after.answered >= _CALM_REQUESTS:
@@ -84,12 +116,55 @@ class Outages(msgspec.Struct, frozen=True):
         return after, None
 
     def _counted(self, bucket: Bucket, metrics: Sequence[str], seconds: float) -> Self:
-        failed = max((bucket.raw[name].canary for name in metrics if name in bucket.raw), default=0)
+        failures = {name: bucket.raw[name].canary for name in metrics if name in bucket.raw}
+        failed, past = max(failures.values(), default=0), self.past if bucket.stage == self.stage else ()
+        if bucket.parts:
+            block = math.floor(bucket.start / (BLOCK_BUCKETS * seconds) + _NEAR)
+            units = {
+                name: (
+                    sum(place.canary for place in bucket.blocks.get(name, ())),
+                    bucket.events.get(name, Counts()).canary,
+                )
+                for name in metrics
+            }
+            past = (*past, _Past(block, bucket.requests.canary, failures, units))[-MOST_RECENT_BUCKETS:]
         return msgspec.structs.replace(
             self,
             calm=self.calm + bucket.seconds / seconds,
             answered=self.answered + max(0, bucket.requests.canary - failed),
             failed=self.failed + failed,
+            past=past,
+            stage=bucket.stage,
+        )
+
+    def _of_all(self, name: str, told: RecentRequests) -> RecentRequests:
+        """Return the window of several servers.
+
+        Args:
+            told: Sum of their windows, where a unit that asks each of them counts as many times.
+        """
+        length = RECENT_BUCKETS
+        while length < len(self.past) and sum(one.requests for one in self.past[-length:]) < ENOUGH_RECENT:
+            length += 1
+        window = self.past[-length:]
+        failed = [one.failures.get(name, 0) for one in window]
+        units = [(one.block, *one.units.get(name, (0, 0))) for one in window]
+        blocks = itertools.groupby(units, operator.itemgetter(0))
+        # Each counts once in a block of time, and once in the release.
+        in_block = max(sum(one for _, one, _ in some) for _, some in blocks)
+        failing = max(in_block, sum(first for *_, first in units))
+        part = min(1.0, failing / max(1, told.failing.canary))
+        return RecentRequests(
+            msgspec.structs.replace(told.requests, canary=sum(one.requests for one in window)),
+            msgspec.structs.replace(told.failures, canary=sum(failed)),
+            Counts(
+                failing + max(0, told.units.canary - told.failing.canary),
+                math.floor(part * told.units.baseline),
+                math.floor(part * told.units.stable),
+            ),
+            Counts(failing, math.ceil(part * told.failing.baseline), math.ceil(part * told.failing.stable)),
+            len(window),
+            sum(map(bool, failed)),
         )
 
     def _is_outage(self, lately: RecentRequests) -> bool:
@@ -101,7 +176,7 @@ class Outages(msgspec.Struct, frozen=True):
             and failed >= (_PART * asked if asked >= _MANY else asked)
             and lately.failing.canary >= LEAST_UNITS
             and lately.failed_buckets >= min(_SPREAD, lately.buckets)
-            and chance(lately.units, lately.failing) <= LEVEL / lately.servers
+            and chance(lately.units, lately.failing) <= LEVEL
         )
 
     def _struck(self, name: str, lately: RecentRequests, now: float, seconds: float) -> tuple[Self, Strike]:

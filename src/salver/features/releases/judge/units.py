@@ -82,19 +82,23 @@ class Clusters(msgspec.Struct, frozen=True):
             open_control=tuple(control),
         )
 
-    def closed(self, usual: float, *, is_burst: bool = False, is_long: bool = False) -> Self:
+    def closed(
+        self, usual: float, cut: Sequence[float] = _NONE, *, is_burst: bool = False, is_long: bool = False
+    ) -> Self:
         """Close the block.
 
         Args:
             usual: Units of the control that are credible in a block; the excess is no reason to promote.
+            cut: Units of the canary, by place, in bursts of single servers, which are no evidence of harm.
             is_burst: It is in a burst of the canary, which is no evidence of harm.
             is_long: The burst is longer than a hiccup, so all of it is evidence.
         """
         steady, withheld = self.steady, _NONE
+        calm = [max(0.0, count - less) for count, less in zip(self.open_canary, cut, strict=False)]
         if is_burst:
-            withheld = _plus(self.withheld, self.open_canary)
+            withheld = _plus(self.withheld, calm)
         else:
-            steady = _plus(steady, self.open_canary)
+            steady = _plus(steady, calm)
             if is_long:
                 steady = _plus(steady, self.withheld)
         events = sum(self.open_control)
