@@ -182,6 +182,8 @@ def bad(number: int) -> Iterator[tuple[str, World, float, int, Plan, bool]]:
         ("5 % of users have 90 % of errors", World(proneness="few"), 100.0, 3.0, 0),
         ("whales (activity Pareto 1.2)", World(activity="whales"), 100.0, 3.0, 0),
     ]
+    for name in ("four servers, half fail 30 s each 40 min", "twenty servers, half fail 30 s each 40 min"):
+        rows += [(name, WORLDS[name], 100.0, ratio, 0) for ratio in (3.0, 10.0)]
     for name, world, per_second, ratio, onset in rows:
         yield name, world._replace(ratio=ratio, onset=onset), per_second, number, Plan(), True
 
@@ -203,28 +205,35 @@ def gate(seed: int, name: str, world: World, per_second: float, ratio: float, nu
     return cell_ | {"passed": told(at, 0), "cpu_seconds": round(time.process_time() - begun, 1)}
 
 
-#: Total failures: users, requests per second, the canary's share, the fraction that fails.
+#: Total failures: users, requests per second, the canary's share, the fraction that fails, servers.
 FAILURES = (
-    (20, 2.0, 0.25, 1.0),
-    (64, 20.0, 0.25, 1.0),
-    (300, 100.0, 0.05, 1.0),
-    (1000, 100.0, 0.01, 1.0),
-    (20_000, 100.0, 0.01, 1.0),
-    (2_000, 10.0, 0.05, 1.0),
-    (2_000, 10.0, 0.01, 1.0),
-    (20_000, 1000.0, 0.01, 1.0),
-    (20_000, 100.0, 0.01, 0.9),
-    (20_000, 100.0, 0.01, 0.6),
+    (20, 2.0, 0.25, 1.0, 1),
+    (64, 20.0, 0.25, 1.0, 1),
+    (300, 100.0, 0.05, 1.0, 1),
+    (1000, 100.0, 0.01, 1.0, 1),
+    (20_000, 100.0, 0.01, 1.0, 1),
+    (2_000, 10.0, 0.05, 1.0, 1),
+    (2_000, 10.0, 0.01, 1.0, 1),
+    (20_000, 1000.0, 0.01, 1.0, 1),
+    (20_000, 100.0, 0.01, 0.9, 1),
+    (20_000, 100.0, 0.01, 0.6, 1),
+    (20, 2.0, 0.25, 1.0, 4),
+    (64, 20.0, 0.25, 1.0, 4),
+    (2_000, 10.0, 0.01, 1.0, 4),
+    (20_000, 100.0, 0.01, 1.0, 4),
+    (20_000, 100.0, 0.01, 1.0, 20),
 )
 
 
 def failure(
-    seed: int, users: int, per_second: float, share: float, part: float, number: int
+    seed: int, users: int, per_second: float, share: float, part: float, servers: int, number: int
 ) -> dict[str, Any]:
     """A canary that fails from minute 2 on, for a quarter of an hour."""
     begun, plan, onset = time.process_time(), Plan((share,), 90), 12
     name = f"{users} users, {100 * share:g} %, {100 * part:g} % fail"
-    world = World(users=users, ratio=1 + part / BASE, onset=onset)
+    if servers > 1:
+        name += f", {servers} servers"
+    world = World(users=users, ratio=1 + part / BASE, onset=onset, servers=servers)
     courses = [
         followed([release], policy(plan))
         for some in batches(seed, name, world, per_second, number, plan)

@@ -46,7 +46,8 @@ def followed(metrics: Metrics, rules: Policy, again: Callable[[Plan], Metrics] |
         again: Simulates the same release by another plan; None = stages do not end by evidence.
     """
     course, evidence, counted = Course(), start(rules), _Counted(metrics, rules)
-    since, on_at, off, stage = 0, 0, [], 0
+    since, on_at, stage = 0, 0, 0
+    off: list[int] = []
     for index in range(metrics[0].buckets):
         if counted.stages[index] != stage:
             stage, since = counted.stages[index], index
@@ -171,13 +172,16 @@ class _Counted:
         """Return what each of several servers counted, as the product merges it."""
         found = []
         for server in range(self.metrics[0].world.servers):
-            metrics: dict[str, dict[str, Any]] = {"raw": {}, "events": {}, "blocks": {}}
-            for name, (events, places) in self._firsts.items():
-                metrics["raw"][name] = _counts(self._by_name[name].of_servers[server][1][index])
-                metrics["events"][name] = _counts(events[server, index])
-                metrics["blocks"][name] = tuple(_counts(place) for place in places[server, index])
+            raw = {name: _counts(one.of_servers[server][1][index]) for name, one in self._by_name.items()}
+            first = {name: _counts(events[server, index]) for name, (events, _) in self._firsts.items()}
+            blocks = {
+                name: tuple(_counts(place) for place in places[server, index])
+                for name, (_, places) in self._firsts.items()
+            }
             requests = _counts(self.metrics[0].of_servers[server][0][index])
-            found.append(Bucket(index * SECONDS, SECONDS, 0, 0.0, requests, **metrics))
+            found.append(
+                Bucket(index * SECONDS, SECONDS, 0, 0.0, requests, events=first, raw=raw, blocks=blocks)
+            )
         return parts_of(found)
 
 

@@ -104,6 +104,7 @@ WORLDS: dict[str, World] = {
     "four servers, all fail 40 s each 40 min": World(hiccups=(240, 4, 1.0), servers=4),
     "four servers, bursts by process, CV 2": World(bursts=4.0, servers=4),
     "four servers, late, one killed each 40 min": World(servers=4, late=2, deaths=240),
+    "twenty servers, half fail 30 s each 40 min": World(hiccups=(240, 3, 0.5), servers=20),
 }
 
 #: Metrics of the default policy: what differs of each from the world in which they are together.

@@ -203,7 +203,7 @@ def test_harm_that_begins_late_is_found_as_well() -> None:
 def test_a_canary_that_fails_completely_is_paused_within_a_minute_and_rolled_back_on_its_return(
     users: int,
 ) -> None:
-    found = judge_cells.failure(7, users, users / 10, 0.25, 1.0, 10)
+    found = judge_cells.failure(7, users, users / 10, 0.25, 1.0, 1, 10)
     assert found["paused"] == found["rolled_back"] == 10
     assert found["pause_seconds"][0] <= 60 and found["rollback_seconds"][1] <= 300
 
