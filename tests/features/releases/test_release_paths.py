@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from chances import may_be
@@ -24,6 +25,78 @@ WORLDS = judge_worlds.WORLDS
 
 def counts(row: np.ndarray) -> Counts:
     return Counts(*(int(count) for count in row))
+
+
+class Drawn:
+    """Random counts of one release, in bursts, of one server or several, each with bursts of its own."""
+
+    def __init__(self, rng: np.random.Generator, shares: np.ndarray, per_bucket: float, servers: int) -> None:
+        arms = np.stack([shares, np.minimum(shares, 1 - shares), np.maximum(0, 1 - 2 * shares)], axis=1)
+        bursts = rng.gamma(0.5, 2.0, (1, len(shares), 1, 3)) * np.array([1.0, 0.3, 0.1])[:, None]
+        places = rng.poisson(per_bucket * arms[None, :, None, :] * bursts)
+        requests = rng.poisson(30 * per_bucket * arms[None])
+        struck = rng.dirichlet(np.full(servers, 0.3), len(shares))
+        alike = np.full((len(shares), servers), 1 / servers)
+        # Of each bucket; the last axis is the server.
+        self.placed, self.asked = (
+            np.stack([rng.multinomial(rows[0, index], parts[index]) for index in range(len(shares))])
+            for rows, parts in ((places, struck), (requests, alike))
+        )
+        self.first, self.servers = rng.binomial(self.placed[:, 0], 0.7), servers
+        units = np.moveaxis(self.placed.sum(axis=1), -1, 1)[None]
+        by_server = judge_twin.ServerScene(
+            requests=np.moveaxis(self.asked, -1, 1)[None],
+            raw=2 * units,
+            units=units,
+            first=self.first[None, :, 0],
+            places=np.moveaxis(self.placed[:, :, 0], -1, 1)[None],
+        )
+        self.seen = judge_twin.Scene(
+            requests=requests,
+            met=rng.poisson(40 * arms[None]),
+            events=self.first.sum(axis=-1)[None],
+            raw=2 * places.sum(axis=2),
+            places=places,
+            servers=by_server if servers > 1 else None,
+        )
+
+    def bucket(self, index: int, metric: str, *, is_missing: bool) -> Bucket:
+        """What all servers counted, and each of them."""
+        of_servers = [
+            self._bucket(
+                index,
+                metric,
+                self.asked[index, :, server],
+                self.first[index, :, server],
+                self.placed[index, :, :, server],
+            )
+            for server in range(self.servers)
+        ]
+        whole = self._bucket(
+            index,
+            metric,
+            self.seen.requests[0, index],
+            self.seen.events[0, index],
+            self.seen.places[0, index],
+        )
+        whole = msgspec.structs.replace(whole, met=counts(self.seen.met[0, index]))
+        if is_missing:
+            return msgspec.structs.replace(whole, events={}, raw={}, blocks={})
+        return msgspec.structs.replace(whole, parts=judge_course.parts_of(of_servers))
+
+    def _bucket(
+        self, index: int, metric: str, requests: np.ndarray, first: np.ndarray, places: np.ndarray
+    ) -> Bucket:
+        return Bucket(
+            10.0 * index,
+            10.0,
+            0,
+            0.0,
+            counts(requests),
+            events={metric: counts(first)},
+            raw={metric: counts(2 * places.sum(axis=0))},
+            blocks={metric: tuple(counts(row) for row in places)},
+        )
 
 
 @settings(max_examples=20)
@@ -55,69 +128,14 @@ def test_arrays_say_what_the_judge_says(
     """
     stages = tuple(Stage(weight, 1, margin_times=2) for weight in sorted(weights)) + (Stage(1.0, 0),) * alone
     policy = Policy(stages=stages, metrics=(metric,), warm_up_seconds=warm_up)
-    rng = np.random.default_rng(seed)
     shares = np.repeat([stage.weight for stage in stages], length)
     schedule = judge_twin.Schedule(np.repeat(np.arange(len(stages)), length), shares, missing)
-    arms = np.stack([shares, np.minimum(shares, 1 - shares), np.maximum(0, 1 - 2 * shares)], axis=1)
-    shape = (1, len(shares))
-    bursts = rng.gamma(0.5, 2.0, (*shape, 1, 3)) * np.array([1.0, 0.3, 0.1])[:, None]
-    places = rng.poisson(per_bucket * arms[None, :, None, :] * bursts)
-    requests = rng.poisson(30 * per_bucket * arms[None])
-    struck, alike = (
-        rng.dirichlet(np.full(servers, 0.3), len(shares)),
-        np.full((len(shares), servers), 1 / servers),
-    )
-    placed, asked = (
-        np.stack([rng.multinomial(rows[0, index], parts[index]) for index in range(len(shares))])
-        for rows, parts in ((places, struck), (requests, alike))
-    )  # of each bucket; the last axis is the server
-    first = rng.binomial(placed[:, 0], 0.7)
-    by_server = judge_twin.ServerScene(
-        requests=np.moveaxis(asked, -1, 1)[None],
-        raw=2 * np.moveaxis(placed.sum(axis=1), -1, 1)[None],
-        units=np.moveaxis(placed.sum(axis=1), -1, 1)[None],
-        first=first[None, :, 0],
-        places=np.moveaxis(placed[:, :, 0], -1, 1)[None],
-    )
-    seen = judge_twin.Scene(
-        requests=requests,
-        met=rng.poisson(40 * arms[None]),
-        events=first.sum(axis=-1)[None],
-        raw=2 * places.sum(axis=2),
-        places=places,
-        servers=by_server if servers > 1 else None,
-    )
-    found = judge_twin.paths(policy, metric, schedule, seen)
+    drawn = Drawn(np.random.default_rng(seed), shares, per_bucket, servers)
+    found = judge_twin.paths(policy, metric, schedule, drawn.seen)
     evidence = start(policy)
     for index, (stage, share) in enumerate(zip(schedule.stages.tolist(), shares.tolist(), strict=True)):
-        counted = {
-            "events": {metric.name: counts(seen.events[0, index])},
-            "raw": {metric.name: counts(seen.raw[0, index])},
-            "blocks": {metric.name: tuple(counts(row) for row in places[0, index])},
-        }
-        parts = [
-            Bucket(
-                10.0 * index,
-                10.0,
-                stage,
-                share,
-                counts(asked[index, :, server]),
-                events={metric.name: counts(first[index, :, server])},
-                raw={metric.name: counts(2 * placed[index, :, :, server].sum(axis=0))},
-                blocks={metric.name: tuple(counts(row) for row in placed[index, :, :, server])},
-            )
-            for server in range(servers)
-        ]
-        counted["parts"] = judge_course.parts_of(parts)
-        bucket = Bucket(
-            10.0 * index,
-            10.0,
-            stage,
-            share,
-            counts(seen.requests[0, index]),
-            met=counts(seen.met[0, index]),
-            **({} if index in missing else counted),
-        )
+        bucket = drawn.bucket(index, metric.name, is_missing=index in missing)
+        bucket = msgspec.structs.replace(bucket, stage=stage, share=share)
         evidence = observe(policy, evidence, bucket)
         [known] = evidence.metrics
         assert known.counts is not None
