@@ -145,6 +145,14 @@ class SyncClient:
         """Return the latency breakdown of a model's requests; see :meth:`Client.explain`."""
         return self._wait(self._client.explain(model, version, request=request))
 
+    def api(self, verb: str, path: str, body: object = None) -> bytes:
+        """Ask the management interface; return the answer's JSON; see :meth:`Client.api`."""
+        return self._wait(self._client.api(verb, path, body))
+
+    def usage(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Return a page of what keys have used; see :meth:`Client.usage`."""
+        return self._wait(self._client.usage(query))
+
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of a call; Ctrl-C cancels it."""
         try:

@@ -210,6 +210,7 @@ class NoInference:
     def __init__(self, host: str, keys: CallerKeys | None) -> None:
         self._host = host
         self._keys = keys
+        self._how = "Start with --keys-file FILE" if keys is None else "Make a key (salver keys create)"
 
     @property
     def is_open(self) -> bool:
@@ -225,7 +226,7 @@ class NoInference:
         if right == "infer":
             raise OutOfScope(
                 f"there are no keys, and other machines reach {self._host}: inference is refused",
-                fix="Start with --keys-file FILE, or with --allow-anonymous to answer every caller.",
+                fix=f"{self._how}, or start with --allow-anonymous to answer every caller.",
             )
         return None
 

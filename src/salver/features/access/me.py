@@ -67,7 +67,7 @@ def operations(keys: KeyTable) -> list[Operation]:
 
     async def tell(asked: ApiRequest) -> Answer:
         if not isinstance(asked.own, Key):
-            raise NotFound("the request has no key, but a token of the registry", field="authorization")
+            raise NotFound("the request has no key of its own", field="authorization")
         return Answer(view(asked.own, keys.ticks(), keys.book))
 
     summary = "The caller's key, and what is left of its limits"
