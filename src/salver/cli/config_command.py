@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 config = App(
     name="config", help="Show and check the configuration.", default_parameter=Parameter(negative=())
 )
-_PASSWORD: Final = re.compile(r"(://[^:/@\s]+:)[^@/\s]+(?=@)")
+_PASSWORD: Final = re.compile(r"(://[^:/@\s]*:(?=[^@/\s]+@)|\bpassword=)[^@,&\s]+")
 
 
 @config.command
@@ -96,11 +96,16 @@ def _settings(words: list[str]) -> Iterator[tuple[str, Any, str]]:
 
 
 def _shown(key: str, value: object) -> object:
-    """Return a value without the secrets in it: passwords in URLs, and values of headers."""
-    if isinstance(value, str):
-        return _PASSWORD.sub(r"\1…", value)
+    """Return a value without the secrets in it: passwords, also in URLs, and values of headers."""
     if key == "headers" and isinstance(value, list | tuple):
         return [[name, "…"] for name, _ in value]
+    match value:
+        case str():
+            return "…" if value and key.endswith("password") else _PASSWORD.sub(r"\1…", value)
+        case list() | tuple():
+            return [_shown(key, each) for each in value]
+        case dict():
+            return {name: _shown(str(name), each) for name, each in value.items()}
     return value
 
 

@@ -27,6 +27,11 @@ _Fields = dict[str, Any]
 BURST = 5
 WINDOW_SECONDS = 10.0
 _REMEMBERED = 256
+#: Libraries that log headers, signatures or passwords at the level ``debug``, which is then not logged.
+_TALKATIVE: Final = (
+    *("aiobotocore", "aiohttp", "azure", "boto3", "botocore", "fsspec", "gcsfs", "google", "h2", "hpack"),
+    *("httpcore", "httpx", "msal", "psycopg", "redis", "requests_oauthlib", "s3fs", "urllib3"),
+)
 #: From the least to the most severe.
 LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -81,6 +86,8 @@ def configure(
         root.removeHandler(old)
     root.addHandler(handler)
     let_through(config.levels())
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(True)
 
 

@@ -202,10 +202,13 @@ def check_url(url: str) -> SplitResult:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError as error:
-        raise InvalidInput(f"{url!r} is no URL", field="jwks") from error
+        raise InvalidInput("jwks is no URL", field="jwks") from error  # it may hold a password
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and _is_here(host))
     if not host or not is_safe or parts.username is not None:
-        raise InvalidInput(f"the keys of an issuer come by https, not from {url!r}", field="jwks")
+        raise InvalidInput(
+            f"keys of issuers come by https and without a password, not by {parts.scheme!r} from {host!r}",
+            field="jwks",
+        )
     return parts
 
 
