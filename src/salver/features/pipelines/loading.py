@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from salver.features.graphs.ensemble import DecoupledEnsemble, Ensemble
-from salver.features.graphs.graph import Member, connect
+from salver.features.pipelines.ensemble import DecoupledEnsemble, Ensemble
+from salver.features.pipelines.graph import Member, connect
 from salver.kernel.engine.placement import Placement
 from salver.kernel.serving.inner import Inner
 from salver.kernel.serving.loading import refuse_cache

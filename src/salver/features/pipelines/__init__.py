@@ -1,10 +1,10 @@
-"""Ensembles: graphs of models that answer as one."""
+"""Pipelines: graphs of models that answer as one."""
 
 from salver.feature import Feature
 from salver.lazy import lazily, lazy_imports
 
 with lazy_imports():
-    from salver.features.graphs.loading import EnsembleLoader
+    from salver.features.pipelines.loading import EnsembleLoader
     from salver.kernel.serving.loading import Additions
     from salver.parts import Kernel, Parts
 
@@ -16,4 +16,4 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
     )
 
 
-feature = Feature("graphs", "salver.features.graphs:build")
+feature = Feature("pipelines", "salver.features.pipelines:build")

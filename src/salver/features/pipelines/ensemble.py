@@ -1,6 +1,6 @@
 """Execution of ensembles.
 
-The asyncio shell around :mod:`salver.features.graphs.graph`: it calls a model as soon as its tensors are
+The asyncio shell around :mod:`salver.features.pipelines.graph`: it calls a model as soon as its tensors are
 available, several concurrently, and passes arrays on unchanged. A failure ends the other steps; no step runs
 past the deadline. The models are those that were ready when the ensemble was loaded, until it is unloaded.
 """
@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mappi
 from typing import Any, Final
 
 from salver.backends.reshaped import in_shape
-from salver.features.graphs.graph import Flow, Graph, Marks, Step, Value
+from salver.features.pipelines.graph import Flow, Graph, Marks, Step, Value
 from salver.kernel.engine.admission import Admission, BoundRequest
 from salver.kernel.engine.refusals import LATE, closing, due, full
 from salver.kernel.serving.capabilities import Capabilities

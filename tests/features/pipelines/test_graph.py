@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from salver.features.graphs.graph import Flow, Graph, Marks, Member, Port, Value, connect
+from salver.features.pipelines.graph import Flow, Graph, Marks, Member, Port, Value, connect
 from salver.words.artifacts import Batching, Ensemble, EnsembleStep, ModelConfig, Reshape
 from salver.words.errors import LoadFailed
 from salver.words.messages import Signature, TensorSpec

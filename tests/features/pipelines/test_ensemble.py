@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import auntil
 
-from salver.features.graphs.ensemble import DecoupledEnsemble
-from salver.features.graphs.ensemble import Ensemble as Engine
-from salver.features.graphs.graph import Member, connect
+from salver.features.pipelines.ensemble import DecoupledEnsemble
+from salver.features.pipelines.ensemble import Ensemble as Engine
+from salver.features.pipelines.graph import Member, connect
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath

@@ -9,7 +9,7 @@ from ensemble_steps import Lease, Pieces, chain, count, rows, step
 from salver.features.cache.caching import Caching
 from salver.features.cache.loading import CacheAttachment
 from salver.features.cache.local import LocalCache
-from salver.features.graphs.loading import EnsembleLoader
+from salver.features.pipelines.loading import EnsembleLoader
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath
