@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from databases import empty_ledger
+from waiting import until
 from zoo import write_mlp
 
 from salver.cli import main
@@ -102,7 +103,7 @@ def test_commands_that_are_refused(
     assert said(capsys) == ""
 
 
-@pytest.fixture(params=["--keys-file", "--registry", "--ledger", "--url"])
+@pytest.fixture(params=["--keys-file", "--registry", "--ledger", "--url", "--url of a file"])
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[str, str]]:
@@ -119,8 +120,13 @@ def place(
             (tmp_path / "token").write_text(TOKEN)
             monkeypatch.setenv("SALVER_TOKEN", TOKEN)
             options = ["--registry", str(folder), "--api-token-file", str(tmp_path / "token")]
-            with ServerProcess([], tmp_path / "log", options) as server:
-                server.wait_ready()
+            models = []
+            if request.param != "--url":
+                (tmp_path / "keys.toml").touch()
+                write_mlp(tmp_path / "models" / "mlp", 1)
+                options[:2], models = ["--keys-file", str(tmp_path / "keys.toml")], [tmp_path / "models"]
+            with ServerProcess(models, tmp_path / "log", options) as server:
+                until(lambda: "ready in" in server.output())
                 yield "--url", server.url
 
 
@@ -190,4 +196,4 @@ def test_a_server_without_a_ledger_has_no_keys_to_change(
     with ServerProcess([tmp_path / "models"], tmp_path / "log") as server:
         server.wait_ready()
         assert main(["keys", "list", "--url", server.url]) == 1
-    assert "Give it a ledger" in capsys.readouterr().err
+    assert "Start it with --registry, or with --keys-file" in capsys.readouterr().err

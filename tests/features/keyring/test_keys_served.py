@@ -20,7 +20,7 @@ from salver.app import Server
 from salver.cli import main
 from salver.configuration import ServeConfig
 from salver.features.access.key_format import new_key
-from salver.features.access.keys_file import KeyRecord, hash_of, written
+from salver.features.access.keys_file import KeyRecord, hash_of, read, written
 from salver.features.ledger.ledger import Ledger
 from salver.features.registry.audit import history
 from salver.features.registry.command_options import new_id, now
@@ -64,7 +64,7 @@ class Served:
 async def serving(
     folder: Path, ledger: str, *, token: str = "", host: str = "127.0.0.1", **tables: Any
 ) -> AsyncIterator[Served]:
-    registry = {"ledger": ledger, "artifacts": str(folder / "artifacts")}
+    registry = {"ledger": ledger, "artifacts": str(folder / "artifacts")} if ledger else {}
     if not (folder / "models").exists():
         write_mlp(folder / "models" / "mlp", 1)
     api = ApiConfig()
@@ -206,6 +206,26 @@ async def test_wrong_requests(tmp_path: Path, url: str) -> None:
         assert (await served.ask("GET", "/api/v1/keys?limit=1001")).status_code == 400
         assert (await served.api("GET", "/keys"))["items"] == []
         assert await served.infer() == 200
+
+
+async def test_a_server_with_a_file_changes_the_keys_in_it(tmp_path: Path) -> None:
+    own, file = new_key(), tmp_path / "keys.toml"
+    file.write_text(written([KeyRecord("f1", "ops", hash_of(own), ("access", "infer"))]))
+    async with serving(tmp_path, "", access={"keys_file": str(file)}) as served:
+        made = await served.api("POST", "/keys", own, {"name": "web", "scopes": ["infer:mlp"]})
+        assert await served.infer(made["secret"]) == 200, "it holds at once"
+        assert made["secret"] not in file.read_text()
+        assert [record.name for record in read(file)] == ["ops", "web"]
+        await served.api("PUT", "/keys/web/limits", own, {"limits": {"requests": "1/h"}})
+        assert [await served.infer(made["secret"]) for _ in range(2)] == [200, 429]
+        new = (await served.api("POST", "/keys/web/rotate", own, {}))["secret"]
+        assert await served.infer(new) == 429, "with the same budget"
+        assert (await served.api("GET", "/keys/web", own))["last_use"] > 0
+        await served.api("DELETE", "/keys/web", own, {})
+        assert await served.infer(new) == 401
+        assert (
+            await served.ask("POST", "/api/v1/keys", own, {"name": "x", "scopes": ["*"]})
+        ).status_code == 403
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

@@ -78,6 +78,7 @@ async def build(kernel: Kernel, config: AccessConfig) -> Parts:
     """
     file = WatchedFile(Path(config.keys_file), table_of(kernel))
     file.read()
+    kernel.services.offer(WatchedFile, file)
     return Parts(ticks=[Tick("keys", _LOOK_S, file.look)], look=file.look)
 
 

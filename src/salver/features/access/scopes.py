@@ -19,7 +19,7 @@ RIGHTS: Final[Mapping[str, str]] = {
     "registry": "Changes of the registry: versions, aliases, tags.",
     "releases": "Starting and steering releases, and policies.",
     "outcomes": "Posting outcomes.",
-    "access": "Keys of the ledger, and every other change of the management interface, such as webhooks.",
+    "access": "Keys, and every other change of the management interface, such as webhooks.",
     "*": "All of them.",
 }
 _EVERYTHING: Final = "*"

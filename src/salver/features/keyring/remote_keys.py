@@ -82,7 +82,7 @@ class RemoteKeys:
                 raise
             raise Unsupported(
                 "this server has no keys that can be changed from afar",
-                fix="Give it a ledger (salver serve --registry), or change its file with --keys-file.",
+                fix="Start it with --registry, or with --keys-file.",
             ) from error
         try:
             return read(answer)

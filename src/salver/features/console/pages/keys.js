@@ -1,5 +1,5 @@
 // Who may call, and what for. A key is seen once, when it is made.
-import { at, identity } from "./api.js";
+import { at, identity, maybe } from "./api.js";
 import { card, h, head, moment, state, table } from "./dom.js";
 import { askReason, needsRegistry, tellOnce } from "./dialogs.js";
 
@@ -9,11 +9,10 @@ const UNITS = [["requests", "requests", "50/s+100"], ["rows", "rows", "2000/s"],
 export function keys({ announce, again, query }) {
   const after = query.get("after") ?? "";
   return {
-    needsRegistry: true,
     seconds: 5,
-    paths: () => [`/keys?limit=${AT_ONCE}${after ? `&after=${encodeURIComponent(after)}` : ""}`],
+    paths: () => [maybe(`/keys?limit=${AT_ONCE}${after ? `&after=${encodeURIComponent(after)}` : ""}`)],
     draw(server, page) {
-      if (!page) return needsRegistry("Keys");
+      if (!page) return [...needsRegistry("Keys"), h("p", { class: "hint" }, "Without one, keys are kept in a file: ", h("code", {}, "--keys-file FILE"), ".")];
       const isRefused = server.changes === "refused";
       const isFirst = !page.items.length && !after;
       const does = { announce, again };
@@ -22,7 +21,7 @@ export function keys({ announce, again, query }) {
           title: "Keys", about: "Every request needs one once there is one, in every protocol; only liveness needs none.",
           actions: [h("button", { type: "button", "aria-haspopup": "dialog", disabled: isRefused, onclick: () => add(isFirst, does) }, "New key")],
         }),
-        card("Keys of the ledger", after ? "Later ones" : "The oldest first.",
+        card("All keys", after ? "Later ones" : "The oldest first.",
           table("Keys", ["Name", "Key", "State", "~Scopes", "Limits", "Last use", "Made", "Change"], page.items.map((one) => [
             [one.name, more(one.tenant && `tenant ${one.tenant}`), more([one.owner, one.note].filter(Boolean).join(": "))],
             [one.id, more(one.key)], [state(one.state), one.expires ? h("small", { class: "next" }, "until ", moment(one.expires)) : null], one.scopes.join(", "), limits(one.limits),
@@ -123,7 +122,7 @@ function limit(one, { announce, again }) {
 
 function revoke(one, { announce, again }) {
   askReason({
-    title: `Revoke the key of ${one.name}?`, about: "Every server of this ledger refuses it within a second, for good.", verb: "Revoke", kind: "danger", method: "DELETE",
+    title: `Revoke the key of ${one.name}?`, about: "Every server that has this key refuses it within a second, for good.", verb: "Revoke", kind: "danger", method: "DELETE",
     path: at`/keys/${one.id}`,
     done() {
       announce("It is revoked.");
