@@ -30,7 +30,7 @@ from salver.words.errors import (
     Unauthenticated,
     Unidentified,
 )
-from salver.words.messages import Grant
+from salver.words.messages import Charge, Grant
 
 #: Who may change something at a port: every caller, those with the token, or nobody.
 Changing = Literal["open", "token", "refused"]
@@ -132,11 +132,14 @@ ReadToken = Callable[[str], Awaitable[Caller]]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
-async def refusal_of(grant: Grant, model: str) -> SalverError | None:
-    """Return why a request to run a model is refused, once it is known; None = it is accepted."""
-    while isinstance(refusal := grant.refusal(model), QuotaUnsettled):
-        await refusal.settled
-    return refusal
+async def begun(grant: Grant, model: str) -> Charge | SalverError | None:
+    """Count a request that begins to run a model, once it is known whether it is refused.
+
+    See :meth:`~salver.words.messages.Grant.begin`.
+    """
+    while isinstance(found := grant.begin(model), QuotaUnsettled):
+        await found.settled
+    return found
 
 
 class CallerKeys(Protocol):

@@ -310,8 +310,11 @@ class Grant(Protocol):
         """Return why any request to run a model is refused now, after one :attr:`was_refused`."""
         ...
 
-    def begin(self, model: str, tenant: str) -> "Charge | None":
-        """Count a request that begins to run a model; None = it has no limits."""
+    def begin(self, model: str) -> "Charge | SalverError | None":
+        """Count a request that begins to run a model, unless it is refused; None = it has no limits.
+
+        An error says why it is refused, as :meth:`refusal` does.
+        """
         ...
 
 

@@ -140,7 +140,7 @@ def test_a_limit_that_is_reached_after_the_head_is_counted(clock: Clock) -> None
     table.replace({digest_of(b"key"): Key("k", "k", Scopes(("*",)), limits=Limits(LimitRules("1/h")))})
     grant = table.admit([(b"x-api-key", b"key")], "infer", "m", is_later=False)
     assert grant is not None
-    charge = grant.begin("m", "")
+    charge = grant.begin("m")
     assert charge is not None
     charge.weigh(1, "")
     assert isinstance(grant.refusal("m"), RateLimited)

@@ -64,7 +64,7 @@ def test_a_limit_is_asked_before_the_body_and_charged_with_the_run(clock: Clock)
 
 def ran(grant: Grant | None) -> Charge:
     """Begin a request that runs."""
-    charge = grant.begin("m", "") if grant else None
+    charge = grant.begin("m") if grant else None
     assert charge is not None
     charge.weigh(1, "")
     return charge

@@ -99,7 +99,7 @@ class World:
 
     def state(self) -> list[Any]:
         every = [self.limits(*who) for who in ((k, t, m) for k in KEYS for t in TENANTS for m in MODELS)]
-        return [(each.running, [cell._free_at for cell in each.cells]) for some in every for each in some]
+        return [(each.running, [cell.free_at for cell in each.cells]) for some in every for each in some]
 
 
 @given(
@@ -128,7 +128,7 @@ def test_no_window_of_any_limit_is_exceeded_and_nothing_else_is_refused(
             assert not is_allowed and world.state() == before, "a refused request is charged nothing"
             continue
         assert is_allowed
-        charge = None if grant is None else grant.begin(model, tenant)
+        charge = None if grant is None else grant.begin(model)
         if charge is None:
             assert limits == ()
             continue
@@ -229,7 +229,7 @@ def test_rows_that_never_fit_are_refused_for_good() -> None:
 
 def test_what_is_known_too_late_is_charged_and_later_requests_wait() -> None:
     world = World([LimitRules(tokens="10/s+5"), None], DeclaredLimits())
-    charge = world.ask("ada", "", "m").begin("m", "")
+    charge = world.ask("ada", "", "m").begin("m")
     charge.weigh(1, "")
     charge.add((40, 15))
     charge.leave()
@@ -243,14 +243,14 @@ def test_what_is_known_too_late_is_charged_and_later_requests_wait() -> None:
 
 def test_a_tenant_that_parameters_name_is_charged_in_place_of_the_first() -> None:
     world = World([None, None], DeclaredLimits(tenants={"*": LimitRules("1/h", at_once=1)}))
-    charge = world.ask("ada", "", "m").begin("m", "")
+    charge = world.ask("ada", "", "m").begin("m")
     assert charge.weigh(1, "acme")
     assert world.ask("ada", "", "m") is not None
     with pytest.raises(RateLimited):
         world.ask("ada", "acme", "m")
     charge.leave()
     assert [each.running for each in world.limits("ada", "acme", "m")] == [0]
-    second = world.ask("ada", "", "m").begin("m", "")
+    second = world.ask("ada", "", "m").begin("m")
     with pytest.raises(RateLimited):
         second.weigh(1, "acme")
     second.leave()
@@ -283,12 +283,12 @@ def test_names_that_callers_make_up_take_no_memory_without_bound() -> None:
 def test_limits_that_stay_keep_what_is_used_of_them() -> None:
     once = DeclaredLimits(LimitRules("1/h"), {"acme": LimitRules("1/h"), "*": LimitRules("5/s")}, {})
     world = World([None, None], once)
-    world.ask("ada", "acme", "m").begin("m", "acme").weigh(1, "acme")
+    world.ask("ada", "acme", "m").begin("m").weigh(1, "acme")
     world.table.declare(DeclaredLimits(LimitRules("2/h"), once.tenants, {"m": LimitRules("9/s")}))
     with pytest.raises(RateLimited) as caught:
         world.ask("ada", "acme", "m")
     assert caught.value.limit is not None and caught.value.limit.name == "tenant-requests"
-    world.ask("ada", "bolt", "m").begin("m", "bolt").weigh(1, "bolt")
+    world.ask("ada", "bolt", "m").begin("m").weigh(1, "bolt")
     world.table.declare(DeclaredLimits())
     assert world.ask("ada", "acme", "m") is None
 
@@ -308,7 +308,7 @@ def test_ten_thousand_cancelled_requests_leave_nothing_behind() -> None:
         if open_ones and chance.random() < 0.6:
             open_ones.pop(chance.randrange(len(open_ones))).leave()
         try:
-            charge = world.ask("ada", "", "m").begin("m", "")
+            charge = world.ask("ada", "", "m").begin("m")
         except RateLimited:
             continue
         if chance.random() < 0.5:

@@ -23,7 +23,7 @@ from salver.dialects.torchserve.paths import PathMatch, Surface, may_be_own
 from salver.dialects.torchserve.port_operations import PortOperations
 from salver.dialects.torchserve.port_paths import PortPaths
 from salver.dialects.torchserve.queries import CallHeaders, QueryReader, Target
-from salver.transport.access_check import LOCAL, Access, RawHeaders, refusal_of
+from salver.transport.access_check import LOCAL, Access, RawHeaders, begun
 from salver.transport.budget import Budget, Share
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.exchange import Exchange, Prompt, PromptFinder, never
@@ -272,9 +272,9 @@ class TorchServe:
         if grant is None or request.match.operation != "predict_workflow":
             return await self._operations.run(request)
         model = request.match.model
-        if (refusal := await refusal_of(grant, model)) is not None:
-            raise refusal
-        charge = grant.begin(model, grant.standing.tenant)
+        charge = await begun(grant, model)
+        if isinstance(charge, SalverError):
+            raise charge
         try:
             return await self._operations.run(request)
         finally:

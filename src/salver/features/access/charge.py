@@ -1,7 +1,8 @@
-"""Charge of one run to the limits that apply to it.
+"""Charge of one run to the limits and quotas that apply to it.
 
-A run is checked before it is decoded, and charged when its rows are known: by all limits, or by none. Tokens
-are charged when they are known, which is after they were made: they count against later runs.
+A run is checked before it is decoded, and charged when its rows are known: by all limits, or by none; at
+once where nothing depends on them. Tokens are charged when they are known, which is after they were made:
+they count against later runs. What each request runs through is written for speed (benchmarks/prices.py).
 """
 
 from collections.abc import Callable
@@ -13,16 +14,11 @@ from salver.features.access.run_usage import RunUsage
 from salver.words.errors import RateLimited, SalverError
 
 
-class Holdings(Protocol):
-    """Limits of a grant (key_table.py)."""
+class Planner(Protocol):
+    """Grant that makes plans (key_table.py)."""
 
-    @property
-    def account(self) -> Account | None:
-        """Account of its key; None = nothing is counted."""
-        ...
-
-    def limits(self, model: str, tenant: str) -> tuple[Limits, ...]:
-        """Return the limits that apply to a run together, the narrowest first."""
+    def plan(self, model: str, tenant: str) -> "RunPlan":
+        """Return what runs of a model cost for a tenant."""
         ...
 
     def recorded(self, refusal: SalverError, model: str) -> SalverError:
@@ -30,97 +26,127 @@ class Holdings(Protocol):
         ...
 
 
+class RunPlan:
+    """Limits and quotas of the runs of one grant for one model.
+
+    Args:
+        generation: See :class:`~salver.features.access.limit_book.LimitBook`.
+        ticks: Returns monotonic nanoseconds.
+        has_tenant: The tenant cannot change when the request's parameters are known.
+
+    Attributes:
+        is_free: There are none.
+        is_early: Runs are charged before they are decoded.
+        meter: Meter of the caller; None = nothing is counted.
+        counts_tokens: Tokens of answers are counted.
+    """
+
+    __slots__ = (
+        "counts_tokens", "generation", "is_early", "is_free", "limits", "meter", "model", "quotas", "tenant",
+        "ticks",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        model: str,
+        tenant: str,
+        limits: tuple[Limits, ...],
+        generation: int,
+        account: Account | None,
+        ticks: Callable[[], int],
+        *,
+        has_tenant: bool,
+    ) -> None:
+        self.model = model
+        self.tenant = tenant
+        self.limits = limits
+        self.generation = generation
+        self.ticks = ticks
+        self.meter = None if account is None else account.meter
+        self.quotas = None if account is None else account.quotas
+        self.is_free = not limits and self.quotas is None and has_tenant
+        self.is_early = has_tenant and self.quotas is None and not any(each.counts_rows for each in limits)
+        self.counts_tokens = account is not None or any(each.counts_tokens for each in limits)
+
+    def begin(self) -> RateLimited | None:
+        """Count a run that begins, and is charged later; return why it is refused; None = it is accepted."""
+        if (refused := refusal(self.limits, self.ticks())) is not None:
+            return refused
+        if self.quotas is not None and (refused := self.quotas.refusal(is_trial=False)) is not None:
+            return refused
+        for each in self.limits:
+            each.running += 1
+        return None
+
+
 class RunCharge(RunUsage):
     """Charge of one run, from its beginning to its end.
 
     Args:
-        limits: Those that apply, the narrowest first.
-        tenant: Tenant of the run, which its parameters may change.
-        ticks: Returns monotonic nanoseconds.
-
-    Attributes:
-        is_checked: It was accepted with one row in this turn of the event loop, so that nothing has changed.
+        plan: It has counted the run already.
     """
 
-    __slots__ = (
-        *("_holdings", "_is_decided", "_limits", "_model", "_quotas", "_tenant", "_ticks", "_tokens"),
-        *("counts_tokens", "is_checked"),
-    )
-    has_limits = True
+    __slots__ = ("_is_decided", "_plan", "_planner", "_tokens", "counts_tokens", "has_limits")
 
-    def __init__(
-        self,
-        holdings: Holdings,
-        limits: tuple[Limits, ...],
-        model: str,
-        tenant: str,
-        ticks: Callable[[], int],
-    ) -> None:
-        account = holdings.account
-        super().__init__(None if account is None else account.meter, model)
-        self._holdings = holdings
-        self._quotas = None if account is None else account.quotas
-        self._limits = limits
-        self._model = model
-        self._tenant = tenant
-        self._ticks = ticks
-        self._is_decided = self.is_checked = False
+    def __init__(self, planner: Planner, plan: RunPlan) -> None:
+        super().__init__(plan.meter, plan.model)
+        self._planner = planner
+        self._plan = plan
+        self._is_decided = plan.is_early
+        self.has_limits = not plan.is_early
+        self.counts_tokens = plan.counts_tokens
         #: Tokens that are charged; those of the answer are one more with each piece, until they are counted.
         self._tokens = 0
-        self.counts_tokens = account is not None
-        for each in limits:
-            each.running += 1
-            self.counts_tokens |= each.counts_tokens
 
     def weigh(self, rows: int, tenant: str) -> bool:
         """See :class:`~salver.words.messages.Charge`."""
-        if tenant != self._tenant:
-            self._move(tenant)
+        plan = self._plan
+        if plan.is_early:
+            return True
         self._rows = rows
+        if tenant != plan.tenant:
+            plan = self._move(tenant)
         self._is_decided = True
-        limits, now = self._limits, 0
-        if limits:
-            now = self._ticks()
-            if rows > 1 or not self.is_checked:
-                refused = refusal(limits, now, rows, own=1)
-                if refused is not None:
-                    raise self._holdings.recorded(refused, self._model)
-        if self._quotas is not None:
+        now = plan.ticks()
+        refused = refusal(plan.limits, now, rows, own=1)
+        if refused is not None:
+            raise self._planner.recorded(refused, plan.model)
+        is_settled = True
+        if plan.quotas is not None:
             try:
-                if not self._quotas.take(rows):
-                    return False
+                is_settled = plan.quotas.take(rows)
             except RateLimited as error:
-                raise self._holdings.recorded(error, self._model) from None
-        for each in limits:
+                raise self._planner.recorded(error, plan.model) from None
+        # Also of a run that waits for its quotas, as others may pass it.
+        for each in plan.limits:
             each.take(now, rows)
-        return True
+        return is_settled
 
     async def settle(self) -> None:
         """See :class:`~salver.words.messages.Charge`."""
-        if self._quotas is not None:
-            try:
-                await self._quotas.settle(self._rows)
-            except RateLimited as error:
-                raise self._holdings.recorded(error, self._model) from None
-        now = self._ticks()
-        for each in self._limits:
-            each.take(now, self._rows)
+        plan = self._plan
+        if plan.quotas is None:
+            return
+        try:
+            await plan.quotas.settle(self._rows)
+        except RateLimited as error:
+            raise self._planner.recorded(error, plan.model) from None
 
     def add(self, tokens: tuple[int, int] | None) -> None:
         """See :class:`~salver.words.messages.Charge`."""
         super().add(tokens)
-        charged = self._tokens
+        plan, charged = self._plan, self._tokens
         known = charged + 1 if tokens is None else sum(tokens)
         if known <= charged:
             return
         self._tokens = known
-        if self._quotas is not None:
-            self._quotas.spend(tokens=known - charged)
+        if plan.quotas is not None:
+            plan.quotas.spend(tokens=known - charged)
         # The first token was charged with the run.
         more = known - max(charged, 1)
-        if more > 0 and self._limits:
-            now = self._ticks()
-            for each in self._limits:
+        if more > 0 and plan.limits:
+            now = plan.ticks()
+            for each in plan.limits:
                 each.take_tokens(now, more)
 
     def leave(self, *, has_begun: bool = True) -> None:
@@ -132,23 +158,27 @@ class RunCharge(RunUsage):
         if self._is_over:
             return
         super().leave(has_begun=has_begun)
-        if has_begun and not self._is_decided:
-            now = self._ticks()
-            for each in self._limits:
+        plan = self._plan
+        for each in plan.limits:
+            each.running -= 1
+        if not has_begun:
+            if plan.is_early:
+                for each in plan.limits:
+                    each.undo()
+            return
+        if not self._is_decided:
+            now = plan.ticks()
+            for each in plan.limits:
                 each.take(now)
-        for each in self._limits:
-            each.running -= 1
-        if self._quotas is not None and has_begun:
-            self._quotas.spend(requests=0 if self._is_decided else 1, micros=self._micros)
+        if plan.quotas is not None:
+            plan.quotas.spend(requests=0 if self._is_decided else 1, micros=self._micros)
 
-    def _move(self, tenant: str) -> None:
+    def _move(self, tenant: str) -> RunPlan:
         """Count the run for the tenant that its parameters name."""
-        for each in self._limits:
+        before, plan = self._plan, self._planner.plan(self._plan.model, tenant)
+        for each in before.limits:
             each.running -= 1
-        self._tenant = tenant
-        self._limits = self._holdings.limits(self._model, tenant)
-        self.is_checked = False
-        self.counts_tokens = self._meter is not None
-        for each in self._limits:
+        for each in plan.limits:
             each.running += 1
-            self.counts_tokens |= each.counts_tokens
+        self._plan, self.counts_tokens = plan, plan.counts_tokens
+        return plan

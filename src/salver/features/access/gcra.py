@@ -82,17 +82,20 @@ class Cell:
     Attributes:
         burst: Units that are accepted at once.
         has_units: A request may take several of them, such as rows.
+        free_at, before: When it is empty again; the same before the last run was charged.
+        period: Nanoseconds between two units; 0 = none is ever accepted.
+        burst_ns: Nanoseconds in which a whole burst comes back.
     """
 
-    __slots__ = ("_burst_ns", "_free_at", "_period", "burst", "has_units", "rate")
+    __slots__ = ("before", "burst", "burst_ns", "free_at", "has_units", "period", "rate")
 
     def __init__(self, rate: Rate, *, has_units: bool = False) -> None:
         self.rate = rate
         self.burst = rate.burst if rate.count else 0
         self.has_units = has_units
-        self._period = rate.period_ns if rate.count else 0
-        self._burst_ns = self._period * rate.burst
-        self._free_at = 0
+        self.period = rate.period_ns if rate.count else 0
+        self.burst_ns = self.period * rate.burst if rate.count else -1
+        self.free_at = self.before = 0
 
     def __repr__(self) -> str:
         return f"<Cell {self.rate}>"
@@ -104,25 +107,25 @@ class Cell:
             now: Monotonic nanoseconds.
             count: More than ``burst`` are never accepted.
         """
-        if not self._period:
+        if not self.period:
             return 3600 * _NS
-        free_at = self._free_at
+        free_at = self.free_at
         if free_at < now:
             free_at = now
-        wait = free_at + self._period * count - now - self._burst_ns
+        wait = free_at + self.period * count - now - self.burst_ns
         return wait if wait > 0 else 0
 
     def left(self, now: int) -> int:
         """Return how many units would be accepted now; those that were taken in debt count as none."""
-        if not self._period:
+        if not self.period:
             return 0
-        return max(0, self._burst_ns - max(0, self._free_at - now)) // self._period
+        return max(0, self.burst_ns - max(0, self.free_at - now)) // self.period
 
     def is_full(self, now: int) -> bool:
         """Return whether nothing of it is used, so that a new one would be the same."""
-        return self._free_at <= now
+        return self.free_at <= now
 
     def take(self, now: int, count: int = 1) -> None:
         """Count units that were accepted, or that are known too late to be refused."""
-        free_at = self._free_at
-        self._free_at = (free_at if free_at > now else now) + self._period * count
+        free_at = self.free_at
+        self.free_at = (free_at if free_at > now else now) + self.period * count

@@ -4,16 +4,16 @@ import functools
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple, Protocol
 
-from salver.features.access.charge import RunCharge
+from salver.features.access.charge import RunCharge, RunPlan
 from salver.features.access.credentials import credentials
 from salver.features.access.key_format import digest_of
 from salver.features.access.limit_book import DeclaredLimits, LimitBook
-from salver.features.access.limits import Limits, refusal
-from salver.features.access.ports import Account, Accounts
+from salver.features.access.limits import Limits, enter, refusal
+from salver.features.access.ports import Account, Accounts, Meter
 from salver.features.access.refusals import Refusals
 from salver.features.access.run_usage import RunUsage
 from salver.features.access.scopes import Scopes
-from salver.kernel.serving.standing import from_headers
+from salver.kernel.serving.standing import ANY_TENANT, from_headers
 from salver.transport.access_check import Caller, RawHeaders
 from salver.transport.exchange import Exchange, Prompt
 from salver.transport.restrict import Right
@@ -21,6 +21,8 @@ from salver.words.errors import InvalidInput, QuotaUnsettled, RateLimited, Salve
 from salver.words.messages import ANYBODY, Grant, Standing
 
 _FOREVER: Final = float("inf")
+#: Standing of the server's token.
+ANY: Final = Standing(ANY_TENANT, 1, "urgent")
 _HOW: Final = "Send it as authorization: Bearer KEY, or as x-api-key."
 
 
@@ -113,7 +115,7 @@ class KeyGrant:
     """
 
     __slots__ = (
-        *("_checks", "_headers", "_key", "_own", "_quotas", "_right", "_scope", "_table"),
+        *("_checks", "_headers", "_key", "_own", "_plan", "_quotas", "_right", "_scope", "_table"),
         *("account", "granted", "standing", "was_refused"),
     )
 
@@ -141,6 +143,7 @@ class KeyGrant:
         self.granted = key.granted
         self.standing = standing
         self._checks = checks
+        self._plan: RunPlan | None = None
         self.was_refused = False
 
     @property
@@ -212,13 +215,32 @@ class KeyGrant:
             return self._own
         return table.book.of(self._key.limits, tenant, model, table.ticks())
 
-    def begin(self, model: str, tenant: str) -> RunUsage | None:
+    def plan(self, model: str, tenant: str) -> RunPlan:
+        """Return what runs of a model cost for a tenant."""
+        book, limits = self._table.book, self.limits(model, tenant)
+        # The parameters of a request may name a tenant where the key names none.
+        has_tenant = not book.has_tenants or (self.granted or ANY).tenant != ANY_TENANT
+        return RunPlan(
+            model, tenant, limits, book.generation, self.account, self._table.ticks, has_tenant=has_tenant
+        )
+
+    def begin(self, model: str) -> RunUsage | SalverError | None:
         """See :class:`~salver.words.messages.Grant`."""
-        table = self._table
-        limits = self._own if table.book.is_empty else self.limits(model, tenant)
-        if not limits and self._quotas is None:
-            return None if self.account is None else RunUsage(self.account.meter, model)
-        return RunCharge(self, limits, model, tenant, table.ticks)
+        plan = self._plan
+        if plan is None or plan.model != model or plan.generation != self._table.book.generation:
+            if not self._scope.is_allowed(model):
+                return self.recorded(self._scope.refusal(model), model)
+            plan = self._plan = self.plan(model, self.standing.tenant)
+        if plan.is_free:
+            return None if plan.meter is None else RunUsage(plan.meter, model)
+        # Written out, as it is the path of most requests (benchmarks/prices.py).
+        refused = enter(plan.limits, plan.ticks()) if plan.is_early else plan.begin()
+        if refused is None:
+            return RunCharge(self, plan)
+        if isinstance(refused, QuotaUnsettled):
+            return refused
+        self.was_refused = True
+        return self.recorded(refused, model)
 
 
 class KeyTable:
@@ -305,6 +327,7 @@ class KeyTable:
         self.refusals.record(error, key.id if key else "", right, model)
         if key is not None and key.account is not None and right == "infer":
             key.account.meter.refuse(model)
+            error.repeated = functools.partial(_repeat, error.repeated, key.account.meter, model)
 
     def accept(self, identities: Identities) -> None:
         """Accept callers whom others vouch for; requests need a key from now on."""
@@ -433,6 +456,13 @@ def _change(id: str, before: Key | None, after: Key | None) -> KeyChange:
     if after is None:
         return KeyChange("revoked", id, before.name if before else "")
     return KeyChange("changed" if before else "added", id, after.name)
+
+
+def _repeat(counted: Callable[[int], None] | None, meter: Meter, model: str, count: int) -> None:
+    """Count refused requests that got copies of an answer."""
+    if counted is not None:
+        counted(count)
+    meter.refuse(model, count)
 
 
 def _while_valid(prompt: Prompt, key: Key, table: KeyTable, book: LimitBook, exchange: Exchange) -> bool:

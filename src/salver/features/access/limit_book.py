@@ -1,7 +1,8 @@
 """Limits that a server declares for tenants, models and itself, beside those of keys. Pure."""
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -44,10 +45,15 @@ NONE: Final = DeclaredLimits()
 
 
 class _NamedLimits:
-    """Limits of tenants, or of models, by name."""
+    """Limits of tenants, or of models, by name.
 
-    def __init__(self, rules: Mapping[str, LimitRules], holder: Holder) -> None:
+    Args:
+        dropped: Called when limits have been dropped, so that nobody keeps them.
+    """
+
+    def __init__(self, rules: Mapping[str, LimitRules], holder: Holder, dropped: Callable[[], None]) -> None:
         self._holder: Holder = holder
+        self._dropped = dropped
         self._rules = rules
         #: With the limits that names share for which there is no room.
         self._patterns = [
@@ -95,11 +101,18 @@ class _NamedLimits:
             for name, limits in list(self._known.items()):
                 if name not in self._rules and limits.is_idle(now):
                     del self._known[name]
+            self._dropped()
         return len(self._known) < _MOST
+
+
+_generations = itertools.count(1)
 
 
 class LimitBook:
     """All limits of a server but those of its keys.
+
+    Attributes:
+        generation: Another number than that of any book before, and whenever limits have been dropped.
 
     Args:
         before: Book that this one replaces; what is used of limits that stay as they were is kept.
@@ -116,9 +129,10 @@ class LimitBook:
             except InvalidInput as error:
                 raise InvalidInput(f"{error} (in limits.{'.'.join(place)})", field=error.field) from error
         of_server = {} if declared.server is None else {"": declared.server}
-        self._tenants = _NamedLimits(declared.tenants, "tenant")
-        self._models = _NamedLimits(declared.models, "model")
-        self._server = _NamedLimits(of_server, "server")
+        self._tenants = _NamedLimits(declared.tenants, "tenant", self._renew)
+        self._models = _NamedLimits(declared.models, "model", self._renew)
+        self._server = _NamedLimits(of_server, "server", self._renew)
+        self._renew()
         if before is not None:
             self._tenants.keep(before._tenants)
             self._models.keep(before._models)
@@ -128,6 +142,14 @@ class LimitBook:
 
     def __repr__(self) -> str:
         return f"<LimitBook {self.declared}>"
+
+    def _renew(self) -> None:
+        self.generation = next(_generations)
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether tenants have limits."""
+        return self._tenants.has_any
 
     def of(self, key: Limits | None, tenant: str, model: str, now: int) -> tuple[Limits, ...]:
         """Return the limits that apply to a run together, the narrowest first.

@@ -72,14 +72,15 @@ class Limits:
         at_once: Most requests that run at a time; 0 = no limit.
         running: Requests that run.
         cells: Limits of units in a time.
-        counts_tokens: One of them is of tokens.
+        counts_rows, counts_tokens: One of them is of rows, or of tokens.
 
     Raises:
         InvalidInput: the rules are wrong.
     """
 
     __slots__ = (
-        "_full", "_reached", "_units", "at_once", "cells", "counts_tokens", "holder", "rules", "running",
+        "_full", "_reached", "_units", "at_once", "cells", "counts_rows", "counts_tokens", "holder", "rules",
+        "running",
     )  # fmt: skip
 
     def __init__(self, rules: LimitRules, holder: Holder = "key") -> None:
@@ -103,6 +104,7 @@ class Limits:
             ReachedLimit(f"{holder}-{unit}", rate.burst, rate.window_s, unit) for unit, rate in rates.items()
         ]
         self._reached.append(ReachedLimit(f"{holder}-{_AT_ONCE}", rules.at_once))
+        self.counts_rows = bool(rules.rows)
         self.counts_tokens = bool(rules.tokens)
         self.at_once = rules.at_once
         self.running = 0
@@ -154,6 +156,11 @@ class Limits:
         for cell in self.cells:
             cell.take(now, rows if cell.has_units else 1)
 
+    def undo(self) -> None:
+        """Take the last run back, which :func:`enter` has counted just now."""
+        for cell in self.cells:
+            cell.free_at = cell.before
+
     def take_tokens(self, now: int, count: int) -> None:
         """Charge tokens that are known only now, even beyond the limit: later runs wait for it."""
         if self.counts_tokens:
@@ -174,6 +181,45 @@ def refusal(several: Sequence[Limits], now: int, rows: int = 1, own: int = 0) ->
         now: Monotonic nanoseconds.
         own: 1 if the run is counted in ``running`` already.
     """
+    for limits in several:  # most are accepted
+        if limits.at_once and limits.running - own >= limits.at_once:
+            break
+        for cell in limits.cells:
+            at = cell.free_at
+            count = rows if cell.has_units else 1
+            if (at if at > now else now) + cell.period * count - now > cell.burst_ns:
+                break
+        else:
+            continue
+        break
+    else:
+        return None
+    return _strictest(several, now, rows, own)
+
+
+def enter(several: Sequence[Limits], now: int) -> RateLimited | None:
+    """Charge a run to limits that do not count rows; return why it is refused; None = it is accepted by all.
+
+    Args:
+        several: The narrowest first.
+        now: Monotonic nanoseconds.
+    """
+    for limits in several:
+        if limits.at_once and limits.running >= limits.at_once:
+            return _strictest(several, now, 1, 0)
+        for cell in limits.cells:
+            at = cell.free_at
+            if (at if at > now else now) + cell.period - now > cell.burst_ns:
+                return _strictest(several, now, 1, 0)
+    for limits in several:
+        limits.running += 1
+        for cell in limits.cells:
+            at = cell.before = cell.free_at
+            cell.free_at = (at if at > now else now) + cell.period
+    return None
+
+
+def _strictest(several: Sequence[Limits], now: int, rows: int, own: int) -> RateLimited | None:
     longest, strictest, at = 0, None, -1
     for limits in several:
         wait, place = limits.wait(now, rows, own)

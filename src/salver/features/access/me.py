@@ -1,19 +1,14 @@
 """Operation of the management interface that tells callers what their key may do, and what is left of it."""
 
-from typing import Final
-
 import msgspec
 
-from salver.features.access.key_table import Key, KeyTable
+from salver.features.access.key_table import ANY, Key, KeyTable
 from salver.features.access.limit_book import LimitBook
 from salver.features.access.limits import LimitState
 from salver.kernel.serving.standing import ANY_TENANT
 from salver.transport.operations import Answer, ApiRequest, Operation
 from salver.words.errors import NotFound
-from salver.words.messages import Service, Standing
-
-#: Of the server's token.
-_ANY: Final = Standing(ANY_TENANT, 1, "urgent")
+from salver.words.messages import Service
 
 
 class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,7 +42,7 @@ def view(key: Key, now: int, book: LimitBook) -> KeyView:
         now: Monotonic nanoseconds.
         book: Limits of tenants, models and the server.
     """
-    granted = key.granted or _ANY
+    granted = key.granted or ANY
     limits = book.of(key.limits, granted.tenant.replace(ANY_TENANT, ""), "", now)
     return KeyView(
         key.id,

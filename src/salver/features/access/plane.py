@@ -12,9 +12,9 @@ from salver.kernel.engine.delivery import nothing
 from salver.kernel.serving.callbacks import Tell
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.ports import Codec
-from salver.transport.access_check import refusal_of
+from salver.transport.access_check import begun
 from salver.words.errors import QuotaUnsettled, SalverError
-from salver.words.messages import Call, Grant
+from salver.words.messages import Call, Charge
 
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT")
@@ -29,8 +29,11 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
 
     def foresee(self, codec: Codec[BodyT, ReplyT], model: str, version: str, call: Call) -> None:
         """See :class:`DataPlane`."""
-        grant = _entered(call)
-        refusal = None if grant is None else grant.refusal(model)
+        grant = call.grant
+        refusal = None
+        if grant is not None:
+            call.standing = grant.standing
+            refusal = grant.refusal(model)
         if refusal is not None and not isinstance(refusal, QuotaUnsettled):  # ``infer`` waits for those
             raise refusal
         super().foresee(codec, model, version, call)
@@ -45,14 +48,11 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         sender: Hashable = None,
     ) -> ReplyT:
         """See :class:`DataPlane`."""
-        grant = _entered(call)
-        if grant is None:
-            return await super().infer(codec, body, model, version, call, sender)
-        if (refusal := await refusal_of(grant, model)) is not None:
-            return codec.fault(refusal)
-        call.charge = charge = grant.begin(model, call.standing.tenant)
+        charge = await _charge(call, model)
         if charge is None:
             return await super().infer(codec, body, model, version, call, sender)
+        if isinstance(charge, SalverError):
+            return codec.fault(charge)
         try:
             charge.received = size_of(body)
             reply = await super().infer(codec, body, model, version, call, sender)
@@ -71,17 +71,15 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         write: Callable[[ReplyT], Awaitable[None]] | None = None,
     ) -> ReplyT | None:
         """See :class:`DataPlane`."""
-        grant = _entered(call)
         # Streams over gRPC are ended by their transport, with their status.
         why = None if call.protocol.endswith(_GRPC) else _ending(call, model)
         if why is None or write is None:
-            return await self._stream(grant, codec, body, model, version, call, write)
-        answer = partial(self._stream, grant, codec, body, model, version, call)
+            return await self._stream(codec, body, model, version, call, write)
+        answer = partial(self._stream, codec, body, model, version, call)
         return await while_valid(answer, write, why, codec.fault)
 
     async def _stream(
         self,
-        grant: Grant | None,
         codec: Codec[BodyT, ReplyT],
         body: BodyT,
         model: str,
@@ -89,15 +87,12 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         call: Call,
         write: Callable[[ReplyT], Awaitable[None]] | None,
     ) -> ReplyT | None:
-        """Answer in pieces, and count the request; None = nothing has to be counted."""
-        if grant is None:
-            return await super().stream(codec, body, model, version, call, write)
-        if (refusal := await refusal_of(grant, model)) is not None:
-            return codec.fault(refusal)
-        charge: Any = grant.begin(model, call.standing.tenant)
-        call.charge = charge
+        """Answer in pieces, and count the request."""
+        charge: Any = await _charge(call, model)
         if charge is None:
             return await super().stream(codec, body, model, version, call, write)
+        if isinstance(charge, SalverError):
+            return codec.fault(charge)
         counting = None if write is None else charge.counting(write)
         try:
             charge.received = size_of(body)
@@ -124,25 +119,21 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
             tell = partial(_tell_while_valid, tell, why, codec.fault)
         if grant is None:
             return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
-        call.standing = standing = grant.standing
-        if not grant.checks:
-            return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
-        if (refusal := grant.refusal(model)) is not None:
-            if isinstance(refusal, QuotaUnsettled):
-                return None
-            tell(codec.fault(refusal), None)  # without a task: refusals must cost less than answers
-            return nothing
-        charge: Any = grant.begin(model, standing.tenant)
+        call.standing = grant.standing
+        charge: Any = grant.begin(model)  # a RunUsage, if it is one
         if charge is None:
             return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
+        if isinstance(charge, SalverError):
+            if isinstance(charge, QuotaUnsettled):
+                return None
+            tell(codec.fault(charge), None)  # without a task: refusals must cost less than answers
+            return nothing
         call.charge = charge
         # Written out, as it is the path of most requests (benchmarks/prices.py).
         sent: Any = body
         is_plain = type(body) is HttpBody and sent.large is None
         charge.received = len(sent.body) if is_plain else size_of(body)
         charge.reply_to = tell
-        if charge.has_limits:
-            charge.is_checked = True
         give_up = super().post(codec, body, model, version, call, charge.tell, takes_pieces=takes_pieces)
         if give_up is None:
             charge.leave(has_begun=False)
@@ -152,13 +143,15 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         return stop
 
 
-def _entered(call: Call) -> Grant | None:
-    """Set the standing of a call; return the grant that is left to be checked; None = there is none."""
+async def _charge(call: Call, model: str) -> Charge | SalverError | None:
+    """Set the standing of a call and count it; return its charge, or why it is refused; None = neither."""
     grant = call.grant
     if grant is None:
         return None
     call.standing = grant.standing
-    return grant if grant.checks else None
+    found = await begun(grant, model)
+    call.charge = None if isinstance(found, SalverError) else found
+    return found
 
 
 def _ending(call: Call, model: str) -> Callable[[], SalverError | None] | None:

@@ -24,8 +24,8 @@ class Meter(Protocol):
         """Count tokens of a run."""
         ...
 
-    def refuse(self, model: str) -> None:
-        """Count a refused request; empty = it names no model that is known."""
+    def refuse(self, model: str, count: int = 1) -> None:
+        """Count refused requests; empty = they name no model that is known."""
         ...
 
 

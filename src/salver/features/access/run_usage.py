@@ -9,7 +9,7 @@ from typing import Any, Final
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.features.access.ports import Meter
 from salver.kernel.engine.delivery import nothing
-from salver.words.messages import Timing
+from salver.words.messages import InferRequest, Timing
 
 _NO_TOKENS: Final = (0, 0)
 
@@ -89,9 +89,10 @@ class RunUsage:
         """Pass an answer on; one in pieces ends with the last of them."""
         if write_all is None:
             self.sent = len(reply.body) if type(reply) is HttpReply else size_of(reply)
-            self.cancel = nothing  # breaks the reference cycle of each request
+            reply_to = self.reply_to
+            self.cancel, self.reply_to = nothing, _nobody  # breaks the reference cycles of each request
             self.leave()
-            self.reply_to(reply, None)
+            reply_to(reply, None)
             return
 
         async def write(piece: Any) -> None:
@@ -101,13 +102,14 @@ class RunUsage:
                 self.cancel = nothing
                 self.leave()
 
-        self.reply_to(reply, write)
+        reply_to, self.reply_to = self.reply_to, _nobody
+        reply_to(reply, write)
 
     def give_up(self) -> None:
         """Cancel the run."""
         if not self._is_over:
             self.cancel()
-            self.cancel = nothing
+            self.cancel, self.reply_to = nothing, _nobody
             self.leave()
 
     def counting(self, write: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
@@ -118,6 +120,10 @@ class RunUsage:
             await write(piece)
 
         return count
+
+
+def _nobody(reply: object, write_all: object) -> None:
+    """Drop an answer that comes after the run was cancelled."""
 
 
 def size_of(message: Any) -> int:
@@ -131,6 +137,8 @@ def size_of(message: Any) -> int:
         return len(message)
     if kind is HttpBody and message.large is None:
         return len(message.body)
+    if kind is InferRequest:  # a message over gRPC that is decoded already: its tensors
+        return sum([each.array.nbytes for each in message.inputs])
     if isinstance(message, list | tuple):
         return sum(map(size_of, message))
     if getattr(message, "large", None) is not None:

@@ -79,9 +79,9 @@ class KeyMeter:
         counts.prompt_tokens += prompt
         counts.answer_tokens += answer
 
-    def refuse(self, model: str) -> None:
+    def refuse(self, model: str, count: int = 1) -> None:
         """See :class:`~salver.features.access.ports.Meter`."""
-        (self._counts.get(model) or self._begun(model)).refusals += 1
+        (self._counts.get(model) or self._begun(model)).refusals += count
 
     def _begun(self, model: str) -> _Counts:
         """Return new counts of a model."""
