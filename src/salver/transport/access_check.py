@@ -191,6 +191,7 @@ class AccessRules(msgspec.Struct, frozen=True):
         allows_remote, hosts, allows_anonymous: See :class:`ApiConfig`.
         origins: Origins whose pages may change something; ``*`` = every origin.
         closed: Paths of gRPC methods that the port does not offer.
+        has_own_keys: Keys of a dialect's own decide about changes, where the caller has none of the server's.
     """
 
     allows_remote: bool = False
@@ -198,6 +199,7 @@ class AccessRules(msgspec.Struct, frozen=True):
     origins: frozenset[str] = frozenset()
     closed: frozenset[str] = frozenset()
     allows_anonymous: bool = True
+    has_own_keys: bool = False
 
 
 _AS_USUAL: Final = AccessRules()
@@ -298,7 +300,8 @@ class Access:
     @property
     def changing(self) -> Changing:
         """Return the rule for changes through the port."""
-        return self._changing if self.keys is None or self.keys.is_open else "token"
+        is_usual = self.keys is None or self.keys.is_open or self._rules.has_own_keys
+        return self._changing if is_usual else "token"
 
     def check(self, headers: Mapping[bytes, bytes], group: Group, *, changes: bool) -> None:
         """Check the headers of a request to the management interface.

@@ -174,12 +174,12 @@ class GrpcFront:
             if self._is_stopping and path in self._inferring:
                 raise NotReady(STOPPING)
             fault = family.fault
-            if family.check is not None:
-                family.check(path, headers)
+            own = family.check
+            keys = access.keys if own is None else _checked(own, path, headers, access.keys)
             if access.checks_hosts and headers.get(b"host") not in access.known_hosts:
                 access.check_host(headers)
-            if access.keys is not None:
-                call.grant = self._admit(path, scope["headers"], access.keys)
+            if keys is not None:
+                call.grant = self._admit(path, scope["headers"], keys)
             if path in self._changing:
                 method = await self._permitted(path, scope["headers"], method, access)
             if self._forwarding is not None:
@@ -188,7 +188,7 @@ class GrpcFront:
                 take_traits(call, headers, wanted)
             if method is None:
                 serve = partial(self._streams[path].handle, headers, call, receive)
-                return await self._serve(path, scope, serve, send, access.keys)
+                return await self._serve(path, scope, serve, send, keys)
             event = await receive()
             body = event.get("body", b"")
             # Nearly every call has one uncompressed message, in one piece.
@@ -542,6 +542,19 @@ async def _end(send: Send, status: GrpcStatus) -> None:
     headers = [*HEADERS, *trailers(status)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
+
+
+def _checked(
+    check: Callable[[str, Mapping[bytes, bytes]], None],
+    path: str,
+    headers: Mapping[bytes, bytes],
+    keys: CallerKeys | None,
+) -> CallerKeys | None:
+    """Check a key of a dialect's own, unless the caller has one of the server's; return which keys decide."""
+    if keys is not None and keys.own(headers.items()) is not None:
+        return keys
+    check(path, headers)
+    return None
 
 
 async def _read(

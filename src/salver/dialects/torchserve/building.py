@@ -69,14 +69,12 @@ class _Ports(PortView):
         if is_its_own and rules.cors_origin:
             origins = frozenset({rules.cors_origin.lower()})
         is_open = api.is_open or has_keys or bool(config.tls_client_ca)
-        differing = AccessRules(allows, api.hosts, origins, self._ports.closed(serves), is_open)
+        differing = AccessRules(allows, api.hosts, origins, self._ports.closed(serves), is_open, has_keys)
         host, guard = config.host, kernel.context.http.guard
         if config.path:
             host = ""
         if has_keys:
-            # Over gRPC all its methods need its own keys; over REST its front tells which do.
-            keys = None if serves.startswith("torchserve-grpc") else kernel.keys
-            return Access(host, guard=guard, rules=differing, keys=keys)
+            return Access(host, guard=guard, rules=differing, keys=kernel.keys)
         return Access(host, kernel.token, guard, kernel.caller, differing, kernel.keys)
 
     def closed(self, kind: Kind) -> frozenset[str]:

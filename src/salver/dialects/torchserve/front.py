@@ -59,7 +59,7 @@ class TorchServe:
         rules, context = backing.rules, backing.context
         self._app = app
         self._find_inner: PromptFinder | None = getattr(app, "find_prompt", None)
-        self._paths = PortPaths(backing, surfaces)
+        self._paths = PortPaths(backing, surfaces, access.keys)
         self._targets = self._paths.targets
         self._is_common = surfaces is None
         self._operations = PortOperations(backing, self._paths)
@@ -111,6 +111,8 @@ class TorchServe:
         except SalverError:
             return None  # the task tells it
         prompt = functools.partial(self._ask, target, headers, grant)
+        if self._is_for_own_key(target.match, head.headers):
+            return prompt  # which checks it each time
         return self._access.keys.lasting(prompt, head.headers)
 
     def _admit(self, match: PathMatch, raw: RawHeaders, *, is_trial: bool = False) -> Grant | None:
@@ -123,10 +125,15 @@ class TorchServe:
         if keys is None:
             return None
         right = self._paths.right(match, changes=operation in self._operations.changing)
-        if right is None:
+        if right is None or self._is_for_own_key(match, raw):
             return None
         is_later = operation in _LISTS or (operation == "invocations" and not match.model)
         return keys.admit(raw, right, match.model, is_later=is_later, is_trial=is_trial)
+
+    def _is_for_own_key(self, match: PathMatch, raw: RawHeaders) -> bool:
+        """Return whether a key of TorchServe's own decides, as the caller has none of the server's."""
+        keys = self._access.keys
+        return keys is None or (self._paths.has_own_keys(match) and keys.own(raw) is None)
 
     def _ask(self, target: Target, headers: CallHeaders, grant: Grant | None, exchange: Exchange) -> bool:
         assert isinstance(exchange, Http1Exchange)

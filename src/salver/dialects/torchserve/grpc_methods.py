@@ -83,6 +83,7 @@ class TorchServeMethods:
             f"{_MANAGEMENT}UnregisterModel": self._unregister,
         }
         most = self._rules.max_request
+        check = None if self._keys is None else self.check
         inference = GrpcTable(
             "ts-grpc",
             inference_status,
@@ -92,7 +93,7 @@ class TorchServeMethods:
             inferring=_INFERRING,
             services=SERVICES,
             max_message=most,
-            check=self.check,
+            check=check,
         )
         names: dict[str, tuple[int, ...]] = {
             _MANAGEMENT + name: (1,)
@@ -100,7 +101,12 @@ class TorchServeMethods:
         }
         names[f"{_MANAGEMENT}ListModels"] = ()
         return inference, GrpcTable(
-            "ts-grpc", management_status, management, names=names, max_message=most, check=self.check
+            "ts-grpc",
+            management_status,
+            management,
+            names=names,
+            max_message=most,
+            check=check,
         )
 
     def _streams(self) -> dict[str, OpenCalls]:

@@ -8,6 +8,7 @@ from salver.dialects.torchserve.paths import PathMatch, Surface, find, find_olde
 from salver.dialects.torchserve.predict import Prediction
 from salver.dialects.torchserve.queries import Target
 from salver.dialects.torchserve.tokens import SCOPES, Scope
+from salver.transport.access_check import CallerKeys
 from salver.transport.restrict import Right, right_of
 from salver.words.errors import SalverError
 
@@ -33,6 +34,7 @@ class PortPaths:
 
     Args:
         surfaces: Interfaces that the port serves; None = a port for everything.
+        callers: Keys of the server's callers, which are as good as TorchServe's own; None = there are none.
 
     Attributes:
         is_common: It is a port for everything.
@@ -40,7 +42,10 @@ class PortPaths:
         targets: Targets of earlier predictions, by verb and path.
     """
 
-    def __init__(self, backing: Backing, surfaces: frozenset[Surface] | None) -> None:
+    def __init__(
+        self, backing: Backing, surfaces: frozenset[Surface] | None, callers: CallerKeys | None = None
+    ) -> None:
+        self._callers = callers
         self.is_common = surfaces is None
         self.surfaces: frozenset[Surface] = surfaces or frozenset(("inference", "management"))
         self.targets: dict[tuple[str, bytes], Target] = {}
@@ -82,6 +87,8 @@ class PortPaths:
         if self.is_common and self._guard is not None:
             self._guard.check(_GROUPS.get(match.operation, "inference"), headers)
         if self._keys is not None and match.surface in ("inference", "management"):
+            if self._callers is not None and self._callers.own(headers.items()) is not None:
+                return  # its rights have been checked
             scopes: tuple[Scope, ...] = (match.surface,)
             if match is _ANYTHING:
                 scopes = tuple([scope for scope in SCOPES if scope in self.surfaces])
@@ -90,10 +97,14 @@ class PortPaths:
             self._keys.check(headers.get(b"authorization", b"").decode("latin-1"), *scopes)
 
     def right(self, match: PathMatch, *, changes: bool) -> Right | None:
-        """Return the right that a path needs if the server has keys; None = TorchServe's own keys decide."""
-        if match.operation == "token" or (self._keys is not None and match.surface):
+        """Return the right that a path needs if the server has keys; None = it asks for a key of its own."""
+        if match.operation == "token":
             return None
         return _RIGHTS.get(match.operation) or right_of("", changes=changes)
+
+    def has_own_keys(self, match: PathMatch) -> bool:
+        """Return whether a key of TorchServe's own is enough for a path."""
+        return self._keys is not None and bool(match.surface)
 
     def target(self, verb: str, path: bytes, match: PathMatch) -> Target:
         """Return the target of a path, and remember it."""
