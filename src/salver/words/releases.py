@@ -357,6 +357,20 @@ MOST_RECENT_BUCKETS: Final = 12
 ENOUGH_RECENT: Final = 5
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """Amount of a resource, and the number of requests or processes that have used it."""
+
+    amount: float = 0.0
+    units: int = 0
+
+
+class ResourceUse(msgspec.Struct, frozen=True):
+    """Resource that the canary and the stable version have used in an interval."""
+
+    canary: Spent = Spent()
+    stable: Spent = Spent()
+
+
 class MetricPart(msgspec.Struct, frozen=True):
     """Counts of one metric by one of several servers, as in :class:`Bucket`."""
 
@@ -416,6 +430,7 @@ class Bucket(msgspec.Struct, frozen=True):
             the first place.
         lately: By metric, the last few buckets, while at least half of the canary's requests have the event.
         parts: What each of several servers counted; empty = one server counted all of it.
+        resources: By metric, what the versions have used, where it is known of both.
     """
 
     start: float
@@ -434,6 +449,7 @@ class Bucket(msgspec.Struct, frozen=True):
     blocks: Mapping[str, tuple[Counts, ...]] = msgspec.field(default_factory=dict)
     lately: Mapping[str, RecentRequests] = msgspec.field(default_factory=dict)
     parts: tuple[ServerPart, ...] = ()
+    resources: Mapping[str, ResourceUse] = msgspec.field(default_factory=dict)
 
     @property
     def new_units(self) -> Counts:

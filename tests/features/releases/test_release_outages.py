@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from release_load import Callers
 from soaking import size
@@ -59,6 +60,10 @@ class Model:
                 time.sleep(self.begins + PLAN["for_s"] - now)
             elif self.kind == "all" or self.chance.random() < 0.5:
                 raise RuntimeError("a hiccup")
+        if VERSION in PLAN["dear"]:
+            until = time.process_time() + 0.02
+            while time.process_time() < until:
+                pass
         if VERSION in PLAN["broken"]:
             raise RuntimeError("it is broken")
         return {"y": inputs["x"]}
@@ -102,7 +107,7 @@ class World:
 
 
 def write(folder: Path, models: Sequence[str], **plan: object) -> None:
-    usual = {"every_s": 1e9, "for_s": 0.0, "kinds": ["all"], "broken": []}
+    usual = {"every_s": 1e9, "for_s": 0.0, "kinds": ["all"], "broken": [], "dear": []}
     for name, version in itertools.product(models, (1, 2)):
         place = folder / name / str(version)
         place.mkdir(parents=True)
@@ -175,6 +180,26 @@ async def test_sixteen_users_who_all_fail_are_spared_at_once_and_for_good_when_t
     assert sum(bucket.requests.control for bucket in off) > 0 == sum(bucket.requests.canary for bucket in off)
     pauses = [entry.verdict for entry in looks if entry.verdict.decision is Decision.PAUSE]
     assert [verdict.pause_seconds for verdict in pauses] == [1.5, 3.0]
+
+
+@pytest.mark.parametrize("world", [{"models": ["m0"], "dear": [2]}], indirect=True)
+async def test_a_version_that_needs_more_of_the_processor_is_rolled_back_for_it(world: World) -> None:
+    resources = [
+        Metric(name, "resource", "soft", rollback_margin=1.0) for name in ("cpu", "run_time", "memory")
+    ]
+    policy = msgspec.structs.replace(POLICY, metrics=(POLICY.metrics[0], *resources))
+    await world.start("r0", "m0", policy)
+
+    async def over() -> Release | None:
+        release = await world.store.get("r0")
+        return None if release.is_live else release
+
+    async with Users(world.server, "m0", 200, connections=4, pause_s=0.02):
+        release = await auntil(over, world.server.output, 4 * PATIENCE_S)
+    assert release.state is ReleaseState.ROLLED_BACK
+    assert release.reason.startswith(("cpu: the canary needs", "run_time: the canary needs"))
+    memory = release.evidence.metrics[3].usage
+    assert memory is not None and memory.minutes > 5 and 0.5 < (memory.ratio or 0) < 2
 
 
 HICCUPS = {

@@ -17,7 +17,7 @@ from salver.features.releases.experiments.windows import (
     due,
     silent,
 )
-from salver.words.releases import FIRSTS, NO_STAGE, Bucket, Copies, Counts, RecentRequests
+from salver.words.releases import FIRSTS, NO_STAGE, Bucket, Copies, Counts, RecentRequests, ResourceUse, Spent
 
 T = 1_000_000.0
 
@@ -171,9 +171,19 @@ def test_a_metric_that_a_server_does_not_count_is_not_known_and_windows_are_adde
     assert late.lately == {} and late.events == {"errors": Counts(2)}
 
 
+def test_resources_are_added_up_where_every_server_with_requests_knows_them() -> None:
+    def seen(server: str, requests: int, **used: float) -> WindowPart:
+        found = {name: ResourceUse(Spent(amount, 1), Spent(2 * amount, 3)) for name, amount in used.items()}
+        return WindowPart(server, 0, Bucket(T, 10, 0, 0.05, Counts(requests), resources=found))
+
+    parts = [seen("a", 8, cpu=1.0, memory=5.0), seen("b", 5, cpu=2.0), seen("c", 0)]
+    ((bucket, _),) = due(parts, 10, T + 10, None)
+    assert bucket.resources == {"cpu": ResourceUse(Spent(3.0, 2), Spent(6.0, 6))}
+
+
 def test_every_field_of_a_bucket_is_added_up_or_set_by_whoever_judges() -> None:
     added = {"start", "seconds", "stage", "share", "requests", "exposures", "raw", "copies", *FIRSTS}
-    added |= {"met", "blocks", "lately", "parts"}
+    added |= {"met", "blocks", "lately", "parts", "resources"}
     assert set(Bucket.__struct_fields__) == added | {"outcomes", "late_seconds"}
 
 

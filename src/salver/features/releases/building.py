@@ -15,6 +15,7 @@ from salver.features.releases.gauges import ReleaseGauges
 from salver.features.releases.shadow import Shadowing
 from salver.features.releases.splitting import Splitting
 from salver.parts import Kernel, Parts
+from salver.words.errors import SalverError
 
 
 async def build(kernel: Kernel, config: RegistryConfig) -> Parts:
@@ -25,7 +26,18 @@ async def build(kernel: Kernel, config: RegistryConfig) -> Parts:
     """
     log = logging.getLogger("salver.experiments")
     pending, under_way = Pending(warn=log.error), ActiveRequests(kernel.clock)
-    collector = Collector(pending, time.time, under_way=under_way, warn=log.warning)
+
+    def processes(model: str, version: str) -> list[int]:
+        try:
+            lease = kernel.models.acquire(model, version)
+        except SalverError:
+            return []
+        try:
+            return lease.servable.processes
+        finally:
+            lease.release()
+
+    collector = Collector(pending, time.time, under_way=under_way, warn=log.warning, processes=processes)
     shadows = Shadowing(kernel.models, kernel.bus.emit, kernel.clock)
     splits = Splitting(Router(), shadows, collector.answers.append, under_way)
     traffic = (splits.router, collector, pending, shadows)

@@ -339,6 +339,8 @@ class Releases:
             self._traffic.collector.watch(
                 name, decisions.checks(release), keeps_requests=release.keeps_requests
             )
+            if any(metric.kind == "resource" for metric in release.policy.metrics):
+                self._traffic.collector.measure(name, release.model, (release.canary, release.stable))
         self.known = releases
         self._share_out(releases)
         self._fleet.settle({each.model: each.default_version for each in releases if not each.alias})

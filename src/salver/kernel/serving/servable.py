@@ -162,6 +162,11 @@ class Servable:
         """Engines of the signatures, the default first."""
         return [self.engine, *(self.signatures.others.values() if self.signatures else ())]
 
+    @property
+    def processes(self) -> list[int]:
+        """Return the ids of the host processes in which the model runs; empty = it runs in the server."""
+        return [pid for runner in self._runners if isinstance(runner, ProcessRunner) for pid in runner.pids]
+
     def hear(self, runners: Sequence[Runner]) -> None:
         """Set the capabilities that runners know: calls to other models, and a readiness check."""
         self._runners = runners

@@ -18,10 +18,11 @@ from salver.features.releases.experiments.open_bucket import OpenBucket
 from salver.features.releases.experiments.outputs import OutputCheck, Watch
 from salver.features.releases.experiments.pending import Pending, quiet
 from salver.features.releases.experiments.recent import Key, RecentBuckets, RequestLog
+from salver.features.releases.experiments.resources import ResourceMeter
 from salver.features.releases.experiments.seen_units import CollectorConfig, SeenUnits
 from salver.features.releases.experiments.speed import Speed
 from salver.features.releases.experiments.underway import ActiveRequests
-from salver.words.events import Event, Responded, Served, Shadowed
+from salver.words.events import BatchRan, Event, Responded, Served, Shadowed
 from salver.words.releases import (
     COUNTED,
     NO_STAGE,
@@ -90,6 +91,7 @@ class _FollowedRelease:
         copies: By unit, the worst result of its copies in this bucket, and whether one was slower than the
             original.
         pending: Number of rows of the open buckets for the ledger.
+        meter: Meter of resources; None = no metric needs it.
     """
 
     def __init__(self, memory: SeenUnits, seconds: float) -> None:
@@ -97,6 +99,7 @@ class _FollowedRelease:
         self.seconds = seconds
         self.end = 0.0
         self.durations = _Durations()
+        self.meter: ResourceMeter | None = None
         self.tallies: dict[Key, OpenBucket] = {}
         self.newest: Key = (NO_STAGE, 0, 0.0)
         self.recent: dict[str, int] = {}
@@ -156,6 +159,7 @@ class Collector:
         clock: Unix seconds.
         under_way: Requests without an answer.
         warn: Receives warnings for the operator, as :meth:`logging.Logger.warning` does.
+        processes: Returns the ids of the host processes of a model's version; empty = it runs in the server.
     """
 
     def __init__(
@@ -165,7 +169,9 @@ class Collector:
         config: CollectorConfig = _USUAL,
         under_way: ActiveRequests | None = None,
         warn: Callable[..., None] = quiet,
+        processes: Callable[[str, str], Sequence[int]] = lambda model, version: (),
     ) -> None:
+        self._processes = processes
         self._warn = warn
         self._under_way = under_way or ActiveRequests(clock)
         self._sink = sink
@@ -257,6 +263,12 @@ class Collector:
         followed.watch.checks = tuple(checks)
         followed.keeps_requests = keeps_requests
 
+    def measure(self, release: str, model: str, versions: tuple[str, str]) -> None:
+        """Measure the resources of a release's canary and stable version."""
+        followed = self._followed[release]
+        if followed.meter is None:
+            followed.meter = ResourceMeter(model, versions, self._processes)
+
     def bins(self, release: str) -> Mapping[str, tuple[float, ...]]:
         """Return the inner bounds of bins that become known, by metric.
 
@@ -334,6 +346,10 @@ class Collector:
             if type(event) is Served:
                 if (assigned := event.assignment) is not None:
                     served[assigned].append(event)
+            elif type(event) is BatchRan:
+                for followed in self._followed.values():
+                    if followed.meter is not None:
+                        followed.meter.ran(event)
             elif type(event) is Shadowed and event.release in self._followed:
                 self._followed[event.release].copied(event)
         responded: defaultdict[str, list[Responded]] = defaultdict(list)
@@ -493,7 +509,12 @@ class Collector:
             if key == followed.newest:
                 lately = followed.lately.add(key, followed.end, tally.log)
             # Copies count with the earliest stage, which requested them.
-            self._sink.write(tally.closed(release, its_end, followed.taken(), lately))
+            written = tally.closed(release, its_end, followed.taken(), lately)
+            if followed.meter is not None and key == followed.newest:
+                used = followed.meter.taken()
+                bucket = msgspec.structs.replace(written.bucket, resources=used)
+                written = msgspec.structs.replace(written, bucket=bucket)
+            self._sink.write(written)
         followed.tallies.clear()
         followed.pending = 0
         followed.since = max(end, followed.since)

@@ -21,7 +21,9 @@ from salver.words.releases import (
     Counts,
     MetricPart,
     RecentRequests,
+    ResourceUse,
     ServerPart,
+    Spent,
     is_burst,
     plus,
 )
@@ -241,7 +243,26 @@ def _sum(parts: Sequence[WindowPart], stand: Stand, start: float, end: float) ->
         blocks=_by_place((bucket.blocks for bucket in buckets), known),
         lately=_together(lately),
         parts=tuple(_of_server(part, known) for part in parts if servers > 1),
+        resources=_used([bucket.resources for bucket in asked]),
     )
+
+
+def _used(by_server: Sequence[Mapping[str, ResourceUse]]) -> dict[str, ResourceUse]:
+    """Return what is known of all servers with requests."""
+    if not by_server:
+        return {}
+    names = set.intersection(*map(set, by_server))
+    return {
+        name: ResourceUse(
+            _spent(used[name].canary for used in by_server), _spent(used[name].stable for used in by_server)
+        )
+        for name in sorted(names)
+    }
+
+
+def _spent(each: Iterable[Spent]) -> Spent:
+    some = list(each)
+    return Spent(sum(one.amount for one in some), sum(one.units for one in some))
 
 
 def _of_server(part: WindowPart, known: Container[str]) -> ServerPart:

@@ -18,6 +18,7 @@ from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.rules import Never, hour_of_week
 from salver.features.releases.judge.shadowing import CopyEvidence
 from salver.features.releases.judge.strand import Recurrence, Strand, Weight, strands
+from salver.features.releases.judge.usage import UsageEvidence
 from salver.features.releases.judge.wildness import matched_share
 from salver.stats import sample_ratio
 from salver.stats.combine import log_mean
@@ -37,6 +38,7 @@ class MetricEvidence(msgspec.Struct, frozen=True):
         units: Units with known outcomes; empty for metrics known immediately.
         rare: For each bet, the log likelihood ratio to the largest negligible rate since the stage began.
         means: Evidence of a metric of values.
+        usage: Evidence of a resource; None = another kind of metric.
         recent: Rates of the canary and of its control in the last minutes.
         missing_seconds: Length of buckets with requests since the metric was last counted.
     """
@@ -46,6 +48,7 @@ class MetricEvidence(msgspec.Struct, frozen=True):
     units: Counts = Counts()
     rare: tuple[float, ...] = (0.0,) * len(BETS)
     means: Means = Means()
+    usage: UsageEvidence | None = None
     recent: tuple[Recent, Recent] = (Recent(), Recent())
     missing_seconds: float = 0.0
 
@@ -54,13 +57,15 @@ class MetricEvidence(msgspec.Struct, frozen=True):
         """Return the log evidence of harm: of counts, or of means."""
         if self.counts is not None:
             return self.counts.log_harm
+        if self.usage is not None:
+            return self.usage.log_harm
         if not self.strands:
             return self.means.log_harm
         return log_mean([strand.harm.log_e for strand in self.strands])
 
     @property
     def log_flip(self) -> float:
-        """Return the log sign-flip evidence of harm; 0 for means, which have none."""
+        """Return the log sign-flip evidence of harm; 0 for means and resources, which have none."""
         if self.counts is not None:
             return self.counts.flip.log_e
         if not self.strands:
@@ -69,7 +74,7 @@ class MetricEvidence(msgspec.Struct, frozen=True):
 
     def log_e(self, metric: Metric) -> float:
         """Return the log evidence that counts for a rollback: for a soft count metric, the weaker of both."""
-        if metric.severity == "severe" or metric.kind == "mean":
+        if metric.severity == "severe" or metric.kind in ("mean", "resource"):
             return self.log_harm
         return min(self.log_harm, self.log_flip)
 
@@ -77,6 +82,8 @@ class MetricEvidence(msgspec.Struct, frozen=True):
         """Return the log evidence for the gate: within its margin, or negligible."""
         if metric.kind == "mean":
             return self.means.log_gate
+        if self.usage is not None:
+            return self.usage.log_gate
         if self.counts is not None:
             gate = self.counts.log_gate
         else:
@@ -155,6 +162,7 @@ class Evidence(msgspec.Struct, frozen=True):
                 and known.counts.at_new_stage(metric, _look(policy, metric, last, is_warm=True)),
                 rare=(0.0,) * len(BETS),
                 means=known.means.at_new_stage(),
+                usage=known.usage and known.usage.at_new_stage(),
             )
             for known, metric in zip(self.metrics, policy.metrics, strict=True)
         )
@@ -175,7 +183,11 @@ def start(policy: Policy) -> Evidence:
     """Return empty evidence."""
     return Evidence(
         metrics=tuple(
-            MetricEvidence(strands(metric), CountEvidence() if metric.is_counted else None)
+            MetricEvidence(
+                strands(metric),
+                CountEvidence() if metric.is_counted else None,
+                usage=UsageEvidence() if metric.kind == "resource" else None,
+            )
             for metric in policy.metrics
         )
     )
@@ -212,7 +224,7 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
         metrics=tuple(
             _counted(policy, known, metric, bucket, stage, is_warm=is_warm)
             if metric.is_counted
-            else _observed(known, metric, bucket, stage, weight, returning)
+            else _observed(policy, known, metric, bucket, stage, weight, returning)
             for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
         ),
         split=split,
@@ -315,13 +327,26 @@ def _look(policy: Policy, metric: Metric, stage: Stage | None, *, is_warm: bool)
 
 
 def _observed(
-    known: MetricEvidence, metric: Metric, bucket: Bucket, stage: Stage | None, weight: Weight, units: int
+    policy: Policy,
+    known: MetricEvidence,
+    metric: Metric,
+    bucket: Bucket,
+    stage: Stage | None,
+    weight: Weight,
+    units: int,
 ) -> MetricEvidence:
-    """Update a metric of outputs or outcomes; a stage of None is an earlier one. Known units may return."""
+    """Update a metric of outputs, outcomes or resources; a stage of None is an earlier one.
+
+    Args:
+        units: Known units, which may return.
+    """
     if stage is not None and metric.promotion_margin is not None:
         margin = metric.promotion_margin * stage.margin_times
         weight = weight._replace(gate_margin=bounded(metric, margin))
     is_recent = stage is not None
+    if known.usage is not None:
+        block_seconds = BLOCK_BUCKETS * policy.bucket_seconds
+        return _used(known, known.usage, metric, bucket, weight, block_seconds if is_recent else 0.0)
     if metric.is_posted:
         for matured in bucket.outcomes:
             if matured.metric == metric.name:
@@ -341,6 +366,32 @@ def _observed(
     return msgspec.structs.replace(known, strands=grown)
 
 
+def _used(
+    known: MetricEvidence,
+    usage: UsageEvidence,
+    metric: Metric,
+    bucket: Bucket,
+    weight: Weight,
+    block_seconds: float,
+) -> MetricEvidence:
+    """Update a metric of a resource. Missing is not zero.
+
+    Args:
+        block_seconds: 0 = the bucket is of an earlier stage, and counts for nothing.
+    """
+    if not block_seconds or bucket.share >= 1:
+        return known
+    used = bucket.resources.get(metric.name)
+    if used is None:
+        missing = known.missing_seconds + bucket.seconds * bool(bucket.requests.canary)
+        return msgspec.structs.replace(known, missing_seconds=missing)
+    number = math.floor(bucket.start / block_seconds + _ROUNDED)
+    margins = (metric.rollback_margin, weight.gate_margin)
+    usage = usage.add(used, number, margins, is_warm=weight.is_warm)
+    return msgspec.structs.replace(known, usage=usage, missing_seconds=0.0)
+
+
+_ROUNDED = 1e-3  # of a block
 #: A bucket whose length differs by more than this fraction carries no information about jumps.
 _UNEVEN = 0.05
 #: Mean requests per unit above which units are considered to return.

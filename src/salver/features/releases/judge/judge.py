@@ -27,7 +27,7 @@ from salver.features.releases.judge.verdict import (
     Verdict,
     number,
 )
-from salver.words.releases import Bucket, ReleaseState
+from salver.words.releases import Bucket, Counts, ReleaseState
 
 #: Evidence of harm above which nothing ships on its budget.
 _SUSPICION = math.log(3)
@@ -413,6 +413,10 @@ def _metric_verdict(
         dispersion = counted.blocks.factor(bucket.share)
     elif counted is not None:
         dispersion = counted.wildness.factor(bucket.share)
+    units = known.units if metric.is_posted else evidence.units
+    events = known.means.events if counted is None else counted.events
+    if known.usage is not None:  # minutes, and those above the margin
+        units, events = Counts(known.usage.minutes), Counts(known.usage.above)
     return MetricVerdict(
         name=metric.name,
         effect=effect,
@@ -425,8 +429,8 @@ def _metric_verdict(
         log_gate=known.log_gate(metric),
         gate=None if metric.promotion_margin is None else -math.log(policy.beta),
         dispersion=dispersion,
-        units=known.units if metric.is_posted else evidence.units,
-        events=known.means.events if counted is None else counted.events,
+        units=units,
+        events=events,
         missing=_lacks(policy, known, metric),
         undecided=known.means.unknown if is_mean else "",
     )
@@ -436,6 +440,8 @@ def _bounds(known: MetricEvidence, chance: float) -> tuple[float | None, float |
     """Describe the effect and its bounds."""
     if (counted := _counted(known)) is not None:
         return counted.ratio.estimate, *counted.ratio.interval(chance)
+    if known.usage is not None:
+        return known.usage.ratio, None, None
     found = known.means.estimate(chance)
     if found is None:
         return None, None, None
@@ -452,6 +458,11 @@ def _counted(known: MetricEvidence) -> CountEvidence | Strand | None:
 
 def _effect(metric: Metric, known: MetricEvidence) -> str:
     estimate, _, _ = _bounds(known, 0.5)
+    if known.usage is not None and estimate is not None:
+        return (
+            f"{metric.name}: the canary needs {estimate:.2f} times what its control does, and more than its "
+            f"margin in {known.usage.above} of {known.usage.minutes} minutes"
+        )
     what = "rate"
     if metric.kind == "mean":
         what = "mean"

@@ -27,6 +27,7 @@ from salver.features.releases.judge.policy import Metric, Policy
 from salver.features.releases.judge.rules import may_ship_on_budget
 from salver.features.releases.judge.shadowing import fewest
 from salver.features.releases.judge.strand import Weight, strands
+from salver.features.releases.judge.usage import minutes_needed
 from salver.features.releases.judge.wildness import (
     MOST,
     PRIOR_BUCKETS,
@@ -192,6 +193,8 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
     needed = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
     if metric.kind == "mean":
         return mean_outlook.detection_minutes(metric, weight, ratio, needed, **forecast.brings(metric))
+    if metric.kind == "resource":
+        return minutes_needed(needed) if ratio > tolerated and weight < 1 else math.inf
     if rate <= 0 or ratio <= tolerated or weight >= 1:
         return math.inf
     if metric.is_counted:
@@ -290,6 +293,8 @@ def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Fore
         enough, brings = -math.log(policy.beta), forecast.brings(metric)
         return mean_outlook.promotion_minutes(metric, stage.weight, margin, enough, **brings)
     needed, seconds = math.log(1 / policy.beta), math.inf
+    if metric.kind == "resource":
+        return minutes_needed(needed)
     per_second = forecast.requests_per_second
     if not metric.is_counted:
         if rate > 0:
@@ -314,7 +319,7 @@ def _alone(policy: Policy, metric: Metric) -> int:
 
     0 = no number does.
     """
-    if metric.kind == "mean":
+    if metric.kind in ("mean", "resource"):
         return 0
     share = policy.stages[_first(policy)].weight
     enough = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])

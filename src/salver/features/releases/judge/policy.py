@@ -19,14 +19,19 @@ from salver.words.releases import Shadow, Traffic
 #: What a metric counts: answers that failed; that missed their deadline; that do not match a schema; that
 #: came from a fallback; that break a rule; that were slower than a quantile of the stable version, taken at
 #: the start and again after large changes; that fall into a bin; outcomes that callers posted later. And
-#: ``mean``: posted values summed per unit.
-Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome", "mean"]
+#: ``mean``: posted values summed per unit. ``resource``: what a version needs for its requests.
+Kind = Literal[
+    "errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome", "mean", "resource"
+]
 #: Counted regardless of the policy, by kind (features/releases/experiments/happenings.py): ``rejected`` are
-#: requests that a version found invalid, ``refused`` those that exceeded its capacity.
+#: requests that a version found invalid, ``refused`` those that exceeded its capacity. Resources are measured
+#: (features/releases/experiments/resources.py): seconds in the model and of CPU time by request, and resident
+#: bytes by process.
 COUNTED: Final[Mapping[str, tuple[str, ...]]] = {
     "errors": ("errors", "rejected", "refused"),
     "timeouts": ("timeouts",),
     "fallbacks": ("fallbacks",),
+    "resource": ("run_time", "cpu", "memory"),
 }
 #: Aggregate of each row of an output: each number, the first, the last, their sum, mean or maximum, or the
 #: index of the maximum; for texts each one, or its length; for other outputs the number of rows.
@@ -128,7 +133,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ),
             (not 0 <= self.negligible < 1, "negligible", f"its negligible rate is {self.negligible}", _PART),
             (
-                self.negligible > 0 and (self.kind == "output" or self.is_posted),
+                self.negligible > 0 and not self.is_counted,
                 "negligible",
                 f"of '{self.kind}' no rate is negligible",
                 "Leave it out.",
@@ -171,6 +176,12 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "Give finite ones that grow, to a rule, to invalid answers or to an outcome.",
             ),
             (
+                self.kind == "resource" and self.severity == "severe",
+                "severity",
+                "a resource is severe",
+                "Say soft: minutes of a few processes are compared, and a pause needs failures.",
+            ),
+            (
                 self.matures_minutes < 0 or (self.matures_minutes > 0 and not self.is_posted),
                 "matures_minutes",
                 f"it matures after {self.matures_minutes} minutes",
@@ -207,7 +218,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def is_counted(self) -> bool:
         """Return whether it is known immediately, and its events are failures of units and processes."""
-        return not self.is_posted and self.kind != "output"
+        return not self.is_posted and self.kind not in ("output", "resource")
 
     @property
     def is_posted(self) -> bool:
