@@ -15,5 +15,6 @@ PAGES = {
     "version": "#/models/fraud/versions/2",
     "webhooks": "#/webhooks",
     "keys": "#/keys",
+    "usage": "#/usage",
 }
 EVERY = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())

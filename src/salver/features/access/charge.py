@@ -86,7 +86,7 @@ class RunCharge(RunUsage):
         plan: It has counted the run already.
     """
 
-    __slots__ = ("_is_decided", "_plan", "_planner", "_tokens", "counts_tokens", "has_limits")
+    __slots__ = ("_is_decided", "_plan", "_planner", "_spent", "_tokens", "counts_tokens", "has_limits")
 
     def __init__(self, planner: Planner, plan: RunPlan) -> None:
         super().__init__(plan.meter, plan.model)
@@ -96,7 +96,7 @@ class RunCharge(RunUsage):
         self.has_limits = not plan.is_early
         self.counts_tokens = plan.counts_tokens
         #: Tokens that are charged; those of the answer are one more with each piece, until they are counted.
-        self._tokens = 0
+        self._tokens = self._spent = 0
 
     def weigh(self, rows: int, tenant: str) -> bool:
         """See :class:`~salver.words.messages.Charge`."""
@@ -137,11 +137,14 @@ class RunCharge(RunUsage):
         super().add(tokens)
         plan, charged = self._plan, self._tokens
         known = charged + 1 if tokens is None else sum(tokens)
+        # An answer that nobody counts has a token with each piece after the first.
+        spent = known if tokens is not None else charged
+        if plan.quotas is not None and spent > self._spent:
+            plan.quotas.spend(tokens=spent - self._spent)
+            self._spent = spent
         if known <= charged:
             return
         self._tokens = known
-        if plan.quotas is not None:
-            plan.quotas.spend(tokens=known - charged)
         # The first token was charged with the run.
         more = known - max(charged, 1)
         if more > 0 and plan.limits:

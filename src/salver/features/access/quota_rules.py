@@ -44,6 +44,11 @@ class QuotaRule(msgspec.Struct, frozen=True):
         return f"{self.unit}/{self.span}"
 
     @property
+    def limit_name(self) -> str:
+        """Name as of a limit, for example ``key-tokens-month``."""
+        return f"key-{self.unit}-{self.span}"
+
+    @property
     def amount(self) -> float:
         """Number in its unit."""
         return self.shown(self.most)

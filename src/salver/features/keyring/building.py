@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from functools import partial
 from typing import Final
 
 from salver.features.access.building import table_of
@@ -13,6 +14,7 @@ from salver.features.keyring.key_ring import KeyRing
 from salver.features.keyring.ledger_keys import LedgerKeys
 from salver.features.ledger.ledger import Ledger
 from salver.features.registry import RegistryConfig
+from salver.features.usage.quota_states import quota_states
 from salver.parts import Kernel, Parts, Tick
 from salver.words.errors import SalverError
 
@@ -33,7 +35,8 @@ async def build(kernel: Kernel, config: RegistryConfig) -> Parts:
     records = LedgerKeys(ledger, time.time)
     followed = FollowedKeys(ledger, keys, kernel.clock, are_optional=not has_others)
     await followed.start()
-    ring = KeyRing(records, lambda: moment_of(time.time()), keys.last_uses)
+    left = partial(quota_states, ledger, time.time)
+    ring = KeyRing(records, lambda: moment_of(time.time()), keys.last_uses, left)
 
     async def write_uses() -> None:
         await followed.write_uses(records)

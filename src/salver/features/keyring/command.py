@@ -4,13 +4,14 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 from cyclopts import App, Parameter
 
-from salver.features.access.limits import LimitRules
+from salver.features.access.limits import LimitRules, LimitState
 from salver.features.access.scopes import RIGHTS
 from salver.features.keyring.key_changes import NEVER, OVERLAP, Author, KeyWish, ShownKey, moment_of
 from salver.terminal.options import DEFAULT_URL, Json, token
@@ -19,7 +20,7 @@ from salver.words.errors import InvalidInput
 from salver.words.messages import Service
 
 if TYPE_CHECKING:
-    from salver.features.keyring.key_ring import KeyRecords, Keys, MadeKey
+    from salver.features.keyring.key_ring import KeyRecords, Keys, Left, MadeKey
 
 T = TypeVar("T")
 keys = App(
@@ -233,14 +234,16 @@ def _run(
         if chosen.keys_file:
             from salver.features.keyring.file_keys import FileKeys
 
-            return await work(_ring(FileKeys(Path(chosen.keys_file))), author)
+            file = Path(chosen.keys_file)
+            return await work(_ring(FileKeys(file), partial(_left_beside, file)), author)
         if chosen.registry:
             from salver.features.keyring.ledger_keys import LedgerKeys
             from salver.features.registry.command_options import now
             from salver.features.registry.opening import open_ledger
+            from salver.features.usage.quota_states import quota_states
 
             async with await open_ledger(chosen.registry, makes=makes) as ledger:
-                return await work(_ring(LedgerKeys(ledger, now)), author)
+                return await work(_ring(LedgerKeys(ledger, now), partial(quota_states, ledger, now)), author)
 
         from salver.client import Client
         from salver.features.keyring.remote_keys import RemoteKeys
@@ -251,11 +254,21 @@ def _run(
     return asyncio.run(main())
 
 
-def _ring(records: "KeyRecords") -> "Keys":
+async def _left_beside(file: Path, key: str, limits: LimitRules | None) -> tuple[LimitState, ...]:
+    """Return what is left of the quotas of a key of a file."""
+    if limits is None or not limits.quotas:
+        return ()
+    from salver.features.registry.command_options import now
+    from salver.features.usage.quota_states import states_beside
+
+    return await states_beside(file, now, key, limits)
+
+
+def _ring(records: "KeyRecords", left: "Left") -> "Keys":
     from salver.features.keyring.key_ring import KeyRing
     from salver.features.registry.command_options import now
 
-    return KeyRing(records, lambda: moment_of(now()))
+    return KeyRing(records, lambda: moment_of(now()), left=left)
 
 
 def _show(each: ShownKey, *, json: bool) -> None:
@@ -264,13 +277,21 @@ def _show(each: ShownKey, *, json: bool) -> None:
         return
     for field, value in msgspec.to_builtins(each).items():
         text = str(value)
-        if isinstance(value, list | tuple):
+        if field == "quotas":
+            text = ", ".join(
+                f"{left['left']:.15g} left of {left['most']:.15g} ({left['name']})" for left in value
+            )
+        elif isinstance(value, list | tuple):
             text = " ".join(value)
         elif isinstance(value, dict):
-            text = ", ".join(f"{name} {rule}" for name, rule in value.items())
+            text = ", ".join(f"{name} {_rule(rule)}" for name, rule in value.items())
         elif isinstance(value, float):
             text = moment(value)
         line(f"{field:<14} {text}")
+
+
+def _rule(value: Any) -> str:
+    return " and ".join(value) if isinstance(value, list | tuple) else str(value)
 
 
 def _show_once(made: "MadeKey", *, json: bool) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from salver.features.access.key_format import shown
 from salver.features.access.keys_file import KeyRecord, Previous, check, hash_of
-from salver.features.access.limits import LimitRules
+from salver.features.access.limits import LimitRules, LimitState
 from salver.features.access.scopes import Scopes
 from salver.kernel.serving.standing import MAX_PRIORITY, MAX_TENANT
 from salver.words.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -83,6 +83,7 @@ class ShownKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         last_use: Unix seconds of its last use, late by at most a minute; None = none is known.
         limits, tenant, priority, service_class, owner, note: See
             :class:`~salver.features.access.keys_file.KeyRecord`.
+        quotas: Its quotas, and what is left of them, where a single key is shown.
     """
 
     id: str
@@ -102,6 +103,7 @@ class ShownKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     service_class: Service = "normal"
     owner: str = ""
     note: str = ""
+    quotas: tuple[LimitState, ...] = ()
 
 
 class Author(NamedTuple):

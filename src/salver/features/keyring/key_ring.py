@@ -4,7 +4,7 @@ Whether in a file, in the ledger, or on a server: :class:`Keys` is what commands
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import msgspec
 
 from salver.features.access.key_format import new_key
 from salver.features.access.keys_file import KeyRecord
-from salver.features.access.limits import LimitRules
+from salver.features.access.limits import LimitRules, LimitState
 from salver.features.keyring import key_changes
 from salver.features.keyring.key_changes import (
     Author,
@@ -25,6 +25,9 @@ from salver.features.keyring.key_changes import (
     revoked,
     rotated,
 )
+
+#: Returns the quotas of a key with what is left of them, by its id and its limits.
+Left = Callable[[str, LimitRules | None], Awaitable[tuple[LimitState, ...]]]
 
 
 class MadeKey(msgspec.Struct, frozen=True):
@@ -96,6 +99,7 @@ class KeyRing:
     Args:
         now: Returns the time in whole seconds.
         last_uses: Returns Unix seconds of the last use of keys, which may not be written yet, by id.
+        left: Returns the quotas of a key, by its id and limits, with what is left of them.
     """
 
     def __init__(
@@ -103,10 +107,12 @@ class KeyRing:
         records: KeyRecords,
         now: Callable[[], datetime],
         last_uses: Callable[[], Mapping[str, float]] = dict,
+        left: Left | None = None,
     ) -> None:
         self._records = records
         self._now = now
         self._last_uses = last_uses
+        self._left = left
 
     def __repr__(self) -> str:
         return f"<KeyRing {self._records!r}>"
@@ -118,7 +124,10 @@ class KeyRing:
 
     async def show(self, key: str) -> ShownKey:
         """See :class:`Keys`."""
-        return _seen(await self._records.find(key), self._now(), self._last_uses())
+        shown = _seen(await self._records.find(key), self._now(), self._last_uses())
+        if self._left is None:
+            return shown
+        return msgspec.structs.replace(shown, quotas=await self._left(shown.id, shown.limits))
 
     async def create(self, wish: KeyWish, author: Author) -> MadeKey:
         """See :class:`Keys`."""

@@ -261,7 +261,7 @@ class KeyQuotas:
                 slice = self._renew(index, now)
             rule, period = slice.rule, slice.period
             left = max(0, min(rule.most, slice.left + slice.elsewhere))
-            yield LimitState(_name(rule), rule.amount, period.seconds, rule.shown(left), period.ends)
+            yield LimitState(rule.limit_name, rule.amount, period.seconds, rule.shown(left), period.ends)
 
     def slices(self) -> Sequence[Slice]:
         """Return the slices."""
@@ -290,7 +290,7 @@ class KeyQuotas:
                 f"what is left of this key's quota of {rule} is not known now",
                 retry_after=max(1.0, slice.retry_at - now),
             )
-        limit = ReachedLimit(_name(rule), int(rule.amount), period.seconds, rule.unit)
+        limit = ReachedLimit(rule.limit_name, int(rule.amount), period.seconds, rule.unit)
         what = "has used its quota"
         if rows and slice.left > 0:
             what = f"has {slice.left} rows left of its quota"
@@ -299,10 +299,6 @@ class KeyQuotas:
             limit=limit,
             retry_after=period.ends - now,
         )
-
-
-def _name(rule: QuotaRule) -> str:
-    return f"key-{rule.unit}-{rule.span}"
 
 
 def _utc(seconds: float) -> str:

@@ -15,12 +15,12 @@ from salver.features.ledger.ledger import Ledger
 from salver.features.usage import UsageConfig
 from salver.features.usage.accounts import KeyAccounts
 from salver.features.usage.operations import operations
+from salver.features.usage.quota_states import FILE, file_beside
 from salver.features.usage.store import UsageStore
 from salver.parts import Kernel, Parts, Tick
 
 _LOG: Final = logging.getLogger("salver.usage")
 _TICK_S: Final = 1.0
-FILE: Final = "usage.db"
 
 
 async def build_accounts(kernel: Kernel, config: UsageConfig) -> Parts:
@@ -56,8 +56,7 @@ def _folder(config: UsageConfig, keys_file: str, shared: Ledger | None) -> Path:
     if config.folder:
         folder = Path(config.folder)
     elif keys_file:
-        file = Path(keys_file)
-        folder = file.with_name(f"{file.name}.usage")
+        folder = file_beside(Path(keys_file)).parent
     elif ledger is not None:
         folder = ledger.with_name("usage")
     else:

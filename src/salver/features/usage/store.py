@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, delete, func, select, text, update
+from sqlalchemy import Connection, delete, func, select, text, true, update
 
 from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import QUOTA_USE, USAGE_FLUSH, USAGE_HOUR
@@ -109,15 +109,21 @@ class UsageStore:
 
         await self.ledger.write(work)
 
-    async def left(self, periods: Iterable[str]) -> dict[tuple[str, str, str], tuple[int, int]]:
-        """Return what is granted and used of each quota by all servers, by key, quota and period."""
+    async def left(
+        self, periods: Iterable[str], key: str = ""
+    ) -> dict[tuple[str, str, str], tuple[int, int]]:
+        """Return what is granted and used of each quota by all servers, by key, quota and period.
+
+        Args:
+            key: Id of one key; empty = of all.
+        """
         names = list(periods)
 
         def work(connection: Connection) -> dict[tuple[str, str, str], tuple[int, int]]:
             table = QUOTA_USE.c
             rows = connection.execute(
                 select(table.key, table.quota, table.period, func.sum(table.granted), func.sum(table.used))
-                .where(table.period.in_(names))
+                .where(table.period.in_(names), table.key == key if key else true())
                 .group_by(table.key, table.quota, table.period)
             )
             return {

@@ -11,6 +11,7 @@ import { plan } from "./plan.js";
 import { policy } from "./policy.js";
 import { release } from "./release.js";
 import { releases } from "./releases.js";
+import { usage } from "./usage.js";
 import { version } from "./version.js";
 import { webhooks } from "./webhooks.js";
 
@@ -28,6 +29,7 @@ const ROUTES = [
   [/^#\/audit$/, audit, "#/audit"],
   [/^#\/webhooks$/, webhooks, "#/webhooks"],
   [/^#\/keys$/, keys, "#/keys"],
+  [/^#\/usage$/, usage, "#/usage"],
 ];
 
 let polling = null;
