@@ -78,6 +78,22 @@ async def test_what_was_asked_for_is_told_and_signed(
     assert headers["webhook-timestamp"] == str(int(clock.now))
 
 
+async def test_a_receiver_may_bring_its_secret(registry: ModelRegistry, clock: Clock, tmp_path: Path) -> None:
+    hooks, receiver = webhooks(registry, clock), Receiver()
+    own = "whsec_" + base64.b64encode(b"r" * 24).decode()
+    _, told = await hooks.add("http://h.example/", "fraud", ["alias.moved"], ANN, "", own)
+    assert told == "", "it is not told again"
+    await push(registry, tmp_path, "fraud", "champion")
+    assert await Deliverer(registry.ledger, receiver, clock).once() == 1
+    ((_, headers, body),) = receiver.told
+    signed = signature(own, headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+    assert headers["webhook-signature"] == signed
+    for wrong in ("whsec_", "whsec_c2hvcnQ=", own.removeprefix("whsec_"), own + "!", "whsec_" + "A" * 120):
+        with pytest.raises(InvalidInput, match="24 to 64 bytes") as caught:
+            await hooks.add("http://h.example/", "", [], ANN, "", wrong)
+        assert wrong not in str(caught.value) or wrong == "whsec_"
+
+
 def test_the_signature_is_that_of_the_specification() -> None:
     """The example of standardwebhooks.com and of its libraries' tests."""
     secret, id, time = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330

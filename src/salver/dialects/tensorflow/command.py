@@ -100,6 +100,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str]) -> Startup:
             "twins": {"prefer": _preference(given)},
             "log": _log(given, environment),
             "access": {"keys_file": given.text("keys_file")},
+            "identity": {"file": given.text("identity_file")},
             "tracing": otel.from_environment(environment),
         },
     )

@@ -103,6 +103,7 @@ OWN: Final[dict[str, tuple[FlagType, str]]] = {
         "framework of SavedModels: tensorflow, or onnx if they can be converted (tensorflow)",
     ),
     "log_level": ("text", "debug, info, warning or error (TF_CPP_MIN_LOG_LEVEL, or info)"),
+    "identity_file": ("text", "file of issuers of JWTs, trusted proxies, and rights by claims (none)"),
     "keys_file": ("text", "file of keys (salver keys), one of which every request needs (none)"),
     "api_token_file": ("text", "file with the token that changes need, such as loading a model (none)"),
     "allowed_host": (

@@ -77,6 +77,7 @@ def configure(options: Options, environment: Mapping[str, str]) -> Startup:
             ),
             "log": {"level": options.log_level},
             "access": {"keys_file": options.keys_file},
+            "identity": {"file": options.identity_file},
             "tracing": otel.from_environment(environment),
         },
     )

@@ -56,6 +56,7 @@ class Options(msgspec.Struct, frozen=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     state_dir: str | None = None
     keys_file: str = ""
+    identity_file: str = ""
     json: bool = False
     hosts: tuple[str, ...] = ()
 
@@ -117,8 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--torchserve-metrics", dest="metrics", choices=("true", "false"), help=metrics)
     add(
         "--keys-file",
-        help="file of keys (salver keys), one of which every request needs; not what needs a token",
+        help="file of keys (salver keys), one of which every request needs, or a token where one is enough",
     )
+    vouching = "file of issuers of JWTs, trusted proxies, and rights by claims"
+    add("--identity-file", help=vouching)
     hosts = "host name, besides localhost, that callers of a local port may use"
     add("--allowed-host", dest="hosts", action="append", metavar="NAME", help=hosts)
     add("--json", help="print the start-up block as a JSON object", action="store_true")

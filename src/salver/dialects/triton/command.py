@@ -98,6 +98,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = _NO_VARIABL
             "log": _log(given),
             "cache": _cache(given),
             "access": {"keys_file": given.text("keys-file")},
+            "identity": {"file": given.text("identity-file")},
             "trace": trace,
             "tracing": tracing_of(given, trace, environment),
             "openai": openai.table(given),

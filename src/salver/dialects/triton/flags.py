@@ -153,6 +153,7 @@ OWN: Final[dict[str, tuple[FlagType, str]]] = {
     "tls-cert": ("text", "PEM file; encrypts the HTTP port, with tls-key"),
     "tls-key": ("text", "PEM file"),
     "tls-client-ca": ("text", "PEM bundle; HTTP callers need a certificate signed by it"),
+    "identity-file": ("text", "file of issuers of JWTs, trusted proxies, and rights by claims (none)"),
     "keys-file": ("text", "file of keys (salver keys), one of which every request needs (none)"),
     "api-token-file": ("text", "file with the token that changes need, such as loading a model (none)"),
     "allowed-host": (

@@ -4,6 +4,7 @@ Their names begin with a colon, so that no caller can send them.
 """
 
 import asyncio
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -53,11 +54,18 @@ def facts(transport: asyncio.BaseTransport, proxies: Proxies) -> Headers:
     secure = transport.get_extra_info("ssl_object")
     if secure is not None and (certificate := secure.getpeercert(binary_form=True)):
         found.append((CERTIFICATE, certificate))
-    peer = transport.get_extra_info("peername")
-    address = peer[0] if isinstance(peer, tuple) else ""
-    if proxies.find(address) is not None:
+    address = _address(transport)
+    if address is not None and proxies.find(address) is not None:
         found.append((PROXY, address.encode()))
     return tuple(found)
+
+
+def _address(transport: asyncio.BaseTransport) -> str | None:
+    """Return the address of the other end; empty = it came by a UNIX socket, None = it is gone already."""
+    peer, sock = transport.get_extra_info("peername"), transport.get_extra_info("socket")
+    if isinstance(peer, tuple):
+        return str(peer[0])
+    return "" if sock is not None and sock.family == socket.AF_UNIX else None
 
 
 def claims_of_headers(raw: RawHeaders, names: Mapping[bytes, str]) -> dict[str, Any] | None:

@@ -172,8 +172,9 @@ class Addresses:
             raise InvalidInput(f"addresses of a proxy: {error}") from error
         if not texts:
             raise InvalidInput("a proxy needs addresses")
+        self.has = functools.lru_cache(256)(self._has)
 
-    def has(self, text: str) -> bool:
+    def _has(self, text: str) -> bool:
         """Return whether an address is among them; empty = a UNIX socket."""
         if not text:
             return self._has_unix

@@ -1,5 +1,6 @@
 """JSON Web Tokens (RFC 7519) of configured issuers, checked by PyJWT."""
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ import jwt
 
 from salver.features.identity.key_set import KeySource
 
+_LOG: Final = logging.getLogger("salver.access")
 _MOST_BYTES: Final = 8 << 10
 _FORM: Final = re.compile(rb"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _MOST_KID: Final = 128
@@ -62,6 +64,7 @@ class Tokens:
                 leeway=LEEWAY_S,
                 options=_OPTIONS,
             )
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            _LOG.debug("a token is refused: %s", type(error).__name__)  # never what stands in it
             return None
         return found if isinstance(found["sub"], str) and found["sub"] else None

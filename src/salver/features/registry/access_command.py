@@ -1,5 +1,6 @@
 """``salver registry token`` and ``webhook``: access to protected aliases, and notification of changes."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
@@ -67,6 +68,15 @@ def revoke(id: str, /, *, where: RegistryOptions = USUAL, json: Json = False) ->
     result({"id": id, "done": "revoked"}, f"{id} is revoked", json=json)
 
 
+def _content(path: str) -> str:
+    from salver.words.errors import InvalidInput
+
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} cannot be read", field="--secret-file") from error
+
+
 @webhook.command(name="add")
 def add_webhook(
     url: str,
@@ -76,6 +86,9 @@ def add_webhook(
     event: Annotated[
         tuple[str, ...], Parameter(help="Event such as alias.moved, repeatable (default: all).")
     ] = (),
+    secret_file: Annotated[
+        str, Parameter(help="File with the receiver's signing secret (default: make one and show it once).")
+    ] = "",
     why: Why = "",
     where: RegistryOptions = USUAL,
     json: Json = False,
@@ -85,11 +98,14 @@ def add_webhook(
     Args:
         url: URL that accepts POST requests.
     """
+    own = _content(secret_file) if secret_file else ""
     made, secret = run(
-        where, lambda registry, actor: webhooks(registry).add(url, model, event, actor, why), makes=True
+        where, lambda registry, actor: webhooks(registry).add(url, model, event, actor, why, own), makes=True
     )
     if json:
         record({"id": made.id, "url": made.url, "secret": secret})
+    elif own:
+        remark(f"the webhook {made.id} is added; its receiver has the secret")
     else:
         line(secret)
         remark(f"the secret of the webhook {made.id}; it is not shown again")

@@ -39,7 +39,8 @@ def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operat
 
     async def add_webhook(asked: ApiRequest) -> Answer:
         wish = asked.body
-        made = await webhooks.add(wish.url, wish.model, wish.events, actor(asked.caller), wish.reason)
+        caller = actor(asked.caller)
+        made = await webhooks.add(wish.url, wish.model, wish.events, caller, wish.reason, wish.secret)
         return Answer(MadeWebhook(*made))
 
     async def remove_webhook(asked: ApiRequest) -> Answer:

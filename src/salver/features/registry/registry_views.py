@@ -136,15 +136,17 @@ class NewWebhook(Why, frozen=True, forbid_unknown_fields=True):
     Attributes:
         model: Model name; empty = all.
         events: Actions of the audit log; empty = all.
+        secret: Signing secret that the receiver has already, ``whsec_`` and base64; empty = make one.
     """
 
     url: Annotated[str, msgspec.Meta(max_length=2000)]
     model: _Name = ""
     events: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+    secret: Annotated[str, msgspec.Meta(max_length=128)] = ""
 
 
 class MadeWebhook(msgspec.Struct, frozen=True):
-    """A new webhook. The secret, which signs its deliveries, is not shown again."""
+    """A new webhook. Its secret signs deliveries and is not shown again; empty = the request had it."""
 
     webhook: Webhook
     secret: str

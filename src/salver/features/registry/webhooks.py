@@ -20,6 +20,8 @@ from salver.features.registry.records import Action, Actor, Delivery, DeliverySt
 from salver.words.errors import InvalidInput, NotFound
 
 _SECRET_BYTES: Final = 32
+#: Bytes of secrets that receivers make.
+_SIZES: Final = range(24, 65)
 
 
 class Webhooks:
@@ -47,19 +49,21 @@ class Webhooks:
         return f"<Webhooks of {self._ledger!r}>"
 
     async def add(
-        self, url: str, model: str, events: Sequence[str], actor: Actor, why: str = ""
+        self, url: str, model: str, events: Sequence[str], actor: Actor, why: str = "", secret: str = ""
     ) -> tuple[Webhook, str]:
         """Add a webhook; return its secret, which is not shown again.
 
         Args:
             model: Model name; empty = all.
             events: Actions of the audit log; empty = all.
+            secret: Signing secret that its receiver has already; empty = a new one. It is not returned.
 
         Raises:
-            InvalidInput: the URL is not an HTTP URL, or there is no such event.
+            InvalidInput: the URL is not an HTTP URL, there is no such event, or the secret is malformed.
         """
         _check(url, model, events)
-        secret = PREFIX + base64.b64encode(self._random(_SECRET_BYTES)).decode()
+        told = "" if secret else PREFIX + base64.b64encode(self._random(_SECRET_BYTES)).decode()
+        secret = _checked(secret) if secret else told
         webhook = Webhook(self._new_id(), url, model, tuple(events), self._clock(), actor.name)
         change = Change(actor, webhook.created, why)
 
@@ -70,7 +74,7 @@ class Webhooks:
             record(connection, change, "webhook.added", model, webhook.id, "", host_of(url))
 
         await self._ledger.write(work)
-        return webhook, secret
+        return webhook, told
 
     async def list(self) -> tuple[Webhook, ...]:
         """Return all webhooks, the oldest first, without their secrets."""
@@ -119,6 +123,21 @@ class Webhooks:
         """
         now = self._clock()
         return await self._ledger.write(lambda c: again(c, id, now))
+
+
+def _checked(secret: str) -> str:
+    """Return a secret as Standard Webhooks has it: ``whsec_`` and 24 to 64 bytes in base64."""
+    try:
+        size = len(base64.b64decode(secret.removeprefix(PREFIX), validate=True))
+    except ValueError:
+        size = 0
+    if not secret.startswith(PREFIX) or size not in _SIZES:
+        raise InvalidInput(
+            f"a signing secret is {PREFIX} and 24 to 64 bytes in base64",
+            field="secret",
+            fix=f'Make one: echo "{PREFIX}$(openssl rand -base64 32)"',
+        )
+    return secret
 
 
 def _check(url: str, model: str, events: Sequence[str]) -> None:
