@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from salver.features.access.limits import Limits, refusal
-from salver.features.access.ports import Account
+from salver.features.access.ports import Account, compute_seconds
 from salver.features.access.run_usage import RunUsage
 from salver.words.errors import RateLimited, SalverError
 
@@ -160,8 +160,10 @@ class RunCharge(RunUsage):
         """
         if self._is_over:
             return
-        super().leave(has_begun=has_begun)
+        self._is_over = True
         plan = self._plan
+        if has_begun and plan.meter is not None:
+            plan.meter.record(self._served, (self._rows, self.received, self.sent, self._timing))
         for each in plan.limits:
             each.running -= 1
         if not has_begun:
@@ -174,7 +176,8 @@ class RunCharge(RunUsage):
             for each in plan.limits:
                 each.take(now)
         if plan.quotas is not None:
-            plan.quotas.spend(requests=0 if self._is_decided else 1, micros=self._micros)
+            micros = round(compute_seconds(self._timing, self._rows) * 1e6)
+            plan.quotas.spend(requests=0 if self._is_decided else 1, micros=micros)
 
     def _move(self, tenant: str) -> RunPlan:
         """Count the run for the tenant that its parameters name."""

@@ -7,13 +7,24 @@ import msgspec
 
 from salver.features.access.limits import LimitState
 from salver.words.errors import RateLimited
+from salver.words.messages import Timing
+
+#: A run: its rows, bytes received and sent, and durations.
+Run = tuple[int, int, int, Timing]
+
+
+def compute_seconds(timing: Timing, rows: int) -> float:
+    """Return the share of a run of so many rows in the time of its batch."""
+    if timing.batch_rows > rows:
+        return timing.inference * rows / timing.batch_rows
+    return timing.inference
 
 
 class Meter(Protocol):
     """Counts what one key uses, by model."""
 
-    def record(self, model: str, rows: int, received: int, sent: int, micros: int) -> None:
-        """Count a run that has ended, its bytes, and its microseconds of compute.
+    def record(self, model: str, run: Run) -> None:
+        """Count a run that has ended.
 
         Args:
             model: Empty = none that is served.

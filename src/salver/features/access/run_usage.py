@@ -12,6 +12,7 @@ from salver.kernel.engine.delivery import nothing
 from salver.words.messages import InferRequest, Timing
 
 _NO_TOKENS: Final = (0, 0)
+_NO_TIME: Final = Timing()
 
 
 class RunUsage:
@@ -28,7 +29,7 @@ class RunUsage:
     """
 
     __slots__ = (
-        *("_counted", "_is_over", "_meter", "_micros", "_rows", "_served"),
+        *("_counted", "_is_over", "_meter", "_rows", "_served", "_timing"),
         *("cancel", "received", "reply_to", "sent"),
     )
     cancel: Callable[[], None]
@@ -40,7 +41,8 @@ class RunUsage:
         self._meter = meter
         self._served = model
         self._is_over = False
-        self._rows = self._micros = self.received = self.sent = 0
+        self._rows = self.received = self.sent = 0
+        self._timing = _NO_TIME
         #: Tokens of the prompt and of the answer that the meter has.
         self._counted = _NO_TOKENS
 
@@ -61,10 +63,7 @@ class RunUsage:
         """See :class:`~salver.words.messages.Charge`."""
         self._served = model
         self._rows = rows
-        seconds = timing.inference
-        if seconds:
-            of_all = timing.batch_rows
-            self._micros = round(seconds * 1e6 * rows / of_all if of_all > rows else seconds * 1e6)
+        self._timing = timing
 
     def leave(self, *, has_begun: bool = True) -> None:
         """End the run, once.
@@ -76,7 +75,7 @@ class RunUsage:
             return
         self._is_over = True
         if has_begun and self._meter is not None:
-            self._meter.record(self._served, self._rows, self.received, self.sent, self._micros)
+            self._meter.record(self._served, (self._rows, self.received, self.sent, self._timing))
 
     # -- of a run that is answered through a callback ------------------------------------------
 
