@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from salver.features.access.charge import RunCharge
 from salver.features.access.key_table import KeyTable
 from salver.features.access.keys_file import KeyRecord, table
 from salver.features.access.limits import LimitRules
@@ -115,8 +116,10 @@ class World:
             return "limited"
         if charges:
             assert grant is not None
-            charge = grant.begin("m", "")
-            assert charge is not None and charge.weigh(1, "")
+            charge = grant.begin("m")
+            assert isinstance(charge, RunCharge)
+            if charge.has_limits:
+                assert charge.weigh(1, "")
             charge.leave()
         return "admitted"
 

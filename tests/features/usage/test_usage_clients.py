@@ -215,8 +215,9 @@ def test_the_command(
     table = pyarrow.parquet.read_table(tmp_path / "u.parquet").to_pylist()
     assert [int(line["requests"]) for line in lines] == [row["requests"] for row in table]
     assert str(table[0]["hour"].tzinfo) == "UTC"
-    assert main(["keys", "show", "rows", "--keys-file", str(world.folder / "keys.toml")]) == 0
-    assert "quotas         0 left of 10 (key-rows-month)" in capsys.readouterr().out
+    for place in (["--keys-file", str(world.folder / "keys.toml")], ["--url", world.url]):
+        assert main(["keys", "show", "rows", *place]) == 0
+        assert "quotas         0 left of 10 (key-rows-month)" in capsys.readouterr().out
     assert main(["usage", "--since", "soon", "--url", world.url]) == 1
     assert main(["usage", "--output", "u.xlsx", "--url", world.url]) == 1
 

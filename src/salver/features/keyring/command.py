@@ -257,7 +257,7 @@ def _run(
 async def _left_beside(file: Path, key: str, limits: LimitRules | None) -> tuple[LimitState, ...]:
     """Return what is left of the quotas of a key of a file."""
     if limits is None or not limits.quotas:
-        return ()
+        return ()  # spares the imports
     from salver.features.registry.command_options import now
     from salver.features.usage.quota_states import states_beside
 

@@ -45,7 +45,7 @@ async def states_beside(
         LedgerFailed: the file of usage cannot be read.
     """
     file = file_beside(keys_file).absolute()
-    if not file.exists():
+    if limits is None or not limits.quotas or not file.exists():
         return ()
     async with await Ledger.open(f"sqlite:///{file}") as ledger:
         return await quota_states(ledger, now, key, limits)
