@@ -28,7 +28,7 @@ BELOW = ("backends", "encoding", "kernel", "stats", "stores", "terminal", "trans
 _OIP, _TENSORFLOW, _TORCHSERVE, _TRITON, _OPENAI, _CLOUDS = (
     f"dialects/{name}" for name in ("oip", "tensorflow", "torchserve", "triton", "openai", "clouds")
 )
-_ACCESS, _KEYRING = "features/access", "features/keyring"
+_ACCESS, _KEYRING, _USAGE = "features/access", "features/keyring", "features/usage"
 _CACHE, _LEDGER, _MANAGEMENT, _REGISTRY, _RELEASES, _TELEMETRY, _TUNING, _TWINS = (
     f"features/{name}"
     for name in ("cache", "ledger", "management", "registry", "releases", "telemetry", "tuning", "twins")
@@ -56,15 +56,18 @@ TOGETHER: dict[str, set[str]] = {
     "encoding/test_long_lists.py": {_OIP, _TRITON},
     "encoding/test_varints.py": {_TENSORFLOW},
     "encoding/test_wire_edges.py": {_OIP, _OPENAI, _TENSORFLOW, _TRITON},
-    "features/access/test_every_route.py": {_KEYRING, _MANAGEMENT, _TORCHSERVE},
+    "features/access/test_every_route.py": {_MANAGEMENT, _TORCHSERVE},
+    "features/access/test_torchserve_tokens.py": {_MANAGEMENT, _TORCHSERVE},
     "features/console/test_console_access.py": {_LEDGER, _REGISTRY, _RELEASES},
     "features/console/test_console_files.py": {_LEDGER, _REGISTRY, _RELEASES},
+    "features/console/test_console_keys.py": {_ACCESS, _LEDGER, _REGISTRY, _RELEASES},
     "features/console/test_console_pages.py": {_LEDGER, _REGISTRY, _RELEASES},
     "features/console/test_console_states.py": {_LEDGER, _REGISTRY, _RELEASES},
+    "features/console/test_console_usage.py": {_ACCESS, _LEDGER, _REGISTRY, _RELEASES},
     "features/console/test_docs_page.py": {_LEDGER, _REGISTRY, _RELEASES},
     "features/pipelines/test_load_ensemble.py": {_CACHE},
-    "features/keyring/test_keys_served.py": {_MANAGEMENT, _RELEASES},
-    "features/management/test_api_reference.py": {_ACCESS, _KEYRING, _RELEASES},
+    "features/keyring/test_keys_served.py": {_RELEASES},
+    "features/management/test_api_reference.py": {_ACCESS, _KEYRING, _RELEASES, _USAGE},
     "features/management/test_controllers_page.py": {_RELEASES},
     "features/registry/test_api_registry.py": {_MANAGEMENT, _RELEASES},
     "features/releases/test_api_releases.py": {_MANAGEMENT},
