@@ -100,6 +100,13 @@ class Said(NamedTuple):
         return self.status in (401, "UNAUTHENTICATED")
 
     @property
+    def is_refused(self) -> bool:
+        """The port answers nobody who asks for this."""
+        what = "changes are refused" in self.text or "inference is refused" in self.text
+        is_said = what and self.status in (403, "PERMISSION_DENIED", "OK")
+        return is_said or self.is_unidentified or "a change needs a token" in self.text
+
+    @property
     def is_out_of_scope(self) -> bool:
         """A method that streams inference has errors among its replies."""
         return "scope" in self.text and self.status in (403, "PERMISSION_DENIED", "OK")
@@ -247,7 +254,8 @@ class Ports:
                 text += reply
         except grpc.aio.AioRpcError as error:
             return Said(error.code().name, error.details() or "")
-        return Said("OK", text.decode("latin-1") if b"scope" in text else "")
+        is_told = b"scope" in text or b"refused" in text
+        return Said("OK", text.decode("latin-1") if is_told else "")
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         if address not in self._channels:
@@ -271,13 +279,15 @@ def body(asking: Asking) -> bytes:
 
 
 @asynccontextmanager
-async def serving(folder: Path, keys: Path, **tables: Any) -> AsyncIterator[Ports]:
+async def serving(
+    folder: Path, keys: Path | str, *, host: str = "127.0.0.1", **tables: Any
+) -> AsyncIterator[Ports]:
     """A server with a port of each kind, on which requests may change all that requests ever may."""
     (folder / "store").mkdir(exist_ok=True)
     write_mlp(folder / "models" / "mlp", 1)
     clouds = {"sagemaker": {"model": "mlp", "brings_models": True}, "vertex-ai": {"model": "mlp"}}
     fronts = [
-        FrontConfig("127.0.0.1", 0, grace_seconds=5, serves=kind, platform=clouds.get(kind, {}))  # type: ignore[arg-type]
+        FrontConfig(host, 0, grace_seconds=5, serves=kind, platform=clouds.get(kind, {}))  # type: ignore[arg-type]
         for kind in KINDS
     ]
     handlers = HandlerStoreConfig(ArchiveStoreConfig(str(folder / "store")), is_open=True)
