@@ -27,6 +27,7 @@ from salver.words.messages import ModelId
 BACKENDS = backends()
 #: Of each entry point the formats that requests may bring. Whoever adds a backend adds it here and below.
 HARMLESS: dict[str, set[str]] = {
+    "huggingface": set(),
     "lightgbm": set(),
     "litert": {"tflite"},
     "onnx": {"onnx", "ort"},

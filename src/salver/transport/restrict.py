@@ -27,6 +27,8 @@ _OF_PATHS: Final = (
     (r"/v2/health/|.*/ready$", "health"),
     (r"/$|/v2$|/v[12]/models\b", "metadata"),
 )
+#: Paths of pipelines; GET tells the state of a model.
+_OF_PIPELINES: Final = re.compile(r"/v1/models/[^/:]+(/versions/[^/:]+)?")
 #: Parts of gRPC method names with their groups; the first match counts.
 _OF_METHODS: Final = (
     ("SharedMemory", "shared-memory"),
@@ -188,7 +190,7 @@ def group_of_path(verb: str, path: str) -> str:
     >>> group_of_path("POST", "/v2/models/{model}/infer")
     'inference'
     """
-    if verb == "POST" and path.endswith("/explain"):
+    if verb == "POST" and (path.endswith("/explain") or _OF_PIPELINES.fullmatch(path)):
         return "inference"  # GET tells numbers
     return next((group for pattern, group in _OF_PATHS if re.match(pattern, path)), "")
 

@@ -1,19 +1,66 @@
-"""Pipelines: graphs of models that answer as one."""
+"""Pipelines: graphs of models that answer as one, and raw inputs answered for a task.
+
+``POST /v1/models/{model}`` takes what transformers' users send. TensorFlow Serving's paths begin in the same
+way, so that :func:`find` matches this one, and only for models that have a task.
+"""
+
+import re
+from typing import TYPE_CHECKING, Final
 
 from salver.feature import Feature
 from salver.lazy import lazily, lazy_imports
+from salver.words.errors import SalverError
 
 with lazy_imports():
     from salver.features.pipelines.loading import EnsembleLoader
+    from salver.features.pipelines.names import task_of_platform
+    from salver.features.pipelines.operations import PipelineOperations
     from salver.kernel.serving.loading import Additions
     from salver.parts import Kernel, Parts
+    from salver.transport.faults import http_fault
+    from salver.transport.first_call import endpoints_later
+    from salver.transport.routes import HttpTable, Operation, Route, unquoted
+if TYPE_CHECKING:
+    from salver.transport.ports import ModelView
+
+_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?", re.ASCII)
+_SUMMARY: Final = "Answer raw inputs for the task of a Hugging Face directory"
+
+
+def find(models: "ModelView", verb: str, raw_path: bytes) -> "Route | None":
+    """Return the route of a path for raw inputs; None if its model takes tensors."""
+    match = _PATH.fullmatch(raw_path.decode("latin-1")) if verb == "POST" else None
+    if match is None:
+        return None
+    model, version = unquoted(match[1]), unquoted(match[2] or "")
+    try:
+        _, signature = models.signature(model, version)
+    except SalverError:  # the call itself says why
+        return Route("pipeline", model, version)
+    return Route("pipeline", model, version) if task_of_platform(signature.platform) else None
 
 
 async def build(kernel: "Kernel", config: None) -> "Parts":
-    """Return the loader of ensembles."""
-    return Parts(
-        additions=Additions({"ensemble": lazily(EnsembleLoader, kernel.inner, kernel.bus.emit, kernel.clock)})
+    """Return the loader of ensembles, and the path for raw inputs."""
+    rows = tuple(
+        Operation(
+            "pipeline", "POST", f"/v1/models/{{model}}{part}", _SUMMARY, is_matched=False, right="infer"
+        )
+        for part in ("", "/versions/{version}")
     )
+
+    def http() -> "HttpTable":
+        return PipelineOperations(kernel.door, rows).table()
+
+    table = HttpTable(
+        rows,
+        endpoints_later(http),
+        http_fault,
+        owns=lambda path: False,
+        find=lambda verb, path: find(kernel.door, verb, path),
+    )
+    ensembles = lazily(EnsembleLoader, kernel.inner, kernel.bus.emit, kernel.clock)
+    return Parts(http=[table], additions=Additions({"ensemble": ensembles}))
 
 
 feature = Feature("pipelines", "salver.features.pipelines:build")

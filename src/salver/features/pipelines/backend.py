@@ -1,0 +1,130 @@
+"""Backend for Hugging Face directories with an ONNX export: raw texts in, answers of the task out.
+
+The network runs with the ONNX backend, the tokenizer with ``tokenizers``, without transformers and PyTorch.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from salver.backends.protocol import LoadOptions, RunnableModel, Traits
+from salver.lazy import lazy_imports
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import LoadFailed
+from salver.words.messages import Signature
+from salver.words.tensor import DataType
+
+with lazy_imports():
+    from salver.backends.loading import framework, loading
+    from salver.backends.onnx import OnnxBackend
+    from salver.features.pipelines.directory import (
+        ModelDirectory,
+        inside,
+        is_directory_of_model,
+        onnx_files,
+        read_directory,
+    )
+    from salver.features.pipelines.making import task_of_network
+    from salver.features.pipelines.model import PipelineModel
+    from salver.features.pipelines.names import platform_of
+    from salver.features.pipelines.texts import TextEncoder
+
+FORMAT: Final = "huggingface"
+_MARKS: Final = ("config.json", "modules.json")
+_OWN: Final = frozenset(("task", "file"))
+_KNOWN: Final = frozenset(("input_ids", "attention_mask", "token_type_ids"))
+_TYPES: Final = {DataType.INT64: "int64", DataType.INT32: "int32"}
+
+
+class HuggingFaceBackend:
+    """Backend for directories as ``optimum-cli export onnx`` writes them."""
+
+    name = "huggingface"
+    extra = "text"
+    modules: tuple[str, ...] = ("onnxruntime", "tokenizers")
+    traits = Traits(repeatable=True, harmless_formats=frozenset())
+
+    def recognise(self, path: Path) -> str | None:
+        """Return ``huggingface`` for a folder with a model's ``config.json`` and an ONNX file."""
+        # Most paths are no such folder, and need no more of this package.
+        if not (path.is_dir() and any((path / name).is_file() for name in _MARKS)):
+            return None
+        return FORMAT if is_directory_of_model(path) else None
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> PipelineModel:
+        """See :class:`~salver.backends.protocol.Backend`.
+
+        Options: ``task``, ``file`` (the ONNX file, below the directory), and those of the ONNX backend.
+        """
+        wished = manifest.config.options
+        directory = read_directory(manifest.path, wished.get("task", ""))
+        network = self._network(manifest, directory, options)
+        try:
+            return self._model(manifest, network, directory)
+        except BaseException:
+            network.close()
+            raise
+
+    def _network(self, manifest: Manifest, directory: ModelDirectory, options: LoadOptions) -> RunnableModel:
+        file = _onnx_file(directory, manifest.config.options.get("file", ""))
+        own = {key: value for key, value in manifest.config.options.items() if key not in _OWN}
+        alone = msgspec.structs.replace(
+            manifest, path=file, format="onnx", backend="onnx", config=ModelConfig(options=own)
+        )
+        return OnnxBackend().load(alone, options)
+
+    def _model(self, manifest: Manifest, network: RunnableModel, directory: ModelDirectory) -> PipelineModel:
+        names = {}
+        for spec in network.signature.inputs:
+            if spec.name not in _KNOWN or spec.datatype not in _TYPES or len(spec.shape) != 2:
+                raise LoadFailed(
+                    f"the network of {directory.path} takes {spec.name} {spec.datatype.name}"
+                    f"{list(spec.shape)}, and a tokenizer gives no such input",
+                    fix=f"Export it for {directory.task}: "
+                    f"optimum-cli export onnx --model {directory.path} {directory.path}-onnx.",
+                )
+            if spec.shape[1] >= 0:
+                raise LoadFailed(
+                    f"the network of {directory.path} takes texts of exactly {spec.shape[1]} tokens",
+                    fix="Export it with a dynamic sequence axis, as optimum-cli does.",
+                )
+            names[spec.name] = _TYPES[spec.datatype]
+        tokenizers = framework(self, "tokenizers")
+        tokenizer = directory.root / "tokenizer.json"
+        with loading(msgspec.structs.replace(manifest, path=tokenizer, format="tokenizer.json")):
+            encoder = TextEncoder(directory, names, tokenizers.Tokenizer.from_str)
+        task = task_of_network(directory, encoder, network.signature)
+        signature = Signature(task.inputs, task.outputs, True, platform_of(directory.task))
+        rows = max(0, network.signature.inputs[0].shape[0])
+        return PipelineModel(network, encoder, task, signature, rows)
+
+
+def _onnx_file(directory: ModelDirectory, wished: str) -> Path:
+    """Return the network's file.
+
+    Raises:
+        LoadFailed: there is none, or several with none called ``model.onnx``.
+    """
+    folder = directory.path
+    if wished:
+        file = inside(folder, wished)
+        if not file.is_file():
+            raise LoadFailed(f"{folder} has no file {wished!r}", field="options.file", fix=_files(folder))
+        return file
+    found = [*onnx_files(folder)]
+    if directory.root != folder:
+        found += onnx_files(directory.root)
+    usual = [file for file in found if file.name == "model.onnx"] or found
+    if len(usual) == 1 or (usual and usual[0].name == "model.onnx"):
+        return usual[0]
+    raise LoadFailed(
+        f"{folder} holds no model.onnx, but {len(found)} other ONNX files",
+        field="options.file",
+        fix=_files(folder),
+    )
+
+
+def _files(folder: Path) -> str:
+    names = [str(file.relative_to(folder)) for file in onnx_files(folder)[:10]]
+    return f'Name one in salver.toml: [options] file = "…"; there are: {", ".join(names) or "none"}.'

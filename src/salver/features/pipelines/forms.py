@@ -1,0 +1,321 @@
+"""Requests to pipelines in the JSON of transformers' users, and answers as a task's pipeline gives them.
+
+``{"inputs": X, "parameters": {…}}``, where X is a text, a list of texts, or an object with named texts; or a
+text alone, with the content type ``text/plain``.
+
+Pure.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from salver.encoding.bodies import HttpBody, HttpReply
+from salver.encoding.json_text import dumps, kind_of, loads
+from salver.features.pipelines.names import SUPPORTED, task_of_platform
+from salver.features.pipelines.parameters import PARAMETERS, from_json, plain_names, to_request
+from salver.kernel.serving.ports import Codec
+from salver.transport.faults import http_fault
+from salver.words.errors import InvalidInput, SalverError, Unsupported
+from salver.words.messages import InferRequest, InferResponse, Signature
+from salver.words.tensor import DataType, Tensor
+
+_MANY: Final = 32_768  # numbers that take milliseconds to write
+_NO_TEXTS: Final = "Send a text, or a list of texts."
+_QUERY: Final = 'Send {"query": "…", "texts": ["…", "…"]}, or a pair ["…", "…"].'
+_QUESTION: Final = 'Send {"question": "…", "context": "…"}, or a list of such objects.'
+
+Row = Sequence[str]
+Wrap = Callable[[InferResponse], bytes]
+
+
+class PipelineRequest(InferRequest, frozen=True):
+    """Request of this form; ``wrap`` returns the JSON of its answer."""
+
+    wrap: Wrap | None = None
+
+
+class _Rows:
+    """Rows of a request by the inputs of its task, and the form of the answer."""
+
+    def __init__(self, rows: Sequence[Row], wrap: Wrap) -> None:
+        self.rows = rows
+        self.wrap = wrap
+
+
+class PipelineJson(Codec[HttpBody, HttpReply]):
+    """Codec of ``POST /v1/models/{model}``."""
+
+    protocol = "pipeline-http"
+
+    def weigh(self, body: HttpBody) -> int:
+        """Return 0: texts are decoded in place."""
+        return 0
+
+    def takes_long(self, response: InferResponse) -> bool:
+        """See :class:`~salver.kernel.serving.ports.Codec`."""
+        return sum(tensor.array.size for tensor in response.outputs) > _MANY
+
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """Return the request.
+
+        Raises:
+            InvalidInput: the body does not fit the task; the text says what does.
+            Unsupported: the model is no pipeline.
+        """
+        task = task_of_platform(signature.platform)
+        if task not in SUPPORTED:
+            raise Unsupported(
+                f"model {http.model!r} takes tensors, and this path takes raw inputs for a task",
+                fix=f"Use POST /v2/models/{http.model}/infer.",
+            )
+        inputs, parameters = _parts(http)
+        if task == "zero-shot-classification" and isinstance(inputs, dict):
+            inputs, parameters = _zero_shot(inputs, parameters)
+        kind = PARAMETERS[task]
+        from_json(parameters, kind)  # what is wrong is said before the request waits for a batch
+        asked = _READERS.get(task, _texts)(inputs, parameters)
+        if not asked.rows:
+            raise InvalidInput("inputs is an empty list", field="inputs", fix=_NO_TEXTS)
+        names = [spec.name for spec in signature.inputs][: len(asked.rows[0])]
+        tensors = tuple(Tensor(name, DataType.BYTES, _column(asked.rows, i)) for i, name in enumerate(names))
+        return PipelineRequest(
+            http.model,
+            tensors,
+            http.version,
+            parameters=to_request(plain_names(parameters, kind)),
+            wrap=asked.wrap,
+        )
+
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """Return the answer of the task."""
+        wrap = request.wrap if isinstance(request, PipelineRequest) else None
+        return HttpReply(200, (wrap or _listed)(response))
+
+    def fault(self, error: SalverError) -> HttpReply:
+        """Return ``{"error": text}``."""
+        return http_fault(error)
+
+
+def _parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
+    """Return the inputs and the parameters of a body."""
+    body = http.body if http.large is None else http.large
+    kind = http.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind == b"text/plain":
+        try:
+            return bytes(body).decode(), {}
+        except UnicodeDecodeError as error:
+            raise InvalidInput(
+                f"the text is not valid UTF-8 ({error.reason} at byte {error.start})",
+                fix="Send it encoded as UTF-8.",
+            ) from error
+    root = loads(body)
+    if type(root) is not dict:
+        raise InvalidInput(
+            f"the request must be a JSON object, not {kind_of(root)}", fix='Send {"inputs": …}.'
+        )
+    if "inputs" not in root:
+        raise InvalidInput("inputs is missing", field="inputs", fix='Send {"inputs": …, "parameters": {…}}.')
+    if unknown := [name for name in root if name not in ("inputs", "parameters", "options")]:
+        raise InvalidInput(
+            f"{unknown[0][:100]} is unknown; a request has inputs and parameters",
+            field=unknown[0][:100],
+            fix='Put it into "parameters", if it is one.',
+        )
+    parameters = root.get("parameters")
+    if parameters is None:
+        parameters = {}
+    if type(parameters) is not dict:
+        raise InvalidInput(
+            f"parameters must be an object, not {kind_of(parameters)}",
+            field="parameters",
+            fix='Send, for example, {"parameters": {"top_k": 2}}.',
+        )
+    return root["inputs"], parameters
+
+
+def _text(value: Any, field: str, fix: str = _NO_TEXTS) -> str:
+    if type(value) is not str:
+        raise InvalidInput(f"{field} must be a text, not {kind_of(value)}", field=field, fix=fix)
+    return value
+
+
+def _list(value: Any, field: str, fix: str) -> list[str]:
+    if type(value) is not list or not value:
+        raise InvalidInput(f"{field} must be a list of texts, not {kind_of(value)}", field=field, fix=fix)
+    return [_text(each, f"{field}[{i}]", fix) for i, each in enumerate(value)]
+
+
+def _named(value: Any, names: Sequence[str], field: str, fix: str) -> Row:
+    """Return the texts of an object with these names."""
+    if type(value) is not dict:
+        raise InvalidInput(f"{field} must be an object, not {kind_of(value)}", field=field, fix=fix)
+    if unknown := [name for name in value if name not in names]:
+        at = f"{field}.{unknown[0][:100]}"
+        raise InvalidInput(f"{at} is unknown", field=at, fix=fix)
+    for name in names:
+        if name not in value:
+            raise InvalidInput(f"{field}.{name} is missing", field=f"{field}.{name}", fix=fix)
+    return [_text(value[name], f"{field}.{name}", fix) for name in names]
+
+
+def _texts(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+    """Read a text or a list of texts; the answer is one row, or a list of them."""
+    if type(inputs) is list:
+        return _Rows([[_text(each, f"inputs[{i}]")] for i, each in enumerate(inputs)], _listed)
+    if type(inputs) is dict and list(inputs) == ["text"]:
+        inputs = inputs["text"]
+    return _Rows([[_text(inputs, "inputs")]], _bare)
+
+
+def _masked(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+    asked = _texts(inputs, parameters)
+    if len(asked.rows) == 1:  # as transformers does, also for a list of one
+        asked.wrap = _bare
+    return asked
+
+
+def _classes(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+    fix = 'Send a text, a list of texts, or {"text": "…", "text_pair": "…"}.'
+    if type(inputs) is str:
+        return _Rows([[inputs]], _bare if "top_k" in parameters else _listed)
+    if type(inputs) is dict:
+        names = ("text", "text_pair") if "text_pair" in inputs else ("text",)
+        return _Rows([_named(inputs, names, "inputs", fix)], _bare)
+    if type(inputs) is not list:
+        raise InvalidInput(f"inputs must be a text, not {kind_of(inputs)}", field="inputs", fix=fix)
+    if len(inputs) == 1 and type(inputs[0]) is list and len(inputs[0]) == 2:
+        return _Rows([_list(inputs[0], "inputs[0]", fix)], _listed)
+    if inputs and type(inputs[0]) is dict:
+        names = ("text", "text_pair") if "text_pair" in inputs[0] else ("text",)
+        return _Rows([_named(each, names, f"inputs[{i}]", fix) for i, each in enumerate(inputs)], _listed)
+    return _Rows([[_text(each, f"inputs[{i}]", fix)] for i, each in enumerate(inputs)], _listed)
+
+
+def _sentences(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+    if type(inputs) is dict and "source_sentence" in inputs:
+        fix = 'Send {"source_sentence": "…", "sentences": ["…"]}.'
+        source = _text(inputs["source_sentence"], "inputs.source_sentence", fix)
+        others = _list(inputs.get("sentences"), "inputs.sentences", fix)
+        return _Rows([[text] for text in (source, *others)], _similarities)
+    asked = _texts(inputs, parameters)
+    asked.wrap = _embeddings if asked.wrap is _listed else _embedding
+    return asked
+
+
+def _ranked(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+    if type(inputs) is dict and "query" in inputs:
+        query = _text(inputs["query"], "inputs.query", _QUERY)
+        texts = _list(inputs.get("texts"), "inputs.texts", _QUERY)
+        shows = inputs.get("return_documents") or inputs.get("return_text")
+        return _Rows(
+            [[query, text] for text in texts],
+            lambda response: _order(response, texts if shows else None),
+        )
+    if type(inputs) is dict:
+        return _Rows([_named(inputs, ("text", "text_pair"), "inputs", _QUERY)], _score)
+    if type(inputs) is list and len(inputs) == 2 and type(inputs[0]) is str:
+        return _Rows([_list(inputs, "inputs", _QUERY)], _score)
+    if type(inputs) is not list:
+        raise InvalidInput(f"inputs must be an object, not {kind_of(inputs)}", field="inputs", fix=_QUERY)
+    rows = []
+    for i, each in enumerate(inputs):
+        pair = _list(each, f"inputs[{i}]", _QUERY)
+        if len(pair) != 2:
+            raise InvalidInput(
+                f"inputs[{i}] must be a pair of texts, not {len(pair)}", field=f"inputs[{i}]", fix=_QUERY
+            )
+        rows.append(pair)
+    return _Rows(rows, _scores)
+
+
+def _questions(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+    names = ("question", "context")
+    if type(inputs) is list:
+        rows = [_named(each, names, f"inputs[{i}]", _QUESTION) for i, each in enumerate(inputs)]
+        return _Rows(rows, _bare if len(rows) == 1 else _listed)
+    if type(inputs) is dict and type(inputs.get("question")) is list:
+        columns = [_list(inputs.get(name), f"inputs.{name}", _QUESTION) for name in names]
+        if len(columns[0]) != len(columns[1]):
+            raise InvalidInput(
+                "inputs.question and inputs.context have different lengths", field="inputs", fix=_QUESTION
+            )
+        rows = [list(row) for row in zip(*columns, strict=True)]
+        return _Rows(rows, _bare if len(rows) == 1 else _listed)
+    return _Rows([_named(inputs, names, "inputs", _QUESTION)], _bare)
+
+
+def _zero_shot(inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Return inputs and parameters of a request that has labels beside its text."""
+    more = {name: inputs[name] for name in ("candidate_labels", "candidateLabels") if name in inputs} | dict(
+        parameters
+    )
+    text = next((inputs[name] for name in ("text", "sequences", "sequence") if name in inputs), None)
+    return text, more
+
+
+_READERS: Final = {
+    "text-classification": _classes,
+    "sentence-embeddings": _sentences,
+    "text-ranking": _ranked,
+    "fill-mask": _masked,
+    "question-answering": _questions,
+}
+
+
+def _column(rows: Sequence[Row], index: int) -> np.ndarray[Any, Any]:
+    array = np.empty(len(rows), dtype=object)
+    try:
+        array[:] = [row[index].encode() for row in rows]
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            "inputs has a lone surrogate", field="inputs", fix="Send valid Unicode."
+        ) from error
+    return array
+
+
+def _json_rows(response: InferResponse) -> list[bytes]:
+    return list(response.outputs[0].array.tolist())
+
+
+def _bare(response: InferResponse) -> bytes:
+    return _json_rows(response)[0]
+
+
+def _listed(response: InferResponse) -> bytes:
+    return b"[%b]" % b",".join(_json_rows(response))
+
+
+def _embeddings(response: InferResponse) -> bytes:
+    return dumps({"embeddings": response.outputs[0].array})
+
+
+def _embedding(response: InferResponse) -> bytes:
+    return dumps({"embeddings": response.outputs[0].array[0]})
+
+
+def _similarities(response: InferResponse) -> bytes:
+    """Return the cosine of the first text with each other one."""
+    rows = response.outputs[0].array
+    lengths = np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
+    return dumps({"similarities": (rows[1:] @ rows[0]) / (lengths[1:] * lengths[0])})
+
+
+def _scores(response: InferResponse) -> bytes:
+    return dumps({"scores": response.outputs[0].array})
+
+
+def _score(response: InferResponse) -> bytes:
+    return dumps({"scores": float(response.outputs[0].array[0])})
+
+
+def _order(response: InferResponse, texts: Sequence[str] | None) -> bytes:
+    """Return the texts' numbers and scores, the best one first."""
+    scores = response.outputs[0].array
+    order = np.argsort(-scores, kind="stable").tolist()
+    rows: list[dict[str, Any]] = [{"index": i, "score": float(scores[i])} for i in order]
+    if texts is not None:
+        rows = [row | {"text": texts[row["index"]]} for row in rows]
+    return orjson.dumps(rows)

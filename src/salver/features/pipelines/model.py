@@ -1,0 +1,175 @@
+"""Model of a Hugging Face directory: texts in, the answers of its task out.
+
+The requests of a batch are tokenized together, and the network runs on texts of similar length. A request
+with an error fails alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from salver.backends.protocol import Answer, RunnableModel
+from salver.features.pipelines.parameters import from_request
+from salver.features.pipelines.ports import Columns, Scored, Task
+from salver.features.pipelines.texts import Piece, TextEncoder, grouped
+from salver.words.errors import InvalidInput, ModelFailed, SalverError
+from salver.words.messages import InferRequest, RequestedOutput, Signature
+from salver.words.tensor import Array, Tensor
+
+
+class _Job:
+    """A request of a run that is valid so far."""
+
+    __slots__ = ("columns", "parameters", "pieces", "scored")
+
+    def __init__(self, columns: Columns, parameters: Any, pieces: Sequence[Piece]) -> None:
+        self.columns = columns
+        self.parameters = parameters
+        self.pieces = pieces
+        self.scored: list[list[Scored]] = []
+
+
+class PipelineModel:
+    """Network, tokenizer and task of a directory.
+
+    Args:
+        most_rows: Rows that the network takes in one run; 0 = any number.
+    """
+
+    def __init__(
+        self,
+        network: RunnableModel,
+        encoder: TextEncoder,
+        task: Task,
+        signature: Signature,
+        most_rows: int = 0,
+    ) -> None:
+        self.signature = signature
+        self._network = network
+        self._encoder = encoder
+        self._task = task
+        self._most_rows = most_rows
+        self._names = [spec.name for spec in network.signature.outputs]
+        self._types = {spec.name: spec.datatype for spec in signature.inputs}
+        self._all = tuple(RequestedOutput(spec.name) for spec in signature.outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        tensors = tuple(Tensor(name, self._types[name], array) for name, array in inputs.items())
+        (answer,) = self.answer([InferRequest("", tensors, outputs=self._all)])
+        if isinstance(answer, SalverError):
+            raise answer
+        return answer.outputs
+
+    def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
+        """See :class:`~salver.backends.protocol.RequestModel`."""
+        jobs = [self._job(request) for request in requests]
+        valid = [job for job in jobs if isinstance(job, _Job)]
+        failed = self._score(valid)
+        return [
+            self._answer(request, failed.get(id(job), job))
+            for request, job in zip(requests, jobs, strict=True)
+        ]
+
+    def close(self) -> None:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        self._network.close()
+
+    def _job(self, request: InferRequest) -> "_Job | SalverError":
+        try:
+            columns = _columns(request.inputs)
+            parameters = from_request(request.parameters, self._task.parameters)
+            return _Job(columns, parameters, self._task.pieces(columns, parameters))
+        except SalverError as error:
+            return error
+
+    def _answer(self, request: InferRequest, job: "_Job | SalverError") -> Answer | SalverError:
+        if isinstance(job, SalverError):
+            return job
+        try:
+            outputs = self._task.answer(job.columns, job.parameters, job.scored)
+        except SalverError as error:
+            return error
+        wanted = {output.name for output in request.outputs}
+        return Answer({name: array for name, array in outputs.items() if name in wanted or not wanted})
+
+    def _score(self, jobs: Sequence[_Job]) -> dict[int, SalverError]:
+        """Run the network on the texts of all requests; return the errors of those that have one."""
+        pieces = [piece for job in jobs for piece in job.pieces]
+        if not pieces:
+            return {}
+        windows = iter(self._encoder.encode(pieces))
+        failed: dict[int, SalverError] = {}
+        rows: list[tuple[list[Scored], Any]] = []
+        for job in jobs:
+            found = [next(windows) for _ in job.pieces]
+            error = next((each for each in found if isinstance(each, SalverError)), None)
+            if error is None and any(not len(encoding) for each in found for encoding in each):
+                error = InvalidInput(
+                    "a text has no tokens", field="inputs", fix="Send a text that is not empty."
+                )
+            if error is not None:
+                failed[id(job)] = error
+                continue
+            for encodings in found:
+                scored: list[Scored] = []
+                job.scored.append(scored)
+                rows += [(scored, encoding) for encoding in encodings]
+        results = self._run([encoding for _, encoding in rows])
+        for (scored, encoding), outputs in zip(rows, results, strict=True):
+            scored.append(Scored(encoding, outputs))
+        return failed
+
+    def _run(self, encodings: Sequence[Any]) -> list[tuple[Array, ...]]:
+        """Return the network's outputs for each text, without padding."""
+        results: list[tuple[Array, ...]] = [()] * len(encodings)
+        for group in grouped([len(encoding) for encoding in encodings]):
+            most = self._most_rows or len(group)
+            for start in range(0, len(group), most):
+                self._run_group([(i, encodings[i]) for i in group[start : start + most]], results)
+        return results
+
+    def _run_group(self, group: Sequence[tuple[int, Any]], results: list[tuple[Array, ...]]) -> None:
+        encodings = [encoding for _, encoding in group]
+        arrays = self._encoder.arrays(encodings)
+        given = self._network.run(arrays)
+        outputs = [given[name] for name in self._names]
+        width = max(map(len, encodings))
+        if any(output.shape[:1] != (len(group),) for output in outputs):
+            raise ModelFailed("the network's outputs do not have a row for each text", fix="Export it again.")
+        for row, (index, encoding) in enumerate(group):
+            if self._task.is_per_token:
+                place = self._encoder.place(encoding, width)
+                results[index] = tuple(output[row, place] for output in outputs)
+            else:
+                results[index] = tuple(output[row] for output in outputs)
+
+
+def _columns(tensors: Sequence[Tensor]) -> Columns:
+    """Return the texts of a request's inputs.
+
+    Raises:
+        InvalidInput: one is not UTF-8.
+    """
+    texts = {}
+    rows = 0
+    for tensor in tensors:
+        values = tensor.array.tolist()
+        rows = len(values)
+        try:
+            texts[tensor.name] = [value if isinstance(value, str) else value.decode() for value in values]
+        except UnicodeDecodeError as error:
+            row = next(i for i, value in enumerate(values) if not _is_text(value))
+            field = f"{tensor.name}[{row}]"
+            raise InvalidInput(
+                f"{field} is not valid UTF-8 ({error.reason} at byte {error.start})",
+                field=field,
+                fix="Send the text encoded as UTF-8.",
+            ) from error
+    return Columns(texts, rows)
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        return isinstance(value, str) or bool(value.decode()) or True
+    except UnicodeDecodeError:
+        return False

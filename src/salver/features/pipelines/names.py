@@ -1,0 +1,59 @@
+"""Names of tasks: which the classes of models have, and which of them Salver runs on raw inputs.
+
+Pure.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+#: Tasks that are served, by their names in transformers; ``sentence-embeddings`` is sentence-transformers'.
+SUPPORTED: Final = (
+    "text-classification",
+    "token-classification",
+    "sentence-embeddings",
+    "feature-extraction",
+    "text-ranking",
+    "zero-shot-classification",
+    "fill-mask",
+    "question-answering",
+)
+#: Ends of class names with their tasks; the first that fits counts.
+SUFFIXES: Final = (
+    ("ForSequenceClassification", "text-classification"),
+    ("ForTokenClassification", "token-classification"),
+    ("ForQuestionAnswering", "question-answering"),
+    ("ForMaskedLM", "fill-mask"),
+    ("ForImageClassification", "image-classification"),
+    ("ForObjectDetection", "object-detection"),
+    ("ForCTC", "automatic-speech-recognition"),
+    ("ForSpeechSeq2Seq", "automatic-speech-recognition"),
+    ("ForCausalLM", "text-generation"),
+    ("LMHeadModel", "text-generation"),
+    ("ForConditionalGeneration", "text2text-generation"),
+    ("MTModel", "text2text-generation"),
+    ("EncoderDecoderModel", "text2text-generation"),
+    ("Model", "feature-extraction"),
+)
+#: What to do about tasks that are not served, where there is more to say.
+FIXES: Final[Mapping[str, str]] = {
+    "text-generation": "Write it as a model that answers token by token (steps.vocabulary).",
+    "sparse-embeddings": "Serve a dense encoder of sentence-transformers.",
+}
+
+PREFIX: Final = "huggingface_"
+
+
+def platform_of(task: str) -> str:
+    """Return the platform in a model's metadata that stands for a task.
+
+    >>> platform_of("fill-mask"), task_of_platform("huggingface_fill-mask")
+    ('huggingface_fill-mask', 'fill-mask')
+    """
+    return PREFIX + task
+
+
+def task_of_platform(platform: str) -> str:
+    """Return the task of a model by its metadata; empty = it is no pipeline."""
+    if not platform.startswith(PREFIX):
+        return ""
+    return platform.removeprefix(PREFIX)

@@ -1,0 +1,27 @@
+"""HTTP operations of pipelines."""
+
+from collections.abc import Awaitable, Sequence
+
+from salver.encoding.bodies import HttpBody, HttpReply
+from salver.features.pipelines.forms import PipelineJson
+from salver.transport.faults import http_fault
+from salver.transport.ports import InferDoor
+from salver.transport.routes import Endpoint, HttpTable, Operation, Route
+from salver.words.messages import Call
+
+
+class PipelineOperations:
+    """The operations of one server; ``rows`` are their verbs and paths."""
+
+    def __init__(self, door: InferDoor, rows: Sequence[Operation]) -> None:
+        self._door = door
+        self._rows = tuple(rows)
+        self._codec = PipelineJson()
+
+    def table(self) -> HttpTable:
+        """Return the operations."""
+        endpoint = Endpoint(self._infer, is_large=True, is_compressible=True)
+        return HttpTable(self._rows, {"pipeline": endpoint}, http_fault)
+
+    def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
+        return self._door.infer(self._codec, http, route.model, route.version, call)
