@@ -72,7 +72,9 @@ class Scopes:
             for each in RIGHTS if right == _EVERYTHING else (right,):
                 found = self._grants.get(each)
                 # A pattern is matched like a name: only a star can match its stars.
-                if found is None or not found.is_allowed(pattern or _EVERYTHING):
+                if found is None or not (found.has_all or found.is_allowed(pattern)):
+                    return False
+                if pattern == _EVERYTHING and not found.has_all:  # which ``**`` would match
                     return False
         return True
 
