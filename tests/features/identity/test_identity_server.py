@@ -5,7 +5,8 @@ import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import httpx
 import numpy as np
@@ -18,9 +19,15 @@ from tritonclient.utils import InferenceServerException
 from waiting import PATIENCE_S, until
 from zoo import write_mlp
 
-from salver.features.access.key_format import new_key
+from salver.features.access.key_format import digest_of, new_key
+from salver.features.access.key_table import Key, KeyTable
 from salver.features.access.keys_file import KeyRecord, editing, hash_of
+from salver.features.access.scopes import Scopes
+from salver.features.identity.identities import _MOST, Identities
+from salver.features.identity.peers import Proxies
+from salver.features.identity.rules import Row, Table
 from salver.testing.process import ServerProcess
+from salver.transport.access_check import Caller
 
 ROW = np.zeros((1, 16), np.float32)
 
@@ -273,11 +280,16 @@ def _asked(
     return read, run, "OK"
 
 
-def test_what_was_accepted_is_remembered_and_bounded() -> None:
-    from salver.features.identity.identities import _MOST, Identities
-    from salver.features.identity.peers import Proxies
-    from salver.features.identity.rules import Row, Table
+def test_the_audit_log_tells_who_vouches_for_a_caller() -> None:
+    keys = KeyTable(lambda: 0.0, lambda: 0, b"")
+    keys.replace({digest_of(b"k"): Key("k1", "ann", Scopes(("*",)))})
+    ann = Key("jwt:ann@issuer", "ann", Scopes(("*",)))
+    keys.accept(cast(Identities, SimpleNamespace(by_token=lambda *token: ann, by_peer=lambda headers: [])))
+    assert keys.caller([(b"x-api-key", b"k")]) == Caller("key:ann")
+    assert keys.caller([(b"x-api-key", b"token")]) == Caller("jwt:ann@issuer")
 
+
+def test_what_was_accepted_is_remembered_and_bounded() -> None:
     class Counting:
         count = 0
 

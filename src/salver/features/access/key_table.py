@@ -390,7 +390,10 @@ class KeyTable:
     def caller(self, headers: RawHeaders) -> Caller | None:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
         key = self.own(headers)
-        return Caller(f"key:{key.name}") if key is not None and key.name else None
+        if key is None or not key.name:
+            return None
+        # Names of callers whom others vouch for could be those of keys; their ids begin with who does.
+        return Caller(key.id if ":" in key.id else f"key:{key.name}")
 
     def own(self, headers: RawHeaders) -> Key | None:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
