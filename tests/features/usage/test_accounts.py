@@ -156,12 +156,12 @@ async def test_a_quota_is_exact_and_kept_across_restarts(url: str, tmp_path: Pat
     for number, end in enumerate([close, drop, drop, close, drop]):
         accounts = await open_accounts(url, f"s{number}", tmp_path, clock)
         total += await accepted(accounts, ["100/day"], 15)
-        (state,) = accounts.states("k")
+        (state,) = accounts._quotas["k"].states()
         assert state.left == 100 - total
         await end(accounts)
     accounts = await open_accounts(url, "last", tmp_path, clock)
     accounts.quotas("k", ("100/day",))
-    (state,) = accounts.states("k")
+    (state,) = accounts._quotas["k"].states()
     assert (state.left, state.most) == (100 - total, 100), "without asking for more"
     total += await accepted(accounts, ["100/day"])
     assert total == 100

@@ -13,6 +13,11 @@ from zoo import write_mlp
 from salver.app import Server
 from salver.cli import main
 from salver.configuration import ServeConfig
+from salver.features.access.key_format import new_key
+from salver.features.access.keys_file import KeyRecord, hash_of, written
+from salver.features.access.limits import LimitRules
+from salver.features.ledger.faults import LedgerFailed
+from salver.features.usage.store import UsageStore
 from salver.transport.server import FrontConfig
 
 ROW = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}]}
@@ -72,3 +77,38 @@ async def test_two_servers_of_a_ledger(
         reply = await client.put(f"{urls[1]}/api/v1/keys/{id}/limits", json=change, headers=headers)
         assert reply.status_code == 200, reply.text
         assert await accepted(urls[1]) == 10, "a higher quota holds at once"
+
+
+async def test_a_server_stops_without_its_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What its quotas have used is in the file, and the next server goes on from there."""
+    write_mlp(tmp_path / "models" / "mlp", 1)
+    key = new_key()
+    record = KeyRecord("k", "k", hash_of(key), ("infer",), limits=LimitRules(quotas=("80/day",)))
+    (tmp_path / "keys.toml").write_text(written([record]))
+    config = ServeConfig(
+        paths=(str(tmp_path / "models"),),
+        front=FrontConfig("127.0.0.1", 0, grace_seconds=5),
+        tables={"access": {"keys_file": str(tmp_path / "keys.toml")}},
+    )
+
+    async def used(client: httpx.AsyncClient, server: Server) -> float:
+        url = f"http://127.0.0.1:{server.listeners.ports()[0]}"
+        headers = {"x-api-key": key}
+        reply = await client.post(f"{url}/v2/models/mlp/infer", json=ROW, headers=headers)
+        assert reply.status_code == 200, reply.text
+        me = (await client.get(f"{url}/api/v1/me", headers=headers)).json()
+        return 80 - float(me["quotas"][0]["left"])
+
+    async def fails(*_: object) -> None:
+        raise LedgerFailed("it is away")
+
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
+        with monkeypatch.context() as patch:
+            async with Server(config) as server:
+                assert await used(client, server) == 1
+                patch.setattr(UsageStore, "flush", fails)
+        assert "is not written: it is away" in caplog.text
+        async with Server(config) as server:
+            assert await used(client, server) == 2

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from salver.features.access.limits import LimitState
 from salver.features.access.ports import Account
 from salver.features.access.quota_rules import Period, QuotaRule, parse_quotas, period_of
 from salver.features.usage.allowance import KeyQuotas, Slice, SliceRequest
@@ -192,15 +191,14 @@ class KeyAccounts:
         for key, quotas in self._quotas.items():
             self._closed += [(key, slice) for slice in quotas.slices()]
         self._quotas.clear()
-        await self.write()
-        if self._state is not None:
-            self._state.remove()
-            self._state = None
-
-    def states(self, key: str) -> Sequence[LimitState]:
-        """Return the quotas of a key, with what is left of each."""
-        found = self._quotas.get(key)
-        return [] if found is None else list(found.states())
+        is_settled = False
+        try:
+            await self.write()
+            is_settled = True
+        finally:
+            if self._state is not None:
+                self._state.leave(is_settled=is_settled)
+                self._state = None
 
     def _changed_uses(self) -> list[Use]:
         """Return what is used of slices, where it differs from what was written last."""

@@ -1,5 +1,6 @@
 """Parts of usage: accounts of all keys, their operation, and what is written of them."""
 
+import asyncio
 import logging
 import os
 import platform
@@ -18,9 +19,11 @@ from salver.features.usage.operations import operations
 from salver.features.usage.quota_states import FILE, file_beside
 from salver.features.usage.store import UsageStore
 from salver.parts import Kernel, Parts, Tick
+from salver.words.errors import SalverError
 
 _LOG: Final = logging.getLogger("salver.usage")
 _TICK_S: Final = 1.0
+_STOP_S: Final = 10.0
 
 
 async def build_accounts(kernel: Kernel, config: UsageConfig) -> Parts:
@@ -41,7 +44,13 @@ async def build_accounts(kernel: Kernel, config: UsageConfig) -> Parts:
     keys.accounts = accounts
 
     async def stop() -> None:
-        await accounts.stop()
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await accounts.stop()
+        except (SalverError, TimeoutError) as error:  # what quotas have used is in the file
+            _LOG.warning(
+                "the use of keys in the last seconds is not written: %s", error or "it takes too long"
+            )
         if shared is None:
             await ledger.close()
 

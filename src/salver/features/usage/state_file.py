@@ -74,9 +74,10 @@ class StateFile:
             self._map[place * _SIZE : (place + 1) * _SIZE] = bytes(_SIZE)
             self._free.append(place)
 
-    def remove(self) -> None:
-        """Delete the file: everything in it is settled."""
-        self._path.unlink(missing_ok=True)
+    def leave(self, *, is_settled: bool) -> None:
+        """Close the file; delete it if everything in it is settled."""
+        if is_settled:
+            self._path.unlink(missing_ok=True)
         self._counts.release()
         self._map.close()
         os.close(self._file)
