@@ -288,6 +288,13 @@ async def test_models_run_for_others_only_if_the_operator_says_so(
         assert port.server.ports.refuses_inference is not is_allowed
 
 
+async def test_callers_with_a_certificate_are_no_strangers(tmp_path: Path) -> None:
+    async with serving(tmp_path, "127.0.0.1") as port:
+        for ca, refuses in (("ca.pem", False), ("", True)):
+            port.server.ports.app(FrontConfig("0.0.0.0", 0, tls_client_ca=ca))
+            assert port.server.ports.refuses_inference is refuses
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 async def test_a_port_with_a_token(tmp_path: Path, token: ApiConfig, host: str) -> None:
     async with serving(tmp_path, host, token, registry={"ledger": str(tmp_path / "registry")}) as port:

@@ -161,6 +161,13 @@ def test_claims_decide_what_a_caller_may_do(world: World) -> None:
         client.load_model("mlp", headers=bearer(good))
 
 
+def test_the_state_of_an_issuers_keys_is_measured(world: World) -> None:
+    page = httpx.get(f"{world.server.url}/metrics", headers=bearer(world.key)).text
+    issuer = 'issuer="https://login.example.org/"'
+    assert f"salver_identity_keys{{{issuer}}} 2.0" in page
+    assert f"salver_identity_keys_age_seconds{{{issuer}}} " in page
+
+
 def test_all_tokens_of_a_caller_share_its_limits(world: World) -> None:
     def ask(jti: int, sub: str) -> str:
         return outcome(world, tritonclient.http, bearer(token(groups=["few"], jti=str(jti), sub=sub)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,9 @@ from salver.transport.http1_head import Headers
 from salver.words.errors import InvalidInput, SalverError
 
 with lazy_imports():
+    from prometheus_client import Metric
+    from prometheus_client.core import GaugeMetricFamily
+
     from salver.features.identity import key_set, rules
     from salver.features.identity.identities import Identities
     from salver.features.identity.peers import Proxies, facts
@@ -72,6 +76,20 @@ class WatchedIdentities:
         if any(changed) and self.now is not None:
             self.now.forget()
 
+    def collect(self) -> Iterator[Metric]:
+        """Return the metric families; called by the Prometheus registry."""
+        count = GaugeMetricFamily(
+            "salver_identity_keys", "Usable keys of an issuer of tokens.", labels=["issuer"]
+        )
+        age = GaugeMetricFamily(
+            "salver_identity_keys_age_seconds", "Time since they were read.", labels=["issuer"]
+        )
+        for source in self._sources:
+            count.add_metric([source.issuer.issuer], len(source.keys))
+            age.add_metric([source.issuer.issuer], source.age_s)
+        yield count
+        yield age
+
     def facts(self, transport: asyncio.BaseTransport) -> Headers:
         """Return what a connection tells about its other end."""
         return () if self.now is None else facts(transport, self.now.proxies)
@@ -116,4 +134,5 @@ async def build(kernel: Kernel, config: IdentityConfig) -> Parts:
             f"--identity-file needs a library: {error}", fix="Install salver[identity]."
         ) from error
     kernel.peers = watched.facts
-    return Parts(ticks=[Tick("identities", _LOOK_S, watched.look)], look=watched.look)
+    ticks = [Tick("identities", _LOOK_S, watched.look)]
+    return Parts(collectors=[watched], ticks=ticks, look=watched.look)

@@ -120,12 +120,17 @@ class KeySource:
         self._ca = str(folder / issuer.ca) if issuer.ca else ""
         if self._is_url:
             check_url(issuer.jwks)
-        self._asked = self._got = float("-inf")
+        self._asked = self._got = float("-inf")  # when it was asked, and when its keys were good
         self._is_wanted = False
         self._seen: object = None
 
     def __repr__(self) -> str:
         return f"<KeySource of {len(self.keys)} keys of {self.issuer.issuer}>"
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the keys were read; inf = never."""
+        return self._ticks() - self._got
 
     def find(self, kid: str, algorithm: str) -> Any:
         """Return a key; None = it is not known, and is fetched soon."""
@@ -161,7 +166,10 @@ class KeySource:
     async def _is_due(self) -> bool:
         if not self._is_url:
             before, self._seen = self._seen, await asyncio.to_thread(_state, self._path)
-            return self._seen != before or not self.keys
+            if self._seen != before or not self.keys:
+                return True
+            self._got = self._ticks()
+            return False
         now = self._ticks()
         if now - self._asked < (_PAUSE_S if self._is_wanted else _REFRESH_S):
             return False
