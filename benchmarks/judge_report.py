@@ -42,6 +42,7 @@ def tables(result: Mapping[str, Mapping[str, Row]]) -> str:
         "as much more frequent. Passed of simulated, with the 95 % interval; minutes in the median.",
         *_gates(result["gates"]),
     ]
+    parts += _of_policy(result)
     if "large" in result:
         parts += [
             "### More than half, and after a promotion",
@@ -62,6 +63,24 @@ def tables(result: Mapping[str, Mapping[str, Row]]) -> str:
         told = "; ".join(f"{_found(row)} at {row['per_second']:g} requests per second" for row in rows)
         parts.append(f"With a split biased by × 1.5, known to the judge by its numbers, rolled back: {told}.")
     return "\n\n".join(parts)
+
+
+def _of_policy(result: Mapping[str, Mapping[str, Row]]) -> Iterator[str]:
+    if "seven" in result:
+        yield "### All metrics of the default policy together"
+        yield (
+            "Stages of an hour each. The seven metrics have units, requests and hiccups in common (half of the "
+            "requests fail in a hiccup, three tenths are time-outs, two fifths slow, a fifth fallbacks); slow "
+            "answers and refusals have bursts. Rolled back by any of them, of simulated."
+        )
+        yield from _together(result["seven"])
+    if "adaptive" in result:
+        yield "### Stages that end by evidence"
+        yield (
+            "The stages of the default policy, each until its gate is passed: at least 10, 30 and 60 minutes at "
+            "1, 5 and 25 %, margins × 4, × 2 and × 1, three hours in all. What is neither is held."
+        )
+        yield from _together(result["adaptive"])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -186,6 +205,21 @@ def _more(result: Mapping[str, Mapping[str, Row]]) -> Iterator[str]:
             minutes = "not in half" if row["minutes"] is None else f"{row['minutes']:g}{_within(row)}"
             table.append([f"{name.format(row['world'])}, ×{row['ratio']:g}", share, minutes])
     yield _table(["world", "rolled back", "minutes"], table)
+
+
+def _together(rows: Mapping[str, Row]) -> Iterator[str]:
+    table, is_adaptive = [], any("promoted" in row for row in rows.values())
+    for row in rows.values():
+        worse = "".join(f", {name} ×{ratio:g}" for name, ratio in row["worse"].items())
+        what = f"{row['world']}, {row['per_second']:,g} req/s{worse or ', no harm'}"
+        told = row["rolled_back"]
+        bound = f"{told['found']} of {row['releases']:,}, ≤ {100 * told['high']:.2f} %"
+        cells = [_found(row) if worse else bound, _minutes(row, "rolled_back") if worse else "–"]
+        if is_adaptive:
+            cells += [_found(row, "promoted"), _minutes(row, "promoted")]
+        table.append([what, *cells])
+    head = ["world", "rolled back", "after minutes"]
+    yield _table([*head, *(["promoted", "after minutes"] if is_adaptive else [])], table)
 
 
 def _money(rows: Mapping[str, Row]) -> Iterator[str]:

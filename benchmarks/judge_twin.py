@@ -15,10 +15,12 @@ from salver.features.releases.judge.bets import AT_ONCE
 from salver.features.releases.judge.blocks import (
     _CREDIBLE,
     _GATE_PRIOR,
+    _HALF,
     _HICCUP,
     _LEAST_LEFT,
     _NEARLY,
     _RARE_PRIOR,
+    _SHOWS,
     _SLOWEST,
     _UNSURE,
     _UPWARDS,
@@ -63,8 +65,8 @@ class ServerScene(NamedTuple):
 
     Attributes:
         requests, raw, units: Shape ``(releases, buckets, servers, 3)``; units that failed in a block.
-        first: Units of the canary with their first event, shape ``(releases, buckets, servers)``.
-        places: Units of the canary, shape ``(releases, buckets, servers, places)``.
+        first: Units with their first event, of the same shape.
+        places: Shape ``(releases, buckets, servers, places, 3)``.
     """
 
     requests: Counted
@@ -169,8 +171,8 @@ class _State:
     def _restart(self) -> None:
         self.blocks = 0
         self.met = np.zeros((self.size, 2))
-        self.canary, self.control, self.trimmed, self.steady, self.kept_back = (
-            np.zeros((self.size, MOST_COUNTED)) for _ in range(5)
+        self.canary, self.control, self.trimmed, self.steady, self.kept_back, self.apart = (
+            np.zeros((self.size, MOST_COUNTED)) for _ in range(6)
         )
         self.places = np.zeros((self.size, MOST_COUNTED, 2))
 
@@ -275,8 +277,7 @@ class _State:
         is_burst, is_long = np.isfinite(burst_most), run > _HICCUP
         alone = self._alone(opened)
         if self.is_warm:
-            one = np.ones(1)
-            self.pending = self.pending - np.outer(alone["first"], _plain(one, 0 * one, boundary))
+            self.pending = self.pending - _plain(alone["first"][:, 0], alone["first"][:, 1], boundary)
         self.first = self.first + np.minimum(self.pending, burst_most[:, None])
         self.first = self.first + np.where((is_long & ~is_burst)[:, None], self.withheld, 0.0)
         cut = np.maximum(0.0, self.pending - burst_most[:, None])
@@ -321,8 +322,8 @@ class _State:
         if "of_canary" not in opened:
             none = np.zeros((*requests.shape[:2], 3))  # requests, failures, units
             opened["of_canary"], opened["of_control"] = none, none.copy()
-            opened["first"] = np.zeros(requests.shape[:2])
-            opened["places"] = np.zeros((*requests.shape[:2], seen.places.shape[-1]))
+            opened["first"] = np.zeros((*requests.shape[:2], 2))
+            opened["places"] = np.zeros((*requests.shape[:2], seen.places.shape[3], 2))
             opened["bursts"] = np.zeros((*requests.shape[:2], 2), bool)
         asked = np.maximum(requests[..., 0], raw[..., 0])
         canary = np.stack([asked, raw[..., 0], units[..., 0]], axis=-1)
@@ -330,23 +331,27 @@ class _State:
         for place, (name, counts) in enumerate((("of_canary", canary), ("of_control", control))):
             opened[name] += counts
             opened["bursts"][..., place] |= _is_burst(counts[..., 1], counts[..., 0], BUCKET_BURST)
-        opened["first"] += seen.first[:, index]
-        opened["places"] += seen.places[:, index]
+        first, places = seen.first[:, index], seen.places[:, index]
+        opened["first"] += told[..., None] * np.stack([first[..., 0], self.other(first)], axis=-1)
+        both = np.stack([places[..., 0], self.other(places)], axis=-1)
+        opened["places"] += told[..., None, None] * both
 
     def _alone(self, opened: dict[str, Counted]) -> dict[str, Floats]:
         """Return what is a burst of single servers."""
         if "of_canary" not in opened:
-            return {"first": np.zeros(self.size), "places": np.zeros((self.size, 1))}
+            return {"first": np.zeros((self.size, 2)), "places": np.zeros((self.size, 1, 2))}
         both = np.stack([opened["of_canary"], opened["of_control"]], axis=-1)
         bursts = opened["bursts"] | _is_burst(both[:, :, 1], both[:, :, 0], BLOCK_BURST)
         self.runs = np.where(bursts, (self.runs if self.runs.size else 0) + 1, 0)
         cut = (self.runs > 0) & (self.runs <= _HICCUP)
+        assert self.key is not None
+        cut[..., 1] &= (self.key.share <= _HALF) & (opened["of_canary"][..., 0] >= _SHOWS)
         found = (both * cut[:, :, None]).sum(axis=1)
         return {
             "canary": found[..., 0],
             "control": found[..., 1],
-            "first": (opened["first"] * cut[..., 0]).sum(axis=1),
-            "places": (opened["places"] * cut[..., :1]).sum(axis=1),
+            "first": (opened["first"] * cut).sum(axis=1),
+            "places": (opened["places"] * cut[:, :, None]).sum(axis=1),
         }
 
     def _calm(self, opened: dict[str, Counted], alone: dict[str, Floats], share: float) -> Any:
@@ -379,7 +384,8 @@ class _State:
         self.blocks += 1
         self.canary += self.places[:, :, 0]
         calm = self.places[:, :, 0].copy()
-        calm[:, : alone.shape[1]] -= alone[:, :MOST_COUNTED]
+        calm[:, : alone.shape[1]] -= alone[:, :MOST_COUNTED, 0]
+        self.apart[:, : alone.shape[1]] += alone[:, :MOST_COUNTED, 1]
         self.steady += np.where(is_burst[:, None], 0.0, calm)
         self.steady += np.where((is_long & ~is_burst)[:, None], self.kept_back, 0.0)
         self.kept_back = np.where(is_burst[:, None], self.kept_back + calm, 0.0)
@@ -419,7 +425,8 @@ class _State:
     def _look_for_harm(self, weight: float) -> None:
         stages = sum(0 < one.weight * (1 - self.policy.traffic.holdback) < 1 for one in self.policy.stages)
         keep = 1 / (1 + self.metric.rollback_margin)
-        found = [self._log_ratio(self.steady, self.control, log, keep) for log in _LOGS.tolist()]
+        control = self.control - self.apart
+        found = [self._log_ratio(self.steady, control, log, keep) for log in _LOGS.tolist()]
         mean = np.logaddexp.reduce(found, axis=0) - math.log(len(found))
         self.clusters = np.logaddexp(self.clusters, math.log(weight / max(1, stages)) + mean)
 

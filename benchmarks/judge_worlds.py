@@ -454,10 +454,15 @@ def scene(releases: Sequence[Release]) -> Scene:
     by_server = None
     if releases[0].world.servers > 1:  # axes: releases, buckets, servers
         counts = np.array([release.of_servers for release in releases]).transpose(2, 0, 3, 1, 4)
-        units = np.stack([places.sum(axis=2) for _, places in firsts]).swapaxes(1, 2)
-        first = np.stack([events[..., 0] for events, _ in firsts]).swapaxes(1, 2)
-        of_canary = np.stack([places[..., 0] for _, places in firsts]).swapaxes(1, 2)
-        by_server = ServerScene(counts[0], counts[1], units, first, of_canary)
+        units, first, placed = (
+            np.stack(of_each).swapaxes(1, 2)
+            for of_each in (
+                [places.sum(axis=2) for _, places in firsts],
+                [events for events, _ in firsts],
+                [places.astype(np.int32) for _, places in firsts],
+            )
+        )
+        by_server = ServerScene(counts[0], counts[1], units, first, placed)
     return Scene(
         requests=np.stack([release.requests for release in releases]),
         met=np.stack(met),

@@ -48,8 +48,8 @@ class Drawn:
             requests=np.moveaxis(self.asked, -1, 1)[None],
             raw=2 * units,
             units=units,
-            first=self.first[None, :, 0],
-            places=np.moveaxis(self.placed[:, :, 0], -1, 1)[None],
+            first=np.moveaxis(self.first, -1, 1)[None],
+            places=np.moveaxis(self.placed, -1, 1)[None],
         )
         self.seen = judge_twin.Scene(
             requests=requests,

@@ -57,6 +57,9 @@ _CREDIBLE: Final = 2.0  # standard deviations beyond them that are no burst
 _WILD_TIMES, _WILD_MORE, _WILD_AFTER = 4.0, 10.0, 3
 _LOGS: Final = tuple(math.log(ratio) for ratio in HARM)
 _NEARLY: Final = 0.95  # of its length, from which a block is whole
+_HALF: Final = 0.5
+#: Requests to the canary of a server in a block, of which a burst would show.
+_SHOWS: Final = 12
 _LEAST_LEFT: Final = 0.01  # of the control, if all servers have bursts
 
 
@@ -186,7 +189,10 @@ class OpenBlock(msgspec.Struct, frozen=True):
                 after[server] = now
             if 0 < now[0] <= _HICCUP:
                 canary += arms[0]
-            if 0 < now[1] <= _HICCUP:
+            # Only where a burst of the canary would show as well, or its hiccups would count alone. And a
+            # control that is smaller would be cut sooner than the canary, by users rather than processes.
+            is_fair = arms[0].requests >= _SHOWS and self.share <= _HALF
+            if 0 < now[1] <= _HICCUP and is_fair:
                 control += arms[1]
         return (canary, control), after
 

@@ -174,11 +174,14 @@ class CountEvidence(msgspec.Struct, frozen=True):
         most, usual = blocks.burst_most, blocks.usual(blocks.open, sides)
         closed = blocks.closed(sides, length, counts=look.is_warm)
         is_burst, is_long = math.isfinite(most), closed.is_longer_than_a_hiccup
-        alone, pending = blocks.open.cut(blocks.runs)[0][0], self.pending
-        clusters = self.clusters.closed(usual, alone.places, is_burst=is_burst, is_long=is_long)
-        if alone.first and look.is_warm:
-            per_unit = harm().add(1, 1, sides.canary / (sides.canary + sides.control), sides.margin).log_sums
-            pending = tuple(step - alone.first * less for step, less in zip(pending, per_unit, strict=True))
+        (mine, others), pending = blocks.open.cut(blocks.runs)[0], self.pending
+        clusters = self.clusters.closed(
+            usual, (mine.places, others.places), is_burst=is_burst, is_long=is_long
+        )
+        if (mine.first or others.first) and look.is_warm:
+            part, both = sides.canary / (sides.canary + sides.control), mine.first + others.first
+            less = harm().add(mine.first, both, part, sides.margin).log_sums
+            pending = tuple(step - of_bursts for step, of_bursts in zip(pending, less, strict=True))
         first = self.first.add([min(step, most) for step in pending])
         withheld = _NO_STEPS
         if is_burst:

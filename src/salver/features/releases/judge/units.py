@@ -55,6 +55,7 @@ class Clusters(msgspec.Struct, frozen=True):
         canary, control: In place *k* - 1, units with at least *k* failing blocks.
         trimmed: The same of the control, without what is beyond its usual rate (:meth:`closed`).
         steady: The same of the canary, without bursts; ``withheld``: of the current burst.
+        apart: What of the control's was in bursts of single servers.
         open_canary, open_control: What the open block adds.
     """
 
@@ -67,6 +68,7 @@ class Clusters(msgspec.Struct, frozen=True):
     withheld: tuple[float, ...] = _NONE
     open_canary: tuple[float, ...] = _NONE
     open_control: tuple[float, ...] = _NONE
+    apart: tuple[float, ...] = _NONE
 
     def add(self, places: Sequence[Counts], met: Counts, *, is_matched: bool) -> Self:
         """Add a bucket of the open block."""
@@ -83,18 +85,24 @@ class Clusters(msgspec.Struct, frozen=True):
         )
 
     def closed(
-        self, usual: float, cut: Sequence[float] = _NONE, *, is_burst: bool = False, is_long: bool = False
+        self,
+        usual: float,
+        cut: tuple[Sequence[float], Sequence[float]] = (_NONE, _NONE),
+        *,
+        is_burst: bool = False,
+        is_long: bool = False,
     ) -> Self:
         """Close the block.
 
         Args:
             usual: Units of the control that are credible in a block; the excess is no reason to promote.
-            cut: Units of the canary, by place, in bursts of single servers, which are no evidence of harm.
+            cut: Units of the canary and of its control, by place, in bursts of single servers, which are no
+                evidence for or against harm.
             is_burst: It is in a burst of the canary, which is no evidence of harm.
             is_long: The burst is longer than a hiccup, so all of it is evidence.
         """
         steady, withheld = self.steady, _NONE
-        calm = [max(0.0, count - less) for count, less in zip(self.open_canary, cut, strict=False)]
+        calm = [max(0.0, count - less) for count, less in zip(self.open_canary, cut[0], strict=False)]
         if is_burst:
             withheld = _plus(self.withheld, calm)
         else:
@@ -111,12 +119,14 @@ class Clusters(msgspec.Struct, frozen=True):
             _plus(self.trimmed, [part * count for count in self.open_control]),
             steady,
             withheld,
+            apart=_plus(self.apart, cut[1][:MOST_COUNTED]),
         )
 
     def log_harm(self, ratios: Sequence[float], margin: float) -> Iterator[float]:
         """Return for each ratio the log evidence that the canary is worse than its margin."""
+        control = [max(0.0, count - less) for count, less in zip(self.control, self.apart, strict=True)]
         for ratio in ratios:
-            yield self._log_ratio(self.steady, self.control, math.log(ratio), 1 / (1 + margin))
+            yield self._log_ratio(self.steady, control, math.log(ratio), 1 / (1 + margin))
 
     def log_gate(self, scales: Sequence[float], margin: float) -> Iterator[float]:
         """Return for each scale the log evidence that it is within its margin."""
