@@ -69,16 +69,16 @@ def _of_policy(result: Mapping[str, Mapping[str, Row]]) -> Iterator[str]:
     if "seven" in result:
         yield "### All metrics of the default policy together"
         yield (
-            "Stages of an hour each. The seven metrics have units, requests and hiccups in common (half of the "
-            "requests fail in a hiccup, three tenths are time-outs, two fifths slow, a fifth fallbacks); slow "
-            "answers and refusals have bursts. Rolled back by any of them, of simulated."
+            "Stages of an hour each. The seven metrics have units, requests and hiccups in common (in one, "
+            "half of the requests fail, three tenths are time-outs, two fifths slow, a fifth fallbacks); "
+            "slow answers and refusals have bursts. Rolled back by any of them, of simulated."
         )
         yield from _together(result["seven"])
     if "adaptive" in result:
         yield "### Stages that end by evidence"
         yield (
-            "The stages of the default policy, each until its gate is passed: at least 10, 30 and 60 minutes at "
-            "1, 5 and 25 %, margins × 4, × 2 and × 1, three hours in all. What is neither is held."
+            "The stages of the default policy, each until its gate is passed: at least 10, 30 and 60 "
+            "minutes at 1, 5 and 25 %, margins × 4, × 2 and × 1, three hours in all. What is neither is held."
         )
         yield from _together(result["adaptive"])
 

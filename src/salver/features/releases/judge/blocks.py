@@ -181,10 +181,10 @@ class OpenBlock(msgspec.Struct, frozen=True):
         Args:
             runs: The same lengths after the block before.
         """
-        (canary, control), after = _NO_ARMS, {}
+        (canary, control), after = _NO_ARMS, dict[str, tuple[int, int]]()
         for server, arms in self.servers.items():
             before = runs.get(server, (0, 0))
-            now = tuple((run + 1) * arm.is_burst for run, arm in zip(before, arms, strict=True))
+            now = (before[0] + 1) * arms[0].is_burst, (before[1] + 1) * arms[1].is_burst
             if any(now):
                 after[server] = now
             if 0 < now[0] <= _HICCUP:
