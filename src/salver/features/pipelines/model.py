@@ -5,15 +5,17 @@ with an error fails alone.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from salver.backends.protocol import Answer, RunnableModel
 from salver.features.pipelines.parameters import from_request
 from salver.features.pipelines.ports import Columns, Scored, Task
-from salver.features.pipelines.texts import Piece, TextEncoder, grouped
+from salver.features.pipelines.texts import MOST_TOKENS, Piece, TextEncoder, grouped
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import InferRequest, RequestedOutput, Signature
 from salver.words.tensor import Array, Tensor
+
+_MOST_NUMBERS: Final = 64 << 20  # of all outputs of a run
 
 
 class _Job:
@@ -50,6 +52,9 @@ class PipelineModel:
         self._most_rows = most_rows
         self._names = [spec.name for spec in network.signature.outputs]
         self._types = {spec.name: spec.datatype for spec in signature.inputs}
+        #: A run's outputs take memory, above all where each token has a score for each word.
+        numbers = sum(max(1, spec.shape[-1]) for spec in network.signature.outputs)
+        self._most_tokens = max(1, min(MOST_TOKENS, _MOST_NUMBERS // numbers))
         self._all = tuple(RequestedOutput(spec.name) for spec in signature.outputs)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -99,7 +104,7 @@ class PipelineModel:
             return {}
         windows = iter(self._encoder.encode(pieces))
         failed: dict[int, SalverError] = {}
-        rows: list[tuple[list[Scored], Any]] = []
+        rows: list[tuple[_Job, list[Scored], Any]] = []
         for job in jobs:
             found = [next(windows) for _ in job.pieces]
             error = next((each for each in found if isinstance(each, SalverError)), None)
@@ -113,35 +118,44 @@ class PipelineModel:
             for encodings in found:
                 scored: list[Scored] = []
                 job.scored.append(scored)
-                rows += [(scored, encoding) for encoding in encodings]
-        results = self._run([encoding for _, encoding in rows])
-        for (scored, encoding), outputs in zip(rows, results, strict=True):
-            scored.append(Scored(encoding, outputs))
+                rows += [(job, scored, encoding) for encoding in encodings]
+        results = self._run([(encoding, job.parameters) for job, _, encoding in rows])
+        for (job, scored, encoding), outputs in zip(rows, results, strict=True):
+            if isinstance(outputs, SalverError):
+                failed.setdefault(id(job), outputs)
+            else:
+                scored.append(Scored(encoding, outputs))
         return failed
 
-    def _run(self, encodings: Sequence[Any]) -> list[tuple[Array, ...]]:
-        """Return the network's outputs for each text, without padding."""
-        results: list[tuple[Array, ...]] = [()] * len(encodings)
-        for group in grouped([len(encoding) for encoding in encodings]):
+    def _run(self, texts: Sequence[tuple[Any, Any]]) -> "list[tuple[Array, ...] | SalverError]":
+        """Return what is kept of the network's outputs for each encoding and its request's parameters."""
+        results: list[tuple[Array, ...] | SalverError] = [()] * len(texts)
+        for group in grouped([len(encoding) for encoding, _ in texts], self._most_tokens):
             most = self._most_rows or len(group)
             for start in range(0, len(group), most):
-                self._run_group([(i, encodings[i]) for i in group[start : start + most]], results)
+                part = group[start : start + most]
+                for index, kept in zip(part, self._run_group([texts[i] for i in part]), strict=True):
+                    results[index] = kept
         return results
 
-    def _run_group(self, group: Sequence[tuple[int, Any]], results: list[tuple[Array, ...]]) -> None:
-        encodings = [encoding for _, encoding in group]
-        arrays = self._encoder.arrays(encodings)
-        given = self._network.run(arrays)
+    def _run_group(self, texts: Sequence[tuple[Any, Any]]) -> "list[tuple[Array, ...] | SalverError]":
+        encodings = [encoding for encoding, _ in texts]
+        given = self._network.run(self._encoder.arrays(encodings))
         outputs = [given[name] for name in self._names]
         width = max(map(len, encodings))
-        if any(output.shape[:1] != (len(group),) for output in outputs):
+        if any(output.shape[:1] != (len(texts),) for output in outputs):
             raise ModelFailed("the network's outputs do not have a row for each text", fix="Export it again.")
-        for row, (index, encoding) in enumerate(group):
+        found: list[tuple[Array, ...] | SalverError] = []
+        for row, (encoding, parameters) in enumerate(texts):
+            own = tuple(output[row] for output in outputs)
             if self._task.is_per_token:
                 place = self._encoder.place(encoding, width)
-                results[index] = tuple(output[row, place] for output in outputs)
-            else:
-                results[index] = tuple(output[row] for output in outputs)
+                own = tuple(output[place] for output in own)
+            try:
+                found.append(self._task.kept(encoding, own, parameters))
+            except SalverError as error:
+                found.append(error)
+        return found
 
 
 def _columns(tensors: Sequence[Tensor]) -> Columns:

@@ -35,7 +35,7 @@ class Columns(NamedTuple):
 
 
 class Task(Protocol):
-    """A task of one loaded model."""
+    """A task of one loaded model; subclasses inherit defaults."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -64,6 +64,14 @@ class Task(Protocol):
             InvalidInput: a text or a parameter does not fit.
         """
         ...
+
+    def kept(self, encoding: Any, outputs: tuple[Array, ...], parameters: Any) -> tuple[Array, ...]:
+        """Return what the answer needs of a text's outputs, soon after the run; the rest is released.
+
+        Raises:
+            InvalidInput: the text has no answer.
+        """
+        return outputs
 
     def answer(
         self, columns: Columns, parameters: Any, scored: Sequence[Sequence[Scored]]

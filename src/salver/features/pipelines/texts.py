@@ -24,7 +24,7 @@ _CHARACTERS_A_TOKEN: Final = 16
 #: Splitters of words after which the beginning of a text has the tokens that it has in the whole text.
 _SPLITS_AT_BLANKS: Final = frozenset(("BertPreTokenizer", "Whitespace", "WhitespaceSplit", "ByteLevel"))
 #: Tokens, with padding, of one run of the network; bounds its memory.
-_MOST_TOKENS: Final = 16_384
+MOST_TOKENS: Final = 16_384
 _SLACK: Final = 16  # tokens by which texts of one run may differ before the padding costs more than a run
 
 
@@ -188,7 +188,7 @@ class TextEncoder:
         return text
 
 
-def grouped(lengths: Sequence[int], most_tokens: int = _MOST_TOKENS) -> list[list[int]]:
+def grouped(lengths: Sequence[int], most_tokens: int = MOST_TOKENS) -> list[list[int]]:
     """Return indices of texts in runs of similar length, each of at most so many tokens with its padding.
 
     >>> grouped([5, 200, 6, 210]), grouped([60] * 3, most_tokens=128)

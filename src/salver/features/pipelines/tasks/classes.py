@@ -10,7 +10,7 @@ import numpy as np
 
 from salver.features.pipelines.directory import ModelDirectory
 from salver.features.pipelines.parameters import ClassParameters, RankParameters, ZeroShotParameters
-from salver.features.pipelines.ports import Columns, Scored
+from salver.features.pipelines.ports import Columns, Scored, Task
 from salver.features.pipelines.tasks.scores import (
     MAYBE_PAIR,
     OUTPUT,
@@ -25,6 +25,7 @@ from salver.words.errors import InvalidInput, LoadFailed
 from salver.words.messages import TensorSpec
 from salver.words.tensor import Array, DataType
 
+_MOST_LABELS: Final = 1_000
 _FUNCTIONS: Final[Mapping[str, Callable[[Array], Array]]] = {
     "sigmoid": sigmoid,
     "softmax": softmax,
@@ -48,7 +49,7 @@ def texts_and_pairs(columns: Columns, cut: Truncation) -> list[Piece]:
     ]
 
 
-class TextClassification:
+class TextClassification(Task):
     """Labels of a text or pair, with scores."""
 
     inputs = (TEXT, MAYBE_PAIR)
@@ -87,7 +88,7 @@ class TextClassification:
         return [{"label": self._labels[i], "score": float(scores[i])} for i in order]
 
 
-class TextRanking:
+class TextRanking(Task):
     """Score of a pair of texts, as a cross-encoder of sentence-transformers gives it."""
 
     inputs = (TEXT, PAIR)
@@ -122,7 +123,7 @@ class TextRanking:
         return {"scores": function(logits).astype(np.float32, copy=False)}
 
 
-class ZeroShot:
+class ZeroShot(Task):
     """Labels of the caller for a text, by a network that knows whether one text follows from another."""
 
     inputs = (TEXT,)
@@ -192,6 +193,12 @@ def _labels(parameters: ZeroShotParameters) -> list[str]:
     labels = parameters.candidate_labels
     if isinstance(labels, str):
         labels = [label.strip() for label in labels.split(",") if label.strip()]
+    if len(labels) > _MOST_LABELS:
+        raise InvalidInput(
+            f"parameters.candidate_labels has {len(labels)} labels; at most {_MOST_LABELS} are compared",
+            field="parameters.candidate_labels",
+            fix="Send them in several requests.",
+        )
     if not labels:
         raise InvalidInput(
             "parameters.candidate_labels is missing or empty",

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from salver.features.pipelines.parameters import AnswerParameters
-from salver.features.pipelines.ports import Columns, Scored
+from salver.features.pipelines.ports import Columns, Scored, Task
 from salver.features.pipelines.tasks.scores import OUTPUT, json_rows
 from salver.features.pipelines.texts import Piece, TextEncoder
 from salver.words.errors import InvalidInput
@@ -23,7 +23,7 @@ _NEVER: Final = np.float32(-10_000.0)
 _NO_NULL: Final = 1_000_000.0
 
 
-class QuestionAnswering:
+class QuestionAnswering(Task):
     """Answers with their scores and places in the context."""
 
     inputs = (

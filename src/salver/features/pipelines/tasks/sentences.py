@@ -11,7 +11,7 @@ import numpy as np
 
 from salver.features.pipelines.directory import ModelDirectory
 from salver.features.pipelines.parameters import EmbeddingParameters, Truncating
-from salver.features.pipelines.ports import Columns, Scored
+from salver.features.pipelines.ports import Columns, Scored, Task
 from salver.features.pipelines.tasks.classes import truncation
 from salver.features.pipelines.tasks.scores import OUTPUT, TEXT, json_rows
 from salver.features.pipelines.texts import Piece, TextEncoder
@@ -90,7 +90,7 @@ def normalized(rows: Array) -> Array:
     return scaled
 
 
-class SentenceEmbeddings:
+class SentenceEmbeddings(Task):
     """One embedding for each text.
 
     Args:
@@ -110,7 +110,7 @@ class SentenceEmbeddings:
         modules: Sequence[Module],
         width: int,
     ) -> None:
-        self.outputs = (TensorSpec("embeddings", DataType.FP32, (-1, width)),)
+        self._outputs = (TensorSpec("embeddings", DataType.FP32, (-1, width)),)
         self._encoder = encoder
         self._sentences = directory.sentences
         self._includes_prompt = pooling.include_prompt
@@ -122,6 +122,11 @@ class SentenceEmbeddings:
                     fix=f"It knows: {', '.join(POOLINGS)}.",
                 )
         self._poolings = [POOLINGS[mode] for mode in pooling.modes]
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """See :class:`~salver.features.pipelines.ports.Task`."""
+        return self._outputs
 
     def _prompt(self, parameters: EmbeddingParameters) -> str:
         """Return what goes before each text.
@@ -176,7 +181,7 @@ class SentenceEmbeddings:
         return pooled[0] if len(pooled) == 1 else np.concatenate(pooled)
 
 
-class Features:
+class Features(Task):
     """The states of each token, as nested lists."""
 
     inputs = (TEXT,)

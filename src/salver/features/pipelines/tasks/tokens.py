@@ -10,7 +10,7 @@ import numpy as np
 
 from salver.features.pipelines.directory import ModelDirectory
 from salver.features.pipelines.parameters import TokenParameters
-from salver.features.pipelines.ports import Columns, Scored
+from salver.features.pipelines.ports import Columns, Scored, Task
 from salver.features.pipelines.tasks.classes import truncation
 from salver.features.pipelines.tasks.scores import OUTPUT, TEXT, json_rows, softmax
 from salver.features.pipelines.texts import Piece, TextEncoder
@@ -21,7 +21,7 @@ _Entity = dict[str, Any]
 _OF_WORDS: Final = ("first", "average", "max")
 
 
-class TokenClassification:
+class TokenClassification(Task):
     """Entities of a text with their scores and places."""
 
     inputs = (TEXT,)
