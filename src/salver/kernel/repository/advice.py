@@ -62,7 +62,7 @@ _HUGGING_FACE: Final = (
     "Export it to ONNX once, and serve that:\n"
     "pip install 'optimum[onnxruntime]'\n"
     "optimum-cli export onnx --model {path} {path}-onnx\n"
-    "salver serve {path}-onnx/model.onnx"
+    "salver serve {path}-onnx"
 )
 _REGISTRY: Final = "\nsalver serve --registry registry"
 _DOWNLOAD: Final = (
@@ -82,12 +82,12 @@ _SOURCES: Final = {
     "hf": (
         "a repository of Hugging Face",
         "If it has an ONNX file, fetch it and serve that:\n"
-        "hf download {name} onnx/model.onnx --local-dir model\n"
-        "salver serve model/onnx/model.onnx\n"
+        "hf download {name} --include '*.json' --include onnx/model.onnx --local-dir model\n"
+        "salver serve model\n"
         "If it has none, export one:\n"
         "pip install 'optimum[onnxruntime]'\n"
         "optimum-cli export onnx --model {name} exported\n"
-        "salver serve exported/model.onnx",
+        "salver serve exported",
     ),
     "oci": ("an OCI artefact", _PUSH),
     "models": ("a model of an MLflow registry", _PUSH),
