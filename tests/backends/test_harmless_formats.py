@@ -18,6 +18,7 @@ from salver.backends import reshaped
 from salver.backends.discovery import backends, recogniser, touches_machine
 from salver.backends.onnx import OnnxBackend
 from salver.backends.protocol import ArtifactKind, LoadOptions, Traits
+from salver.features.pipelines.backend import FORMAT
 from salver.kernel.repository import NamedModel, Repository, RepositoryConfig
 from salver.parts import formats
 from salver.words.artifacts import LoadOrder, Manifest
@@ -55,6 +56,7 @@ def test_who_says_nothing_is_not_harmless() -> None:
     assert touches("plain", "any")
     assert touches("unheard of", "onnx")
     assert touches_machine(BACKENDS)("openvino", "onnx"), "its reader takes addresses of memory from the file"
+    assert touches_machine(BACKENDS)("huggingface", FORMAT), "a tokenizer's patterns can take any time"
     assert not touches_machine(BACKENDS)("onnx", "onnx")
 
 

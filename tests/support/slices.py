@@ -29,13 +29,14 @@ _OIP, _TENSORFLOW, _TORCHSERVE, _TRITON, _OPENAI, _CLOUDS = (
     f"dialects/{name}" for name in ("oip", "tensorflow", "torchserve", "triton", "openai", "clouds")
 )
 _ACCESS, _KEYRING, _USAGE = "features/access", "features/keyring", "features/usage"
+_PIPELINES = "features/pipelines"
 _CACHE, _LEDGER, _MANAGEMENT, _REGISTRY, _RELEASES, _TELEMETRY, _TUNING, _TWINS = (
     f"features/{name}"
     for name in ("cache", "ledger", "management", "registry", "releases", "telemetry", "tuning", "twins")
 )
 #: Test files that try slices together, with those that they need beside what their own folder needs.
 TOGETHER: dict[str, set[str]] = {
-    "backends/test_harmless_formats.py": {_TORCHSERVE},
+    "backends/test_harmless_formats.py": {_PIPELINES, _TORCHSERVE},
     "dialects/clouds/test_platform_doors.py": {_OIP},
     "dialects/clouds/test_platform_environment.py": {_TRITON},
     "dialects/oip/test_as_triton_beside.py": {_TENSORFLOW, _TRITON},

@@ -125,13 +125,23 @@ def test_many_at_once_answer_as_one_by_one(server: ServerProcess) -> None:
         assert abs(row["score"] - want["score"]) < 1e-6
 
 
+def test_many_texts_in_a_request(server: ServerProcess) -> None:
+    texts = ["good " * (1 + n % 40) for n in range(200)]
+    _, many = post(server, "/v1/models/textclass-single", {"inputs": texts})
+    _, few = post(server, "/v1/models/textclass-single", {"inputs": texts[150:160]})
+    assert len(many) == 200 and [row["label"] for row in many[150:160]] == [row["label"] for row in few]
+    body = {"inputs": [*texts, "a long story " * 40], "parameters": {"truncation": False}}
+    status, told = post(server, "/v1/models/textclass-single", body)
+    assert status == 400 and "'a long story a" in told["error"]
+
+
 def test_a_text_of_100_000_tokens_is_cut(server: ServerProcess) -> None:
     text = "the movie is good " * 25_000
     cut = post(server, "/v1/models/textclass-single", {"inputs": text})
     assert cut == post(server, "/v1/models/textclass-single", {"inputs": "the movie is good " * 60})
     body = {"inputs": text, "parameters": {"truncation": False}}
     status, told = post(server, "/v1/models/textclass-single", body)
-    assert status == 400 and "inputs[0] has more than 48 tokens" in told["error"]
+    assert status == 400 and "more than the 48 tokens that the model takes: 'the movie" in told["error"]
 
 
 @pytest.mark.parametrize(
@@ -163,9 +173,9 @@ def test_a_text_of_100_000_tokens_is_cut(server: ServerProcess) -> None:
             {"inputs": "a", "parameters": {"candidate_labels": ["x"] * 1001}},
             "at most 1000 are compared",
         ),
-        ("nli", {"inputs": "", "parameters": {"candidate_labels": "a"}}, "inputs[0] is empty"),
+        ("nli", {"inputs": "", "parameters": {"candidate_labels": "a"}}, "inputs has an empty text"),
         ("qa", {"inputs": {"question": "who?"}}, "inputs.context is missing"),
-        ("qa", {"inputs": {"question": "who?", "context": ""}}, "inputs[0].context is empty"),
+        ("qa", {"inputs": {"question": "who?", "context": ""}}, "inputs has an empty context"),
         ("rerank", {"inputs": {"query": "a", "texts": []}}, "inputs.texts must be a list of texts"),
         ("st-mean-norm", {"inputs": "a", "parameters": {"prompt_name": "x"}}, "is no prompt of this model"),
         ("ner-bert", {"inputs": "a", "parameters": {"stride": 8}}, "parameters.stride needs an aggregation"),
@@ -185,7 +195,7 @@ def test_bytes_that_are_no_text(server: ServerProcess) -> None:
     tensor.set_data_from_numpy(np.array([b"good", b"\xc3("], object))
     with (
         triton.InferenceServerClient(server.url.removeprefix("http://")) as client,
-        pytest.raises(Exception, match=r"text\[1\] is not valid UTF-8.*Send the text encoded as UTF-8"),
+        pytest.raises(Exception, match=r"text has bytes that are not valid UTF-8.*xc3.*Send the text"),
     ):
         client.infer("textclass-single", [tensor])
 

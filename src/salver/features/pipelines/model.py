@@ -172,18 +172,9 @@ def _columns(tensors: Sequence[Tensor]) -> Columns:
         try:
             texts[tensor.name] = [value if isinstance(value, str) else value.decode() for value in values]
         except UnicodeDecodeError as error:
-            row = next(i for i, value in enumerate(values) if not _is_text(value))
-            field = f"{tensor.name}[{row}]"
             raise InvalidInput(
-                f"{field} is not valid UTF-8 ({error.reason} at byte {error.start})",
-                field=field,
+                f"{tensor.name} has bytes that are not valid UTF-8 ({error.reason}): {error.object[:40]!r}",
+                field=tensor.name,
                 fix="Send the text encoded as UTF-8.",
             ) from error
     return Columns(texts, rows)
-
-
-def _is_text(value: Any) -> bool:
-    try:
-        return isinstance(value, str) or bool(value.decode()) or True
-    except UnicodeDecodeError:
-        return False

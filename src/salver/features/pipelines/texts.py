@@ -32,7 +32,6 @@ class Piece(msgspec.Struct, frozen=True):
     """A text or a pair of texts for the network.
 
     Attributes:
-        field: Its name in the request, for error texts.
         truncation: Which of the two texts is cut at the limit; ``no`` = a longer one is refused.
         limit: Most tokens; 0 = what the network takes.
         stride: Tokens by which the windows of a long text overlap; None = it is cut, and the rest is dropped.
@@ -40,7 +39,6 @@ class Piece(msgspec.Struct, frozen=True):
 
     text: str
     pair: str | None = None
-    field: str = "inputs"
     truncation: Truncation = "longest_first"
     limit: int = 0
     stride: int | None = None
@@ -91,7 +89,7 @@ class TextEncoder:
         for piece, encoding in zip(pieces, self.tokenizer.encode_batch(texts), strict=True):
             limit = piece.limit or self.limit
             if limit and len(encoding) > limit:
-                found.append(self._cut(piece, limit, len(encoding)))
+                found.append(self._cut(piece, limit))
             else:
                 found.append([encoding])
         return found
@@ -118,12 +116,11 @@ class TextEncoder:
             size *= 4
         return text
 
-    def _cut(self, piece: Piece, limit: int, found: int) -> Any:
+    def _cut(self, piece: Piece, limit: int) -> Any:
         if piece.truncation == "no":
             return InvalidInput(
-                f"{piece.field} has more than {limit} tokens, which is all that the model takes "
-                f"({found} were counted)",
-                field=piece.field,
+                f"inputs has a text with more than the {limit} tokens that the model takes: {_shown(piece)}",
+                field="inputs",
                 fix='Shorten the text, or send "truncation": true to cut it.',
             )
         with self._lock:
@@ -138,8 +135,8 @@ class TextEncoder:
                 encoding = self._cutting.encode(*self._pair_of(piece))
             except Exception as error:  # tokenizers raises plain exceptions
                 return InvalidInput(
-                    f"{piece.field} cannot be cut to {limit} tokens: {error}",
-                    field=piece.field,
+                    f"inputs has a text that cannot be cut to {limit} tokens ({error}): {_shown(piece)}",
+                    field="inputs",
                     fix="Shorten the other text of the pair.",
                 )
         if piece.stride is None:
@@ -224,6 +221,11 @@ def _loaded(load: Callable[[str], Any], content: str, path: Path) -> Any:
     if not tokenizer.get_vocab_size():
         raise LoadFailed(f"{path} has no tokens", fix="Download the directory again.")
     return tokenizer
+
+
+def _shown(piece: Piece) -> str:
+    """Return the beginning of a text, by which its sender finds it among many."""
+    return repr(piece.text[:40]) + "…" * (len(piece.text) > 40)
 
 
 def _splits_at_blanks(tokenizer: Any) -> bool:

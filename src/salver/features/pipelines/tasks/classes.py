@@ -44,7 +44,7 @@ def texts_and_pairs(columns: Columns, cut: Truncation) -> list[Piece]:
     """Return a piece for each row, with its second text if there is one."""
     pairs = columns.texts.get("text_pair")
     return [
-        Piece(text, None if pairs is None else pairs[row], f"inputs[{row}]", cut)
+        Piece(text, None if pairs is None else pairs[row], cut)
         for row, text in enumerate(columns.texts["text"])
     ]
 
@@ -152,12 +152,10 @@ class ZeroShot(Task):
             )
         cut: Truncation = "only_first" if parameters.truncation else "no"
         found = []
-        for row, text in enumerate(columns.texts["text"]):
+        for text in columns.texts["text"]:
             if not text:
-                raise InvalidInput(
-                    f"inputs[{row}] is empty", field=f"inputs[{row}]", fix="Send a text to classify."
-                )
-            found += [Piece(text, hypothesis, f"inputs[{row}]", cut) for hypothesis in hypotheses]
+                raise InvalidInput("inputs has an empty text", field="inputs", fix="Send a text to classify.")
+            found += [Piece(text, hypothesis, cut) for hypothesis in hypotheses]
         return found
 
     def answer(

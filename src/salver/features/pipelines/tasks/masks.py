@@ -38,7 +38,7 @@ class FillMask(Task):
     def pieces(self, columns: Columns, parameters: MaskParameters) -> Sequence[Piece]:
         """See :class:`~salver.features.pipelines.ports.Task`."""
         cut = truncation(parameters if parameters.truncation is False else parameters.tokenizer_kwargs)
-        return [Piece(text, None, f"inputs[{row}]", cut) for row, text in enumerate(columns.texts["text"])]
+        return [Piece(text, None, cut) for text in columns.texts["text"]]
 
     def kept(
         self, encoding: Any, outputs: tuple[Array, ...], parameters: MaskParameters

@@ -56,16 +56,16 @@ class QuestionAnswering(Task):
             )
         found = []
         rows = zip(columns.texts["question"], columns.texts["context"], strict=True)
-        for row, (question, context) in enumerate(rows):
+        for question, context in rows:
             for name, text in (("question", question), ("context", context)):
                 if not text:
                     raise InvalidInput(
-                        f"inputs[{row}].{name} is empty", field=f"inputs[{row}].{name}", fix="Send a text."
+                        f"inputs has an empty {name}", field=f"inputs.{name}", fix="Send a text."
                     )
             if self._encoder.pads_left:  # then transformers puts the context first
-                found.append(Piece(context, question, f"inputs[{row}]", "only_first", limit, stride))
+                found.append(Piece(context, question, "only_first", limit, stride))
             else:
-                found.append(Piece(question, context, f"inputs[{row}]", "only_second", limit, stride))
+                found.append(Piece(question, context, "only_second", limit, stride))
         return found
 
     def answer(

@@ -155,7 +155,7 @@ class SentenceEmbeddings(Task):
         texts = [(prompt + text).strip() for text in columns.texts["text"]]
         if self._sentences.do_lower_case:
             texts = [text.lower() for text in texts]
-        return [Piece(text, None, f"inputs[{row}]", cut) for row, text in enumerate(texts)]
+        return [Piece(text, None, cut) for text in texts]
 
     def answer(
         self, columns: Columns, parameters: EmbeddingParameters, scored: Sequence[Sequence[Scored]]
@@ -192,7 +192,7 @@ class Features(Task):
     def pieces(self, columns: Columns, parameters: Truncating) -> Sequence[Piece]:
         """See :class:`~salver.features.pipelines.ports.Task`."""
         cut = truncation(parameters)
-        return [Piece(text, None, f"inputs[{row}]", cut) for row, text in enumerate(columns.texts["text"])]
+        return [Piece(text, None, cut) for text in columns.texts["text"]]
 
     def answer(
         self, columns: Columns, parameters: Any, scored: Sequence[Sequence[Scored]]

@@ -51,10 +51,7 @@ class TokenClassification(Task):
                     field="parameters.stride",
                 )
         cut = truncation(parameters)
-        return [
-            Piece(text, None, f"inputs[{row}]", cut, stride=stride)
-            for row, text in enumerate(columns.texts["text"])
-        ]
+        return [Piece(text, None, cut, stride=stride) for text in columns.texts["text"]]
 
     def answer(
         self, columns: Columns, parameters: TokenParameters, scored: Sequence[Sequence[Scored]]
