@@ -1,6 +1,6 @@
 """Claim: one key at 20 times its limit beside one within its own takes nothing from that.
 
-    python benchmarks/flood.py [--rounds 7] [--seconds 3] [--publish]
+    python benchmarks/flood.py [--rounds 20] [--seconds 1.5] [--publish]
 
 A server of the tiny model with keys, JSON over HTTP/1.1 and gRPC. The steady key offers 400 requests/s, the
 flooding one 20 times its limit of 100/s, each from a generator of its own on its own connections, by Poisson
@@ -148,8 +148,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each round")
     parser.add_argument("--seed", type=int, default=7)
     page.add_arguments(parser, "flood")
     given = parser.parse_args()
@@ -159,7 +159,7 @@ def main() -> int:
         with page.scratch("flood") as folder:
             rows.append(measure(kind, given, folder))
     result = {"host": host.facts(), "noise": quiet.verdict(), "rows": rows}
-    page.write(given, "flood", result, table(rows))
+    page.write(given, "flood", result, f"{page.provenance(result)}\n\n{table(rows)}\n")
     is_held = all(
         row["goodput"] >= GOODPUT and row["p99"] <= P99 and row["refusal_share"] <= SHARE for row in rows
     )
