@@ -16,7 +16,7 @@ from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_h
 from salver.lazy import lazy_imports
 from salver.transport.access_check import LOCAL, Access, RawHeaders
 from salver.transport.budget import COUNTED, MOST_RESERVED, Budget, Share
-from salver.transport.calls import RequestContext, join_trace, printable, take_traits
+from salver.transport.calls import RefusedCopies, RequestContext, join_trace, printable, take_traits
 from salver.transport.exchange import Exchange, Prompt, never, with_length
 from salver.transport.http1_head import Head
 from salver.transport.parting import CLOSE
@@ -253,7 +253,7 @@ class Front:
         head = exchange.head
         reply = self._fault(head.path, error, head.version, headers)
         if error.repeated is not None and not given:
-            alike = _RefusedAlike(self._new_id, error.repeated)
+            alike = RefusedCopies(self._new_id, error.repeated)
             exchange.repeat(reply.status, reply.headers, reply.body, alike, is_own=True)
         exchange.reply(reply.status, reply.headers, reply.body, given or self._new_id())
 
@@ -403,33 +403,6 @@ def _refuse_compressed(headers: Mapping[bytes, bytes]) -> None:
     """Refuse a compressed body (TR-R28)."""
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise InvalidInput("Unsupported content-encoding, only 'identity' is supported.")
-
-
-class _RefusedAlike:
-    """Requests of one caller that are refused like a first one.
-
-    Args:
-        new_id: Makes ids of requests.
-        count: Records so many of them.
-    """
-
-    __slots__ = ("_copies", "_count", "_new_id")
-
-    def __init__(self, new_id: Callable[[], str], count: Callable[[int], None]) -> None:
-        self._count = count
-        self._copies = 0
-        self._new_id = new_id
-
-    def new_id(self) -> str:
-        """See :class:`~salver.words.messages.Alike`."""
-        self._copies += 1
-        return self._new_id()
-
-    def close(self) -> int:
-        """See :class:`~salver.words.messages.Closable`."""
-        if self._copies:
-            self._count(self._copies)
-        return self._copies
 
 
 def _tell(exchange: Exchange, accepted: bytes, call: Call, reply: HttpReply | None, pieces: object) -> None:

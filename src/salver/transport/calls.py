@@ -129,3 +129,30 @@ def take_traits(call: Call, headers: Mapping[bytes, bytes], wanted: Mapping[byte
     if found:
         # What the request itself says of a trait wins over its header.
         call.traits = found if call.traits is None else {**found, **call.traits}
+
+
+class RefusedCopies:
+    """Requests of one caller that are refused like a first one.
+
+    Args:
+        new_id: Makes ids of requests.
+        count: Records so many of them.
+    """
+
+    __slots__ = ("_copies", "_count", "_new_id")
+
+    def __init__(self, new_id: Callable[[], str], count: Callable[[int], None]) -> None:
+        self._count = count
+        self._copies = 0
+        self._new_id = new_id
+
+    def new_id(self) -> str:
+        """See :class:`~salver.words.messages.Alike`."""
+        self._copies += 1
+        return self._new_id()
+
+    def close(self) -> int:
+        """See :class:`~salver.words.messages.Closable`."""
+        if self._copies:
+            self._count(self._copies)
+        return self._copies

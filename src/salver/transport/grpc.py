@@ -7,7 +7,7 @@ tables of methods (``grpc_table.py``); gRPC's own services, health and reflectio
 import asyncio
 import logging
 import struct
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_h
 from salver.transport import grpc_health
 from salver.transport.access_check import LOCAL, Access, CallerKeys, RawHeaders
 from salver.transport.budget import COUNTED, MOST_RESERVED, Budget, Share, pace
-from salver.transport.calls import RequestContext, join_trace, printable, take_traits
+from salver.transport.calls import RefusedCopies, RequestContext, join_trace, printable, take_traits
 from salver.transport.doors import Receive
 from salver.transport.effects import changing
 from salver.transport.exchange import Exchange, Prompt, never, nothing
@@ -107,6 +107,7 @@ class GrpcFront:
         self._posts: dict[str, PostMethod] = {}
         self._targets: dict[str, Callable[[bytes], bytes]] = {}
         self._refused: dict[bytes, _Refusal] = {}  # of this turn of the event loop, by what names the model
+        self._floods: dict[Hashable, _Refusal] = {}  # the same, of callers at their limits
         self._names: dict[str, Sequence[int]] = {}
         self._leads: dict[str, Callable[[int, bytes], int]] = {}
         self._foresees: dict[str, Callable[[int, bytes, Call], None]] = {}
@@ -287,8 +288,7 @@ class GrpcFront:
         if self._is_stopping:
             return False
         # In a flood, before the message is looked at (benchmarks/refusals.py).
-        if grant is not None and grant.was_refused and (refused := grant.still_refused()) is not None:
-            self._reply_fault(family, refused, exchange)
+        if grant is not None and grant.was_refused and self._refuse_again(grant, family, exchange):
             return True
         message: bytes | memoryview
         if body is not None and len(body) <= family.uncounted:
@@ -343,6 +343,28 @@ class GrpcFront:
             return False
         exchange.head.notes.clear()  # the key has become valid
         return False
+
+    def _refuse_again(self, grant: Grant, family: _Family, exchange: Exchange) -> bool:
+        """Refuse a call of a caller that was at a limit just now, if it still is.
+
+        Its further calls get copies of the status until the turn of the loop ends.
+        """
+        caller = grant.caller, family.protocol
+        kept = self._floods.get(caller)
+        if kept is not None:
+            exchange.reply_grpc(kept.copy())
+            return True
+        error = grant.still_refused()
+        if error is None:
+            return False
+        error.in_tritons_words = self._tritons_words
+        status = family.fault(error)
+        if error.repeated is not None:
+            kept = self._floods[caller] = _Refusal(status, RefusedCopies(str, error.repeated))
+            kept.on_close = partial(self._floods.pop, caller)
+            exchange.keep(kept)
+        exchange.reply_grpc(status)
+        return True
 
     def _reply_fault(self, family: _Family, error: SalverError, exchange: Exchange) -> None:
         error.in_tritons_words = self._tritons_words

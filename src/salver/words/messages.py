@@ -5,7 +5,7 @@ Times are seconds of one monotonic clock unless a name says otherwise.
 """
 
 import enum
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -279,11 +279,13 @@ class Grant(Protocol):
         standing: Standing of the request by its headers, within what is granted.
         granted: Best standing that its parameters may ask for; None = any.
         was_refused: Its last request was beyond a limit.
+        caller: Whose limits they are: grants with the same one are refused alike, whatever the model.
     """
 
     standing: Standing
     granted: Standing | None
     was_refused: bool
+    caller: Hashable
 
     @property
     def checks(self) -> bool:

@@ -209,3 +209,20 @@ async def test_copies_of_a_refusal_go_to_its_caller_alone_and_count(server: Serv
     await auntil(lambda: counted() == {"spent": 28.0})
     for _, writer in http:
         writer.close()
+
+
+async def test_copies_over_grpc_go_to_the_same_caller_and_count(server: Server) -> None:
+    """Also on other connections, in one turn of the loop."""
+    app, keys = server.ports.app(FrontConfig()), server.kernel.keys
+    callers = [GrpcCaller(app) for _ in range(3)]
+    for caller in callers:
+        assert await caller.ask(["spent", "steady"]) == [429, 200]
+    for _ in range(2):
+        found = await asyncio.gather(*(caller.ask(["spent", "steady"] * 5) for caller in callers))
+        assert found == [[429, 200] * 5] * 3
+
+    def counted() -> float:
+        families: Any = keys.refusals.collect()  # type: ignore[union-attr]
+        return sum(one.value for each in families for one in each.samples)
+
+    await auntil(lambda: counted() == 3 + 2 * 3 * 5)

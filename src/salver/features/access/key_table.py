@@ -1,7 +1,7 @@
 """Keys by their hashes, and the decision about a request."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final, Literal, NamedTuple, Protocol
 
 from salver.features.access.charge import RunCharge, RunPlan
@@ -116,7 +116,7 @@ class KeyGrant:
 
     __slots__ = (
         *("_checks", "_headers", "_key", "_own", "_plan", "_quotas", "_right", "_scope", "_table"),
-        *("account", "granted", "standing", "was_refused"),
+        *("account", "caller", "granted", "standing", "was_refused"),
     )
 
     def __init__(
@@ -142,6 +142,7 @@ class KeyGrant:
         self.account = key.account
         self.granted = key.granted
         self.standing = standing
+        self.caller: Hashable = (key.id, standing.tenant)
         self._checks = checks
         self._plan: RunPlan | None = None
         self.was_refused = False
