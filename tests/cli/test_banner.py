@@ -132,6 +132,14 @@ def test_the_same_in_the_protocols_own_form(signature: Signature) -> None:
         assert len(tensor["data"]) == np.prod(tensor["shape"])
 
 
+def test_raw_inputs_for_a_task() -> None:
+    text = TensorSpec("text", DataType.BYTES, (-1,))
+    signature = Signature((text,), (), True, "huggingface_text-classification")
+    wanted = """curl http://h:1/v1/models/a%20b -d '{"inputs": "I love you"}'"""
+    assert banner.curl("http://h:1", "a b", signature) == wanted
+    assert "$SALVER_TOKEN" in banner.curl("http://h:1", "a", signature, has_key=True)
+
+
 def test_curl_asks_for_metadata_where_json_cannot_carry_the_input() -> None:
     assert banner.curl("http://h:1", "m", HALF, takes_short=False) == "curl http://h:1/v2/models/m"
 

@@ -16,6 +16,7 @@ from salver.words.tensor import DataType
 
 with lazy_imports():
     from salver.encoding.placeholders import extents, filled, zero
+    from salver.features.pipelines import names
 
 if TYPE_CHECKING:
     from salver.ready import ReadyInfo
@@ -140,6 +141,11 @@ def curl(
         has_key: Send the key of the environment.
     """
     specs = signature.inputs
+    if signature.task:
+        ask = shlex.quote(f"{url}/v1/models/{quote(model, safe='')}")
+        if has_key:
+            ask = f'-H "authorization: Bearer $SALVER_TOKEN" {ask}'
+        return f"curl {ask} -d {shlex.quote(names.EXAMPLES[signature.task])}"
     page = shlex.quote(f"{url}/v2/models/{quote(model, safe='')}")
     is_short = takes_short and all(spec.name != "inputs" for spec in specs)
     if has_key:

@@ -17,6 +17,8 @@ from salver.words.tensor import DataType, Tensor
 Parameter = bool | int | float | str
 _NONE: Mapping[str, Parameter] = {}
 _MOST_SHOWN: Final = 20  # tensors in an error text
+#: Platform of a Hugging Face directory, before its task.
+HUGGING_FACE: Final = "huggingface_"
 
 
 class ModelId(msgspec.Struct, frozen=True, order=True):
@@ -78,6 +80,17 @@ class Signature(msgspec.Struct, frozen=True):
     judges_shapes: bool = False
     is_stateful: bool = False
     takes_forms: bool = False
+
+    @property
+    def task(self) -> str:
+        """Task for which the model takes raw inputs, by its platform; empty = it takes tensors.
+
+        >>> Signature((), (), platform="huggingface_fill-mask").task
+        'fill-mask'
+        """
+        if not self.platform.startswith(HUGGING_FACE):
+            return ""
+        return self.platform.removeprefix(HUGGING_FACE)
 
     def named(self, name: str) -> "Signature | None":
         """Return the signature with that key, this one or one of the others; None = there is none.

@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 from huggingface_directories import cases, directory
 from zoo import infer_body, write_mlp
 
+from salver.features.pipelines import names
 from salver.testing.process import ServerProcess
 
 pytest.importorskip("tokenizers")
@@ -225,3 +226,10 @@ def test_one_directory_alone(tmp_path: Path) -> None:
     with ServerProcess([path], tmp_path / "log") as server:
         server.wait_ready()
         assert post(server, "/v1/models/textclass-single", {"inputs": "good"})[0] == 200
+
+
+@pytest.mark.parametrize("model", [*MODELS, "nli", "rerank"])
+def test_the_example_of_each_task_is_answered(server: ServerProcess, model: str) -> None:
+    with urllib.request.urlopen(f"{server.url}/v2/models/{model}") as answer:
+        task = json.loads(answer.read())["platform"].removeprefix("huggingface_")
+    assert post(server, f"/v1/models/{model}", names.EXAMPLES[task].encode())[0] == 200

@@ -13,7 +13,6 @@ from salver.words.errors import SalverError
 
 with lazy_imports():
     from salver.features.pipelines.loading import EnsembleLoader
-    from salver.features.pipelines.names import task_of_platform
     from salver.features.pipelines.operations import PipelineOperations
     from salver.kernel.serving.loading import Additions
     from salver.parts import Kernel, Parts
@@ -37,7 +36,7 @@ def find(models: "ModelView", verb: str, raw_path: bytes) -> "Route | None":
         _, signature = models.signature(model, version)
     except SalverError:  # the call itself says why
         return Route("pipeline", model, version)
-    return Route("pipeline", model, version) if task_of_platform(signature.platform) else None
+    return Route("pipeline", model, version) if signature.task else None
 
 
 async def build(kernel: "Kernel", config: None) -> "Parts":

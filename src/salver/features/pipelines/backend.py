@@ -12,7 +12,7 @@ from salver.backends.protocol import LoadOptions, RunnableModel, Traits
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import LoadFailed
-from salver.words.messages import Signature
+from salver.words.messages import HUGGING_FACE, Signature
 from salver.words.tensor import DataType
 
 with lazy_imports():
@@ -27,7 +27,6 @@ with lazy_imports():
     )
     from salver.features.pipelines.making import task_of_network
     from salver.features.pipelines.model import PipelineModel
-    from salver.features.pipelines.names import platform_of
     from salver.features.pipelines.texts import TextEncoder
 
 FORMAT: Final = "huggingface"
@@ -95,7 +94,7 @@ class HuggingFaceBackend:
         with loading(msgspec.structs.replace(manifest, path=tokenizer, format="tokenizer.json")):
             encoder = TextEncoder(directory, names, tokenizers.Tokenizer.from_str)
         task = task_of_network(directory, encoder, network.signature)
-        signature = Signature(task.inputs, task.outputs, True, platform_of(directory.task))
+        signature = Signature(task.inputs, task.outputs, True, HUGGING_FACE + directory.task)
         rows = max(0, network.signature.inputs[0].shape[0])
         return PipelineModel(network, encoder, task, signature, rows)
 

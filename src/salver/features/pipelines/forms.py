@@ -14,7 +14,7 @@ import orjson
 
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps, kind_of, loads
-from salver.features.pipelines.names import SUPPORTED, task_of_platform
+from salver.features.pipelines.names import SUPPORTED
 from salver.features.pipelines.parameters import PARAMETERS, from_json, plain_names, to_request
 from salver.kernel.serving.ports import Codec
 from salver.transport.faults import http_fault
@@ -65,7 +65,7 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
             InvalidInput: the body does not fit the task; the text says what does.
             Unsupported: the model is no pipeline.
         """
-        task = task_of_platform(signature.platform)
+        task = signature.task
         if task not in SUPPORTED:
             raise Unsupported(
                 f"model {http.model!r} takes tensors, and this path takes raw inputs for a task",

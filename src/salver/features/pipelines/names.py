@@ -40,20 +40,16 @@ FIXES: Final[Mapping[str, str]] = {
     "sparse-embeddings": "Serve a dense encoder of sentence-transformers.",
 }
 
-PREFIX: Final = "huggingface_"
-
-
-def platform_of(task: str) -> str:
-    """Return the platform in a model's metadata that stands for a task.
-
-    >>> platform_of("fill-mask"), task_of_platform("huggingface_fill-mask")
-    ('huggingface_fill-mask', 'fill-mask')
-    """
-    return PREFIX + task
-
-
-def task_of_platform(platform: str) -> str:
-    """Return the task of a model by its metadata; empty = it is no pipeline."""
-    if not platform.startswith(PREFIX):
-        return ""
-    return platform.removeprefix(PREFIX)
+#: Bodies of requests, as examples for each task.
+EXAMPLES: Final[Mapping[str, str]] = {
+    "text-classification": '{"inputs": "I love you"}',
+    "token-classification": '{"inputs": "My name is Wolfgang and I live in Berlin."}',
+    "sentence-embeddings": '{"inputs": ["How do I reset my password?", "I forgot my login"]}',
+    "feature-extraction": '{"inputs": "I love you"}',
+    "text-ranking": '{"inputs": {"query": "capital of France", "texts": ["Paris is large", "I love you"]}}',
+    "zero-shot-classification": (
+        '{"inputs": "I want my money back", "parameters": {"candidate_labels": ["refund", "faq"]}}'
+    ),
+    "fill-mask": '{"inputs": "Paris is the [MASK] of France."}',
+    "question-answering": '{"inputs": {"question": "Where do I live?", "context": "I live in Berlin."}}',
+}
