@@ -171,12 +171,18 @@ async def test_the_blocks_of_time_in_which_a_unit_fails_are_counted_over_all_ser
     numbers = {f"{number % 2**64:016x}" for number in unit_numbers(some).tolist()}
     assert {each.unit for each in carrier.most} <= numbers
     assert [block.units for block in carrier.blocks] == [Counts(all_of_them)] * 3
+    assert sorted(each.failed for each in carrier.servers)[-1] >= 12 * all_of_them
     said = list(told(carrier, lambda at: f"{at:.0f}"))
     assert said[0] == f"errors in this stage: {all_of_them} units of the canary, 0 of its control"
     assert f"{carrier.most[0].unit} (15)" in said[1] and said[1].startswith(
         "  units with the most blocks of 60 s"
     )
     assert f"{carrier.blocks[0].since:.0f} ({all_of_them} and 0 of the control)" in said[2]
+    worst = carrier.servers[0]
+    assert said[3] == "  servers whose canary had it most often: " + ", ".join(
+        f"{each.server} ({each.failed} of {each.requests} requests)" for each in carrier.servers
+    )
+    assert 0 < worst.failed <= worst.requests
 
 
 async def test_a_pause_by_the_judge_is_continued_by_any_server(

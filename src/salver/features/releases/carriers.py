@@ -1,4 +1,4 @@
-"""Units and blocks of time that carry the evidence of a release.
+"""Units, servers and blocks of time that carry the evidence of a release.
 
 Read from the ledger for people: units by their stored numbers, never by their names. Nothing is judged here.
 """
@@ -14,7 +14,7 @@ from salver.features.releases.judge.record import Release
 from salver.features.releases.window_exchange import read_bucket
 from salver.words.releases import BLOCK_BUCKETS, Arm, Bucket, Counts, plus
 
-_MOST_UNITS, _MOST_BLOCKS = 5, 3
+_MOST_UNITS, _MOST_BLOCKS, _MOST_SERVERS = 5, 3, 3
 #: Buckets whose blocks of time are searched, an hour by default.
 _RECENT: Final = 360
 
@@ -44,14 +44,27 @@ class FailingBlock(msgspec.Struct, frozen=True):
     units: Counts
 
 
+class FailingServer(msgspec.Struct, frozen=True):
+    """Process of the canary on one of several servers.
+
+    Attributes:
+        requests, failed: Requests to it, and those with the event.
+    """
+
+    server: str
+    requests: int
+    failed: int
+
+
 class Carrier(msgspec.Struct, frozen=True):
-    """Units and blocks of time behind the evidence of a metric.
+    """Units, servers and blocks of time behind the evidence of a metric.
 
     Attributes:
         seconds: Length of a block of time.
         units: Units with the event in this stage.
         most: Those of the canary with the most blocks.
         blocks: Blocks of the last hour in which the most units of the canary had it.
+        servers: Servers of which the canary had the most of it in the last hour; empty = there is only one.
     """
 
     metric: str
@@ -59,6 +72,7 @@ class Carrier(msgspec.Struct, frozen=True):
     units: Counts
     most: tuple[FailingUnit, ...]
     blocks: tuple[FailingBlock, ...]
+    servers: tuple[FailingServer, ...] = ()
 
 
 def carriers(connection: Connection, release: Release) -> tuple[Carrier, ...]:
@@ -88,7 +102,8 @@ def carriers(connection: Connection, release: Release) -> tuple[Carrier, ...]:
                 for unit, blocks in connection.execute(often)
             ]
             blocks = tuple(_worst(buckets, name, seconds))
-            found.append(Carrier(name, seconds, Counts(**units[name]), tuple(most), blocks))
+            servers = tuple(_of_servers(buckets, name))
+            found.append(Carrier(name, seconds, Counts(**units[name]), tuple(most), blocks, servers))
     return tuple(found)
 
 
@@ -108,6 +123,11 @@ def told(carrier: Carrier, moment: Callable[[float], str]) -> Iterator[str]:
     )
     if blocks:
         yield f"  blocks with the most units of the canary: {blocks}"
+    servers = ", ".join(
+        f"{each.server} ({each.failed:,} of {each.requests:,} requests)" for each in carrier.servers
+    )
+    if servers:
+        yield f"  servers whose canary had it most often: {servers}"
 
 
 def _worst(buckets: Iterable[Bucket], metric: str, seconds: float) -> Iterator[FailingBlock]:
@@ -119,3 +139,15 @@ def _worst(buckets: Iterable[Bucket], metric: str, seconds: float) -> Iterator[F
             found[since] = plus(found.get(since, Counts()), counts)
     worst = sorted(found, key=lambda since: (-found[since].canary, since))[:_MOST_BLOCKS]
     return (FailingBlock(since, found[since]) for since in sorted(worst) if found[since].canary)
+
+
+def _of_servers(buckets: Iterable[Bucket], metric: str) -> Iterator[FailingServer]:
+    """Return the servers of which the canary had the most events."""
+    found: dict[str, tuple[int, int]] = {}
+    for bucket in buckets:
+        for part in bucket.parts:
+            requests, failed = found.get(part.server, (0, 0))
+            more = part.metrics[metric].raw.canary if metric in part.metrics else 0
+            found[part.server] = requests + part.requests.canary, failed + more
+    worst = sorted(found, key=lambda server: (-found[server][1], server))[:_MOST_SERVERS]
+    return (FailingServer(server, *found[server]) for server in worst if found[server][1])
