@@ -15,8 +15,7 @@ from salver.words.messages import Signature, State, TensorSpec, VersionStatus
 from salver.words.tensor import DataType
 
 with lazy_imports():
-    from salver.encoding.placeholders import extents, filled, zero
-    from salver.features.pipelines import names
+    from salver.encoding.placeholders import extents, filled, raw_inputs, zero
 
 if TYPE_CHECKING:
     from salver.ready import ReadyInfo
@@ -145,7 +144,7 @@ def curl(
         ask = shlex.quote(f"{url}/v1/models/{quote(model, safe='')}")
         if has_key:
             ask = f'-H "authorization: Bearer $SALVER_TOKEN" {ask}'
-        return f"curl {ask} -d {shlex.quote(names.EXAMPLES[signature.task])}"
+        return f"curl {ask} -d {shlex.quote(json.dumps(raw_inputs(signature.task)))}"
     page = shlex.quote(f"{url}/v2/models/{quote(model, safe='')}")
     is_short = takes_short and all(spec.name != "inputs" for spec in specs)
     if has_key:

@@ -1,13 +1,33 @@
-"""Placeholder tensors for example requests.
+"""Placeholder tensors and raw inputs for example requests.
 
 Pure.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from salver.words.messages import TensorSpec
 from salver.words.tensor import DataType
+
+#: Bodies of requests by the task whose raw inputs a model takes.
+RAW_INPUTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "text-classification": {"inputs": "I love you"},
+    "token-classification": {"inputs": "My name is Wolfgang and I live in Berlin."},
+    "sentence-embeddings": {"inputs": ["How do I reset my password?", "I forgot my login"]},
+    "feature-extraction": {"inputs": "I love you"},
+    "text-ranking": {"inputs": {"query": "capital of France", "texts": ["Paris is large", "I love you"]}},
+    "zero-shot-classification": {
+        "inputs": "I want my money back",
+        "parameters": {"candidate_labels": ["refund", "faq"]},
+    },
+    "fill-mask": {"inputs": "Paris is the [MASK] of France."},
+    "question-answering": {"inputs": {"question": "Where do I live?", "context": "I live in Berlin."}},
+}
+
+
+def raw_inputs(task: str) -> Mapping[str, Any]:
+    """Return an example of a request with raw inputs for a task."""
+    return RAW_INPUTS.get(task, {"inputs": "text"})
 
 
 def extents(spec: TensorSpec) -> list[int]:

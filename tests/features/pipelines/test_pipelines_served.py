@@ -14,7 +14,8 @@ import tritonclient.grpc as triton
 from huggingface_directories import cases, directory
 from zoo import infer_body, write_mlp
 
-from salver.features.pipelines import names
+from salver.encoding.placeholders import RAW_INPUTS
+from salver.features.pipelines.names import SUPPORTED
 from salver.testing.process import ServerProcess
 
 pytest.importorskip("tokenizers")
@@ -232,4 +233,11 @@ def test_one_directory_alone(tmp_path: Path) -> None:
 def test_the_example_of_each_task_is_answered(server: ServerProcess, model: str) -> None:
     with urllib.request.urlopen(f"{server.url}/v2/models/{model}") as answer:
         task = json.loads(answer.read())["platform"].removeprefix("huggingface_")
-    assert post(server, f"/v1/models/{model}", names.EXAMPLES[task].encode())[0] == 200
+    assert post(server, f"/v1/models/{model}", RAW_INPUTS[task])[0] == 200
+    with urllib.request.urlopen(f"{server.url}/openapi.json") as answer:
+        told = json.loads(answer.read())["paths"][f"/v1/models/{model}"]["post"]["requestBody"]["content"]
+    assert told["application/json"]["example"] == RAW_INPUTS[task]
+
+
+def test_every_task_has_an_example() -> None:
+    assert RAW_INPUTS.keys() == set(SUPPORTED)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from salver.encoding.placeholders import extents, filled, zero
+from salver.encoding.placeholders import extents, filled, raw_inputs, zero
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import DataType
 
@@ -17,15 +17,45 @@ _MOST_ELEMENTS: Final = 1000
 
 
 def paths_of(models: Mapping[str, Signature], *, takes_short: bool) -> dict[str, Any]:
-    """Return the description of ``POST /v2/models/NAME/infer`` for each model.
+    """Return the description of ``POST /v2/models/NAME/infer`` for each model, and of raw inputs for a task.
 
     Args:
         takes_short: Models accept inputs by name (:mod:`salver.dialects.oip.short_json`).
     """
+    paths = {}
+    for name, signature in list(models.items())[:MOST_MODELS]:
+        quoted = quote(name, safe="")
+        if signature.task:
+            paths[f"/v1/models/{quoted}"] = {"post": _raw(name, signature.task)}
+        if signature.inputs and not signature.takes_forms:
+            paths[f"/v2/models/{quoted}/infer"] = {"post": _operation(name, signature, takes_short)}
+    return paths
+
+
+def _raw(name: str, task: str) -> dict[str, Any]:
+    """Return the description of raw inputs for a task."""
+    schema = _object({"inputs": {}, "parameters": {"type": "object"}}, ["inputs"])
+    taken = {"schema": schema, "example": raw_inputs(task)}
     return {
-        f"/v2/models/{quote(name, safe='')}/infer": {"post": _operation(name, signature, takes_short)}
-        for name, signature in list(models.items())[:MOST_MODELS]
-        if signature.inputs and not signature.takes_forms
+        "operationId": f"pipeline:{name}",
+        "summary": f"Ask {name} with raw inputs ({task})",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": taken,
+                "text/plain": {"schema": {"type": "string"}},
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The answer as a pipeline of the task gives it",
+                "content": {"application/json": {"schema": {}}},
+            },
+            "default": {
+                "description": "What is wrong and what to do",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+            },
+        },
     }
 
 

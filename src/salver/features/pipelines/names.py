@@ -39,17 +39,3 @@ FIXES: Final[Mapping[str, str]] = {
     "text-generation": "Write it as a model that answers token by token (steps.vocabulary).",
     "sparse-embeddings": "Serve a dense encoder of sentence-transformers.",
 }
-
-#: Bodies of requests, as examples for each task.
-EXAMPLES: Final[Mapping[str, str]] = {
-    "text-classification": '{"inputs": "I love you"}',
-    "token-classification": '{"inputs": "My name is Wolfgang and I live in Berlin."}',
-    "sentence-embeddings": '{"inputs": ["How do I reset my password?", "I forgot my login"]}',
-    "feature-extraction": '{"inputs": "I love you"}',
-    "text-ranking": '{"inputs": {"query": "capital of France", "texts": ["Paris is large", "I love you"]}}',
-    "zero-shot-classification": (
-        '{"inputs": "I want my money back", "parameters": {"candidate_labels": ["refund", "faq"]}}'
-    ),
-    "fill-mask": '{"inputs": "Paris is the [MASK] of France."}',
-    "question-answering": '{"inputs": {"question": "Where do I live?", "context": "I live in Berlin."}}',
-}
