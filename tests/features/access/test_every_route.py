@@ -35,7 +35,7 @@ OUTCOMES = """
 | a key that is unknown, expired or revoked | 401 | `UNAUTHENTICATED` | `invalid_token` |
 | keys of several callers | 400 | `UNAUTHENTICATED` | no header |
 | a key without the right, or of other models | 403 | `PERMISSION_DENIED` | `insufficient_scope` |
-| a key at its limit, to run a model | 429 | `RESOURCE_EXHAUSTED` | no header |
+| a key at its limit, or whose quota is used up, to run a model | 429 | `RESOURCE_EXHAUSTED` | no header |
 
 The body has the form of the protocol: `{"error": text}` for Open Inference, Triton, KServe and TensorFlow
 Serving, OpenAI's error object (`authentication_error`, `permission_error`), TorchServe's `{code, type,
@@ -73,6 +73,24 @@ those of tenants, models and the server hold for it.
 | `x-should-retry: false` | the request has more rows than a burst: it is never accepted |
 
 Over gRPC, `grpc-retry-pushback-ms` has the time, or -1.
+
+## Quotas
+
+A key has [quotas](../how-to/usage.md) beside its limits (`limits = { quotas = ["10000/day"] }`), at most
+one of a unit and span:
+
+| Quota | Unit | Charged |
+|---|---|---|
+| `10000/day`, `10000 requests/day` | requests | before the model runs |
+| `500000 rows/month` | rows | before the model runs |
+| `1e6 tokens/month` | tokens of prompt and answer; pieces where nobody counts them | with the answer |
+| `3600 seconds/day` | seconds in the model, by its share of the batch | after the run |
+
+Numbers are whole, up to 1e15; seconds have up to six decimals. Spans are days and months of UTC. The name
+in `RateLimit` is `key-requests-day`, `key-compute-seconds-month` and so on. An answer 429 has `Retry-After`
+with the time until the quota is renewed and `x-should-retry: false`, over gRPC a pushback of -1, and
+OpenAI's code `insufficient_quota`. While the ledger does not answer and the server's slice is used up, it
+is 429 with a `Retry-After` of seconds.
 """
 TABLE = """
 ## Every route and method, with each kind of key
