@@ -5,7 +5,7 @@ one cannot reach the ledger. What is left of a slice goes back when the server s
 counted before they run. Tokens and compute seconds are known only afterwards: what runs when a quota ends
 goes beyond it, and is taken from the next slice.
 
-Pure: time is an argument, and :class:`Shell` does the rest.
+Its clock and the ledger are those of its :class:`Shell`.
 """
 
 from collections.abc import Awaitable, Iterator, Sequence
