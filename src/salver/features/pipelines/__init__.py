@@ -26,12 +26,18 @@ _PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?", re.ASCI
 _SUMMARY: Final = "Answer raw inputs for the task of a Hugging Face directory"
 
 
-def find(models: "ModelView", verb: str, raw_path: bytes) -> "Route | None":
-    """Return the route of a path for raw inputs; None if its model takes tensors."""
+def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = False) -> "Route | None":
+    """Return the route of a path for raw inputs; None if its model takes tensors.
+
+    Args:
+        has_keys: Callers need keys, without which they must not learn which models there are.
+    """
     match = _PATH.fullmatch(raw_path.decode("latin-1")) if verb == "POST" else None
     if match is None:
         return None
     model, version = unquoted(match[1]), unquoted(match[2] or "")
+    if has_keys:
+        return Route("pipeline", model, version)
     try:
         _, signature = models.signature(model, version)
     except SalverError:  # the call itself says why
@@ -51,12 +57,15 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
     def http() -> "HttpTable":
         return PipelineOperations(kernel.door, rows).table()
 
+    def has_keys() -> bool:
+        return kernel.keys is not None and not kernel.keys.is_open
+
     table = HttpTable(
         rows,
         endpoints_later(http),
         http_fault,
         owns=lambda path: False,
-        find=lambda verb, path: find(kernel.door, verb, path),
+        find=lambda verb, path: find(kernel.door, verb, path, has_keys=has_keys()),
     )
     ensembles = lazily(EnsembleLoader, kernel.inner, kernel.bus.emit, kernel.clock)
     return Parts(http=[table], additions=Additions({"ensemble": ensembles}))
