@@ -18,7 +18,7 @@ from salver.features.pipelines.names import SUPPORTED
 from salver.features.pipelines.parameters import PARAMETERS, from_json, plain_names, to_request
 from salver.kernel.serving.ports import Codec
 from salver.transport.faults import http_fault
-from salver.words.errors import InvalidInput, SalverError, Unsupported
+from salver.words.errors import InvalidInput, SalverError
 from salver.words.messages import InferRequest, InferResponse, Signature
 from salver.words.tensor import DataType, Tensor
 
@@ -62,15 +62,13 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
         """Return the request.
 
         Raises:
-            InvalidInput: the body does not fit the task; the text says what does.
-            Unsupported: the model is no pipeline.
+            InvalidInput: the model takes tensors, or the body does not fit its task; the text says what does.
         """
         task = signature.task
         if task not in SUPPORTED:
-            raise Unsupported(
-                f"model {http.model!r} takes tensors, and this path takes raw inputs for a task",
-                fix=f"Use POST /v2/models/{http.model}/infer.",
-            )
+            part = f"/versions/{http.version}" if http.version else ""
+            # TensorFlow Serving's text for a path that its models do not have.
+            raise InvalidInput(f"Malformed request: POST /v1/models/{http.model}{part}")
         inputs, parameters = _parts(http)
         if task == "zero-shot-classification" and isinstance(inputs, dict):
             inputs, parameters = _zero_shot(inputs, parameters)
