@@ -7,6 +7,7 @@ import httpx
 import pytest
 from browsing import PATIENCE_MS, is_wrong
 from playwright.sync_api import Browser, expect
+from waiting import until
 from zoo import write_mlp
 
 from salver.features.access.key_format import new_key
@@ -24,6 +25,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     file = folder / "keys.toml"
     file.write_text(written([KeyRecord("shop", "shop", hash_of(KEY), ("*",))]))
     with ServerProcess([folder / "models"], folder / "log", ["--keys-file", str(file)]) as server:
+        until(lambda: "model ready" in server.output())
         yield server
 
 
