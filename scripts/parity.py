@@ -56,7 +56,7 @@ TORCHSERVE_TITLES = {
     "runtime": "Behaviour of the server",
 }
 #: What looks like the id of a row.
-_CLAUSE = re.compile(r"(?<![\w-])(?!(?:SHA|SSH|UTF)-)[A-Z]{1,3}-[A-Z]?\d+(?![\w-])")
+_CLAUSE = re.compile(r"(?<![\w-])(?!(?:SHA|SSH|UTF)-|P-(?:256|384|521))[A-Z]{1,3}-[A-Z]?\d+(?![\w-])")
 _WITH_CLAUSES = ("src/**/*.py", "tests/**/*.py", "benchmarks/**/*.py", "docs/**/*.md", "*.md")
 
 LEGEND = """\
