@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import judge_frontier
 import judge_more
 import judge_together
 import numpy as np
@@ -268,7 +269,19 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="+",
-        choices=["good", "bad", "gates", "pauses", "biased", "large", "held", "money", "seven", "adaptive"],
+        choices=[
+            "good",
+            "bad",
+            "gates",
+            "pauses",
+            "biased",
+            "large",
+            "held",
+            "money",
+            "seven",
+            "adaptive",
+            "frontier",
+        ],
     )
     parser.add_argument("--releases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=2026)
@@ -332,8 +345,9 @@ def _runs(what: str, given: argparse.Namespace) -> Iterator[tuple[str, Callable[
                             f"{name}, {per_second:g}/s, ×{ratio:g}",
                             lambda n=name, w=world, p=per_second, r=ratio, c=count: gate(seed, n, w, p, r, c),
                         )
-    if what in ("seven", "adaptive"):
-        for key, name, per_second, run in getattr(judge_together, what)(seed, number):
+    if what in ("seven", "adaptive", "frontier"):
+        module = judge_frontier if what == "frontier" else judge_together
+        for key, name, per_second, run in getattr(module, what)(seed, number):
             if wanted(name, per_second):
                 yield key, run
     if what == "pauses":

@@ -92,7 +92,7 @@ def _promoted(plan: Plan, verdict: Verdict, index: int) -> Plan:
 def is_struck(release: Release) -> bool:
     """Return whether the canary may be paused at all."""
     if release.world.servers > 1:
-        return bool(len(release.may_pause()))
+        return any(map(release.has_window, release.may_pause().tolist()))
     for index in release.may_pause().tolist():
         since = int(np.searchsorted(release.stages, release.stages[index]))
         if index - since + 1 >= 4 and Outages()._is_outage(release.lately(index, since)):

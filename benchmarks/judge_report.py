@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "explanation" / "judge.md"
 HANGING = RESULTS / "judge_hanging.json"
 PICTURE = ROOT / "docs" / "img" / "judge-errors.svg"
+FRONTIER = ROOT / "docs" / "img" / "judge-frontier.svg"
+_HICCUPS = "hiccups, half fail 30 s each 40 min"
+_AS_IT_IS = "as it is"
+_HURT = 100 * 0.01 * 9 * 0.005  # failed requests a second by harm of ×10, at 1 % of 100 requests a second
 _TOOLS = {"kayenta": "Kayenta", "argo": "Argo", "flagger": "Flagger"}
 _COLOURS = {"Salver": "#0b6e4f", "Kayenta": "#c05621", "Argo": "#2b6cb0", "Flagger": "#805ad5"}
 
@@ -74,6 +78,15 @@ def _of_policy(result: Mapping[str, Mapping[str, Row]]) -> Iterator[str]:
             "slow answers and refusals have bursts. Rolled back by any of them, of simulated."
         )
         yield from _together(result["seven"])
+    if "frontier" in result:
+        yield "### Where the two errors meet"
+        yield (
+            "The same releases, judged by other settings than the product's: by evidence alone, good ones at "
+            "1,000 requests per second, bad ones at 100. Failed requests are those that harm of ×10 adds at "
+            "1 % of 100 per second until it is rolled back, in the median."
+        )
+        yield "![False rollbacks over the time to detect harm](../img/judge-frontier.svg)"
+        yield from _frontier(result["frontier"])
     if "adaptive" in result:
         yield "### Stages that end by evidence"
         yield (
@@ -81,6 +94,66 @@ def _of_policy(result: Mapping[str, Mapping[str, Row]]) -> Iterator[str]:
             "minutes at 1, 5 and 25 %, margins × 4, × 2 and × 1, three hours in all. What is neither is held."
         )
         yield from _together(result["adaptive"])
+
+
+def _frontier(rows: Mapping[str, Row]) -> Iterator[str]:
+    table = []
+    for row in sorted(rows.values(), key=lambda row: row["world"] != _AS_IT_IS):
+        good = [_bounded(told, row["releases"]) for told in row["good"].values()]
+        bad = [f"{told['minutes'][0]:g}{_within(told)}" for told in row["bad"].values()]
+        hurt = 60 * row["bad"]["×10"]["minutes"][0] * _HURT
+        table.append([row["world"], *good, *bad, f"{hurt:.0f}"])
+    worlds = list(next(iter(rows.values()))["good"])
+    yield _table(["setting", *worlds, "×10, minutes", "×3, minutes", "failed requests, ×10"], table)
+
+
+def _bounded(told: Row, releases: int) -> str:
+    return f"{told['found']} of {releases:,}, ≤ {100 * told['high']:.2f} %"
+
+
+def draw_frontier(rows: Mapping[str, Row], path: Path) -> None:
+    """Draw false rollbacks where processes hiccup over the minutes that harm lasts."""
+    pyplot = _pyplot()
+    figure, each = pyplot.subplots(1, 2, figsize=(11, 4.8), sharey=True)
+    for axes, harm in zip(each, ("×10", "×3"), strict=True):
+        for place, row in enumerate(rows.values()):
+            told = row["good"][_HICCUPS]
+            # Settings with equal medians lie beside each other.
+            minutes = row["bad"][harm]["minutes"][0] * (1 + 0.012 * (place - 3))
+            colour, width = f"C{place}", 1.2
+            if row["world"] == _AS_IT_IS:
+                colour, width = _COLOURS["Salver"], 3.0
+            axes.plot([minutes] * 2, [100 * told["low"], 100 * told["high"]], color=colour, lw=width)
+            share = 100 * told["found"] / row["releases"]
+            axes.plot(minutes, share, "o", color=colour, ms=3 + 1.5 * width, label=row["world"])
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100 %"])
+        axes.set_ylim(-0.1, 120)
+        axes.margins(x=0.1)
+        axes.set_xlabel(f"{harm}, independent users, 100 req/s: minutes to the rollback (median)", fontsize=8)
+        axes.grid(alpha=0.25)
+    figure.suptitle(f"good releases rolled back (95 % intervals): {_HICCUPS}, 1,000 req/s", fontsize=9)
+    figure.legend(*each[0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncols=4)
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    _save(figure, path)
+    pyplot.close(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "salver", "svg.fonttype": "none", "font.family": "sans-serif"}
+    )
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -236,14 +309,7 @@ def _money(rows: Mapping[str, Row]) -> Iterator[str]:
 
 def draw(result: Mapping[str, Mapping[str, Row]], path: Path) -> None:
     """Draw both kinds of error beside each other, at 100 requests per second."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update(
-        {"svg.hashsalt": "salver", "svg.fonttype": "none", "font.family": "sans-serif"}
-    )
-    from matplotlib import pyplot
-
+    pyplot = _pyplot()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5.2), width_ratios=(1.25, 1))
     tools = {"rolled_back": "Salver", **_TOOLS}
     good = [row for row in result["good"].values() if row["per_second"] == 100]
@@ -284,8 +350,7 @@ def draw(result: Mapping[str, Mapping[str, Row]], path: Path) -> None:
     left.set_xlim(-0.1, 120)
     figure.legend(*right.get_legend_handles_labels(), fontsize=8, loc="lower center", ncols=4)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    _save(figure, path)
     pyplot.close(figure)
 
 
@@ -297,6 +362,7 @@ def main() -> None:
     given = parser.parse_args()
     result = json.loads(given.result.read_text())
     draw(result, PICTURE)
+    draw_frontier(result["frontier"], FRONTIER)
     text = replaced(PAGE.read_text(), "judge", tables(result))
     if HANGING.exists():
         text = replaced(text, "judge hangs", report(json.loads(HANGING.read_text())))

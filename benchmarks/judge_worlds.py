@@ -435,6 +435,14 @@ class Release:
             first -= 1
         return first
 
+    def has_window(self, bucket: int) -> bool:
+        """Return whether the canary of several servers failed enough for a pause, whatever its units."""
+        first = self._window(bucket, int(np.searchsorted(self.stages, self.stages[bucket])))
+        asked, failed = self.requests[first : bucket + 1, 0], self.raw[first : bucket + 1, 0]
+        requests, failures = int(asked.sum()), int(failed.sum())
+        enough = 0.75 * requests if requests >= 10 else requests
+        return len(asked) >= RECENT_BUCKETS and requests >= ENOUGH_RECENT and failures >= enough
+
     def may_pause(self) -> Ints:
         """Return the buckets at which most of the canary's recent requests failed."""
         end, found = np.arange(1, self.buckets + 1), np.zeros(self.buckets, bool)

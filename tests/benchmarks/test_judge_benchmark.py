@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judge_arrays import judge_cells, judge_peers, judge_report, judge_twin, judge_worlds
+from judge_arrays import judge_cells, judge_frontier, judge_peers, judge_report, judge_twin, judge_worlds
 
 # Other judges
 
@@ -112,7 +112,25 @@ def test_the_page_is_made_of_the_results_each_with_its_number_and_interval(tmp_p
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
+def test_the_frontier_is_drawn_alike_and_has_the_settings_in_force_first(tmp_path: Path) -> None:
+    rows = json.loads((judge_report.RESULTS / "judge.json").read_text())["frontier"]
+    for name in ("one.svg", "two.svg"):
+        judge_report.draw_frontier(rows, tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    [table] = judge_report._frontier(rows)
+    assert table.splitlines()[2].startswith("| as it is |") and len(table.splitlines()) == 2 + len(rows)
+
+
 # Cells
+
+
+def test_without_what_tempers_it_the_judge_is_sooner_and_rolls_back_more_good_releases() -> None:
+    cells = {name: run for name, _, _, run in judge_frontier.frontier(5, 20)}
+    usual, plain = cells["as it is"](), cells["none of these"]()
+    world = "hiccups, half fail 30 s each 40 min"
+    assert plain["good"][world]["found"] > 5 > usual["good"][world]["found"]
+    assert plain["bad"]["×10"]["minutes"][0] < usual["bad"]["×10"]["minutes"][0]
+    assert cells["as it is"]() == usual  # settings are put back
 
 
 def test_a_cell_is_told_with_its_interval_and_not_simulated_twice(

@@ -8,9 +8,18 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 sys.path.append(str(FOLDER))
 try:
-    judge_twin, judge_worlds, judge_peers, judge_course, judge_together, judge_cells, judge_report = (
+    (
+        judge_twin,
+        judge_worlds,
+        judge_peers,
+        judge_course,
+        judge_together,
+        judge_frontier,
+        judge_cells,
+        judge_report,
+    ) = (
         importlib.import_module(f"judge_{name}")
-        for name in ("twin", "worlds", "peers", "course", "together", "cells", "report")
+        for name in ("twin", "worlds", "peers", "course", "together", "frontier", "cells", "report")
     )
 finally:
     sys.path.remove(str(FOLDER))
