@@ -371,7 +371,7 @@ class ResourceUse(msgspec.Struct, frozen=True):
     stable: Spent = Spent()
 
 
-class MetricPart(msgspec.Struct, frozen=True):
+class MetricPart(msgspec.Struct, frozen=True, omit_defaults=True):
     """Counts of one metric by one of several servers, as in :class:`Bucket`."""
 
     raw: Counts = Counts()
@@ -379,7 +379,7 @@ class MetricPart(msgspec.Struct, frozen=True):
     blocks: tuple[Counts, ...] = ()
 
 
-class ServerPart(msgspec.Struct, frozen=True):
+class ServerPart(msgspec.Struct, frozen=True, omit_defaults=True):
     """Part of a bucket that one of several servers counted.
 
     Attributes:

@@ -25,12 +25,12 @@ from typing import Final, Self
 import msgspec
 
 from salver.features.releases.judge.bets import Bets
+from salver.features.releases.judge.units import MOST_COUNTED
 from salver.stats.binomial_evidence import HARM
 from salver.words.releases import (
     BLOCK_BUCKETS,
     BLOCK_BURST,
     BUCKET_BURST,
-    MOST_BLOCKS,
     Counts,
     MetricPart,
     ServerPart,
@@ -63,14 +63,14 @@ _SHOWS: Final = 12
 _LEAST_LEFT: Final = 0.01  # of the control, if all servers have bursts
 
 
-class ArmBlock(msgspec.Struct, frozen=True):
+class ArmBlock(msgspec.Struct, frozen=True, omit_defaults=True):
     """The canary or its control in a block, on one of several servers.
 
     Attributes:
         requests, failures: Requests, and those that failed.
         units: Units that failed in the block.
         first: Units with their first failure.
-        places: Units by the number of their failing blocks, as in a bucket.
+        places: Units by the number of their failing blocks, as in a bucket; missing ones are 0.
         has_burst: One of the buckets has a burst.
     """
 
@@ -78,12 +78,12 @@ class ArmBlock(msgspec.Struct, frozen=True):
     failures: int = 0
     units: int = 0
     first: int = 0
-    places: tuple[int, ...] = (0,) * MOST_BLOCKS
+    places: tuple[int, ...] = ()
     has_burst: bool = False
 
     def add(self, requests: int, failures: int, first: int, places: Sequence[int]) -> Self:
         """Add a bucket."""
-        padded = itertools.zip_longest(self.places, places, fillvalue=0)
+        padded = itertools.zip_longest(self.places, places if any(places) else (), fillvalue=0)
         return type(self)(
             self.requests + requests,
             self.failures + failures,
@@ -92,6 +92,12 @@ class ArmBlock(msgspec.Struct, frozen=True):
             tuple(one + more for one, more in padded),
             self.has_burst or is_burst(failures, requests, BUCKET_BURST),
         )
+
+    @property
+    def by_place(self) -> list[float]:
+        """Return the units of each place that counts."""
+        found = [float(count) for count in self.places[:MOST_COUNTED]]
+        return found + [0.0] * (MOST_COUNTED - len(found))
 
     @property
     def is_burst(self) -> bool:

@@ -176,7 +176,7 @@ class CountEvidence(msgspec.Struct, frozen=True):
         is_burst, is_long = math.isfinite(most), closed.is_longer_than_a_hiccup
         (mine, others), pending = blocks.open.cut(blocks.runs)[0], self.pending
         clusters = self.clusters.closed(
-            usual, (mine.places, others.places), is_burst=is_burst, is_long=is_long
+            usual, (mine.by_place, others.by_place), is_burst=is_burst, is_long=is_long
         )
         if (mine.first or others.first) and look.is_warm:
             part, both = sides.canary / (sides.canary + sides.control), mine.first + others.first

@@ -102,7 +102,7 @@ class Clusters(msgspec.Struct, frozen=True):
             is_long: The burst is longer than a hiccup, so all of it is evidence.
         """
         steady, withheld = self.steady, _NONE
-        calm = [max(0.0, count - less) for count, less in zip(self.open_canary, cut[0], strict=False)]
+        calm = [max(0.0, count - less) for count, less in zip(self.open_canary, cut[0], strict=True)]
         if is_burst:
             withheld = _plus(self.withheld, calm)
         else:
@@ -119,7 +119,7 @@ class Clusters(msgspec.Struct, frozen=True):
             _plus(self.trimmed, [part * count for count in self.open_control]),
             steady,
             withheld,
-            apart=_plus(self.apart, cut[1][:MOST_COUNTED]),
+            apart=_plus(self.apart, cut[1]),
         )
 
     def log_harm(self, ratios: Sequence[float], margin: float) -> Iterator[float]:
