@@ -159,8 +159,8 @@ class Outages(msgspec.Struct, frozen=True):
             msgspec.structs.replace(told.failures, canary=sum(failed)),
             Counts(
                 failing + max(0, told.units.canary - told.failing.canary),
-                math.floor(part * told.units.baseline),
-                math.floor(part * told.units.stable),
+                round(part * told.units.baseline),
+                round(part * told.units.stable),
             ),
             Counts(failing, math.ceil(part * told.failing.baseline), math.ceil(part * told.failing.stable)),
             len(window),
