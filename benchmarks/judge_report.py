@@ -310,7 +310,7 @@ def _money(rows: Mapping[str, Row]) -> Iterator[str]:
 def draw(result: Mapping[str, Mapping[str, Row]], path: Path) -> None:
     """Draw both kinds of error beside each other, at 100 requests per second."""
     pyplot = _pyplot()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5.2), width_ratios=(1.25, 1))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 6.4), width_ratios=(1.25, 1))
     tools = {"rolled_back": "Salver", **_TOOLS}
     good = [row for row in result["good"].values() if row["per_second"] == 100]
     for place, row in enumerate(good):
