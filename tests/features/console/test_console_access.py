@@ -83,7 +83,7 @@ def test_a_walk_by_keyboard_alone(opened: Open) -> None:
     page.reload()
     page.locator("main h1").wait_for()
     order = []
-    for _ in range(10):
+    for _ in range(11):
         page.keyboard.press("Tab")
         order.append(focused(page))
     assert order == [
@@ -95,6 +95,7 @@ def test_a_walk_by_keyboard_alone(opened: Open) -> None:
         "Audit",
         "Webhooks",
         "Keys",
+        "Usage",
         "Who am I",
         "Dark",
     ]
