@@ -35,7 +35,7 @@ class WatchedFile:
 
     def read(self) -> None:
         """Read the file. Raises InvalidInput, and then changes nothing."""
-        is_first, self._seen = self._seen is None, self._state()
+        is_first, self._seen = self._seen is None, state_of(self._path)
         content = read_whole(self._path)
         found = table(content.key)
         count = len({key.id for key in found.values()})
@@ -47,19 +47,21 @@ class WatchedFile:
 
     async def look(self) -> None:
         """Read the file if it has changed; one that is wrong is logged, and the keys stay as they were."""
-        if await asyncio.to_thread(self._state) == self._seen:
+        if await asyncio.to_thread(state_of, self._path) == self._seen:
             return
         try:
             await asyncio.to_thread(self.read)
         except SalverError as error:
             _LOG.error("the keys stay as they are: %s", error)
 
-    def _state(self) -> object:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+
+def state_of(path: Path) -> object:
+    """Return what differs once a file is changed or replaced; None = it cannot be reached."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def record_changes(changes: Sequence[KeyChange]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from salver.features.access import IdentityConfig
-from salver.features.access.building import table_of
+from salver.features.access.building import state_of, table_of
 from salver.features.access.key_table import KeyTable
 from salver.lazy import lazy_imports
 from salver.parts import Kernel, Parts, Tick
@@ -47,7 +47,7 @@ class WatchedIdentities:
 
     async def read(self) -> None:
         """Read the file. Raises InvalidInput, and then changes nothing."""
-        self._seen = self._state()
+        self._seen = state_of(self._path)
         file = rules.parse(self._text(), str(self._path))
         sources = [key_set.KeySource(issuer, self._path.parent) for issuer in file.issuer]
         before = {source.issuer: source for source in self._sources}
@@ -67,7 +67,7 @@ class WatchedIdentities:
 
     async def look(self) -> None:
         """Read what has changed; what is wrong is logged, and everything stays as it was."""
-        if await asyncio.to_thread(self._state) != self._seen:
+        if await asyncio.to_thread(state_of, self._path) != self._seen:
             try:
                 await self.read()
             except SalverError as error:
@@ -111,13 +111,6 @@ class WatchedIdentities:
                 return file.read(_MOST_BYTES).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInput(f"{self._path} cannot be read: {error}", field="--identity-file") from error
-
-    def _state(self) -> object:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 async def build(kernel: Kernel, config: IdentityConfig) -> Parts:
