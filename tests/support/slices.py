@@ -161,15 +161,15 @@ def tests() -> list[Path]:
 
 
 def imported(test: Path) -> set[str]:
-    """Return the slices that a test file imports when it is collected, by itself or through support."""
+    """Return the slices that a test file imports when collected, itself or through support and neighbours."""
     todo = [path for path in (test, test.with_name("conftest.py")) if path.exists()]
     seen = set(todo)
     for path in todo:
         for module in _modules(path):
-            support = TESTS / "support" / f"{module}.py"
-            if support not in seen and support.exists():
-                seen.add(support)
-                todo.append(support)
+            for helper in (TESTS / "support" / f"{module}.py", path.with_name(f"{module}.py")):
+                if helper not in seen and helper.exists():
+                    seen.add(helper)
+                    todo.append(helper)
     return {slice_of(module) for path in seen for module in _modules(path)} - {"", folder_of(test)}
 
 
