@@ -7,6 +7,7 @@ tables of methods (``grpc_table.py``); gRPC's own services, health and reflectio
 import asyncio
 import logging
 import struct
+import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from salver.encoding.bodies import GrpcStatus
 from salver.encoding.varints import check_fields, texts_at
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
+from salver.lazy import lazy_imports
 from salver.transport import grpc_health
 from salver.transport.access_check import LOCAL, Access, CallerKeys, RawHeaders
 from salver.transport.budget import COUNTED, MOST_RESERVED, Budget, Share, pace
@@ -43,6 +45,9 @@ from salver.words.errors import (
 )
 from salver.words.messages import ANYBODY, Alike, Call, Grant
 
+with lazy_imports():
+    from salver.transport import limit_fields
+
 _LOG = logging.getLogger("salver.grpc")
 #: Of those that need a closer look, the headers of calls that are answered without a task.
 _PROMPT = frozenset((b"grpc-timeout", b"x-request-id"))
@@ -50,8 +55,10 @@ _PROMPT = frozenset((b"grpc-timeout", b"x-request-id"))
 _LONGEST_QUESTION = 1 << 20
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _prefix = struct.Struct(">xI").pack  # prefix of an uncompressed message
-#: Headers that carry a deadline, an id, a trace or a standing.
-_UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
+#: Headers that carry a deadline, an id, a trace, a standing or a wish.
+_UNUSUAL = frozenset(
+    (b"grpc-timeout", b"x-request-id", b"traceparent", b"prefer", CLASS_HEADER, PRIORITY_HEADER)
+)
 #: Stands for a method that concerns all models.
 _OF_ALL: Final = (0,)
 
@@ -414,6 +421,9 @@ class GrpcFront:
         if call.traceparent:
             named = (b"traceparent", call.traceparent.encode())
             start = {**start, "headers": [*start["headers"], named]}
+        if call.charge is not None and b"prefer" in headers:
+            left = limit_fields.limit_fields(headers, call.charge.states(), time.time())
+            start = {**start, "headers": [*start["headers"], *left]}
         await send(start)
         await send({"type": "http.response.body", "body": body})
         await send(_OK)

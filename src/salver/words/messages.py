@@ -285,6 +285,23 @@ class Alike(Closable, Protocol):
         ...
 
 
+class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A limit, and what is left of it.
+
+    Attributes:
+        name: For example ``key-requests`` or ``tenant-rows``, as in the field ``RateLimit`` of answers.
+        most: Most units in the window.
+        window_seconds: Time in which all of them come back; 0 = so many may run at a time.
+        resets: Unix seconds at which a quota is renewed; None = it is none.
+    """
+
+    name: str
+    most: float
+    window_seconds: int
+    left: float
+    resets: float | None = None
+
+
 class Grant(Protocol):
     """Models that a caller may use, how often, and with which standing.
 
@@ -360,6 +377,10 @@ class Charge(Protocol):
 
     def settle(self) -> Awaitable[None]:
         """Charge the request once it is known what is left for it. Raises RateLimited."""
+        ...
+
+    def states(self) -> Iterable[LimitState]:
+        """Return the limits and quotas that it was charged to, with what is left of them now."""
         ...
 
     def add(self, tokens: tuple[int, int] | None) -> None:

@@ -5,13 +5,14 @@ once where nothing depends on them. Tokens are charged when they are known, whic
 they count against later runs. What each request runs through is written for speed (benchmarks/prices.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from salver.features.access.limits import Limits, refusal
 from salver.features.access.ports import Account, compute_seconds
 from salver.features.access.run_usage import RunUsage
 from salver.words.errors import RateLimited, SalverError
+from salver.words.messages import LimitState
 
 
 class Planner(Protocol):
@@ -131,6 +132,14 @@ class RunCharge(RunUsage):
             await plan.quotas.settle(self._rows)
         except RateLimited as error:
             raise self._planner.recorded(error, plan.model) from None
+
+    def states(self) -> Iterator[LimitState]:
+        """See :class:`~salver.words.messages.Charge`."""
+        plan = self._plan
+        for each in plan.limits:
+            yield from each.states(plan.ticks())
+        if plan.quotas is not None:
+            yield from plan.quotas.states()
 
     def add(self, tokens: tuple[int, int] | None) -> None:
         """See :class:`~salver.words.messages.Charge`."""

@@ -12,6 +12,7 @@ import msgspec
 from salver.features.access.gcra import Cell, parse_rate
 from salver.features.access.quota_rules import parse_quotas
 from salver.words.errors import InvalidInput, RateLimited, ReachedLimit
+from salver.words.messages import LimitState
 
 #: Whose limits they are, the narrowest first.
 Holder = Literal["key", "tenant", "model", "server"]
@@ -46,23 +47,6 @@ class LimitRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     rows: str = ""
     tokens: str = ""
     quotas: tuple[str, ...] = ()
-
-
-class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A limit, and what is left of it.
-
-    Attributes:
-        name: For example ``key-requests`` or ``tenant-rows``, as in the field ``RateLimit`` of answers.
-        most: Most units in the window.
-        window_seconds: Time in which all of them come back; 0 = so many may run at a time.
-        resets: Unix seconds at which a quota is renewed; None = it is none.
-    """
-
-    name: str
-    most: float
-    window_seconds: int
-    left: float
-    resets: float | None = None
 
 
 class Limits:

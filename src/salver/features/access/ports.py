@@ -5,9 +5,8 @@ from typing import Protocol
 
 import msgspec
 
-from salver.features.access.limits import LimitState
 from salver.words.errors import RateLimited
-from salver.words.messages import Timing
+from salver.words.messages import LimitState, Timing
 
 #: A run: its rows, bytes received and sent, and durations.
 Run = tuple[int, int, int, Timing]

@@ -3,13 +3,13 @@
 A run whose key has limits or quotas is a charge (charge.py), which builds on this.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.features.access.ports import Meter
 from salver.kernel.engine.delivery import nothing
-from salver.words.messages import InferRequest, Timing
+from salver.words.messages import InferRequest, LimitState, Timing
 
 _NO_TOKENS: Final = (0, 0)
 _NO_TIME: Final = Timing()
@@ -52,6 +52,10 @@ class RunUsage:
 
     async def settle(self) -> None:
         """See :class:`~salver.words.messages.Charge`."""
+
+    def states(self) -> Iterable[LimitState]:
+        """See :class:`~salver.words.messages.Charge`."""
+        return ()
 
     def add(self, tokens: tuple[int, int] | None) -> None:
         """See :class:`~salver.words.messages.Charge`."""
