@@ -66,9 +66,7 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
         """
         task = signature.task
         if task not in SUPPORTED:
-            part = f"/versions/{http.version}" if http.version else ""
-            # TensorFlow Serving's text for a path that its models do not have.
-            raise InvalidInput(f"Malformed request: POST /v1/models/{http.model}{part}")
+            raise no_path(http.model, http.version)
         inputs, parameters = _parts(http)
         if task == "zero-shot-classification" and isinstance(inputs, dict):
             inputs, parameters = _zero_shot(inputs, parameters)
@@ -95,6 +93,12 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
     def fault(self, error: SalverError) -> HttpReply:
         """Return ``{"error": text}``."""
         return http_fault(error)
+
+
+def no_path(model: str, version: str) -> InvalidInput:
+    """Return TensorFlow Serving's error for a path that models of tensors do not have."""
+    part = f"/versions/{version}" if version else ""
+    return InvalidInput(f"Malformed request: POST /v1/models/{model}{part}")
 
 
 def _parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
