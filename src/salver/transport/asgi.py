@@ -219,7 +219,7 @@ class Front:
                 return never
             self._access.check_host(headers)
             grant = self._check(route, endpoint, head.headers, headers, is_trial=True)
-        except (Unidentified, OutOfScope):
+        except (Unidentified, OutOfScope, RateLimited):
             return never if b"traceparent" in headers else partial(self._refuse, route, endpoint, headers)
         except SalverError:
             return never  # the task repeats the check and writes the error
@@ -239,7 +239,7 @@ class Front:
             return False
         try:
             self._check(route, endpoint, head.headers, headers)
-        except (Unidentified, OutOfScope) as error:
+        except (Unidentified, OutOfScope, RateLimited) as error:
             self._reply_refusal(error, headers, printable(headers.get(b"x-request-id", b"")), exchange)
             return True
         except SalverError:

@@ -39,6 +39,7 @@ from salver.words.errors import (
     NoRoute,
     NotReady,
     OutOfScope,
+    RateLimited,
     SalverError,
     TooLarge,
     Unidentified,
@@ -256,7 +257,7 @@ class GrpcFront:
                 seconds = parse_timeout(headers[b"grpc-timeout"].decode("latin-1"))
                 if not seconds:
                     return never
-        except (Unidentified, OutOfScope):
+        except (Unidentified, OutOfScope, RateLimited):
             assert access.keys is not None
             return partial(self._refuse, path, family, access.keys)
         except SalverError:
@@ -343,7 +344,7 @@ class GrpcFront:
             return False
         try:
             self._admit(path, exchange.head.headers, keys)
-        except (Unidentified, OutOfScope) as error:
+        except (Unidentified, OutOfScope, RateLimited) as error:
             self._reply_fault(family, error, exchange)
             return True
         except SalverError:

@@ -88,7 +88,11 @@ class Identities(Protocol):
     """Callers whom others vouch for (features/identity)."""
 
     def by_token(self, digest: bytes, token: bytes) -> Key | None:
-        """Return the caller of a token, with its digest; None = it is not valid."""
+        """Return the caller of a token, with its digest; None = it is not valid.
+
+        Raises:
+            RateLimited: it cannot be told, as too many tokens were wrong just now.
+        """
         ...
 
     def by_peer(self, headers: RawHeaders) -> list[Key]:
@@ -198,8 +202,6 @@ class KeyGrant:
             return None
         try:  # another key of the same caller may have taken its place
             table.admit(self._headers, self._right, model, is_later=False, is_trial=True)
-        except RateLimited:
-            return None
         except SalverError as error:
             return self.recorded(error, model)
         return None
