@@ -304,6 +304,8 @@ class Front:
             call.is_large, http.large = True, large
         give_up = post(route, http, call, partial(_tell, exchange, accepted, call))
         if give_up is None:
+            if grant is not None and grant.is_stale:
+                exchange.head.notes.clear()  # the task asks for the key again
             return False
         if not exchange.is_whole:
             exchange.on_gone = give_up

@@ -329,6 +329,8 @@ class GrpcFront:
             self._reply_fault(family, error, exchange)
             return True
         if give_up is None:
+            if grant is not None and grant.is_stale:
+                exchange.head.notes.clear()  # the task asks for the key again
             return False
         if not exchange.is_whole:
             exchange.on_gone = give_up

@@ -140,11 +140,6 @@ class Limits:
         for cell in self.cells:
             cell.take(now, rows if cell.has_units else 1)
 
-    def undo(self) -> None:
-        """Take the last run back, which :func:`enter` has counted just now."""
-        for cell in self.cells:
-            cell.free_at = cell.before
-
     def take_tokens(self, now: int, count: int) -> None:
         """Charge tokens that are known only now, even beyond the limit: later runs wait for it."""
         if self.counts_tokens:
@@ -178,32 +173,11 @@ def refusal(several: Sequence[Limits], now: int, rows: int = 1, own: int = 0) ->
         break
     else:
         return None
-    return _strictest(several, now, rows, own)
+    return strictest(several, now, rows, own)
 
 
-def enter(several: Sequence[Limits], now: int) -> RateLimited | None:
-    """Charge a run to limits that do not count rows; return why it is refused; None = it is accepted by all.
-
-    Args:
-        several: The narrowest first.
-        now: Monotonic nanoseconds.
-    """
-    for limits in several:
-        if limits.at_once and limits.running >= limits.at_once:
-            return _strictest(several, now, 1, 0)
-        for cell in limits.cells:
-            at = cell.free_at
-            if (at if at > now else now) + cell.period - now > cell.burst_ns:
-                return _strictest(several, now, 1, 0)
-    for limits in several:
-        limits.running += 1
-        for cell in limits.cells:
-            at = cell.before = cell.free_at
-            cell.free_at = (at if at > now else now) + cell.period
-    return None
-
-
-def _strictest(several: Sequence[Limits], now: int, rows: int, own: int) -> RateLimited | None:
+def strictest(several: Sequence[Limits], now: int, rows: int = 1, own: int = 0) -> RateLimited | None:
+    """Return why a run is refused, as :func:`refusal` does, which is fast where it is accepted."""
     longest, strictest, at = 0, None, -1
     for limits in several:
         wait, place = limits.wait(now, rows, own)

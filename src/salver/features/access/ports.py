@@ -8,9 +8,6 @@ import msgspec
 from salver.words.errors import RateLimited
 from salver.words.messages import LimitState, Timing
 
-#: A run: its rows, bytes received and sent, and durations.
-Run = tuple[int, int, int, Timing]
-
 
 def compute_seconds(timing: Timing, rows: int) -> float:
     """Return the share of a run of so many rows in the time of its batch."""
@@ -22,11 +19,12 @@ def compute_seconds(timing: Timing, rows: int) -> float:
 class Meter(Protocol):
     """Counts what one key uses, by model."""
 
-    def record(self, model: str, run: Run) -> None:
+    def record(self, model: str, rows: int, received: int, sent: int, timing: Timing) -> None:
         """Count a run that has ended.
 
         Args:
             model: Empty = none that is served.
+            received, sent: Bytes.
         """
         ...
 
