@@ -33,6 +33,7 @@ HARMLESS: dict[str, set[str]] = {
     "litert": {"tflite"},
     "onnx": {"onnx", "ort"},
     "openvino": {"openvino-ir"},
+    "pipeline": set(),
     "python": set(),
     "sklearn": set(),
     "tensorflow": set(),

@@ -12,15 +12,21 @@ from salver.lazy import lazily, lazy_imports
 from salver.words.errors import SalverError
 
 with lazy_imports():
+    from salver.backends.discovery import backends
     from salver.features.pipelines.loading import EnsembleLoader
     from salver.features.pipelines.operations import PipelineOperations
+    from salver.features.pipelines.served import PipelineLoader
+    from salver.kernel.serving.bus import Bus
+    from salver.kernel.serving.loader import Loader
     from salver.kernel.serving.loading import Additions
     from salver.parts import Kernel, Parts
     from salver.transport.faults import http_fault
     from salver.transport.first_call import endpoints_later
     from salver.transport.routes import HttpTable, Operation, Route, unquoted
 if TYPE_CHECKING:
+    from salver.kernel.serving.servable import Servable
     from salver.transport.ports import ModelView
+    from salver.words.artifacts import Manifest
 
 _PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?", re.ASCII)
 _SUMMARY: Final = "Answer raw inputs for the task of a Hugging Face directory"
@@ -36,17 +42,13 @@ def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = Fa
     if match is None:
         return None
     model, version = unquoted(match[1]), unquoted(match[2] or "")
-    is_meant = has_keys or takes_raw_inputs(models, model, version)
-    return Route("pipeline", model, version) if is_meant else None
-
-
-def takes_raw_inputs(models: "ModelView", model: str, version: str) -> bool:
-    """Return whether a model has a task; also True if that is not known, as the call itself says why."""
+    if has_keys:
+        return Route("pipeline", model, version)
     try:
         _, signature = models.signature(model, version)
-    except SalverError:
-        return True
-    return bool(signature.task)
+    except SalverError:  # the call itself says why
+        return Route("pipeline", model, version)
+    return Route("pipeline", model, version) if signature.task else None
 
 
 async def build(kernel: "Kernel", config: None) -> "Parts":
@@ -72,7 +74,15 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
         find=lambda verb, path: find(kernel.door, verb, path, has_keys=has_keys()),
     )
     ensembles = lazily(EnsembleLoader, kernel.inner, kernel.bus.emit, kernel.clock)
-    return Parts(http=[table], additions=Additions({"ensemble": ensembles}))
+
+    async def load_own(manifest: "Manifest") -> "Servable":
+        # Runs of a pipeline's own models are part of its runs, and nobody else hears of them.
+        return await Loader(backends(), Bus(), kernel.clock, kernel.terms).load(manifest)
+
+    pipelines = lazily(PipelineLoader, kernel.inner, load_own, kernel.bus.emit, kernel.clock)
+    return Parts(http=[table], additions=Additions({"ensemble": ensembles, "pipeline": pipelines}))
 
 
-feature = Feature("pipelines", "salver.features.pipelines:build")
+feature = Feature(
+    "pipelines", "salver.features.pipelines:build", formats="salver.features.pipelines.backend:FORMATS"
+)

@@ -1,7 +1,7 @@
-"""Backend for Hugging Face directories with an ONNX export: raw texts or images in, answers of the task out.
+"""Backends for Hugging Face directories with an ONNX export, and for directories with a ``pipeline.toml``.
 
-The network runs with the ONNX backend, the tokenizer with ``tokenizers``, images with Pillow; neither
-transformers nor PyTorch is needed.
+Of the former, the network runs with the ONNX backend, the tokenizer with ``tokenizers``, without transformers
+and PyTorch.
 """
 
 import os
@@ -11,14 +11,14 @@ from typing import Final
 import msgspec
 
 from salver.backends.protocol import LoadOptions, RunnableModel, Traits
+from salver.kernel.repository import Formats
 from salver.lazy import lazy_imports
-from salver.words.artifacts import Manifest, ModelConfig
-from salver.words.errors import LoadFailed, MissingExtra
+from salver.words.artifacts import Ensemble, EnsembleStep, Manifest, ModelConfig
+from salver.words.errors import LoadFailed
 from salver.words.messages import HUGGING_FACE, Signature
 from salver.words.tensor import DataType
 
 with lazy_imports():
-    from salver.backends.installed import is_installed
     from salver.backends.loading import framework, loading
     from salver.backends.onnx import OnnxBackend
     from salver.features.pipelines.directory import (
@@ -28,14 +28,16 @@ with lazy_imports():
         onnx_files,
         read_directory,
     )
-    from salver.features.pipelines.image_making import image_model
+    from salver.features.pipelines.local import LocalPipeline, model_beside, read_document
     from salver.features.pipelines.making import task_of_network
     from salver.features.pipelines.model import PipelineModel
     from salver.features.pipelines.texts import TextEncoder
 
 FORMAT: Final = "huggingface"
+PIPELINE: Final = "pipeline"
+_PIPELINE_FILE: Final = "pipeline.toml"
 _MARKS: Final = ("config.json", "modules.json")
-_OWN: Final = frozenset(("task", "file", "decode", "max_pixels"))
+_OWN: Final = frozenset(("task", "file"))
 _KNOWN: Final = frozenset(("input_ids", "attention_mask", "token_type_ids"))
 _TYPES: Final = {DataType.INT64: "int64", DataType.INT32: "int32"}
 
@@ -50,31 +52,22 @@ class HuggingFaceBackend:
 
     def recognise(self, path: Path) -> str | None:
         """Return ``huggingface`` for a folder with a model's ``config.json`` and an ONNX file."""
-        # Most paths are no such folder, and need no more of this package.
+        # Most paths are no such folder, and need no more of this package. A pipeline may lie in one.
         if not (path.is_dir() and any((path / name).is_file() for name in _MARKS)):
+            return None
+        if (path / _PIPELINE_FILE).is_file():
             return None
         return FORMAT if is_directory_of_model(path) else None
 
-    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
+    def load(self, manifest: Manifest, options: LoadOptions) -> PipelineModel:
         """See :class:`~salver.backends.protocol.Backend`.
 
-        Options: ``task``, ``file`` (the ONNX file, below the directory), ``decode`` and ``max_pixels`` for
-        images, and those of the ONNX backend.
+        Options: ``task``, ``file`` (the ONNX file, below the directory), and those of the ONNX backend.
         """
         wished = manifest.config.options
         directory = read_directory(manifest.path, wished.get("task", ""))
-        of_images = directory.is_of_images
-        if of_images and not is_installed("PIL"):
-            raise MissingExtra(self.name, "images", "pillow")
-        if not of_images and (unfit := [name for name in ("decode", "max_pixels") if name in wished]):
-            raise LoadFailed(
-                f"{directory.path} is for {directory.task}, and {unfit[0]} is an option of tasks with images",
-                field=f"options.{unfit[0]}",
-            )
         network = self._network(manifest, directory, options)
         try:
-            if of_images:
-                return image_model(directory, network, wished, options.threads)
             return self._model(manifest, network, directory)
         except BaseException:
             network.close()
@@ -144,3 +137,45 @@ def _onnx_file(directory: ModelDirectory, wished: str) -> Path:
 def _files(folder: Path) -> str:
     names = [str(file.relative_to(folder)) for file in onnx_files(folder)[:10]]
     return f'Name one in salver.toml: [options] file = "…"; there are: {", ".join(names) or "none"}.'
+
+
+class PipelineBackend:
+    """Backend of pipelines whose models all lie beside them; a server loads them by its own loader."""
+
+    name = PIPELINE
+    extra = "text"
+    modules: tuple[str, ...] = ()
+    traits = Traits(repeatable=True, harmless_formats=frozenset())
+
+    def recognise(self, path: Path) -> str | None:
+        """Return ``pipeline`` for a folder with a ``pipeline.toml``."""
+        return PIPELINE if (path / _PIPELINE_FILE).is_file() else None
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> "LocalPipeline":
+        """See :class:`~salver.backends.protocol.Backend`."""
+        return LocalPipeline(manifest.path, options=options)
+
+
+class PipelineFormat:
+    """Reader of the server's models that a ``pipeline.toml`` needs."""
+
+    def identify(self, path: Path, name: str) -> tuple[str, str]:
+        """Return name and version."""
+        return name, "1"
+
+    def complete(self, manifest: Manifest) -> Manifest:
+        """Return the manifest with the server's models as members, so that they are loaded before it."""
+        try:
+            steps = tuple(
+                EnsembleStep(table.model, table.version, dict(table.inputs))
+                for table in read_document(manifest.path).steps
+                if table.model and model_beside(manifest.path, table) is None
+            )
+        except LoadFailed as error:
+            return msgspec.structs.replace(manifest, problem=str(error))
+        return msgspec.structs.replace(
+            manifest, config=msgspec.structs.replace(manifest.config, ensemble=Ensemble(steps))
+        )
+
+
+FORMATS: Final = Formats(archives={PIPELINE: PipelineFormat()})

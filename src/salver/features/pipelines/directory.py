@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from salver.backends.content import head
-from salver.features.pipelines.names import FIXES, OF_IMAGES, SUFFIXES, SUPPORTED
+from salver.features.pipelines.names import FIXES, SUFFIXES, SUPPORTED
 from salver.words.errors import LoadFailed
 
 _MOST: Final = 16 << 20  # bytes of a JSON file; label lists of large classifiers take some megabytes
@@ -111,11 +111,6 @@ class ModelDirectory(msgspec.Struct, frozen=True):
     modules: tuple[Module, ...] = ()
     max_length: int | None = None
 
-    @property
-    def is_of_images(self) -> bool:
-        """Whether the task takes images."""
-        return self.task in OF_IMAGES
-
     def labels(self, count: int) -> tuple[str, ...]:
         """Return the names of that many classes; those without a name are ``LABEL_0`` and so on."""
         names = self.config.id2label or {}
@@ -196,6 +191,15 @@ def read_directory(path: Path, wished: str = "") -> ModelDirectory:
     return ModelDirectory(
         path, root, task, config, tokenizer, sentences, modules, _max_length(config, tokenizer, sentences)
     )
+
+
+def read_tokenizer(folder: Path) -> ModelDirectory:
+    """Read what a directory says of its tokenizer; it needs no network and no task. Raises LoadFailed."""
+    config = _CONFIG.read_if_there(folder / "config.json")
+    tokenizer = _TOKENIZER.read_if_there(folder / "tokenizer_config.json")
+    sentences = _sentences(folder, folder)
+    longest = _max_length(config, tokenizer, sentences)
+    return ModelDirectory(folder, folder, "", config, tokenizer, sentences, max_length=longest)
 
 
 def task_of(config: Config, modules: tuple[Module, ...], sentences: SentenceConfig, tag: str) -> str:

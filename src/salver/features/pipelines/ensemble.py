@@ -6,6 +6,7 @@ past the deadline. The models are those that were ready when the ensemble was lo
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from salver.kernel.engine.refusals import LATE, closing, due, full
 from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.inner import HeldInner
 from salver.words.artifacts import ModelConfig
-from salver.words.errors import Cancelled, DeadlineExceeded, OnlyStreams, SalverError
+from salver.words.errors import Cancelled, DeadlineExceeded, ModelFailed, OnlyStreams, SalverError
 from salver.words.events import BatchRan
 from salver.words.messages import (
     ANYBODY,
@@ -45,7 +46,12 @@ class Ensemble:
         config: Default deadline, and limits on concurrent requests of a step and in total.
         clock: Monotonic seconds.
         emit: Called for every request as for one run, with the sums of its steps' times, as Triton counts.
+
+    Attributes:
+        tells_sequence: Responses have the sequence's parameters, as Triton's do.
     """
+
+    tells_sequence = True
 
     def __init__(
         self,
@@ -249,10 +255,10 @@ class _Run:
             write: Receives each response of a decoupled ensemble.
         """
         flow = Flow(self._ensemble.graph, 0, self._only)
-        ready = flow.put(self._ensemble.values(self.bound, self._marks))
+        ready = self._run_quick(flow, flow.put(self._ensemble.values(self.bound, self._marks)))
         try:
             while len(ready) == 1 and not ready[0].is_decoupled:  # most are a chain, which needs no task
-                ready = flow.put(*await self._ask(ready[0], flow))
+                ready = self._run_quick(flow, flow.put(*await self._ask(ready[0], flow)))
             if ready:
                 await self._follow(flow, ready, write, None)
         except BaseExceptionGroup as group:
@@ -274,7 +280,7 @@ class _Run:
                 if step.is_decoupled:
                     await self._stream(step, flow, write, before)
                 else:
-                    start(flow.put(*await self._ask(step, flow)))
+                    start(self._run_quick(flow, flow.put(*await self._ask(step, flow))))
 
             def start(steps: list[Step]) -> None:
                 for step in steps:
@@ -286,13 +292,36 @@ class _Run:
                 await asyncio.wait([before])
             await write(self.response(flow))
 
+    def _run_quick(self, flow: Flow, ready: list[Step]) -> list[Step]:
+        """Run the steps that run at once, and those that follow from them; return the others.
+
+        Raises:
+            ModelFailed: a step raised something of its own.
+        """
+        left = []
+        for step in ready:  # the list grows while it is read
+            if step.run is None:
+                left.append(step)
+                continue
+            given = {port.name: flow.array(port.tensor) for port in step.inputs}
+            began = time.perf_counter()
+            try:
+                tensors = step.run(given)
+            except SalverError:
+                raise
+            except Exception as error:
+                raise ModelFailed(f"step '{step.model}' raised {type(error).__name__}: {error}") from error
+            self.seconds[1] += time.perf_counter() - began
+            ready += flow.put({name: Value(tensor, 1, self._marks) for name, tensor in tensors.items()})
+        return left
+
     async def _ask(self, step: Step, flow: Flow) -> tuple[Mapping[str, Value], Sequence[str]]:
         """Run one step; return its tensors and the missing ones."""
         ensemble = self._ensemble
         turn = await self._turn(step) if ensemble.turns else None
         try:
             request, call, rows, marks = self._asked(step, flow)
-            response = await ensemble.inner.infer(request, call, self._sender)
+            response = await (step.ask or ensemble.inner.infer)(request, call, self._sender)
         finally:
             if turn is not None:
                 turn.release()
@@ -407,7 +436,8 @@ class _Run:
             inference=ensemble.clock() - self._call.arrival, batch_rows=self.bound.rows, reason="steps"
         )
         version = ensemble.id.version
-        return InferResponse(request.model, version, tuple(tensors), request.id, marks.parameters(), spent)
+        parameters = marks.parameters() if ensemble.tells_sequence else {}
+        return InferResponse(request.model, version, tuple(tensors), request.id, parameters, spent)
 
 
 def _taken(

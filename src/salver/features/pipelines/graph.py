@@ -6,7 +6,7 @@ through the following steps: those steps, and all that they write, are a *reach*
 Triton's if it has one. It knows no task and calls no model.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +15,15 @@ from msgspec.structs import replace
 from salver.backends.loading import fits, is_batched
 from salver.words.artifacts import EnsembleStep, ModelConfig, Reshape
 from salver.words.errors import LoadFailed
-from salver.words.messages import Parameter, RequestedOutput, Signature, TensorSpec
+from salver.words.messages import (
+    Call,
+    InferRequest,
+    InferResponse,
+    Parameter,
+    RequestedOutput,
+    Signature,
+    TensorSpec,
+)
 from salver.words.tensor import Array, DataType, Tensor
 
 Shape = tuple[int, ...]
@@ -61,6 +69,8 @@ class Step(msgspec.Struct, frozen=True):
         is_decoupled: The model returns any number of responses.
         reach: Reach in which it runs; 0 = once per request.
         gives: Reach of what it writes.
+        run: Runs it at once, from arrays by input to tensors by name in the graph; None = it takes its time.
+        ask: Asks what runs it; None = the server's model of that name.
     """
 
     index: int
@@ -77,6 +87,8 @@ class Step(msgspec.Struct, frozen=True):
     is_decoupled: bool
     reach: int
     gives: int
+    run: Callable[[dict[str, Array]], dict[str, Tensor]] | None = None
+    ask: Callable[[InferRequest, Call, Hashable], Awaitable[InferResponse]] | None = None
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -110,7 +122,8 @@ class Graph(msgspec.Struct, frozen=True):
     def needed(self, outputs: Iterable[str]) -> frozenset[int]:
         """Return the indices of the steps needed for these outputs."""
         found: dict[int, Step] = {}
-        tensors = set(outputs)
+        wanted = set(outputs)
+        tensors = {port.tensor for port in self.outputs if port.name in wanted}
         # Walk backwards from the outputs: a step is needed if it writes a tensor that a needed step reads.
         while tensors:
             more = [s for s in self.steps if s.index not in found and not tensors.isdisjoint(s.writes)]
@@ -194,6 +207,12 @@ class Flow:
         self._skips: dict[str, int] = {}
         self.values: dict[str, Value | None] = {}
         self.absent: set[str] = set()
+
+    def array(self, tensor: str) -> Array:
+        """Return the array of a tensor that has arrived."""
+        value = self.values[tensor]
+        assert value is not None, "a pipeline's inputs are never left out"
+        return value.tensor.array
 
     def put(self, values: Mapping[str, Value | None], absent: Sequence[str] = ()) -> list[Step]:
         """Add tensors that have arrived, or never will; return the steps that are now ready."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from salver.backends.protocol import Answer, RunnableModel
 from salver.features.pipelines.parameters import from_request
 from salver.features.pipelines.ports import Columns, Scored, Task
-from salver.features.pipelines.texts import MOST_TOKENS, Piece, TextEncoder, grouped
+from salver.features.pipelines.texts import MOST_TOKENS, Piece, TextEncoder, decoded, grouped
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import InferRequest, RequestedOutput, Signature
 from salver.words.tensor import Array, Tensor
@@ -164,17 +164,5 @@ def _columns(tensors: Sequence[Tensor]) -> Columns:
     Raises:
         InvalidInput: one is not UTF-8.
     """
-    texts = {}
-    rows = 0
-    for tensor in tensors:
-        values = tensor.array.tolist()
-        rows = len(values)
-        try:
-            texts[tensor.name] = [value if isinstance(value, str) else value.decode() for value in values]
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"{tensor.name} has bytes that are not valid UTF-8 ({error.reason}): {error.object[:40]!r}",
-                field=tensor.name,
-                fix="Send the text encoded as UTF-8.",
-            ) from error
-    return Columns(texts, rows)
+    texts = {tensor.name: decoded(tensor.name, tensor.array) for tensor in tensors}
+    return Columns(texts, len(tensors[0].array) if tensors else 0)

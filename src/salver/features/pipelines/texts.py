@@ -147,9 +147,13 @@ class TextEncoder:
         whole = self._shortened(piece)
         return whole if isinstance(whole, tuple) else (whole,)
 
-    def arrays(self, encodings: Sequence[Any]) -> dict[str, Array]:
-        """Return the inputs of the network for texts of one run, padded to the longest one."""
-        width = max(map(len, encodings))
+    def arrays(self, encodings: Sequence[Any], multiple: int = 1) -> dict[str, Array]:
+        """Return the inputs of the network for texts of one run, padded to the longest one.
+
+        Args:
+            multiple: Number that divides the length of the padded rows.
+        """
+        width = -(-max(map(len, encodings)) // multiple) * multiple
         shape = (len(encodings), width)
         rows = {
             "input_ids": ("ids", self.pad),
@@ -183,6 +187,22 @@ class TextEncoder:
             return " ".join(tokens)
         text: str = decoder.decode(list(tokens))
         return text
+
+
+def decoded(name: str, values: Array) -> list[str]:
+    """Return the texts of a tensor.
+
+    Raises:
+        InvalidInput: one is not UTF-8.
+    """
+    try:
+        return [value if isinstance(value, str) else value.decode() for value in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"{name} has bytes that are not valid UTF-8 ({error.reason}): {error.object[:40]!r}",
+            field=name,
+            fix="Send the text encoded as UTF-8.",
+        ) from error
 
 
 def grouped(lengths: Sequence[int], most_tokens: int = MOST_TOKENS) -> list[list[int]]:

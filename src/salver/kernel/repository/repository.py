@@ -384,7 +384,7 @@ class Repository:
 
     def _admitted(self, manifest: Manifest) -> Manifest:
         """Refuse an upload that can touch the machine; models in the repository may be of any format."""
-        brought, is_ensemble = manifest.brought, bool(manifest.config.ensemble.steps)
+        brought, is_ensemble = manifest.brought, manifest.backend == "ensemble"
         if not brought or manifest.problem or self._config.trusts_code or is_ensemble:
             return manifest
         if self._formats.touches_machine(manifest.backend, manifest.format):

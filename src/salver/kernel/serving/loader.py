@@ -81,7 +81,7 @@ class Loader:
         """
         prepared = [await attachment.prepare(manifest) for attachment in self._additions.attachments]
         kind = manifest.backend
-        if manifest.config.ensemble.steps:
+        if manifest.config.ensemble.steps and kind not in self._additions.loaders:
             kind = "ensemble"
         loader = self._additions.loaders.get(kind)
         servable = await (self._load(manifest) if loader is None else loader.load(manifest))

@@ -3,7 +3,7 @@
 Pure.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -43,27 +43,13 @@ def sigmoid(logits: Array) -> Array:
     return scores
 
 
-#: From logits to scores, by the names that requests have for them.
-FUNCTIONS: Final[Mapping[str, Callable[[Array], Array]]] = {
-    "sigmoid": sigmoid,
-    "softmax": softmax,
-    "none": lambda logits: logits,
-}
-
-
-def best_labels(scores: Array, labels: Sequence[str], most: int | None) -> list[dict[str, Any]]:
-    """Return the labels with the best scores; None = all.
-
-    >>> best_labels(np.array([0.25, 0.75]), ["cat", "dog"], 1)
-    [{'label': 'dog', 'score': 0.75}]
-    """
-    order = np.argsort(-scores, kind="stable")[:most].tolist()
-    return [{"label": labels[i], "score": float(scores[i])} for i in order]
-
-
 def json_rows(rows: Iterable[Any]) -> Array:
     """Return a tensor of bytes with the JSON of each row."""
-    encoded = [_encode(row) for row in rows]
-    array = np.empty(len(encoded), dtype=object)
-    array[:] = encoded
+    return object_row([_encode(row) for row in rows])
+
+
+def object_row(values: Sequence[bytes]) -> Array:
+    """Return a tensor of bytes."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
     return array

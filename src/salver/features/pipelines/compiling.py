@@ -1,0 +1,296 @@
+"""From the plan of a pipeline to the graph that the engine of ensembles runs.
+
+Rows of lists and conditions become ordinary tensors: the offsets of an :data:`Axis` say where the items of
+each row begin, and a step that reads rows from further up takes them by these. So the engine knows steps and
+models only, and a model gets the items of all rows in one request.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from salver.features.pipelines.edges import Axis, EdgeType
+from salver.features.pipelines.graph import Graph, Port, Step
+from salver.features.pipelines.one_by_one import one_by_one
+from salver.features.pipelines.planning import Edge, Node, Plan
+from salver.features.pipelines.steps.step import OFFSETS, Arrays, Run
+from salver.words.errors import ModelFailed
+from salver.words.messages import (
+    Call,
+    InferRequest,
+    InferResponse,
+    RequestedOutput,
+    Signature,
+    TensorSpec,
+)
+from salver.words.tensor import Array, DataType, Tensor
+
+PLATFORM: Final = "salver_pipeline"
+_NO_AXIS: Final[Axis] = ()
+#: Asks a model, or an engine that runs a step: request, context, sender.
+Ask = Callable[[InferRequest, Call, Any], Awaitable[InferResponse]]
+
+
+class Runner(NamedTuple):
+    """Ways to run a node; one of them is set.
+
+    Attributes:
+        run: Function of arrays, which runs at once.
+        ask: Function that is waited for.
+    """
+
+    run: Run | None = None
+    ask: Ask | None = None
+
+
+def compiled(plan: Plan, runner_of: Callable[[Node], Runner]) -> Graph:
+    """Return the graph of a plan whose types are all known.
+
+    Args:
+        runner_of: Returns what runs a node.
+    """
+    compiler = _Compiler(plan)
+    for node in plan.nodes:
+        compiler.add(node, runner_of(node))
+    steps = compiler.steps
+    readers: dict[str, tuple[Step, ...]] = {}
+    for step in steps:
+        for tensor in step.reads:
+            readers[tensor] = (*readers.get(tensor, ()), step)
+    outputs = [(output.name, output.source, _known(output.type)) for output in plan.outputs]
+    signature = Signature(
+        tuple(_spec(name, _known(type)) for name, type in plan.inputs.items()),
+        tuple(_spec(name, type) for name, _, type in outputs),
+        True,
+        PLATFORM,
+    )
+    ports = tuple(Port(name, source, type.shape, True) for name, source, type in outputs)
+    writers = dict.fromkeys((tensor for step in steps for tensor in step.writes), 1)
+    return Graph(plan.name, signature, tuple(steps), ports, 0, readers, writers)
+
+
+def _known(type: EdgeType | None) -> EdgeType:
+    assert type is not None, "the types of a pipeline that is compiled are known"
+    return type
+
+
+def _spec(name: str, type: EdgeType) -> TensorSpec:
+    return TensorSpec(name, type.datatype, type.shape)
+
+
+def _offsets(axis: Axis) -> str:
+    """Return the name of the tensor with the offsets of an axis in the one above it."""
+    return f"{OFFSETS}:{'/'.join(axis)}"
+
+
+class _Compiler:
+    """State of compiling one plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.steps: list[Step] = []
+        self._conditions: set[Axis] = set()
+        #: Outputs that nothing reads are not asked for.
+        self._used = {output.source for output in plan.outputs}
+        for node in plan.nodes:
+            self._used.update(edge.source for edge in (*node.edges, *filter(None, [node.condition])))
+
+    def add(self, node: Node, runner: Runner) -> None:
+        """Add the steps of a node."""
+        if (
+            node.condition is not None
+            and node.axis[-1:] == (node.part,)
+            and node.axis not in self._conditions
+        ):
+            self._conditions.add(node.axis)
+            self._add_condition(node, node.condition)
+        if runner.run is not None:
+            self._add_run(node, runner.run)
+            return
+        edges = node.edges
+        taken = [edge for edge in edges if _known(edge.type).axis != node.axis]
+        if taken:
+            name = f"rows of {node.name}"
+            gathered = {edge.port: (f"{node.name}<{edge.port}", _known(edge.type)) for edge in taken}
+            self._add_local(name, taken, node.axis, gathered, lambda arrays: arrays)
+            edges = tuple(
+                edge._replace(source=gathered[edge.port][0]) if edge.port in gathered else edge
+                for edge in edges
+            )
+        ports = tuple(Port(edge.port, edge.source, _known(edge.type).shape, True) for edge in edges)
+        outputs = {name: tensor for name, (tensor, _) in self._outputs(node).items()}
+        ask = ModelAsk(node, runner.ask) if runner.ask is not None else None
+        model, version = (node.name, "") if node.step is not None else (node.table.model, node.table.version)
+        self._add(model, version, ports, outputs, ask=ask)
+
+    def _outputs(self, node: Node) -> dict[str, tuple[str, EdgeType]]:
+        named = {name: (f"{node.name}.{name}", _known(type)) for name, type in node.outputs.items()}
+        return {name: found for name, found in named.items() if found[0] in self._used}
+
+    def _add_run(self, node: Node, run: Run) -> None:
+        outputs = self._outputs(node)
+        if node.is_apart and node.items is not None:
+            outputs[OFFSETS] = (_offsets(node.items), EdgeType(DataType.INT64, (-1,), (*node.items, "")))
+        if node.step is not None and node.step.merges:
+            self._add_merge(node, run)
+            return
+        self._add_local(node.name, node.edges, node.axis, outputs, run, node.items)
+
+    def _add_condition(self, node: Node, condition: Edge) -> None:
+        is_unless = condition.port == "unless"
+        offsets = (_offsets(node.axis), EdgeType(DataType.INT64, (-1,), (*node.axis, "")))
+
+        def run(arrays: Arrays) -> Arrays:
+            mask = arrays[condition.port] ^ is_unless
+            return {OFFSETS: np.concatenate(([0], np.cumsum(mask))).astype(np.int64)}
+
+        self._add_local(f"condition of {node.name}", [condition], node.axis[:-1], {OFFSETS: offsets}, run)
+
+    def _add_merge(self, node: Node, run: Run) -> None:
+        first = node.edges[0]
+        offsets = Edge(_offsets(_known(first.type).axis), f"{first.port}.{OFFSETS}", None)
+        ((name, type),) = node.outputs.items()
+        local = LocalRun(node.name, run, (), _NO_AXIS, {name: (f"{node.name}.{name}", _known(type))})
+        ports = tuple(Port(edge.port, edge.source, (-1,), True) for edge in (*node.edges, offsets))
+        self._add(node.name, "", ports, {f"{node.name}.{name}": f"{node.name}.{name}"}, run=local)
+
+    def _add_local(
+        self,
+        name: str,
+        edges: Sequence[Edge],
+        axis: Axis,
+        outputs: Mapping[str, tuple[str, EdgeType]],
+        run: Run,
+        items: Axis | None = None,
+    ) -> None:
+        """Add a step that runs at once, and takes its rows from further up by offsets."""
+        ports = [Port(edge.port, edge.source, _known(edge.type).shape, True) for edge in edges]
+        needed: dict[str, None] = {}
+        gathers = []
+        for edge in edges:
+            if edge.is_item:
+                needed[_offsets(_known(edge.type).axis)] = None
+                continue
+            own = _known(edge.type).axis
+            steps = tuple(_offsets(axis[:depth]) for depth in range(len(own) + 1, len(axis) + 1))
+            if steps:
+                gathers.append((edge.port, steps))
+                needed.update(dict.fromkeys(steps))
+        ports += [Port(tensor, tensor, (-1,), True) for tensor in needed]
+        joins = items is not None and any(edge.is_item for edge in edges)
+        local = LocalRun(name, run, tuple(gathers), axis, outputs, _offsets(items) if joins and items else "")
+        names = {tensor: tensor for tensor, _ in outputs.values()}
+        self._add(name, "", tuple(ports), names, run=local)
+
+    def _add(
+        self,
+        model: str,
+        version: str,
+        ports: tuple[Port, ...],
+        outputs: Mapping[str, str],
+        run: "LocalRun | None" = None,
+        ask: "ModelAsk | None" = None,
+    ) -> None:
+        reads = tuple(dict.fromkeys(port.tensor for port in ports))
+        wanted = tuple(map(RequestedOutput, outputs))
+        index, writes = len(self.steps), tuple(outputs.values())
+        step = Step(index, model, version, ports, outputs, wanted, reads, writes, "", "", True, False, 0, 0)
+        self.steps.append(msgspec.structs.replace(step, run=run, ask=ask))
+
+
+class LocalRun:
+    """Step that runs on the event loop: from arrays by input to tensors by name in the graph.
+
+    Args:
+        gathers: Inputs whose rows are taken by offsets, step by step.
+        outputs: Tensor and type of each output.
+        joined: Tensor of the offsets of the lists that it puts together; empty = it does not.
+    """
+
+    __slots__ = ("_gathers", "_is_plain", "_joined", "_name", "_outputs", "_run")
+
+    def __init__(
+        self,
+        name: str,
+        run: Run,
+        gathers: tuple[tuple[str, tuple[str, ...]], ...],
+        axis: Axis,
+        outputs: Mapping[str, tuple[str, EdgeType]],
+        joined: str = "",
+    ) -> None:
+        self._name = name
+        self._run = run
+        self._gathers = gathers
+        self._joined = joined
+        #: Rows of lists and conditions may be none at all, which steps are not asked about.
+        self._is_plain = not axis and not joined
+        self._outputs = tuple(
+            (own, tensor, type.datatype, type.datatype.dtype, type) for own, (tensor, type) in outputs.items()
+        )
+
+    def __call__(self, given: dict[str, Array]) -> dict[str, Tensor]:
+        """Return the tensors that it gives.
+
+        Raises:
+            ModelFailed: an output is missing, or has another datatype than the step declares.
+        """
+        arrays = given
+        if self._gathers or self._joined:
+            arrays = self._gathered(given)
+        if self._is_plain or self._joined or len(next(iter(arrays.values()))):
+            outputs = self._run(arrays)
+        else:
+            outputs = {own: _nothing(type) for own, _, _, _, type in self._outputs}
+            if OFFSETS in outputs:
+                outputs[OFFSETS] = np.zeros(1, np.int64)
+        found = {}
+        for own, tensor, datatype, dtype, type in self._outputs:
+            array = outputs.get(own)
+            if array is None or array.dtype != dtype or array.ndim != len(type.shape):
+                raise self._wrong(own, type, array)
+            if not array.flags.c_contiguous:
+                array = np.ascontiguousarray(array)
+            found[tensor] = Tensor(tensor, datatype, array)
+        return found
+
+    def _gathered(self, given: dict[str, Array]) -> dict[str, Array]:
+        arrays = {name: array for name, array in given.items() if not name.startswith(f"{OFFSETS}:")}
+        for port, steps in self._gathers:
+            array = arrays[port]
+            for step in steps:
+                offsets = given[step]
+                array = array[np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))]
+            arrays[port] = array
+        if self._joined:
+            arrays[OFFSETS] = given[self._joined]
+        return arrays
+
+    def _wrong(self, output: str, type: EdgeType, array: Array | None) -> ModelFailed:
+        said = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
+        return ModelFailed(f"step '{self._name}' gave {said} for its output {output}, which is {type}")
+
+
+def _nothing(type: EdgeType) -> Array:
+    return np.empty([max(0, extent) for extent in (0, *type.shape[1:])], type.datatype.dtype)
+
+
+class ModelAsk:
+    """Asks a model, or an engine that runs a step, in the form in which it takes rows."""
+
+    __slots__ = ("_ask", "_form", "_outputs")
+
+    def __init__(self, node: Node, ask: Ask) -> None:
+        self._ask = ask
+        self._form = node.form
+        self._outputs = {name: _known(type) for name, type in node.outputs.items()}
+
+    async def __call__(self, request: InferRequest, call: Call, sender: Any) -> InferResponse:
+        """Return the answer for all rows; without rows, nothing is asked."""
+        rows = len(request.inputs[0].array)
+        if not rows:
+            tensors = (Tensor(name, type.datatype, _nothing(type)) for name, type in self._outputs.items())
+            return InferResponse(request.model, request.version, tuple(tensors), request.id)
+        if self._form == "rows":
+            return await self._ask(request, call, sender)
+        return await one_by_one(self._ask, request, call, sender, is_single=self._form == "single")

@@ -1,0 +1,163 @@
+"""Pipeline in this process, without a server: its models are loaded by their backends and run at once.
+
+The plan, the graph and the steps are those of a server.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from salver.backends.discovery import backends, recogniser
+from salver.backends.protocol import LoadOptions, RunnableModel
+from salver.features.pipelines.compiling import Runner, compiled
+from salver.features.pipelines.directory import inside
+from salver.features.pipelines.document import FILE, Document, StepTable, parse
+from salver.features.pipelines.graph import Flow, Marks, Value
+from salver.features.pipelines.planning import Node, RowForm, plan
+from salver.features.pipelines.steps.step import Arrays, Run
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed, ModelFailed
+from salver.words.messages import ModelId, Signature
+from salver.words.tensor import Array, Tensor
+
+_MOST: Final = 1 << 20  # bytes of a pipeline.toml
+_MARKS: Final = Marks()
+_NONE: Final[Mapping[str, RunnableModel]] = {}
+
+
+def read_document(folder: Path) -> Document:
+    """Return the content of a folder's ``pipeline.toml``.
+
+    Raises:
+        LoadFailed: it cannot be read, or has a key that is not known.
+    """
+    path = folder / FILE
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST + 1)
+    except OSError as error:
+        raise LoadFailed(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > _MOST:
+        raise LoadFailed(f"{path} is larger than {_MOST} bytes")
+    return parse(content, str(path))
+
+
+def model_beside(folder: Path, table: StepTable) -> Path | None:
+    """Return the path of a step's model; None = it is a model of the server, named there.
+
+    Raises:
+        LoadFailed: the path leads out of the folder.
+    """
+    if not table.model:
+        return None
+    path = inside(folder, table.model)
+    return path if path.exists() else None
+
+
+def manifest_beside(id: ModelId, table: StepTable, path: Path) -> Manifest:
+    """Return the manifest of a model beside ``pipeline.toml``.
+
+    Raises:
+        LoadFailed: no backend knows it.
+    """
+    kind = recogniser(backends())(path)
+    if kind is None:
+        raise LoadFailed(f"step `{table.name}`: {path} is no model that a backend knows")
+    return Manifest(id, path, kind.format, kind.backend)
+
+
+class LocalPipeline:
+    """Pipeline whose steps and models run on the caller's thread.
+
+    Args:
+        models: Models by their names in ``pipeline.toml``, where they are not beside it.
+
+    Raises:
+        LoadFailed: something does not fit, or a model is missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        models: Mapping[str, RunnableModel] = _NONE,
+        options: LoadOptions | None = None,
+    ) -> None:
+        document = read_document(folder)
+        self._loaded: list[RunnableModel] = []
+        self._models: dict[str, RunnableModel] = {}
+        try:
+            for table in document.steps:
+                if table.model:
+                    self._models[table.name] = self._model(folder, table, models, options or LoadOptions())
+            self.plan = plan(folder.resolve().name, document, folder, self._signature)
+            self._graph = compiled(self.plan, lambda node: Runner(self._run_of(node, folder)))
+        except BaseException:
+            self.close()
+            raise
+        self.signature = self._graph.signature
+
+    def _model(
+        self, folder: Path, table: StepTable, models: Mapping[str, RunnableModel], options: LoadOptions
+    ) -> RunnableModel:
+        path = model_beside(folder, table)
+        if path is None:
+            if table.model not in models:
+                raise LoadFailed(
+                    f"step `{table.name}`: the model {table.model!r} is not beside pipeline.toml",
+                    fix="Serve the pipeline together with it, or pass it as one of the models",
+                )
+            return models[table.model]
+        manifest = manifest_beside(ModelId(table.name, "1"), table, path)
+        model = backends()[manifest.backend].load(manifest, options)
+        self._loaded.append(model)
+        return model
+
+    def _signature(self, table: StepTable) -> Signature:
+        return self._models[table.name].signature
+
+    def _run_of(self, node: Node, folder: Path) -> Run:
+        if node.step is not None:
+            return node.step.open(folder)
+        return _run_of_model(self._models[node.name], node.form)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs, for inputs of equally many rows.
+
+        Raises:
+            SalverError: a step or a model refused them.
+        """
+        flow = Flow(self._graph)
+        given: dict[str, Value | None] = {
+            spec.name: Value(Tensor(spec.name, spec.datatype, inputs[spec.name]), 1, _MARKS)
+            for spec in self.signature.inputs
+        }
+        ready = flow.put(given)
+        for step in ready:  # the list grows while it is read
+            if step.run is None:
+                raise ModelFailed(f"step '{step.model}' cannot run here")
+            tensors = step.run({port.name: flow.array(port.tensor) for port in step.inputs})
+            ready += flow.put({name: Value(tensor, 1, _MARKS) for name, tensor in tensors.items()})
+        return {port.name: flow.array(port.tensor) for port in self._graph.outputs}
+
+    def close(self) -> None:
+        """Close the models that it has loaded."""
+        while self._loaded:
+            self._loaded.pop().close()
+
+
+def _run_of_model(model: RunnableModel, form: RowForm) -> Run:
+    if form == "rows":
+        return model.run
+
+    def run(arrays: Arrays) -> Arrays:
+        rows = []
+        for row in range(len(next(iter(arrays.values())))):
+            place: int | slice = slice(row, row + 1) if form == "single" else row
+            given = {name: np.ascontiguousarray(array[place]) for name, array in arrays.items()}
+            found = model.run(given)
+            rows.append({name: array if form == "single" else array[None] for name, array in found.items()})
+        return {name: np.concatenate([found[name] for found in rows]) for name in rows[0]}
+
+    return run

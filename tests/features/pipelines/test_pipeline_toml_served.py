@@ -1,0 +1,228 @@
+"""Pipelines of a ``pipeline.toml`` on a real server: models beside it and by name, errors, changes."""
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from waiting import until
+from zoo import mlp_answer, write_mlp
+
+from salver.testing.process import ServerProcess
+
+GOOD = """
+import numpy as np
+class Model:
+    inputs = {"text": ("BYTES", [-1])}
+    outputs = {"scores": ("FP32", [-1, 2])}
+    def predict(self, inputs):
+        if b"fail" in inputs["text"]:
+            raise ValueError("as it was told")
+        return {"scores": np.array([[t.count(b"bad"), t.count(b"good")] for t in inputs["text"]], "float32")}
+"""
+ALONE = """
+class Model:
+    inputs = {"x": ("FP32", [1, 2])}
+    outputs = {"y": ("FP32", [1, 1])}
+    def predict(self, inputs):
+        return {"y": inputs["x"][:, :1] - inputs["x"][:, 1:]}
+"""
+#: Sentences of a text, each with a score of a model; the mean decides, and large texts ask another model.
+REVIEW = """
+[steps.clean]
+use = "text-normalise"
+lower = true
+[steps.sentences]
+use = "text-split"
+[steps.scores]
+model = "words"
+[steps.mean]
+use = "reduce"
+[steps.chances]
+use = "softmax"
+[steps.best]
+use = "arg-max"
+[steps.label]
+use = "labels"
+names = ["negative", "positive"]
+[outputs]
+label = "label.label"
+score = "best.score"
+"""
+CASCADE = """
+[inputs]
+x = "FP32[-1,2]"
+[steps.small]
+use = "arg-max"
+inputs = { scores = "x" }
+[steps.sure]
+use = "threshold"
+least = 0.9
+inputs = { values = "small.score" }
+[steps.large]
+model = "alone"
+inputs = { x = "x" }
+unless = "sure.reached"
+[steps.flat]
+use = "reduce"
+by = "sum"
+inputs = { values = "each.item" }
+[steps.merged]
+use = "merge"
+inputs = { first = "flat.value", second = "small.score" }
+"""
+CASCADE = CASCADE.replace(
+    "[steps.flat]", '[steps.each]\nuse = "each"\ninputs = { list = "large.y" }\n[steps.flat]'
+)
+BESIDE = """
+[steps.network]
+model = "network/1/model.onnx"
+[steps.chances]
+use = "softmax"
+[outputs]
+chances = "chances.scores"
+logits = "network.y"
+"""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "pipeline.toml").write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name, code in (("words", GOOD), ("alone", ALONE)):
+        (folder / name).mkdir()
+        (folder / name / "model.py").write_text(code)
+    write(folder, "review", REVIEW)
+    write(folder, "cascade", CASCADE)
+    write_mlp(write(folder, "beside", BESIDE) / "network", 1)
+    write(folder, "broken", '[steps.a]\nuse = "softmaxx"\n')
+    write(
+        folder, "unfit", '[steps.a]\nmodel = "words"\n[steps.b]\nuse = "text-join"\ninputs = { text = "a" }\n'
+    )
+    write(folder, "orphan", '[steps.a]\nmodel = "absent"\n')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[ServerProcess]:
+    with ServerProcess([folder], folder.with_suffix(".log"), ["--poll-seconds", "0.2"]) as running:
+        running.wait_for("/v2/health/live")
+        for name in ("review", "cascade", "beside"):
+            until(lambda name=name: ask(running, f"/v2/models/{name}/ready")[0] == 200)
+        yield running
+
+
+def ask(server: ServerProcess, path: str, body: Any = None) -> tuple[int, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(server.url + path, data)) as answer:
+            said = answer.read()
+            return answer.status, json.loads(said) if said else None
+    except urllib.error.HTTPError as error:
+        said = error.read()
+        return error.code, json.loads(said) if said else None
+
+
+def infer(server: ServerProcess, model: str, *texts: str, **more: Any) -> tuple[int, Any]:
+    tensor = {"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": list(texts)}
+    code, said = ask(server, f"/v2/models/{model}/infer", {"inputs": [tensor], **more})
+    return code, {output["name"]: output["data"] for output in said["outputs"]} if code == 200 else said
+
+
+def test_a_list_in_each_row_is_asked_about_at_once_and_put_together(server: ServerProcess) -> None:
+    code, said = infer(server, "review", "GOOD good. Bad. Good!", "bad. BAD bad", "")
+    assert code == 200 and said["label"] == ["positive", "negative", "negative"]
+    # The mean of the sentences: (0 + 1 + 0) / 3 bad and (2 + 0 + 1) / 3 good.
+    chances = np.exp([1 / 3, 1.0]) / np.exp([1 / 3, 1.0]).sum()
+    np.testing.assert_allclose(said["score"], [chances[1], 1 / (1 + np.exp(-1.5)), 0.5], rtol=1e-5)
+
+
+def test_the_answer_has_no_parameters_of_a_sequence(server: ServerProcess) -> None:
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}
+    assert not ask(server, "/v2/models/review/infer", {"inputs": [tensor]})[1].get("parameters")
+
+
+def test_only_the_outputs_that_are_wanted_are_made(server: ServerProcess) -> None:
+    code, said = infer(server, "review", "good", outputs=[{"name": "score"}])
+    assert code == 200 and said.keys() == {"score"}
+
+
+def test_rows_under_a_condition_come_back_in_their_places(server: ServerProcess) -> None:
+    rows = [[0.2, 0.95], [0.5, 0.25], [0.99, 0.0], [0.75, 0.5]]
+    tensor = {"name": "x", "shape": [4, 2], "datatype": "FP32", "data": rows}
+    code, said = ask(server, "/v2/models/cascade/infer", {"inputs": [tensor]})
+    assert code == 200, said
+    # Unsure rows are asked of a model that takes one row at a time.
+    np.testing.assert_allclose(said["outputs"][0]["data"], [0.95, 0.25, 0.99, 0.25], rtol=1e-6)
+
+
+def test_a_model_beside_the_file_belongs_to_the_pipeline(server: ServerProcess) -> None:
+    x = np.random.default_rng(3).normal(size=(3, 16)).astype(np.float32)
+    given = triton.InferInput("x", x.shape, "FP32")
+    given.set_data_from_numpy(x)
+    with triton.InferenceServerClient(f"{server.host}:{server.port}") as client:
+        found = client.infer("beside", [given])
+    np.testing.assert_allclose(found.as_numpy("logits"), mlp_answer(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.as_numpy("chances").sum(-1), 1, rtol=1e-5)
+    index = {model["name"] for model in ask(server, "/v2/repository/index", {})[1]}
+    assert "beside" in index and not any("network" in name for name in index)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("broken", "line 2: step `a`: there is no step `softmaxx`"),
+        ("unfit", "a.scores -> b.text: FP32[-1,2] where BYTES[-1] is wanted"),
+        ("orphan", "absent"),
+    ],
+)
+def test_a_pipeline_that_does_not_fit_says_why(server: ServerProcess, model: str, said: str) -> None:
+    def reason() -> str:
+        index = ask(server, "/v2/repository/index", {})[1]
+        return next(each.get("reason", "") for each in index if each["name"] == model)
+
+    until(lambda: said in reason())
+
+
+def test_a_failing_row_fails_its_own_request(server: ServerProcess) -> None:
+    answers: dict[str, tuple[int, Any]] = {}
+
+    def one(text: str) -> None:
+        answers[text] = infer(server, "review", text)
+
+    threads = [threading.Thread(target=one, args=(text,)) for text in ("fail", "good one", "bad one")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers["fail"][0] == 500 and "in pipeline 'review', " in answers["fail"][1]["error"]
+    assert answers["good one"][1]["label"] == ["positive"]
+    assert answers["bad one"][1]["label"] == ["negative"]
+
+
+def test_a_deadline_that_has_passed_is_said_by_the_pipeline(server: ServerProcess) -> None:
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}
+    body = {"inputs": [tensor], "parameters": {"timeout": 1}}
+    code, said = ask(server, "/v2/models/review/infer", body)
+    assert (code, said["error"]) == (503, "in pipeline 'review', Request timeout expired")
+
+
+def test_a_changed_file_is_a_new_version_of_the_graph(server: ServerProcess, folder: Path) -> None:
+    write(folder, "changing", '[steps.a]\nuse = "text-normalise"\n')
+    until(lambda: infer(server, "changing", " A ")[1].get("text") == ["A"])
+    time.sleep(0.01)
+    write(folder, "changing", '[steps.a]\nuse = "text-normalise"\nlower = true\n')
+    until(lambda: infer(server, "changing", " A ")[1].get("text") == ["a"])
