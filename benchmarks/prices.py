@@ -114,6 +114,7 @@ VARIANTS = {
         "response cache, always a hit", tables={"cache": {"name": "local", "options": {"size": "64m"}}},
         model="response_cache = true\n",
     ),
+    "bearer": Variant("requests with a key that nobody asks for", headers=(_BEARER,)),
     "keys": Variant(
         "key of a caller, with scopes; its usage is not counted",
         config={"is_uncounted": True},
@@ -185,6 +186,7 @@ async def started(variant: Variant, folder: Path, sink: str, port: int = 0) -> A
 
     from salver.app import Server
     from salver.configuration import HeaderConfig, ServeConfig
+    from salver.features.access.building import WatchedFile
     from salver.features.releases.experiments.collector import Collector
     from salver.features.releases.experiments.pending import Pending
     from salver.kernel.lifecycle.memory import tune_interpreter
@@ -219,6 +221,8 @@ async def started(variant: Variant, folder: Path, sink: str, port: int = 0) -> A
         server.kernel.bus.join(collector)
     if is_uncounted:
         server.kernel.keys.accounts = None
+        server.kernel.keys.replace({})  # a key that was used already has its account
+        server.kernel.services.find(WatchedFile).read()
     if not variant.has_observers:
         server.kernel.bus._observers = ()
     if port:

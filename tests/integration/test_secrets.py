@@ -2,9 +2,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tarfile
+import threading
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import grpc
@@ -91,6 +96,7 @@ def test_nothing_that_a_server_writes_or_answers_holds_a_secret(
     folder: Path, server: ServerProcess, secrets: dict[str, str]
 ) -> None:
     told = [*asked_over_http(server, secrets), *asked_over_grpc(server, secrets)]
+    told += delivered_in_vain(folder, server, secrets)
     with editing(folder / "keys.toml") as records:
         records[:] = [record for record in records if record.id != "revoked"]
     revoked = {"x-api-key": secrets["revoked"]}
@@ -105,8 +111,12 @@ def test_nothing_that_a_server_writes_or_answers_holds_a_secret(
     written = [path for path in (folder / "written").rglob("*") if path.is_file()]
     assert {"log", "trace"} <= {path.name.partition(".")[0] for path in written}
     texts = [*told, *(path.read_text(errors="replace") for path in written)]
-    for name, secret in secrets.items():
-        for text in texts:
+    holds_none(secrets, texts)
+
+
+def holds_none(secrets: Mapping[str, str], texts: Iterable[str]) -> None:
+    for text in texts:
+        for name, secret in secrets.items():
             assert secret not in text, (name, text[max(0, text.find(secret) - 300) :][:600])
 
 
@@ -115,7 +125,7 @@ def asked_over_http(server: ServerProcess, secrets: dict[str, str]) -> Iterator[
     keys = [{}, {"x-api-key": secrets["key"]}, {"authorization": f"Bearer {secrets['narrow']}"}]
     keys += [{"authorization": f"Bearer {TOKEN}"}, {"x-api-key": secrets["revoked"]}]
     with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
-        hook = {"url": f"http://u:{secrets['hook']}@127.0.0.1:9/{secrets['hook']}", "events": ["tag.set"]}
+        hook = {"url": f"http://u:{secrets['hook']}@127.0.0.1:9/", "events": ["tag.set"]}
         made = client.post("/api/v1/webhooks", json=hook, headers=keys[1])
         if made.status_code < 300 and "secret" in made.json():
             secrets["webhook"] = made.json()["secret"]  # told once, to who asks for it
@@ -137,6 +147,102 @@ def asked_over_http(server: ServerProcess, secrets: dict[str, str]) -> Iterator[
             yield said(client.post("/v2/models/mlp/infer", headers=headers, content=b"{"))
             yield said(client.post("/v2/repository/models/none/load", headers=headers, json={}))
             yield said(client.post("/api/v1/releases", headers=headers, json={"model": 1}))
+
+
+def delivered_in_vain(folder: Path, server: ServerProcess, secrets: dict[str, str]) -> Iterator[str]:
+    """What is told of deliveries to receivers that fail, each in its own way; and of a backup."""
+    secrets["ledger-key"] = salver(folder, "keys", "create", "ledgered").strip()
+    secrets["registry-token"] = salver(folder, "registry", "token", "add", "ann", "--role", "admin").strip()
+    me = {"x-api-key": secrets["key"]}
+    with failing_receiver() as receiver:
+        paths = ("refused", "status", "redirect", "garbage", "silence")
+        for path in paths:
+            port = 9 if path == "refused" else receiver
+            secrets[f"password of {path}"] = password = planted(f"{path}-password")
+            secrets[f"path of {path}"] = end = planted(f"{path}-path")
+            url = f"http://u:{password}@127.0.0.1:{port}/{path}/{end}"
+            key = "whsec_" + b64encode(planted(f"{path}-signs").encode()).decode()
+            secrets[f"signing key of {path}"] = key
+            made = httpx.post(f"{server.url}/api/v1/webhooks", json={"url": url, "secret": key}, headers=me)
+            assert made.status_code == 200, made.text  # which tells its author the same URL
+        salver(folder, "registry", "push", "models/mlp/1/model.onnx", "--name", "m", "--unloaded")
+        salver(folder, "registry", "tag", "m/1", "team=risk")
+
+        def told() -> httpx.Response:
+            return httpx.get(f"{server.url}/api/v1/deliveries?state=failing", headers=me)
+
+        until(lambda: len({each["webhook"] for each in told().json()["items"]}) > len(paths), told)
+    yield told().text
+    for command in (["webhook", "deliveries", "--json"], ["history"]):
+        yield salver(folder, "registry", *command)
+    listed = salver(folder, "registry", "webhook", "list")
+    assert "/garbage/" in listed, "who keeps the ledger sees the path, by which receivers are told apart"
+    holds_none({name: secret for name, secret in secrets.items() if not name.startswith("path")}, [listed])
+    yield salver(folder, "registry", "backup", "all.tar")
+    assert (folder / "all.tar").stat().st_mode & 0o077 == 0
+    with tarfile.open(folder / "all.tar") as tar:
+        tar.extractall(folder / "backup", filter="data")
+    # What a restored registry needs to go on, and nothing else.
+    needed = {name for name in secrets if name.startswith(("signing", "password", "path", "hook", "webhook"))}
+    for place in ("backup", "registry"):
+        kept = [path.read_bytes().decode("latin-1") for path in (folder / place).rglob("*") if path.is_file()]
+        assert all(any(secrets[name] in text for text in kept) for name in needed), place
+        holds_none({name: secret for name, secret in secrets.items() if name not in needed}, kept)
+
+
+def salver(folder: Path, *words: str) -> str:
+    own = {"SALVER_REGISTRY": str(folder / "registry")}
+    done = subprocess.run(
+        [SALVER, *words],
+        cwd=folder,
+        env={**os.environ, **ENVIRONMENT, **own, "SALVER_TOKEN": ""},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def failing_receiver() -> Iterator[int]:
+    """A receiver that tells all that it got in each place of its answer, or answers nothing; its port."""
+
+    def answer(caller: socket.socket) -> None:
+        with closing(caller):
+            got, end = b"", b"\r\n\r\n"
+            while end not in got:
+                if not (piece := caller.recv(65536)):
+                    return
+                got += piece
+            path, echo = got.split(b" ")[1], got.replace(b"\r\n", b" ")
+            if path.startswith(b"/status"):
+                caller.sendall(
+                    b"HTTP/1.1 500 " + echo + b"\r\ncontent-length: 3\r\nx-e: " + echo + b"\r\n\r\nbad"
+                )
+            elif path.startswith(b"/redirect"):
+                caller.sendall(b"HTTP/1.1 307 " + echo + b"\r\nlocation: http://127.0.0.1:9" + path + end)
+            elif path.startswith(b"/garbage"):
+                caller.sendall(path + b" " + echo + b"\r\n\r\n")
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            try:
+                caller, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(caller,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(PATIENCE_S)
 
 
 def said(answer: httpx.Response) -> str:

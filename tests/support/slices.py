@@ -67,6 +67,7 @@ TOGETHER: dict[str, set[str]] = {
     "features/console/test_console_usage.py": {_ACCESS, _LEDGER, _REGISTRY, _RELEASES},
     "features/console/test_docs_page.py": {_LEDGER, _REGISTRY, _RELEASES},
     "features/pipelines/test_load_ensemble.py": {_CACHE},
+    "features/pipelines/test_pipelines_served.py": {_ACCESS},
     "features/keyring/test_keys_served.py": {_RELEASES},
     "features/management/test_api_reference.py": {_ACCESS, _KEYRING, _RELEASES, _USAGE},
     "features/management/test_controllers_page.py": {_ACCESS, _KEYRING, _RELEASES, _USAGE},

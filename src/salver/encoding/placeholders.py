@@ -9,6 +9,8 @@ from typing import Any, Final
 from salver.words.messages import TensorSpec
 from salver.words.tensor import DataType
 
+#: A PNG of one pixel.
+_IMAGE: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGOY8psbAAPBAZs15MZ+AAAAAElFTkSuQmCC"
 #: Bodies of requests by the task whose raw inputs a model takes.
 RAW_INPUTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "text-classification": {"inputs": "I love you"},
@@ -22,7 +24,11 @@ RAW_INPUTS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "fill-mask": {"inputs": "Paris is the [MASK] of France."},
     "question-answering": {"inputs": {"question": "Where do I live?", "context": "I live in Berlin."}},
+    "image-classification": {"inputs": _IMAGE},
+    "object-detection": {"inputs": _IMAGE},
 }
+#: Tasks whose inputs may be the bytes of an image.
+TAKE_IMAGES: Final = frozenset(("image-classification", "object-detection"))
 
 
 def raw_inputs(task: str) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ to ``grpc.py``. A disconnect cancels the task.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -34,7 +35,7 @@ from salver.words.errors import (
 from salver.words.messages import Call, Grant
 
 with lazy_imports():
-    from salver.transport import orca
+    from salver.transport import limit_fields, orca
     from salver.transport.compression import deflate
     from salver.transport.event_stream import EventStream
     from salver.transport.grpc import GrpcFront
@@ -45,7 +46,7 @@ _KNOWN_PATHS = 4096
 #: Most digits of the length of a body that is read though its sender is refused.
 _FEW_DIGITS = 5
 #: Requests with these headers are answered by a task.
-_PLAIN_ONLY = frozenset((b"endpoint-load-metrics-format", b"upgrade"))
+_PLAIN_ONLY = frozenset((b"endpoint-load-metrics-format", b"prefer", b"upgrade"))
 #: Requests with these headers leave the fast path.
 _UNUSUAL = frozenset((b"content-encoding", b"expect", CLASS_HEADER, PRIORITY_HEADER))
 #: Headers whose values come back in the answer, so that it is no other request's answer, too.
@@ -152,11 +153,11 @@ class Front:
                 work = endpoint.run(route, http, call)
             else:
                 assert endpoint.stream is not None
-                events = EventStream(send, call, partial(_load_report, endpoint, route, headers))
+                events = EventStream(send, call, partial(_reports, endpoint, route, headers, call))
                 work = endpoint.stream(route, http, call, events.write)
             reply = await work
-            if reply is not None and endpoint.run is not None and endpoint.load_report is not None:
-                reply.headers += _load_report(endpoint, route, headers)
+            if reply is not None and (endpoint.run is not None or reply.status == 200):
+                reply.headers += _reports(endpoint, route, headers, call, reply.status)
         except SalverError as error:
             reply = self._fault(raw_path, error, scope["http_version"], headers)
         except asyncio.CancelledError:
@@ -218,7 +219,7 @@ class Front:
                 return never
             self._access.check_host(headers)
             grant = self._check(route, endpoint, head.headers, headers, is_trial=True)
-        except (Unidentified, OutOfScope):
+        except (Unidentified, OutOfScope, RateLimited):
             return never if b"traceparent" in headers else partial(self._refuse, route, endpoint, headers)
         except SalverError:
             return never  # the task repeats the check and writes the error
@@ -238,7 +239,7 @@ class Front:
             return False
         try:
             self._check(route, endpoint, head.headers, headers)
-        except (Unidentified, OutOfScope) as error:
+        except (Unidentified, OutOfScope, RateLimited) as error:
             self._reply_refusal(error, headers, printable(headers.get(b"x-request-id", b"")), exchange)
             return True
         except SalverError:
@@ -303,6 +304,8 @@ class Front:
             call.is_large, http.large = True, large
         give_up = post(route, http, call, partial(_tell, exchange, accepted, call))
         if give_up is None:
+            if grant is not None and grant.is_stale:
+                exchange.head.notes.clear()  # the task asks for the key again
             return False
         if not exchange.is_whole:
             exchange.on_gone = give_up
@@ -366,11 +369,16 @@ class Front:
         return found
 
 
-def _load_report(
-    endpoint: Endpoint, route: Route, headers: Mapping[bytes, bytes]
-) -> tuple[tuple[bytes, bytes], ...]:
-    form = headers.get(orca.ASKED)
-    return endpoint.load_report(route, form.strip()) if form and endpoint.load_report is not None else ()
+def _reports(
+    endpoint: Endpoint, route: Route, headers: Mapping[bytes, bytes], call: Call, status: int = 200
+) -> Headers:
+    """Return the headers that a request asks for: the model's load, and what is left of its limits."""
+    found: Headers = ()
+    if endpoint.load_report is not None and (form := headers.get(orca.ASKED)):
+        found = endpoint.load_report(route, form.strip())
+    if call.charge is not None and b"prefer" in headers and status == 200:
+        found += limit_fields.limit_fields(headers, call.charge.states(), time.time())
+    return found
 
 
 def _form(

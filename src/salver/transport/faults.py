@@ -98,17 +98,18 @@ def limit_headers(error: RateLimited) -> tuple[tuple[bytes, bytes], ...]:
         again = (again[0], _NO_RETRY)  # else they would wait for hours
     if limit is None:
         return again
-    return (*again, (b"ratelimit-policy", _policy(limit)), (b"ratelimit", f'"{limit.name}"{state}'.encode()))
+    return (*again, (b"ratelimit-policy", policy(limit)), (b"ratelimit", f'"{limit.name}"{state}'.encode()))
 
 
 @lru_cache(1024)
-def _policy(limit: ReachedLimit) -> bytes:
-    policy = f'"{limit.name}";q={limit.quota}'
+def policy(limit: ReachedLimit) -> bytes:
+    """Return an item of the field ``ratelimit-policy``."""
+    text = f'"{limit.name}";q={limit.quota}'
     if not limit.window_s:
-        return f'{policy};qu="concurrent-requests"'.encode()
+        return f'{text};qu="concurrent-requests"'.encode()
     if limit.unit != "requests":
-        policy += f';qu="{limit.unit}"'
-    return f"{policy};w={limit.window_s}".encode()
+        text += f';qu="{limit.unit}"'
+    return f"{text};w={limit.window_s}".encode()
 
 
 def challenge(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:

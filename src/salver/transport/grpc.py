@@ -7,6 +7,7 @@ tables of methods (``grpc_table.py``); gRPC's own services, health and reflectio
 import asyncio
 import logging
 import struct
+import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from salver.encoding.bodies import GrpcStatus
 from salver.encoding.varints import check_fields, texts_at
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
+from salver.lazy import lazy_imports
 from salver.transport import grpc_health
 from salver.transport.access_check import LOCAL, Access, CallerKeys, RawHeaders
 from salver.transport.budget import COUNTED, MOST_RESERVED, Budget, Share, pace
@@ -37,11 +39,15 @@ from salver.words.errors import (
     NoRoute,
     NotReady,
     OutOfScope,
+    RateLimited,
     SalverError,
     TooLarge,
     Unidentified,
 )
 from salver.words.messages import ANYBODY, Alike, Call, Grant
+
+with lazy_imports():
+    from salver.transport import limit_fields
 
 _LOG = logging.getLogger("salver.grpc")
 #: Of those that need a closer look, the headers of calls that are answered without a task.
@@ -50,8 +56,10 @@ _PROMPT = frozenset((b"grpc-timeout", b"x-request-id"))
 _LONGEST_QUESTION = 1 << 20
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _prefix = struct.Struct(">xI").pack  # prefix of an uncompressed message
-#: Headers that carry a deadline, an id, a trace or a standing.
-_UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
+#: Headers that carry a deadline, an id, a trace, a standing or a wish.
+_UNUSUAL = frozenset(
+    (b"grpc-timeout", b"x-request-id", b"traceparent", b"prefer", CLASS_HEADER, PRIORITY_HEADER)
+)
 #: Stands for a method that concerns all models.
 _OF_ALL: Final = (0,)
 
@@ -249,7 +257,7 @@ class GrpcFront:
                 seconds = parse_timeout(headers[b"grpc-timeout"].decode("latin-1"))
                 if not seconds:
                     return never
-        except (Unidentified, OutOfScope):
+        except (Unidentified, OutOfScope, RateLimited):
             assert access.keys is not None
             return partial(self._refuse, path, family, access.keys)
         except SalverError:
@@ -321,6 +329,8 @@ class GrpcFront:
             self._reply_fault(family, error, exchange)
             return True
         if give_up is None:
+            if grant is not None and grant.is_stale:
+                exchange.head.notes.clear()  # the task asks for the key again
             return False
         if not exchange.is_whole:
             exchange.on_gone = give_up
@@ -336,7 +346,7 @@ class GrpcFront:
             return False
         try:
             self._admit(path, exchange.head.headers, keys)
-        except (Unidentified, OutOfScope) as error:
+        except (Unidentified, OutOfScope, RateLimited) as error:
             self._reply_fault(family, error, exchange)
             return True
         except SalverError:
@@ -414,6 +424,9 @@ class GrpcFront:
         if call.traceparent:
             named = (b"traceparent", call.traceparent.encode())
             start = {**start, "headers": [*start["headers"], named]}
+        if call.charge is not None and b"prefer" in headers:
+            left = limit_fields.limit_fields(headers, call.charge.states(), time.time())
+            start = {**start, "headers": [*start["headers"], *left]}
         await send(start)
         await send({"type": "http.response.body", "body": body})
         await send(_OK)

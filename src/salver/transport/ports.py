@@ -88,7 +88,6 @@ class InferDoor(ModelView, Foresight, Protocol):
         version: str,
         call: Call,
         tell: Callable[[Any, Any], None],
-        *,
         takes_pieces: bool = False,
     ) -> Callable[[], None] | None:
         """Start a request that is answered through a callback; None = call ``infer`` or ``stream`` instead.

@@ -285,6 +285,23 @@ class Alike(Closable, Protocol):
         ...
 
 
+class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A limit, and what is left of it.
+
+    Attributes:
+        name: For example ``key-requests`` or ``tenant-rows``, as in the field ``RateLimit`` of answers.
+        most: Most units in the window.
+        window_seconds: Time in which all of them come back; 0 = so many may run at a time.
+        resets: Unix seconds at which a quota is renewed; None = it is none.
+    """
+
+    name: str
+    most: float
+    window_seconds: int
+    left: float
+    resets: float | None = None
+
+
 class Grant(Protocol):
     """Models that a caller may use, how often, and with which standing.
 
@@ -292,12 +309,14 @@ class Grant(Protocol):
         standing: Standing of the request by its headers, within what is granted.
         granted: Best standing that its parameters may ask for; None = any.
         was_refused: Its last request was beyond a limit.
+        is_stale: The caller has to be asked for its key again.
         caller: Whose limits they are: grants with the same one are refused alike, whatever the model.
     """
 
     standing: Standing
     granted: Standing | None
     was_refused: bool
+    is_stale: bool
     caller: Hashable
 
     @property
@@ -339,13 +358,10 @@ class Charge(Protocol):
     Attributes:
         counts_tokens: Its tokens are counted.
         has_limits: It has to be weighed.
-        received, sent: Bytes of its body, and of its answer so far.
     """
 
     counts_tokens: bool
     has_limits: bool
-    received: int
-    sent: int
 
     def weigh(self, rows: int, tenant: str) -> bool:
         """Charge the request, which is about to run, to all limits or to none.
@@ -362,12 +378,25 @@ class Charge(Protocol):
         """Charge the request once it is known what is left for it. Raises RateLimited."""
         ...
 
+    def states(self) -> Iterable[LimitState]:
+        """Return the limits and quotas that it was charged to, with what is left of them now."""
+        ...
+
     def add(self, tokens: tuple[int, int] | None) -> None:
         """Charge the tokens of the prompt and the answer so far; None = another piece of it, not counted."""
         ...
 
-    def end(self, model: str, rows: int, timing: Timing) -> None:
-        """Note what has answered, before ``leave``; empty = no model."""
+    def end(
+        self, model: str, rows: int, timing: Timing, received: int, reply: object, is_weighed: bool, /
+    ) -> None:
+        """Note what has answered, before ``leave``.
+
+        Args:
+            model: Empty = no model.
+            received: Bytes of the request's body.
+            reply: Whole answer; None = there is none, or others count its bytes.
+            is_weighed: It has come to ``weigh``, if it had to.
+        """
         ...
 
     def leave(self, *, has_begun: bool = True) -> None:
@@ -404,6 +433,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
         grant: Checks the model's name, where only the body has it, counts the request, and bounds its
             standing; None = the caller may use the model without limits.
         charge: What it costs the caller's limits, while it runs; None = they are not charged.
+        received: Bytes of its body, where it has a charge.
     """
 
     protocol: str
@@ -423,6 +453,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     alike: Alike | None = None
     grant: Grant | None = None
     charge: Charge | None = None
+    received: int = 0
 
     def may_see(self, model: str) -> bool:
         """Return whether the caller may know of a model, for lists of models."""

@@ -74,6 +74,12 @@ those of tenants, models and the server hold for it.
 
 Over gRPC, `grpc-retry-pushback-ms` has the time, or -1.
 
+An answer to a request with `Prefer: ratelimit` ([RFC 7240](https://www.rfc-editor.org/rfc/rfc7240)) has
+`RateLimit-Policy` and `RateLimit` with each limit and quota of the run: `r` is what is left, `t` the seconds
+until all of it is back. Over gRPC the same words are metadata, asked for and answered before the first
+message; streaming methods do not tell it. An answer in pieces tells it as it begins. Several runs of one
+request, as of many texts for embeddings, are told by `GET /api/v1/me` only.
+
 ## Quotas
 
 A key has [quotas](../how-to/usage.md) beside its limits (`limits = { quotas = ["10000/day"] }`), at most

@@ -16,7 +16,7 @@ from zoo import write_mlp
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.features.access.key_format import new_key
+from salver.features.access.key_format import digest_of, new_key
 from salver.features.access.keys_file import KeyRecord, hash_of, written
 from salver.features.access.limits import LimitRules
 from salver.kernel.serving.dataplane import DataPlane
@@ -168,6 +168,25 @@ async def test_one_key_at_20_times_its_limit_takes_nothing_from_another(
     assert of_steady == [200] * OTHERS
     assert ITS_LIMIT + OTHERS <= seen["runs"] <= ITS_LIMIT + OTHERS + seen["tasks"]
     assert seen["tasks"] <= 20, "refusals without tasks: methods that are not made yet need some"
+
+
+async def test_heads_that_are_known_are_refused_once_their_key_is_revoked(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first such request needs a task, which forgets what was prepared for the key."""
+    caller, tasks = HttpCaller(server.port), Counter[str]()
+    assert await caller.ask(["steady", "flood", "steady", "flood"]) == [200] * 4
+    answered = Front.__call__
+
+    def counted(self: Any, scope: Any, *others: Any) -> Any:
+        tasks[dict(scope["headers"])[b"x-api-key"].decode()] += 1
+        return answered(self, scope, *others)
+
+    monkeypatch.setattr(Front, "__call__", counted)
+    keys: Any = server.kernel.keys
+    keys.replace({digest_of(KEYS["flood"].encode()): keys.own([(b"x-api-key", KEYS["flood"].encode())])})
+    assert await caller.ask(["steady", "flood", "steady", "steady", "flood"]) == [401, 200, 401, 401, 200]
+    assert tasks == {KEYS["steady"]: 1}
 
 
 @pytest.mark.parametrize("key", ["spent", "crowd"])

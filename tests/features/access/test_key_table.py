@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from salver.features.access.credentials import credentials
 from salver.features.access.key_format import digest_of, new_key
-from salver.features.access.key_table import Identities, Key, KeyTable
+from salver.features.access.key_table import Identities, Key, KeyGrant, KeyTable
+from salver.features.access.run_plan import RunPlan
 from salver.features.access.scopes import RIGHTS, Scopes
 from salver.transport.access_check import Caller
 from salver.transport.http1_head import Head
@@ -197,6 +198,25 @@ def test_a_prompt_lasts_as_long_as_its_key(table: KeyTable, clock: Clock) -> Non
     assert not prompt(exchange)  # type: ignore[arg-type]
     assert not exchange.head.notes, "the next request is decided anew"
     assert len(asked) == 2
+
+
+def test_a_grant_of_a_key_without_an_end_is_asked_in_place_of_its_prompt(table: KeyTable) -> None:
+    def lasting(key: Key) -> tuple[KeyGrant, bool]:
+        table.replace({digest_of(b"key"): key})
+        headers = [(b"x-api-key", b"key")]
+        grant = table.admit(headers, "infer", "m", is_later=False)
+        assert isinstance(grant, KeyGrant)
+        return grant, table.lasting(_never, headers) is _never
+
+    grant, is_same = lasting(Key("k", "k", Scopes(("infer",))))
+    assert is_same and isinstance(grant.enter("m"), RunPlan) and not grant.is_stale
+    other, is_same = lasting(Key("k", "k", Scopes(("infer:m",)), until=1e9))
+    assert not is_same and isinstance(other.enter("m"), RunPlan)
+    assert grant.enter("m") is None and grant.is_stale and grant.still_refused() is None
+
+
+def _never(exchange: object) -> bool:
+    return False
 
 
 def test_random_keys_cost_no_memory(table: KeyTable) -> None:

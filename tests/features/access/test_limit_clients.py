@@ -38,6 +38,7 @@ RULES = {
     "stream": LimitRules(tokens="1/h+5"),
     "leaver": LimitRules(tokens="1/h+5"),
     "plain": None,
+    "wisher": LimitRules("1/h+20", at_once=4, quotas=("50 rows/day",)),
 }
 TENANTS = ("acme", "bolt", "core")
 
@@ -149,6 +150,54 @@ def test_tokens_count_once_they_are_known(world: World, key: str) -> None:
     # 9 tokens of 5: 4 more than there are, and the next one, at one an hour
     assert 4.9 * 3600 < int(caught.value.response.headers["retry-after"]) <= 5 * 3600
     assert me(world, key)[0]["left"] == 0
+
+
+def test_what_is_left_is_told_with_an_answer_where_the_caller_asks(world: World) -> None:
+    body = {"inputs": [{"name": "x", "shape": [2, 16], "datatype": "FP32", "data": [0.0] * 32}]}
+    asks = [
+        ("POST", "/v2/models/mlp/infer", body),
+        ("POST", "/v1/models/mlp:predict", {"instances": [[0] * 16]}),
+    ]
+    text = {"model": "letters", "prompt": "a", "max_tokens": 1}
+    asks += [("POST", "/v1/completions", text), ("POST", "/v1/completions", text | {"stream": True})]
+    headers, left = world.as_("wisher"), []
+    for verb, path, sent in asks:
+        url = world.server.url + path
+        assert "ratelimit" not in httpx.request(verb, url, json=sent, headers=headers).headers
+        said = httpx.request(verb, url, json=sent, headers=headers | {"Prefer": "wait=9, ratelimit"})
+        assert said.status_code == 200, said.text
+        assert said.headers["ratelimit-policy"] == (
+            '"key-requests";q=20;w=72000, "key-concurrent-requests";q=4;qu="concurrent-requests", '
+            '"server-rows";q=40;qu="rows";w=1, "key-rows-day";q=50;qu="rows";w=86400'
+        )
+        left.append([each.split(";")[1] for each in said.headers["ratelimit"].split(", ")])
+    # An answer in pieces tells it when it begins, while it is running.
+    assert [(each[0], each[1]) for each in left] == [
+        ("r=18", "r=4"),
+        ("r=16", "r=4"),
+        ("r=14", "r=4"),
+        ("r=12", "r=3"),
+    ]
+    assert [each[3] for each in left] == ["r=46", "r=44", "r=42", "r=40"]
+    request = tritonclient.grpc.service_pb2.ModelInferRequest(model_name="mlp")
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 16])
+    request.raw_input_contents.append(bytes(4 * 16))
+    with grpc.insecure_channel(world.address) as channel:
+        infer = tritonclient.grpc.service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        told = []
+        for more in ({}, {"prefer": "ratelimit"}):
+            _, call = infer.with_call(request, metadata=[*(headers | more).items()])
+            told.append({each.key: each.value for each in call.initial_metadata()})
+    assert "ratelimit" not in told[0]
+    assert told[1]["ratelimit"].startswith('"key-requests";r=10;t=36000, "key-concurrent-requests";r=4, ')
+
+
+def test_a_refusal_tells_one_limit_though_the_caller_asks_for_all(world: World) -> None:
+    body = {"inputs": [{"name": "x", "shape": [41, 16], "datatype": "FP32", "data": [0.0] * 16 * 41}]}
+    headers = world.as_("plain") | {"prefer": "ratelimit"}
+    said = httpx.post(f"{world.server.url}/v2/models/mlp/infer", json=body, headers=headers)
+    assert said.status_code == 429
+    assert said.headers.get_list("ratelimit") == ['"server-rows";r=0']
 
 
 def test_who_leaves_before_the_end_pays_for_each_piece(world: World) -> None:

@@ -16,7 +16,7 @@ from salver.features.access.scopes import Scopes
 from salver.kernel.serving.dataplane import DataPlane
 from salver.transport.faults import grpc_fault, http_fault
 from salver.words.errors import OutOfScope, RateLimited, ReachedLimit, SalverError
-from salver.words.messages import Call, Charge, Grant
+from salver.words.messages import Call, Charge, Grant, Timing
 
 NS = 1_000_000_000
 
@@ -132,17 +132,31 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return "answer"
 
     def post(
-        self: Any, codec: Any, body: Any, model: Any, version: Any, call: Any, tell: Any, **_: Any
+        self: Any, codec: Any, body: Any, model: Any, version: Any, call: Any, tell: Any, *_: Any
     ) -> Any:
         if not seen.posts:
             return None
         seen.count += 1
-        seen.tell = tell
+        ends = [call.charge.end]
+
+        def end(reply: object) -> bool:
+            """End the exchange, once."""
+            if not ends:
+                return False
+            ends.pop()("m", 1, Timing(), call.received, reply, True)
+            return True
+
+        def say(reply: Any, write_all: Any) -> None:
+            if write_all is None:
+                end(reply)
+            tell(reply, write_all)
+
+        seen.tell = say
         if seen.open.is_set():
-            tell("answer", None)
+            say(b"answer", None)
 
         def give_up() -> None:
-            seen.given_up += 1
+            seen.given_up += end(None)
 
         return give_up
 
@@ -181,7 +195,10 @@ async def test_the_plane_counts_what_it_runs(clock: Clock, reached: SimpleNamesp
     )
 
 
-def test_a_posted_request_counts_until_its_answer(clock: Clock, reached: SimpleNamespace) -> None:
+@pytest.mark.parametrize("takes_pieces", [False, True])
+def test_a_posted_request_counts_until_its_answer(
+    clock: Clock, reached: SimpleNamespace, takes_pieces: bool
+) -> None:
     limits = Limits(LimitRules("1/h+10", at_once=1))
     table = KeyTable(lambda: 0.0, clock, b"x-tenant")
     table.replace({digest_of(b"key"): Key("k", "k", Scopes(("infer",)), limits=limits)})
@@ -189,7 +206,9 @@ def test_a_posted_request_counts_until_its_answer(clock: Clock, reached: SimpleN
     grant, told = grant_of(table), list[object]()
 
     def ask() -> Callable[[], None] | None:
-        return plane.post(CODEC, None, "m", "", a_call(grant), lambda reply, pieces: told.append(reply))
+        return plane.post(
+            CODEC, None, "m", "", a_call(grant), lambda reply, pieces: told.append(reply), takes_pieces
+        )
 
     def running() -> bool:
         return isinstance(grant.refusal("m"), RateLimited) if grant else False
@@ -198,8 +217,8 @@ def test_a_posted_request_counts_until_its_answer(clock: Clock, reached: SimpleN
     assert give_up is not None and running()
     assert ask() is not None
     assert isinstance(told.pop(), RateLimited)
-    reached.tell("late answer", None)
-    assert told == ["late answer"] and not running()
+    reached.tell(b"late answer", None)
+    assert told == [b"late answer"] and not running()
     give_up()
     assert not running(), "counted once"
 
@@ -222,7 +241,7 @@ async def test_an_answer_in_pieces_counts_to_its_last_piece(clock: Clock, reache
     assert grant is not None
     plane: Plane = Plane(None)  # type: ignore[arg-type]
     found = list[Any]()
-    assert plane.post(CODEC, None, "m", "", a_call(grant), lambda reply, pieces: found.append(pieces))
+    assert plane.post(CODEC, None, "m", "", a_call(grant), lambda reply, pieces: found.append(pieces), True)
 
     async def write_all(write: Any) -> None:
         assert grant.refusal("m") is not None
@@ -258,7 +277,10 @@ def test_what_a_caller_is_told() -> None:
     assert (status.code, status.pushback_ms) == (8, 1250)
 
 
-def test_an_answered_request_leaves_nothing_behind(clock: Clock, reached: SimpleNamespace) -> None:
+@pytest.mark.parametrize("takes_pieces", [False, True])
+def test_an_answered_request_leaves_nothing_behind(
+    clock: Clock, reached: SimpleNamespace, takes_pieces: bool
+) -> None:
     """The collector does not see cycles through a call."""
     plane: Plane = Plane(None)  # type: ignore[arg-type]
     grant = grant_of(table_of(clock, LimitRules("1000/s", at_once=5, tokens="5000/s")))
@@ -267,12 +289,14 @@ def test_an_answered_request_leaves_nothing_behind(clock: Clock, reached: Simple
         before = sys.getallocatedblocks()
         for _ in range(count):
             call = a_call(grant)
-            give_up = plane.post(CODEC, None, "m", "", call, lambda reply, pieces, call=call: None)
+            give_up = plane.post(
+                CODEC, None, "m", "", call, lambda reply, pieces, call=call: None, takes_pieces
+            )
             assert give_up is not None
             if gives_up:
                 give_up()
             else:
-                reached.tell("answer", None)
+                reached.tell(b"answer", None)
             call = give_up = reached.tell = None  # type: ignore[assignment]
         return sys.getallocatedblocks() - before
 

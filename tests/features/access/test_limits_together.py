@@ -14,9 +14,11 @@ from salver.features.access.key_format import digest_of
 from salver.features.access.key_table import Key, KeyTable
 from salver.features.access.limit_book import DeclaredLimits, LimitBook
 from salver.features.access.limits import LimitRules, Limits, refusal
+from salver.features.access.run_plan import RunPlan
 from salver.features.access.scopes import Scopes
 from salver.transport.faults import grpc_fault, http_fault
 from salver.words.errors import InvalidInput, RateLimited
+from salver.words.messages import Timing
 
 NS = 1_000_000_000
 RATES = st.sampled_from(["", "1/s", "3/s+2", "10/s+5", "7/m+3", "0/s", "1000/s+40"])
@@ -31,6 +33,7 @@ STEPS = st.tuples(
     st.integers(0, 4),
     st.none() | st.integers(0, 30),
     st.sampled_from(["runs", "runs", "runs", "fails before it is weighed"]),
+    st.booleans(),
 )
 
 
@@ -57,7 +60,7 @@ class World:
         )
         self.table.declare(declared)
         self.charged = defaultdict[tuple[int, str], list[tuple[int, int]]](list)
-        self.running = list[tuple[int, RunCharge, tuple[Limits, ...], int | None]]()
+        self.running = list[tuple[int, RunCharge | RunPlan, tuple[Limits, ...], int | None]]()
 
     def ask(self, key: str, tenant: str, model: str) -> Any:
         headers = [(b"x-api-key", key.encode()), (b"x-tenant", tenant.encode())]
@@ -117,7 +120,7 @@ def test_no_window_of_any_limit_is_exceeded_and_nothing_else_is_refused(
 ) -> None:
     """Requests, rows and requests at once in no window, tokens in none that ends with an accepted request."""
     world = World(list(keys), declared)
-    for pause, key, tenant, model, rows, turns, tokens, how in steps:
+    for pause, key, tenant, model, rows, turns, tokens, how, is_whole in steps:
         world.clock.now += pause
         end_what_is_over(world)
         limits, before = world.limits(key, tenant, model), world.state()
@@ -128,19 +131,19 @@ def test_no_window_of_any_limit_is_exceeded_and_nothing_else_is_refused(
             assert not is_allowed and world.state() == before, "a refused request is charged nothing"
             continue
         assert is_allowed
-        charge = None if grant is None else grant.begin(model)
+        charge = None if grant is None else grant.enter(model) if is_whole else grant.begin(model)
         if charge is None:
             assert limits == ()
             continue
         if how != "runs":
             world.charge(limits, requests=1, rows=1, tokens=1)
-            charge.leave()
+            end(charge, is_weighed=False)
             continue
         is_allowed = world.allows(limits, rows)
         try:
             charge.weigh(rows, tenant)
         except RateLimited:
-            charge.leave()
+            end(charge, is_weighed=True)
             assert not is_allowed and world.state() == before
             continue
         assert is_allowed
@@ -151,12 +154,22 @@ def test_no_window_of_any_limit_is_exceeded_and_nothing_else_is_refused(
     assert {running for running, _ in world.state()} <= {0}
 
 
+def end(charge: RunCharge | RunPlan, *, is_weighed: bool) -> None:
+    """End a run as an exchange does."""
+    charge.end("m", 1, Timing(), 0, None, is_weighed)
+    if isinstance(charge, RunCharge):
+        charge.leave()
+
+
 def end_what_is_over(world: World) -> None:
-    """End the runs whose turns are over; those that nobody counted gave three pieces."""
+    """End the runs whose turns are over; those that nobody counted gave three pieces, or one."""
     still = []
     for turns, charge, limits, tokens in world.running:
         if turns:
             still.append((turns - 1, charge, limits, tokens))
+            continue
+        if isinstance(charge, RunPlan):
+            end(charge, is_weighed=True)
             continue
         for _ in range(3):
             charge.add(None)
@@ -166,7 +179,7 @@ def end_what_is_over(world: World) -> None:
             charge.add((0, tokens))  # a protocol that counts them again
             known = max(3, tokens)
         world.charge(limits, tokens=known - 1)
-        charge.leave()
+        end(charge, is_weighed=True)
     world.running = still
 
 

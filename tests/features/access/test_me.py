@@ -8,13 +8,13 @@ import pytest
 from salver.features.access.key_format import digest_of
 from salver.features.access.key_table import Key, KeyTable
 from salver.features.access.limit_book import LimitBook
-from salver.features.access.limits import LimitRules, Limits, LimitState
+from salver.features.access.limits import LimitRules, Limits
 from salver.features.access.me import KeyView, operations, view
 from salver.features.access.scopes import Scopes
 from salver.transport.access_check import Access
 from salver.transport.operations import Answer, ApiRequest, right_of
 from salver.words.errors import NotFound
-from salver.words.messages import Standing
+from salver.words.messages import LimitState, Standing
 
 SCOPES = Scopes(("infer:m*", "read"))
 

@@ -1,5 +1,6 @@
 """Callers whom others vouch for, at a running server: tokens, certificates, and proxies."""
 
+import asyncio
 import json
 import ssl
 import time
@@ -159,6 +160,38 @@ def test_claims_decide_what_a_caller_may_do(world: World) -> None:
     assert client.get_model_metadata("mlp", headers=bearer(good))
     with pytest.raises(InferenceServerException, match="no scope 'models'"):
         client.load_model("mlp", headers=bearer(good))
+
+
+def test_a_flood_of_forged_tokens_is_refused_and_callers_beside_it_are_served(world: World) -> None:
+    good, new = (bearer(token(sub=who, groups=["ml-a"], org="acme")) for who in ("steady", "newcomer"))
+    url = f"{world.server.url}/v2/models/mlp/infer"
+
+    def ask(headers: dict[str, str]) -> httpx.Response:
+        return httpx.post(url, json={"x": [[0.0] * 16]}, headers=headers)
+
+    assert ask(good).status_code == 200
+    forged = token(key=OTHER_RSA, sub="nobody", groups=["ml-a"])
+    head = f"GET /v2 HTTP/1.1\r\nhost: {world.address}\r\nauthorization: Bearer {forged[:-9]}"
+    flood = "".join(f"{head}{number:05}{forged[-4:]}\r\n\r\n" for number in range(2000))
+    told = asyncio.run(pipelined(world.address, flood.encode(), 2000))
+    assert told.count(b"HTTP/1.1 401") > 199 < told.count(b"HTTP/1.1 429")
+    assert b"\r\nretry-after: 1\r\n" in told and b"ratelimit" not in told and b"HTTP/1.1 200" not in told
+    assert ask(good).status_code == 200
+    until(lambda: ask(new).status_code == 200)
+
+
+async def pipelined(address: str, sent: bytes, count: int) -> bytes:
+    """Send requests without waiting, and return all answers."""
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(sent)
+    told = b""
+    async with asyncio.timeout(PATIENCE_S):
+        while told.count(b"HTTP/1.1 ") < count:
+            piece = await reader.read(1 << 20)
+            assert piece, told[-500:]
+            told += piece
+    writer.close()
+    return told
 
 
 def test_the_state_of_an_issuers_keys_is_measured(world: World) -> None:

@@ -17,7 +17,7 @@ from salver.features.access.credentials import UNUSABLE, credentials
 from salver.features.identity.key_set import KeySource, parse
 from salver.features.identity.rules import Issuer
 from salver.features.identity.tokens import Tokens
-from salver.words.errors import InvalidInput
+from salver.words.errors import InvalidInput, RateLimited
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 
@@ -28,11 +28,15 @@ async def tokens(tmp_path: Path) -> Tokens:
 
 
 async def of(folder: Path, data: bytes = b"", **more: Any) -> Tokens:
+    return Tokens([await source_of(folder, data, **more)])
+
+
+async def source_of(folder: Path, data: bytes = b"", **more: Any) -> KeySource:
     (folder / "jwks.json").write_bytes(data or jwks())
     settings = {"algorithms": ALGORITHMS, **more}
     source = KeySource(Issuer(ISSUER, AUDIENCE, jwks="jwks.json", **settings), folder)
     assert await source.look()
-    return Tokens([source])
+    return source
 
 
 def encoded(value: Any) -> str:
@@ -219,3 +223,59 @@ async def test_a_token_without_an_id_of_its_key(tmp_path: Path) -> None:
     assert is_accepted(one, bare)
     two = await of(tmp_path, jwks(*[public_jwk(KEYS["RS256"], "RS256", kid) for kid in ("a", "b")]))
     assert not is_accepted(two, bare), "it could be either"
+
+
+async def test_forged_tokens_cost_bounded_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = 0
+    tokens = Tokens([await source_of(tmp_path)], ticks=lambda: ticks)
+    checks = count_checks(monkeypatch)
+    known = token("EdDSA", sub="bob")
+    assert is_accepted(tokens, known)
+    checks.clear()
+    kind = {"alg": "EdDSA", "kid": "EdDSA"}
+    mine = [outcome(tokens, by_hand(kind, claims(sub="bob", n=-n), b"f")) for n in range(20)]
+    assert mine == ["wrong"] * 20, "without a flood nobody is limited"
+    outcomes = [outcome(tokens, by_hand(kind, claims(sub=f"s{n}"), b"forged")) for n in range(3000)]
+    assert len(checks) == 200 and outcomes == ["wrong"] * 180 + ["limited"] * 2820
+    # who had a good token before gets a new one, also while others claim to be this caller
+    renewed = [token("EdDSA", sub="bob", jti=str(n)) for n in range(50)]
+    assert [outcome(tokens, each) for each in renewed] == ["accepted"] * 50
+    assert [outcome(tokens, by_hand(kind, claims(sub="bob", n=n), b"f")) for n in range(9)] == [
+        *["wrong"] * 5,
+        *["limited"] * 4,
+    ]
+    assert outcome(tokens, token("EdDSA", sub="new")) == "limited"
+    assert outcome(tokens, "no.token.text") == "wrong", "what costs little is told"
+    ticks = 10**9
+    assert outcome(tokens, token("EdDSA", sub="new")) == outcome(tokens, known) == "accepted"
+    checks.clear()
+    again = [outcome(tokens, by_hand(kind, claims(sub=f"t{n}"), b"forged")) for n in range(3000)]
+    assert len(checks) == again.count("wrong") == 200
+
+
+async def test_the_callers_who_are_known_are_bounded(tmp_path: Path) -> None:
+    tokens = Tokens([await source_of(tmp_path)], ticks=lambda: 0)
+    for number in range(1100):
+        assert is_accepted(tokens, token("EdDSA", sub=f"s{number}"))
+    assert len(tokens._known) == 1024 and list(tokens._known)[-1] == (ISSUER, "s1099")
+
+
+def count_checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the tokens whose signatures are checked from now on."""
+    checks: list[str] = []
+    decode = jwt.decode
+
+    def counted(text: str, *given: Any, **more: Any) -> Any:
+        checks.append(text)
+        return decode(text, *given, **more)
+
+    monkeypatch.setattr(jwt, "decode", counted)
+    return checks
+
+
+def outcome(tokens: Tokens, text: str) -> str:
+    try:
+        return "accepted" if is_accepted(tokens, text) else "wrong"
+    except RateLimited as error:
+        assert 0 < error.retry_after <= 1
+        return "limited"

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from huggingface_directories import cases, directory
+from waiting import until
 from zoo import infer_body, write_mlp
 
 from salver.encoding.placeholders import RAW_INPUTS
+from salver.features.access.key_format import new_key
+from salver.features.access.keys_file import KeyRecord, hash_of, written
 from salver.features.pipelines.names import SUPPORTED
 from salver.testing.process import ServerProcess
 
@@ -211,6 +215,23 @@ def test_other_models_and_paths_are_as_before(server: ServerProcess) -> None:
     assert status == 200 and np.shape(told["predictions"]) == (1, 32)
     assert post(server, "/v1/models/missing", {"inputs": "a"})[0] == 404
     assert post(server, "/v2/models/mlp/infer", infer_body())[0] == 200
+
+
+def test_paths_of_tensor_models_are_answered_alike_with_keys(server: ServerProcess, tmp_path: Path) -> None:
+    write_mlp(tmp_path / "models" / "mlp", 1)
+    key = new_key()
+    record = KeyRecord("me", "me", hash_of(key), ("infer",))
+    (tmp_path / "keys.toml").write_text(written([record]))
+    options = ["--keys-file", str(tmp_path / "keys.toml")]
+    with ServerProcess([tmp_path / "models"], tmp_path / "log", options=options) as keyed:
+        until(lambda: "model ready" in keyed.output())
+        for path in ("mlp", "mlp/versions/1", "mlp/versions/7", "none"):
+            asked = [
+                httpx.post(f"{each.url}/v1/models/{path}", json={"inputs": "a"}, headers={"x-api-key": key})
+                for each in (keyed, server)
+            ]
+            assert len({(each.status_code, each.content) for each in asked}) == 1, asked[0].text
+            assert asked[0].status_code == (404 if path in ("mlp/versions/7", "none") else 400)
 
 
 def test_metadata_names_the_task(server: ServerProcess) -> None:

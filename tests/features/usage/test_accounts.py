@@ -55,14 +55,14 @@ async def rows(accounts: KeyAccounts, **query: Any) -> list[dict[str, Any]]:
 
 async def test_usage_by_key_model_and_hour(accounts: KeyAccounts, clock: Clock) -> None:
     meter = accounts.meters.meter("k1")
-    meter.record("m", RUN)
-    meter.record("m", RUN)
+    meter.record("m", *RUN)
+    meter.record("m", *RUN)
     meter.refuse("m")
     meter.add_tokens("m", 30, 4)
-    accounts.meters.meter("k2").record("other", RUN)
+    accounts.meters.meter("k2").record("other", *RUN)
     clock.now += HOUR
     await accounts.tick()
-    meter.record("m", RUN)
+    meter.record("m", *RUN)
     await accounts.write()
     assert await rows(accounts, by=("key", "model", "hour")) == [
         {"key": "k1", "model": "m", "hour": NOW, "requests": 2, "rows": 4, "prompt_tokens": 30,
@@ -83,7 +83,7 @@ async def test_usage_by_key_model_and_hour(accounts: KeyAccounts, clock: Clock) 
 
 
 async def test_it_is_written_every_ten_seconds(accounts: KeyAccounts, clock: Clock) -> None:
-    accounts.meters.meter("k").record("m", RUN)
+    accounts.meters.meter("k").record("m", *RUN)
     await accounts.tick()
     assert await rows(accounts) == []
     clock.now += WRITE_S
@@ -106,7 +106,7 @@ async def test_nothing_is_counted_twice(accounts: KeyAccounts, monkeypatch: pyte
     monkeypatch.setattr(UsageStore, "flush", troubled)
     meter = accounts.meters.meter("k")
     for _ in range(6):
-        meter.record("m", RUN)
+        meter.record("m", *RUN)
         try:
             await accounts.write()
         except SalverError:
@@ -118,22 +118,22 @@ async def test_nothing_is_counted_twice(accounts: KeyAccounts, monkeypatch: pyte
 async def test_another_run_of_a_server_counts_by_itself(
     url: str, tmp_path: Path, clock: Clock, accounts: KeyAccounts
 ) -> None:
-    accounts.meters.meter("k").record("m", RUN)
+    accounts.meters.meter("k").record("m", *RUN)
     await accounts.write()
     other = await open_accounts(url, "s2", None, clock)
-    other.meters.meter("k").record("m", RUN)
+    other.meters.meter("k").record("m", *RUN)
     await close(other)
     assert [row["requests"] for row in await rows(accounts)] == [2]
 
 
 async def test_old_usage_is_deleted(url: str, clock: Clock) -> None:
     accounts = await open_accounts(url, "s1", None, clock, days=2)
-    accounts.meters.meter("k").record("m", RUN)
+    accounts.meters.meter("k").record("m", *RUN)
     await ask(accounts.quotas("k", ("5/day",)))
     await accounts.tick()
     clock.now += 90 * 86_400
     await accounts.tick()
-    accounts.meters.meter("k").record("m", RUN)
+    accounts.meters.meter("k").record("m", *RUN)
     clock.now += WRITE_S
     await accounts.tick()
     assert [row["hour"] for row in await rows(accounts, by=("hour",))] == [NOW + 90 * 86_400]
@@ -255,7 +255,7 @@ async def test_two_servers_cut_off_from_postgresql(tmp_path: Path, clock: Clock)
 
 async def test_the_file_of_the_ledger_is_one_of_its_own(tmp_path: Path, clock: Clock) -> None:
     accounts = await open_accounts(f"sqlite:///{tmp_path / 'usage.db'}", "s1", tmp_path, clock)
-    accounts.meters.meter("k").record("m", RUN)
+    accounts.meters.meter("k").record("m", *RUN)
     await close(accounts)
     ledger = await Ledger.open(f"sqlite:///{tmp_path / 'usage.db'}")
     assert len(await UsageStore(ledger, "s2").find(Query())) == 1

@@ -1,6 +1,7 @@
 """A quota of a key of the ledger, on two servers; what is left of it, from anywhere."""
 
 import asyncio
+import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -112,3 +113,22 @@ async def test_a_server_stops_without_its_ledger(
         assert "is not written: it is away" in caplog.text
         async with Server(config) as server:
             assert await used(client, server) == 2
+
+
+async def test_a_folder_of_its_own_goes_with_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys are in PostgreSQL, and no folder is named: what is there goes to the ledger at the end."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    write_mlp(tmp_path / "models" / "mlp", 1)
+    registry = {"ledger": migrated_ledger("postgresql", tmp_path), "artifacts": str(tmp_path / "artifacts")}
+    config = ServeConfig(
+        paths=(str(tmp_path / "models"),),
+        front=FrontConfig("127.0.0.1", 0, grace_seconds=5),
+        tables={"registry": registry},
+    )
+    async with Server(config):
+        (made,) = temporary.glob("salver-usage-*")
+    assert not made.exists()

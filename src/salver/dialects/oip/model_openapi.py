@@ -7,13 +7,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from salver.encoding.placeholders import extents, filled, raw_inputs, zero
+from salver.encoding.placeholders import TAKE_IMAGES, extents, filled, raw_inputs, zero
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import DataType
 
 #: Most models that get a path of their own, and most elements of an example.
 MOST_MODELS: Final = 100
 _MOST_ELEMENTS: Final = 1000
+_IMAGE_KINDS: Final = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 
 
 def paths_of(models: Mapping[str, Signature], *, takes_short: bool) -> dict[str, Any]:
@@ -36,15 +37,15 @@ def _raw(name: str, task: str) -> dict[str, Any]:
     """Return the description of raw inputs for a task."""
     schema = _object({"inputs": {}, "parameters": {"type": "object"}}, ["inputs"])
     taken = {"schema": schema, "example": raw_inputs(task)}
+    alone: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    if task in TAKE_IMAGES:
+        alone = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _IMAGE_KINDS}
     return {
         "operationId": f"pipeline:{name}",
         "summary": f"Ask {name} with raw inputs ({task})",
         "requestBody": {
             "required": True,
-            "content": {
-                "application/json": taken,
-                "text/plain": {"schema": {"type": "string"}},
-            },
+            "content": {"application/json": taken, **alone},
         },
         "responses": {
             "200": {

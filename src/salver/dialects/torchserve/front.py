@@ -155,6 +155,8 @@ class TorchServe:
             target.codec, query, match.model, match.version, call, respond, takes_pieces=True
         )
         if give_up is None:
+            if grant is not None and grant.is_stale:
+                head.notes.clear()  # the task asks for the key again
             return False
         if not exchange.is_whole:
             exchange.on_gone = give_up

@@ -4,13 +4,14 @@ import functools
 from collections.abc import Callable, Hashable
 from typing import Final, Literal, NamedTuple, Protocol
 
-from salver.features.access.charge import RunCharge, RunPlan
+from salver.features.access.charge import RunCharge
 from salver.features.access.credentials import credentials
 from salver.features.access.key_format import digest_of
 from salver.features.access.limit_book import DeclaredLimits, LimitBook
-from salver.features.access.limits import Limits, enter, refusal
+from salver.features.access.limits import Limits, refusal
 from salver.features.access.ports import Account, Accounts, Meter
 from salver.features.access.refusals import Refusals
+from salver.features.access.run_plan import RunPlan
 from salver.features.access.run_usage import RunUsage
 from salver.features.access.scopes import Scopes
 from salver.kernel.serving.standing import ANY_TENANT, from_headers
@@ -88,7 +89,11 @@ class Identities(Protocol):
     """Callers whom others vouch for (features/identity)."""
 
     def by_token(self, digest: bytes, token: bytes) -> Key | None:
-        """Return the caller of a token, with its digest; None = it is not valid."""
+        """Return the caller of a token, with its digest; None = it is not valid.
+
+        Raises:
+            RateLimited: it cannot be told, as too many tokens were wrong just now.
+        """
         ...
 
     def by_peer(self, headers: RawHeaders) -> list[Key]:
@@ -116,7 +121,7 @@ class KeyGrant:
 
     __slots__ = (
         *("_checks", "_headers", "_key", "_own", "_plan", "_quotas", "_right", "_scope", "_table"),
-        *("account", "caller", "granted", "standing", "was_refused"),
+        *("account", "caller", "granted", "is_stale", "standing", "was_refused"),
     )
 
     def __init__(
@@ -145,7 +150,7 @@ class KeyGrant:
         self.caller: Hashable = (key.id, standing.tenant)
         self._checks = checks
         self._plan: RunPlan | None = None
-        self.was_refused = False
+        self.was_refused = self.is_stale = False
 
     @property
     def checks(self) -> bool:
@@ -185,7 +190,9 @@ class KeyGrant:
 
     def still_refused(self) -> SalverError | None:
         """See :class:`~salver.words.messages.Grant`."""
-        refused = self._over("", is_trial=True)
+        refused = None
+        if self._key.is_alive:
+            refused = self._over("", is_trial=True)
         if refused is None:
             self.was_refused = False
             return None
@@ -198,16 +205,13 @@ class KeyGrant:
             return None
         try:  # another key of the same caller may have taken its place
             table.admit(self._headers, self._right, model, is_later=False, is_trial=True)
-        except RateLimited:
-            return None
         except SalverError as error:
             return self.recorded(error, model)
         return None
 
     def recorded(self, refusal: SalverError, model: str) -> SalverError:
         """Record a refusal and return it."""
-        self._table.record(refusal, self._key, self._right, model)
-        return refusal
+        return self._table.recorded(self._key, self._right, refusal, model)
 
     def limits(self, model: str, tenant: str) -> tuple[Limits, ...]:
         """Return the limits that apply to a run together, the narrowest first."""
@@ -222,22 +226,56 @@ class KeyGrant:
         # The parameters of a request may name a tenant where the key names none.
         has_tenant = not book.has_tenants or (self.granted or ANY).tenant != ANY_TENANT
         return RunPlan(
-            model, tenant, limits, book.generation, self.account, self._table.ticks, has_tenant=has_tenant
+            *(model, tenant, limits, book.generation, self.account, self._table.ticks),
+            functools.partial(self._table.recorded, self._key, self._right),
+            has_tenant=has_tenant,
         )
+
+    def is_over(self) -> bool:
+        """Return whether the key has ended, so that the caller has to be asked for another."""
+        self.is_stale = not self._key.is_alive
+        return self.is_stale
+
+    def _planned(self, model: str) -> RunPlan | SalverError:
+        """Return what runs of a model cost, or why there are none."""
+        if not self._scope.is_allowed(model):
+            return self.recorded(self._scope.refusal(model), model)
+        self._plan = self.plan(model, self.standing.tenant)
+        return self._plan
 
     def begin(self, model: str) -> RunUsage | SalverError | None:
         """See :class:`~salver.words.messages.Grant`."""
-        plan = self._plan
-        if plan is None or plan.model != model or plan.generation != self._table.book.generation:
-            if not self._scope.is_allowed(model):
-                return self.recorded(self._scope.refusal(model), model)
-            plan = self._plan = self.plan(model, self.standing.tenant)
+        plan = self._planned(model)
+        if isinstance(plan, SalverError):
+            return plan
         if plan.is_free:
             return None if plan.meter is None else RunUsage(plan.meter, model)
-        # Written out, as it is the path of most requests (benchmarks/prices.py).
-        refused = enter(plan.limits, plan.ticks()) if plan.is_early else plan.begin()
-        if refused is None:
-            return RunCharge(self, plan)
+        refused = plan.enter()
+        return RunCharge(self, plan) if refused is None else self._refused(refused, model)
+
+    def enter(self, model: str) -> RunPlan | RunUsage | SalverError | None:
+        """Count a request whose answer is delivered whole; None = it needs a task.
+
+        An error says why it is refused.
+        """
+        key, plan = self._key, self._plan
+        if not key.is_alive:
+            self.is_stale = True
+            return None
+        if plan is None or plan.model != model or plan.generation != self._table.book.generation:
+            found = self._planned(model)
+            if isinstance(found, SalverError):
+                return found
+            plan = found
+        key.is_used = True
+        if not plan.is_shared:
+            return self.begin(model)
+        if plan.is_limited and (refused := plan.enter()) is not None:
+            return self._refused(refused, model)
+        return plan
+
+    def _refused(self, refused: SalverError, model: str) -> SalverError:
+        """Record that a request to run a model is refused; whether it is may have to be awaited."""
         if isinstance(refused, QuotaUnsettled):
             return refused
         self.was_refused = True
@@ -277,8 +315,8 @@ class KeyTable:
         #: Keys by their source.
         self._sources: dict[str, dict[bytes, Key]] = {"token": dict(self._keys)}
         self.is_open = False
-        #: The last headers that were admitted, by identity, with their key.
-        self._last: tuple[RawHeaders, Key | None] = ((), None)
+        #: The last headers that were admitted, by identity, with their key and the grant to run models.
+        self._last: tuple[RawHeaders, Key | None, KeyGrant | None] = (), None, None
 
     def __repr__(self) -> str:
         return f"<KeyTable of {len(self._keys)} hashes>"
@@ -330,6 +368,11 @@ class KeyTable:
             key.account.meter.refuse(model)
             error.repeated = functools.partial(_repeat, error.repeated, key.account.meter, model)
 
+    def recorded(self, key: Key, right: Right, error: SalverError, model: str) -> SalverError:
+        """Record a refusal and return it."""
+        self.record(error, key, right, model)
+        return error
+
     def accept(self, identities: Identities) -> None:
         """Accept callers whom others vouch for; requests need a key from now on."""
         self.identities = identities
@@ -350,7 +393,7 @@ class KeyTable:
         try:
             key = self._find(headers)
             key = self._valid(key)
-            self._last = headers, key
+            self._last = headers, key, None
             if right == "known":
                 return None
             scope = key.scopes.of(right)
@@ -377,15 +420,19 @@ class KeyTable:
         is_free = key.granted is None and account is None
         if is_free and not (checks or limits) and self.book.is_empty:
             return None
-        return KeyGrant(self, key, right, standing, checks=checks, headers=headers)
+        grant = KeyGrant(self, key, right, standing, checks=checks, headers=headers)
+        self._last = headers, key, grant
+        return grant
 
     def lasting(self, prompt: Prompt, headers: RawHeaders) -> Prompt:
         """See :class:`~salver.transport.access_check.CallerKeys`."""
         if self.is_open:
             return functools.partial(_while_open, prompt, self)
-        last, key = self._last
+        last, key, grant = self._last
         if last is not headers or key is None:  # fronts ask about the headers that were just admitted
-            key = self._valid(self._find(headers))
+            key, grant = self._valid(self._find(headers)), None
+        if key.until == _FOREVER and grant is not None:
+            return prompt  # the grant is asked each time
         return functools.partial(_while_valid, prompt, key, self, self.book)
 
     def caller(self, headers: RawHeaders) -> Caller | None:

@@ -12,6 +12,7 @@ import msgspec
 from salver.features.access.gcra import Cell, parse_rate
 from salver.features.access.quota_rules import parse_quotas
 from salver.words.errors import InvalidInput, RateLimited, ReachedLimit
+from salver.words.messages import LimitState
 
 #: Whose limits they are, the narrowest first.
 Holder = Literal["key", "tenant", "model", "server"]
@@ -46,23 +47,6 @@ class LimitRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     rows: str = ""
     tokens: str = ""
     quotas: tuple[str, ...] = ()
-
-
-class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A limit, and what is left of it.
-
-    Attributes:
-        name: For example ``key-requests`` or ``tenant-rows``, as in the field ``RateLimit`` of answers.
-        most: Most units in the window.
-        window_seconds: Time in which all of them come back; 0 = so many may run at a time.
-        resets: Unix seconds at which a quota is renewed; None = it is none.
-    """
-
-    name: str
-    most: float
-    window_seconds: int
-    left: float
-    resets: float | None = None
 
 
 class Limits:
@@ -156,11 +140,6 @@ class Limits:
         for cell in self.cells:
             cell.take(now, rows if cell.has_units else 1)
 
-    def undo(self) -> None:
-        """Take the last run back, which :func:`enter` has counted just now."""
-        for cell in self.cells:
-            cell.free_at = cell.before
-
     def take_tokens(self, now: int, count: int) -> None:
         """Charge tokens that are known only now, even beyond the limit: later runs wait for it."""
         if self.counts_tokens:
@@ -194,32 +173,11 @@ def refusal(several: Sequence[Limits], now: int, rows: int = 1, own: int = 0) ->
         break
     else:
         return None
-    return _strictest(several, now, rows, own)
+    return strictest(several, now, rows, own)
 
 
-def enter(several: Sequence[Limits], now: int) -> RateLimited | None:
-    """Charge a run to limits that do not count rows; return why it is refused; None = it is accepted by all.
-
-    Args:
-        several: The narrowest first.
-        now: Monotonic nanoseconds.
-    """
-    for limits in several:
-        if limits.at_once and limits.running >= limits.at_once:
-            return _strictest(several, now, 1, 0)
-        for cell in limits.cells:
-            at = cell.free_at
-            if (at if at > now else now) + cell.period - now > cell.burst_ns:
-                return _strictest(several, now, 1, 0)
-    for limits in several:
-        limits.running += 1
-        for cell in limits.cells:
-            at = cell.before = cell.free_at
-            cell.free_at = (at if at > now else now) + cell.period
-    return None
-
-
-def _strictest(several: Sequence[Limits], now: int, rows: int, own: int) -> RateLimited | None:
+def strictest(several: Sequence[Limits], now: int, rows: int = 1, own: int = 0) -> RateLimited | None:
+    """Return why a run is refused, as :func:`refusal` does, which is fast where it is accepted."""
     longest, strictest, at = 0, None, -1
     for limits in several:
         wait, place = limits.wait(now, rows, own)

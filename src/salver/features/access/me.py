@@ -4,11 +4,10 @@ import msgspec
 
 from salver.features.access.key_table import ANY, Key, KeyTable
 from salver.features.access.limit_book import LimitBook
-from salver.features.access.limits import LimitState
 from salver.kernel.serving.standing import ANY_TENANT
 from salver.transport.operations import Answer, ApiRequest, Operation
 from salver.words.errors import NotFound
-from salver.words.messages import Service
+from salver.words.messages import LimitState, Service
 
 
 class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):

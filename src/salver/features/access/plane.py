@@ -7,7 +7,8 @@ from typing import Any, Final, TypeVar
 from salver.encoding.bodies import HttpBody
 from salver.features.access.ending import while_valid
 from salver.features.access.key_table import KeyGrant
-from salver.features.access.run_usage import size_of
+from salver.features.access.run_plan import RunPlan
+from salver.features.access.run_usage import RunUsage, size_of
 from salver.kernel.engine.delivery import nothing
 from salver.kernel.serving.callbacks import Tell
 from salver.kernel.serving.dataplane import DataPlane
@@ -48,13 +49,13 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         sender: Hashable = None,
     ) -> ReplyT:
         """See :class:`DataPlane`."""
-        charge = await _charge(call, model)
+        charge: Any = await _charge(call, model)  # a RunUsage, if it is one
         if charge is None:
             return await super().infer(codec, body, model, version, call, sender)
         if isinstance(charge, SalverError):
             return codec.fault(charge)
         try:
-            charge.received = size_of(body)
+            call.received = size_of(body)
             reply = await super().infer(codec, body, model, version, call, sender)
             charge.sent = size_of(reply)
             return reply
@@ -95,7 +96,7 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
             return codec.fault(charge)
         counting = None if write is None else charge.counting(write)
         try:
-            charge.received = size_of(body)
+            call.received = size_of(body)
             reply = await super().stream(codec, body, model, version, call, counting)
             charge.sent += size_of(reply)
             return reply
@@ -110,37 +111,73 @@ class CheckingPlane(DataPlane[BodyT, ReplyT]):
         version: str,
         call: Call,
         tell: Tell[ReplyT],
-        *,
         takes_pieces: bool = False,
     ) -> Callable[[], None] | None:
         """See :class:`DataPlane`."""
-        grant = call.grant
-        if takes_pieces and (why := _ending(call, model)) is not None:
-            tell = partial(_tell_while_valid, tell, why, codec.fault)
+        grant: Any = call.grant  # a KeyGrant
         if grant is None:
-            return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
+            return super().post(codec, body, model, version, call, tell, takes_pieces)
+        if takes_pieces:
+            return self._post_pieces(codec, body, model, version, call, tell, grant)
         call.standing = grant.standing
-        charge: Any = grant.begin(model)  # a RunUsage, if it is one
+        charge = grant.enter(model)
+        # Written for speed, as it is the path of most requests (benchmarks/prices.py).
+        if type(charge) is not RunPlan:
+            return self._post_charged(codec, body, model, version, call, tell, charge)
+        sent: Any = body
+        call.received = len(sent.body) if type(body) is HttpBody and sent.large is None else size_of(body)
+        call.charge = charge
+        give_up = DataPlane.post(self, codec, body, model, version, call, tell)
+        if give_up is None:
+            charge.leave(has_begun=False)
+        return give_up
+
+    def _post_pieces(
+        self,
+        codec: Codec[BodyT, ReplyT],
+        body: BodyT,
+        model: str,
+        version: str,
+        call: Call,
+        tell: Tell[ReplyT],
+        grant: KeyGrant,
+    ) -> Callable[[], None] | None:
+        """Answer, perhaps in pieces as long as the caller's key is valid."""
+        if grant.is_over():
+            return None
+        call.standing = grant.standing
+        tell = partial(_tell_while_valid, tell, partial(grant.ended, model), codec.fault)
+        charge = grant.begin(model)
         if charge is None:
-            return super().post(codec, body, model, version, call, tell, takes_pieces=takes_pieces)
-        if isinstance(charge, SalverError):
-            if isinstance(charge, QuotaUnsettled):
-                return None
+            return super().post(codec, body, model, version, call, tell, True)
+        return self._post_charged(codec, body, model, version, call, tell, charge, takes_pieces=True)
+
+    def _post_charged(
+        self,
+        codec: Codec[BodyT, ReplyT],
+        body: BodyT,
+        model: str,
+        version: str,
+        call: Call,
+        tell: Tell[ReplyT],
+        charge: RunUsage | SalverError | None,
+        *,
+        takes_pieces: bool = False,
+    ) -> Callable[[], None] | None:
+        """Answer a request that has a charge of its own, or is refused."""
+        if isinstance(charge, SalverError) and not isinstance(charge, QuotaUnsettled):
             tell(codec.fault(charge), None)  # without a task: refusals must cost less than answers
             return nothing
-        call.charge = charge
-        # Written out, as it is the path of most requests (benchmarks/prices.py).
-        sent: Any = body
-        is_plain = type(body) is HttpBody and sent.large is None
-        charge.received = len(sent.body) if is_plain else size_of(body)
+        if not isinstance(charge, RunUsage):
+            return None
+        call.received, call.charge = size_of(body), charge
         charge.reply_to = tell
-        give_up = super().post(codec, body, model, version, call, charge.tell, takes_pieces=takes_pieces)
+        give_up = super().post(codec, body, model, version, call, charge.tell, takes_pieces)
         if give_up is None:
             charge.leave(has_begun=False)
             return None
         charge.keep(give_up)
-        stop: Callable[[], None] = charge.give_up
-        return stop
+        return charge.give_up
 
 
 async def _charge(call: Call, model: str) -> Charge | SalverError | None:

@@ -5,12 +5,8 @@ from typing import Protocol
 
 import msgspec
 
-from salver.features.access.limits import LimitState
 from salver.words.errors import RateLimited
-from salver.words.messages import Timing
-
-#: A run: its rows, bytes received and sent, and durations.
-Run = tuple[int, int, int, Timing]
+from salver.words.messages import LimitState, Timing
 
 
 def compute_seconds(timing: Timing, rows: int) -> float:
@@ -23,11 +19,12 @@ def compute_seconds(timing: Timing, rows: int) -> float:
 class Meter(Protocol):
     """Counts what one key uses, by model."""
 
-    def record(self, model: str, run: Run) -> None:
+    def record(self, model: str, rows: int, received: int, sent: int, timing: Timing) -> None:
         """Count a run that has ended.
 
         Args:
             model: Empty = none that is served.
+            received, sent: Bytes.
         """
         ...
 

@@ -3,13 +3,13 @@
 A run whose key has limits or quotas is a charge (charge.py), which builds on this.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.features.access.ports import Meter
 from salver.kernel.engine.delivery import nothing
-from salver.words.messages import InferRequest, Timing
+from salver.words.messages import InferRequest, LimitState, Timing
 
 _NO_TOKENS: Final = (0, 0)
 _NO_TIME: Final = Timing()
@@ -23,14 +23,15 @@ class RunUsage:
         model: Model that was asked for.
 
     Attributes:
-        counts_tokens, has_limits, received, sent: See :class:`~salver.words.messages.Charge`.
+        counts_tokens, has_limits: See :class:`~salver.words.messages.Charge`.
+        sent: Bytes of its answer so far.
         reply_to: Receives the reply of a run that is answered through a callback.
         cancel: Cancels such a run.
     """
 
     __slots__ = (
-        *("_counted", "_is_over", "_meter", "_rows", "_served", "_timing"),
-        *("cancel", "received", "reply_to", "sent"),
+        *("_counted", "_is_over", "_meter", "_received", "_rows", "_served", "_timing"),
+        *("cancel", "reply_to", "sent"),
     )
     cancel: Callable[[], None]
     reply_to: Callable[[Any, Any], None]
@@ -41,7 +42,7 @@ class RunUsage:
         self._meter = meter
         self._served = model
         self._is_over = False
-        self._rows = self.received = self.sent = 0
+        self._rows = self._received = self.sent = 0
         self._timing = _NO_TIME
         #: Tokens of the prompt and of the answer that the meter has.
         self._counted = _NO_TOKENS
@@ -53,17 +54,24 @@ class RunUsage:
     async def settle(self) -> None:
         """See :class:`~salver.words.messages.Charge`."""
 
+    def states(self) -> Iterable[LimitState]:
+        """See :class:`~salver.words.messages.Charge`."""
+        return ()
+
     def add(self, tokens: tuple[int, int] | None) -> None:
         """See :class:`~salver.words.messages.Charge`."""
         if tokens is not None and self._meter is not None:
             before, self._counted = self._counted, tokens
             self._meter.add_tokens(self._served, tokens[0] - before[0], tokens[1] - before[1])
 
-    def end(self, model: str, rows: int, timing: Timing) -> None:
+    def end(
+        self, model: str, rows: int, timing: Timing, received: int, reply: object, is_weighed: bool, /
+    ) -> None:
         """See :class:`~salver.words.messages.Charge`."""
         self._served = model
         self._rows = rows
         self._timing = timing
+        self._received = received
 
     def leave(self, *, has_begun: bool = True) -> None:
         """End the run, once.
@@ -75,7 +83,7 @@ class RunUsage:
             return
         self._is_over = True
         if has_begun and self._meter is not None:
-            self._meter.record(self._served, (self._rows, self.received, self.sent, self._timing))
+            self._meter.record(self._served, self._rows, self._received, self.sent, self._timing)
 
     # -- of a run that is answered through a callback ------------------------------------------
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import msgspec
 from cyclopts import App, Parameter
 
-from salver.features.access.limits import LimitRules, LimitState
+from salver.features.access.limits import LimitRules
 from salver.features.access.scopes import RIGHTS
 from salver.features.keyring.key_changes import NEVER, OVERLAP, Author, KeyWish, ShownKey, moment_of
 from salver.terminal.options import DEFAULT_URL, Json, token
 from salver.terminal.output import line, listed, moment, record, remark, result
 from salver.words.errors import InvalidInput
-from salver.words.messages import Service
+from salver.words.messages import LimitState, Service
 
 if TYPE_CHECKING:
     from salver.features.keyring.key_ring import KeyRecords, Keys, Left, MadeKey

@@ -12,11 +12,11 @@ import msgspec
 
 from salver.features.access.key_format import shown
 from salver.features.access.keys_file import KeyRecord, Previous, check, hash_of
-from salver.features.access.limits import LimitRules, LimitState
+from salver.features.access.limits import LimitRules
 from salver.features.access.scopes import Scopes
 from salver.kernel.serving.standing import MAX_PRIORITY, MAX_TENANT
 from salver.words.errors import Conflict, Forbidden, InvalidInput, NotFound
-from salver.words.messages import Service
+from salver.words.messages import LimitState, Service
 
 State = Literal["valid", "expired", "revoked"]
 #: Changes of keys, as the audit log names them.

@@ -12,7 +12,7 @@ import msgspec
 
 from salver.features.access.key_format import new_key
 from salver.features.access.keys_file import KeyRecord
-from salver.features.access.limits import LimitRules, LimitState
+from salver.features.access.limits import LimitRules
 from salver.features.keyring import key_changes
 from salver.features.keyring.key_changes import (
     Author,
@@ -25,6 +25,7 @@ from salver.features.keyring.key_changes import (
     revoked,
     rotated,
 )
+from salver.words.messages import LimitState
 
 #: Returns the quotas of a key with what is left of them, by its id and its limits.
 Left = Callable[[str, LimitRules | None], Awaitable[tuple[LimitState, ...]]]

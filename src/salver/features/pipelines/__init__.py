@@ -42,13 +42,17 @@ def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = Fa
     if match is None:
         return None
     model, version = unquoted(match[1]), unquoted(match[2] or "")
-    if has_keys:
-        return Route("pipeline", model, version)
+    is_meant = has_keys or takes_raw_inputs(models, model, version)
+    return Route("pipeline", model, version) if is_meant else None
+
+
+def takes_raw_inputs(models: "ModelView", model: str, version: str) -> bool:
+    """Return whether a model has a task; also True if that is not known, as the call itself says why."""
     try:
         _, signature = models.signature(model, version)
-    except SalverError:  # the call itself says why
-        return Route("pipeline", model, version)
-    return Route("pipeline", model, version) if signature.task else None
+    except SalverError:
+        return True
+    return bool(signature.task)
 
 
 async def build(kernel: "Kernel", config: None) -> "Parts":

@@ -1,7 +1,7 @@
 """Backends for Hugging Face directories with an ONNX export, and for directories with a ``pipeline.toml``.
 
-Of the former, the network runs with the ONNX backend, the tokenizer with ``tokenizers``, without transformers
-and PyTorch.
+Of the former, raw texts or images come in and answers of the task go out. The network runs with the ONNX
+backend, the tokenizer with ``tokenizers``, images with Pillow; neither transformers nor PyTorch is needed.
 """
 
 import os
@@ -14,11 +14,12 @@ from salver.backends.protocol import LoadOptions, RunnableModel, Traits
 from salver.kernel.repository import Formats
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Ensemble, EnsembleStep, Manifest, ModelConfig
-from salver.words.errors import LoadFailed
+from salver.words.errors import LoadFailed, MissingExtra
 from salver.words.messages import HUGGING_FACE, Signature
 from salver.words.tensor import DataType
 
 with lazy_imports():
+    from salver.backends.installed import is_installed
     from salver.backends.loading import framework, loading
     from salver.backends.onnx import OnnxBackend
     from salver.features.pipelines.directory import (
@@ -28,6 +29,7 @@ with lazy_imports():
         onnx_files,
         read_directory,
     )
+    from salver.features.pipelines.image_making import image_model
     from salver.features.pipelines.local import LocalPipeline, model_beside, read_document
     from salver.features.pipelines.making import task_of_network
     from salver.features.pipelines.model import PipelineModel
@@ -37,7 +39,7 @@ FORMAT: Final = "huggingface"
 PIPELINE: Final = "pipeline"
 _PIPELINE_FILE: Final = "pipeline.toml"
 _MARKS: Final = ("config.json", "modules.json")
-_OWN: Final = frozenset(("task", "file"))
+_OWN: Final = frozenset(("task", "file", "decode", "max_pixels"))
 _KNOWN: Final = frozenset(("input_ids", "attention_mask", "token_type_ids"))
 _TYPES: Final = {DataType.INT64: "int64", DataType.INT32: "int32"}
 
@@ -59,15 +61,26 @@ class HuggingFaceBackend:
             return None
         return FORMAT if is_directory_of_model(path) else None
 
-    def load(self, manifest: Manifest, options: LoadOptions) -> PipelineModel:
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """See :class:`~salver.backends.protocol.Backend`.
 
-        Options: ``task``, ``file`` (the ONNX file, below the directory), and those of the ONNX backend.
+        Options: ``task``, ``file`` (the ONNX file, below the directory), ``decode`` and ``max_pixels`` for
+        images, and those of the ONNX backend.
         """
         wished = manifest.config.options
         directory = read_directory(manifest.path, wished.get("task", ""))
+        of_images = directory.is_of_images
+        if of_images and not is_installed("PIL"):
+            raise MissingExtra(self.name, "images", "pillow")
+        if not of_images and (unfit := [name for name in ("decode", "max_pixels") if name in wished]):
+            raise LoadFailed(
+                f"{directory.path} is for {directory.task}, and {unfit[0]} is an option of tasks with images",
+                field=f"options.{unfit[0]}",
+            )
         network = self._network(manifest, directory, options)
         try:
+            if of_images:
+                return image_model(directory, network, wished, options.threads)
             return self._model(manifest, network, directory)
         except BaseException:
             network.close()

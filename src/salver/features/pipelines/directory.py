@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from salver.backends.content import head
-from salver.features.pipelines.names import FIXES, SUFFIXES, SUPPORTED
+from salver.features.pipelines.names import FIXES, OF_IMAGES, SUFFIXES, SUPPORTED
 from salver.words.errors import LoadFailed
 
 _MOST: Final = 16 << 20  # bytes of a JSON file; label lists of large classifiers take some megabytes
@@ -110,6 +110,11 @@ class ModelDirectory(msgspec.Struct, frozen=True):
     sentences: SentenceConfig
     modules: tuple[Module, ...] = ()
     max_length: int | None = None
+
+    @property
+    def is_of_images(self) -> bool:
+        """Whether the task takes images."""
+        return self.task in OF_IMAGES
 
     def labels(self, count: int) -> tuple[str, ...]:
         """Return the names of that many classes; those without a name are ``LABEL_0`` and so on."""

@@ -1,7 +1,7 @@
 """Requests to pipelines in the JSON of transformers' users, and answers as a task's pipeline gives them.
 
 ``{"inputs": X, "parameters": {…}}``, where X is a text, a list of texts, or an object with named texts; or a
-text alone, with the content type ``text/plain``.
+text alone, with the content type ``text/plain``. An image is its base64 in that place, or its bytes alone.
 
 Pure.
 """
@@ -14,7 +14,7 @@ import orjson
 
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps, kind_of, loads
-from salver.features.pipelines.names import SUPPORTED
+from salver.features.pipelines.names import OF_IMAGES, SUPPORTED
 from salver.features.pipelines.parameters import PARAMETERS, from_json, plain_names, to_request
 from salver.kernel.serving.ports import Codec
 from salver.transport.faults import http_fault
@@ -27,7 +27,13 @@ _NO_TEXTS: Final = "Send a text, or a list of texts."
 _QUERY: Final = 'Send {"query": "…", "texts": ["…", "…"]}, or a pair ["…", "…"].'
 _QUESTION: Final = 'Send {"question": "…", "context": "…"}, or a list of such objects.'
 
-Row = Sequence[str]
+_IMAGE: Final = (
+    'Send the bytes of an image with its content type (image/jpeg, image/png, …), or {"inputs": "<base64>"}, '
+    "or a list of them."
+)
+_JSON: Final = (b"", b"application/json", b"application/x-www-form-urlencoded")
+
+Row = Sequence[str | bytes]
 Wrap = Callable[[InferResponse], bytes]
 
 
@@ -66,17 +72,16 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
         """
         task = signature.task
         if task not in SUPPORTED:
-            part = f"/versions/{http.version}" if http.version else ""
-            # TensorFlow Serving's text for a path that its models do not have.
-            raise InvalidInput(f"Malformed request: POST /v1/models/{http.model}{part}")
-        inputs, parameters = _parts(http)
+            raise no_path(http.model, http.version)
+        inputs, parameters = (_image_parts if task in OF_IMAGES else _parts)(http)
         if task == "zero-shot-classification" and isinstance(inputs, dict):
             inputs, parameters = _zero_shot(inputs, parameters)
         kind = PARAMETERS[task]
         from_json(parameters, kind)  # what is wrong is said before the request waits for a batch
         asked = _READERS.get(task, _texts)(inputs, parameters)
         if not asked.rows:
-            raise InvalidInput("inputs is an empty list", field="inputs", fix=_NO_TEXTS)
+            fix = _IMAGE if task in OF_IMAGES else _NO_TEXTS
+            raise InvalidInput("inputs is an empty list", field="inputs", fix=fix)
         names = [spec.name for spec in signature.inputs][: len(asked.rows[0])]
         tensors = tuple(Tensor(name, DataType.BYTES, _column(asked.rows, i)) for i, name in enumerate(names))
         return PipelineRequest(
@@ -97,10 +102,20 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
         return http_fault(error)
 
 
+def no_path(model: str, version: str) -> InvalidInput:
+    """Return TensorFlow Serving's error for a path that models of tensors do not have."""
+    part = f"/versions/{version}" if version else ""
+    return InvalidInput(f"Malformed request: POST /v1/models/{model}{part}")
+
+
 def _parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
     """Return the inputs and the parameters of a body."""
     body = http.body if http.large is None else http.large
-    kind = http.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    kind = _kind(http)
+    if kind.startswith((b"image/", b"audio/", b"video/")):
+        raise InvalidInput(
+            f"the model takes texts, not {kind[:80].decode('latin-1')}", field="content-type", fix=_NO_TEXTS
+        )
     if kind == b"text/plain":
         try:
             return bytes(body).decode(), {}
@@ -109,6 +124,29 @@ def _parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
                 f"the text is not valid UTF-8 ({error.reason} at byte {error.start})",
                 fix="Send it encoded as UTF-8.",
             ) from error
+    return _json_parts(body)
+
+
+def _image_parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
+    """Return the same for a task of images."""
+    body = http.body if http.large is None else http.large
+    kind = _kind(http)
+    # curl sends any file as a form if it is not told the type.
+    is_file = kind == _JSON[2] and not bytes(body[:64]).lstrip().startswith(b"{")
+    if is_file or kind.startswith(b"image/") or kind == b"application/octet-stream":
+        return bytes(body), {}
+    if kind not in _JSON:
+        raise InvalidInput(
+            f"the model takes images, not {kind[:80].decode('latin-1')}", field="content-type", fix=_IMAGE
+        )
+    return _json_parts(body)
+
+
+def _kind(http: HttpBody) -> bytes:
+    return http.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
+def _json_parts(body: bytes | memoryview) -> tuple[Any, Mapping[str, Any]]:
     root = loads(body)
     if type(root) is not dict:
         raise InvalidInput(
@@ -166,6 +204,15 @@ def _texts(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
     if type(inputs) is dict and list(inputs) == ["text"]:
         inputs = inputs["text"]
     return _Rows([[_text(inputs, "inputs")]], _bare)
+
+
+def _images(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+    """Read an image or a list of images; each is decoded when its batch runs."""
+    if type(inputs) is bytes:
+        return _Rows([[inputs]], _bare)
+    if type(inputs) is list:
+        return _Rows([[_text(each, f"inputs[{i}]", _IMAGE)] for i, each in enumerate(inputs)], _listed)
+    return _Rows([[_text(inputs, "inputs", _IMAGE)]], _bare)
 
 
 def _masked(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
@@ -260,18 +307,24 @@ _READERS: Final = {
     "text-ranking": _ranked,
     "fill-mask": _masked,
     "question-answering": _questions,
+    "image-classification": _images,
+    "object-detection": _images,
 }
 
 
 def _column(rows: Sequence[Row], index: int) -> np.ndarray[Any, Any]:
     array = np.empty(len(rows), dtype=object)
     try:
-        array[:] = [row[index].encode() for row in rows]
+        array[:] = [_encoded(row[index]) for row in rows]
     except UnicodeEncodeError as error:
         raise InvalidInput(
             "inputs has a lone surrogate", field="inputs", fix="Send valid Unicode."
         ) from error
     return array
+
+
+def _encoded(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
 
 
 def _json_rows(response: InferResponse) -> list[bytes]:

@@ -16,7 +16,11 @@ SUPPORTED: Final = (
     "zero-shot-classification",
     "fill-mask",
     "question-answering",
+    "image-classification",
+    "object-detection",
 )
+#: Those of them that take images.
+OF_IMAGES: Final = ("image-classification", "object-detection")
 #: Ends of class names with their tasks; the first that fits counts.
 SUFFIXES: Final = (
     ("ForSequenceClassification", "text-classification"),

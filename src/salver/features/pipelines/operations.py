@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Sequence
 
 from salver.encoding.bodies import HttpBody, HttpReply
-from salver.features.pipelines.forms import PipelineJson
+from salver.features.pipelines import takes_raw_inputs
+from salver.features.pipelines.forms import PipelineJson, no_path
 from salver.transport.faults import http_fault
 from salver.transport.ports import InferDoor
 from salver.transport.routes import Endpoint, HttpTable, Operation, Route
@@ -24,4 +25,7 @@ class PipelineOperations:
         return HttpTable(self._rows, {"pipeline": endpoint}, http_fault)
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
+        # Known only here where callers need keys; raised, it has the form of the dialect that owns the path.
+        if not takes_raw_inputs(self._door, route.model, route.version):
+            raise no_path(route.model, route.version)
         return self._door.infer(self._codec, http, route.model, route.version, call)

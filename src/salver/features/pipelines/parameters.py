@@ -124,8 +124,21 @@ class AnswerParameters(Truncating, frozen=True):
     align_to_words: bool = True
 
 
+class ImageClassParameters(msgspec.Struct, frozen=True):
+    """Parameters of image classification, as :class:`ClassParameters`; ``top_k`` is 5 if it is None."""
+
+    top_k: int | None = None
+    function_to_apply: Literal["none", "sigmoid", "softmax"] | None = None
+
+
+class DetectionParameters(msgspec.Struct, frozen=True):
+    """Parameters of object detection; only objects with a higher score than ``threshold`` are returned."""
+
+    threshold: float = 0.5
+
+
 #: Records by task.
-PARAMETERS: Final[Mapping[str, type[Truncating]]] = {
+PARAMETERS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "text-classification": ClassParameters,
     "token-classification": TokenParameters,
     "sentence-embeddings": EmbeddingParameters,
@@ -134,6 +147,8 @@ PARAMETERS: Final[Mapping[str, type[Truncating]]] = {
     "zero-shot-classification": ZeroShotParameters,
     "fill-mask": MaskParameters,
     "question-answering": AnswerParameters,
+    "image-classification": ImageClassParameters,
+    "object-detection": DetectionParameters,
 }
 #: What msgspec knows of a class it finds out at its first use, in which two threads must not meet.
 _FOUND_OUT: Final = [msgspec.json.Decoder(kind) for kind in PARAMETERS.values()]
@@ -222,7 +237,13 @@ def _kinds(kind: type[msgspec.Struct], path: str) -> str:
 
 
 def _shown(kind: Any) -> str:
-    words = {bool: "true or false", int: "a whole number", str: "a text", type(None): "null"}
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        type(None): "null",
+    }
     if kind in words:
         return words[kind]
     arguments = getattr(kind, "__args__", ())

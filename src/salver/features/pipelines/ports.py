@@ -1,4 +1,4 @@
-"""Protocol of a task: from the texts of a request to the network, and from there to the answer."""
+"""Protocols of tasks: from the texts or images of a request to the network, and from there to the answer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -84,4 +84,35 @@ class Task(Protocol):
         Raises:
             InvalidInput: the texts have no answer.
         """
+        ...
+
+
+class ImageOutputs(NamedTuple):
+    """Outputs of the network for one image.
+
+    Attributes:
+        outputs: Outputs of the network by name, without the batch axis.
+        height, width: Size of the image as it was sent, upright, in pixels.
+    """
+
+    outputs: Mapping[str, Array]
+    height: int
+    width: int
+
+
+class ImageTask(Protocol):
+    """A task of one loaded model that takes images."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs of the model, each with the rows first."""
+        ...
+
+    @property
+    def parameters(self) -> type[msgspec.Struct]:
+        """Record of the parameters that a request may have."""
+        ...
+
+    def answer(self, parameters: Any, seen: Sequence[ImageOutputs]) -> Mapping[str, Array]:
+        """Return the outputs of a request, with a row for each of its images."""
         ...

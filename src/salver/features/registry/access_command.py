@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 from cyclopts import App, Parameter
 
 from salver.features.registry.command_options import USUAL, RegistryOptions, Why, run, tokens, webhooks
@@ -113,8 +114,11 @@ def add_webhook(
 
 @webhook.command(name="list")
 def list_webhooks(*, where: RegistryOptions = USUAL, json: Json = False) -> None:
-    """List webhooks."""
-    found = run(where, lambda registry, _: webhooks(registry).list())
+    """List webhooks, without names and passwords in their URLs."""
+    from salver.stores.sources.connecting import without_user
+
+    kept = run(where, lambda registry, _: webhooks(registry).list())
+    found = [msgspec.structs.replace(hook, url=without_user(hook.url)[0]) for hook in kept]
 
     def row(hook: "Webhook") -> list[str]:
         return [hook.id, hook.url, hook.model or "all", ", ".join(hook.events) or "all", hook.by]

@@ -14,9 +14,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from salver.features.access.limits import LimitState
 from salver.features.access.quota_rules import Period, QuotaRule, period_of
 from salver.words.errors import QuotaExceeded, QuotaUnsettled, RateLimited, ReachedLimit
+from salver.words.messages import LimitState
 
 #: Seconds after which the ledger is asked again about a quota that had nothing left, or that it did not tell.
 ASK_AGAIN_S: Final = 5.0

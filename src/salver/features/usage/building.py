@@ -37,6 +37,11 @@ async def build_accounts(kernel: Kernel, config: UsageConfig) -> Parts:
         return Parts()
     shared = kernel.services.find(Ledger)
     folder = _folder(config, kernel.config.table("access", AccessConfig).keys_file, shared)
+    if folder is None:
+        temporary = tempfile.TemporaryDirectory(prefix="salver-usage-", ignore_cleanup_errors=True)
+        folder = Path(temporary.name)
+    else:
+        temporary = None
     ledger = shared or await Ledger.open(f"sqlite:///{folder / FILE}")
     store = UsageStore(ledger, f"{platform.node()}-{kernel.new_id()}")
     accounts = KeyAccounts(store, folder, time.time, config.days)
@@ -53,14 +58,16 @@ async def build_accounts(kernel: Kernel, config: UsageConfig) -> Parts:
             )
         if shared is None:
             await ledger.close()
+        if temporary is not None:
+            temporary.cleanup()
 
     return Parts(
         operations=operations(accounts, store), ticks=[Tick("usage", _TICK_S, accounts.tick)], stop=stop
     )
 
 
-def _folder(config: UsageConfig, keys_file: str, shared: Ledger | None) -> Path:
-    """Return the folder, which is made; if that fails, one that ends with the server."""
+def _folder(config: UsageConfig, keys_file: str, shared: Ledger | None) -> Path | None:
+    """Return the folder, which is made; None = there is none, or it cannot be used."""
     ledger = path_of(shared.url) if shared is not None else None
     if config.folder:
         folder = Path(config.folder)
@@ -69,7 +76,7 @@ def _folder(config: UsageConfig, keys_file: str, shared: Ledger | None) -> Path:
     elif ledger is not None:
         folder = ledger.with_name("usage")
     else:
-        folder = Path(tempfile.mkdtemp(prefix="salver-usage-"))
+        return None
     folder = folder.absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,4 +91,4 @@ def _folder(config: UsageConfig, keys_file: str, shared: Ledger | None) -> Path:
         folder,
         reason,
     )
-    return Path(tempfile.mkdtemp(prefix="salver-usage-"))
+    return None

@@ -6,7 +6,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from salver.features.access.ports import Run, compute_seconds
+from salver.words.messages import Timing
 
 #: What is counted, in the order in which it is kept.
 COUNTS: Final = (
@@ -21,8 +21,6 @@ COUNTS: Final = (
 )
 #: Most models that a key has counts of between two writes; the names of further ones are left out.
 _MOST_MODELS: Final = 1000
-#: Most runs that are not added up yet.
-_MOST_RUNS: Final = 1000
 
 
 class Place(msgspec.Struct, frozen=True, order=True):
@@ -44,24 +42,17 @@ Batch = Mapping[Place, Sequence[int]]
 class _Counts:
     """Counts of a key and a model."""
 
-    __slots__ = (*COUNTS, "runs", "seconds")
+    __slots__ = (*COUNTS, "seconds")
 
     def __init__(self) -> None:
         self.requests = self.rows = self.prompt_tokens = self.answer_tokens = 0
         self.bytes_in = self.bytes_out = self.compute_us = self.refusals = 0
         self.seconds = 0.0
-        #: Runs that are not added up yet: many together take less time (benchmarks/prices.py).
-        self.runs: list[Run] = []
 
-    def add_up(self) -> None:
-        """Add the runs to the counts."""
-        runs, self.runs = self.runs, []
-        self.requests += len(runs)
-        self.rows += sum([run[0] for run in runs])
-        self.bytes_in += sum([run[1] for run in runs])
-        self.bytes_out += sum([run[2] for run in runs])
-        self.seconds += sum([compute_seconds(run[3], run[0]) for run in runs])
+    def row(self) -> list[int]:
+        """Return the counts in the order of :data:`COUNTS`."""
         self.compute_us = round(self.seconds * 1e6)
+        return [getattr(self, name) for name in COUNTS]
 
 
 class KeyMeter:
@@ -81,12 +72,17 @@ class KeyMeter:
     def __repr__(self) -> str:
         return f"<KeyMeter {self.key}, {len(self._counts)} models>"
 
-    def record(self, model: str, run: Run) -> None:
+    def record(self, model: str, rows: int, received: int, sent: int, timing: Timing) -> None:
         """See :class:`~salver.features.access.ports.Meter`."""
         counts = self._counts.get(model) or self._begun(model)
-        counts.runs.append(run)
-        if len(counts.runs) >= _MOST_RUNS:
-            counts.add_up()
+        counts.requests += 1
+        counts.rows += rows
+        counts.bytes_in += received
+        counts.bytes_out += sent
+        seconds, together = timing.inference, timing.batch_rows
+        if together > rows:  # as compute_seconds(), written out for each request (benchmarks/prices.py)
+            seconds *= rows / together
+        counts.seconds += seconds
 
     def add_tokens(self, model: str, prompt: int, answer: int) -> None:
         """See :class:`~salver.features.access.ports.Meter`."""
@@ -109,9 +105,7 @@ class KeyMeter:
     def take(self) -> Mapping[str, Sequence[int]]:
         """Return the counts by model, and begin anew."""
         taken, self._counts = self._counts, {}
-        for counts in taken.values():
-            counts.add_up()
-        return {model: [getattr(counts, name) for name in COUNTS] for model, counts in taken.items()}
+        return {model: counts.row() for model, counts in taken.items()}
 
 
 class UsageMeters:

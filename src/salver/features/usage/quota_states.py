@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from salver.features.access.limits import LimitRules, LimitState
+from salver.features.access.limits import LimitRules
 from salver.features.access.quota_rules import parse_quotas, period_of
 from salver.features.ledger.ledger import Ledger
 from salver.features.usage.store import UsageStore
+from salver.words.messages import LimitState
 
 #: Name of the ledger of a server that has no other, and what stands behind the name of its keys file.
 FILE: Final = "usage.db"

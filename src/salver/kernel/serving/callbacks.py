@@ -86,7 +86,7 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
         if others is None:
             self._is_over = True
             self.timing = said.timing
-            self.end("ok", why)
+            self.end("ok", why, reply)
             self._tell(reply, None)
         else:
             self._tell(None, functools.partial(self._write, reply, others))

@@ -240,7 +240,6 @@ class DataPlane(Generic[BodyT, ReplyT]):
         version: str,
         call: Call,
         tell: Tell[ReplyT],
-        *,
         takes_pieces: bool = False,
     ) -> Callable[[], None] | None:
         """Answer one request through a callback, without a task.

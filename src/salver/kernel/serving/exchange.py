@@ -37,6 +37,8 @@ with lazy_imports():
 
 _LOG = logging.getLogger("salver.dataplane")
 NO_TIME = Timing()
+#: Rows and bytes of a request that is not decoded; told from others by identity.
+_NO_EXTENT = (0, 0)
 _UNKNOWN = ModelId("", "")  # names of unknown models never become labels
 #: Parameters that a header must not become (TR-R23).
 _RESERVED = frozenset(
@@ -115,7 +117,7 @@ class Exchange(Generic[BodyT, ReplyT]):
         self.standing = call.standing
         self.timing = NO_TIME
         self.first = 0.0
-        self._extent = (0, 0)
+        self._extent = _NO_EXTENT
         if path.samples is not None and not call.traceparent and not call.parent and path.samples():
             call.traceparent = path.new_trace(sampled=True)
         stage = path.stage
@@ -350,7 +352,7 @@ class Exchange(Generic[BodyT, ReplyT]):
         """End with an error from :meth:`known`; return it in the protocol's form."""
         reply = self.codec.fault(error)
         error.__traceback__ = None  # its frames hold the error: each refusal would leave a cycle
-        self.end(error.code.value, error.why)
+        self.end(error.code.value, error.why, reply)
         return reply
 
     def known(self, error: Exception) -> SalverError:
@@ -365,12 +367,13 @@ class Exchange(Generic[BodyT, ReplyT]):
         _LOG.exception("incident %s: model %r over %s", incident, self.model, call.protocol, exc_info=error)
         return Internal.incident(incident)
 
-    def end(self, outcome: str = "ok", why: str = "") -> None:
+    def end(self, outcome: str = "ok", why: str = "", reply: ReplyT | None = None) -> None:
         """Release the version and emit the event of the answer. Called once.
 
         Args:
             outcome: ``ok``, or the error's code.
             why: See :class:`~salver.words.events.Served`.
+            reply: Whole answer, where there is one.
         """
         path, call, lease = self._path, self.call, self.lease
         served = _UNKNOWN
@@ -381,7 +384,8 @@ class Exchange(Generic[BodyT, ReplyT]):
             path.stage.forget(call)
         rows, size = self._extent
         if call.charge is not None:
-            call.charge.end(served.name, rows, self.timing)
+            is_weighed = self._extent is not _NO_EXTENT
+            call.charge.end(served.name, rows, self.timing, call.received, reply, is_weighed)
         path.emit(
             Served(
                 served.name,

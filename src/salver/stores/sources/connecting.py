@@ -69,7 +69,8 @@ class HttpCall:
             reason = error.reason
             raise reason if isinstance(reason, OSError) else OSError(reason) from None
         except http.client.HTTPException as error:
-            raise OSError(f"no answer in HTTP: {type(error).__name__} {str(error)[:100]}".rstrip()) from error
+            # Its text may be what the server sent, which may repeat the path or the header of the request.
+            raise OSError(f"no answer in HTTP: {type(error).__name__}") from None
         return answer
 
     def cut(self) -> None:

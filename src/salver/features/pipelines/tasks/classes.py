@@ -3,7 +3,7 @@
 Pure.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,12 +12,13 @@ from salver.features.pipelines.directory import ModelDirectory
 from salver.features.pipelines.parameters import ClassParameters, RankParameters, ZeroShotParameters
 from salver.features.pipelines.ports import Columns, Scored, Task
 from salver.features.pipelines.tasks.scores import (
+    FUNCTIONS,
     MAYBE_PAIR,
     OUTPUT,
     PAIR,
     TEXT,
+    best_labels,
     json_rows,
-    sigmoid,
     softmax,
 )
 from salver.features.pipelines.texts import Piece, Truncation
@@ -26,11 +27,6 @@ from salver.words.messages import TensorSpec
 from salver.words.tensor import Array, DataType
 
 _MOST_LABELS: Final = 1_000
-_FUNCTIONS: Final[Mapping[str, Callable[[Array], Array]]] = {
-    "sigmoid": sigmoid,
-    "softmax": softmax,
-    "none": lambda logits: logits,
-}
 #: Activations of cross-encoders by the class that a configuration names; nothing else is accepted.
 _ACTIVATIONS: Final = {"Identity": "none", "Sigmoid": "sigmoid", "Softmax": "softmax"}
 
@@ -77,15 +73,14 @@ class TextClassification(Task):
     ) -> Mapping[str, Array]:
         """See :class:`~salver.features.pipelines.ports.Task`."""
         name = parameters.function_to_apply
-        function = _FUNCTIONS[self._function if name in (None, "default") else name]
+        function = FUNCTIONS[self._function if name in (None, "default") else name]
         return {"output": json_rows(self._row(function(each[0].outputs[0]), parameters) for each in scored)}
 
     def _row(self, scores: Array, parameters: ClassParameters) -> Any:
         if not isinstance(parameters.top_k, int | None):
             best = int(scores.argmax())
             return {"label": self._labels[best], "score": float(scores[best])}
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])[: parameters.top_k]
-        return [{"label": self._labels[i], "score": float(scores[i])} for i in order]
+        return best_labels(scores, self._labels, parameters.top_k)
 
 
 class TextRanking(Task):
@@ -118,7 +113,7 @@ class TextRanking(Task):
         self, columns: Columns, parameters: RankParameters, scored: Sequence[Sequence[Scored]]
     ) -> Mapping[str, Array]:
         """See :class:`~salver.features.pipelines.ports.Task`."""
-        function = _FUNCTIONS["none" if parameters.raw_scores else self._function]
+        function = FUNCTIONS["none" if parameters.raw_scores else self._function]
         logits = np.array([each[0].outputs[0][0] for each in scored], np.float32)
         return {"scores": function(logits).astype(np.float32, copy=False)}
 

@@ -3,7 +3,7 @@
 Pure.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -41,6 +41,24 @@ def sigmoid(logits: Array) -> Array:
     small = np.exp(-np.abs(logits))
     scores: Array = np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
     return scores
+
+
+#: From logits to scores, by the names that requests have for them.
+FUNCTIONS: Final[Mapping[str, Callable[[Array], Array]]] = {
+    "sigmoid": sigmoid,
+    "softmax": softmax,
+    "none": lambda logits: logits,
+}
+
+
+def best_labels(scores: Array, labels: Sequence[str], most: int | None) -> list[dict[str, Any]]:
+    """Return the labels with the best scores; None = all.
+
+    >>> best_labels(np.array([0.25, 0.75]), ["cat", "dog"], 1)
+    [{'label': 'dog', 'score': 0.75}]
+    """
+    order = np.argsort(-scores, kind="stable")[:most].tolist()
+    return [{"label": labels[i], "score": float(scores[i])} for i in order]
 
 
 def json_rows(rows: Iterable[Any]) -> Array:
