@@ -91,6 +91,11 @@ def _accelerated(model: Model, port: int, folder: Path) -> Launch:
     return Launch(pure.argv, {**pure.env, "PYTHONPATH": str(ACCELERATED)}, folder)
 
 
+def _two_fronts(model: Model, port: int, folder: Path) -> Launch:
+    one = _salver(model, port, folder)
+    return Launch([*one.argv, "--fronts", "2"], one.env, folder)
+
+
 def _ours(script: str) -> Callable[[Model, int, Path], Launch]:
     def launch(model: Model, port: int, folder: Path) -> Launch:
         return Launch([sys.executable, str(HERE / script), str(model.path), "--port", str(port)], cwd=folder)
@@ -115,6 +120,14 @@ OURS = (
         "the accelerated build, set alike",
         counts_batches=True,
         built=ACCELERATED,
+    ),
+    System(
+        "salver_fronts_2",
+        "salver",
+        _two_fronts,
+        forms.oip,
+        "two fronts, set alike",
+        counts_batches=True,
     ),
     System(
         "prototype",

@@ -13,12 +13,12 @@ from typing import Any
 from salver.assembly import Assembly
 from salver.backends.protocol import Backend
 from salver.configuration import ServeConfig
-from salver.feature import discover
+from salver.feature import Feature, discover
 from salver.kernel.logs import LogConfig, reopen
 from salver.kernel.serving.control import ServerControl
 from salver.kernel.serving.readiness import Readiness
 from salver.kernel.supervise import Faults, Supervisor, every
-from salver.lazy import is_made, lazy_imports
+from salver.lazy import is_made
 from salver.parts import Kernel, build
 from salver.port_apps import PortApps
 from salver.transport.listeners import Listeners
@@ -26,15 +26,15 @@ from salver.transport.parting import Parting
 from salver.transport.watch import StreamingPeers
 from salver.words.errors import SalverError
 
-with lazy_imports():
-    pass
-
-
 _LOG = logging.getLogger("salver")
 
 
 class Server:
     """Server inside this process's event loop.
+
+    Args:
+        backends: Backends by name; None = all installed ones.
+        features: Features that may be built; None = all installed ones.
 
     Example::
 
@@ -51,9 +51,15 @@ class Server:
     control: ServerControl
     readiness: Readiness
 
-    def __init__(self, config: ServeConfig, backends: Mapping[str, Backend] | None = None) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        backends: Mapping[str, Backend] | None = None,
+        features: Sequence[Feature] | None = None,
+    ) -> None:
         self.config = config
         self._backends = backends
+        self._features = features
         self._log = config.table("log", LogConfig)
         self._streaming = StreamingPeers()
         self._parting = Parting()
@@ -95,10 +101,12 @@ class Server:
         self.began = time.monotonic()
         self._assemble()
         kernel = self.kernel
-        await build(discover(), kernel)
+        await build(discover() if self._features is None else self._features, kernel)
         self._made.attach()
         self.ports = PortApps(kernel)
-        apps = [self.ports.app(config) for config in self.listeners.configs]
+        apps: Sequence[Any] = [self.ports.app(config) for config in self.listeners.configs]
+        for part in kernel.parts:
+            apps = part.enclose(apps)
         if self.config.waits_for_models:
             await self._load()
             await kernel.models.tried({status.id.name for status in kernel.models.statuses()})
@@ -115,6 +123,8 @@ class Server:
     async def _open(self, apps: Sequence[Any]) -> None:
         most = max([self.config.max_body, *(port.max_request for port in self.kernel.ports)])
         await self.listeners.open(apps, self.ports.exact(), most, self.kernel.peers)
+        for part in self.kernel.parts:
+            await part.opened(self.listeners.ports())
 
     async def _load(self) -> None:
         for part in self.kernel.parts:
@@ -156,6 +166,8 @@ class Server:
         for part in kernel.parts:
             await part.leave()
         await self.listeners.leave(delay_s)
+        for part in kernel.parts:
+            await part.parted()
         loop = asyncio.get_running_loop()
         end = loop.time() + grace
         if self.listeners.is_open:

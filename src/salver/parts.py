@@ -54,6 +54,14 @@ async def _nothing() -> None:
     pass
 
 
+async def _ignore(ports: Sequence[int]) -> None:
+    pass
+
+
+def _unchanged(apps: Sequence[App]) -> Sequence[App]:
+    return apps
+
+
 class Tick(msgspec.Struct, frozen=True):
     """Periodic work of a running server.
 
@@ -130,11 +138,15 @@ class Parts(msgspec.Struct, frozen=True):
         checks: Called with each version before it is loaded; they raise LoadFailed.
         stage: Stage on the path of every request; one feature at most has one.
         changes: Changes to the list of models from the repository; one feature at most has them.
+        enclose: Wraps the applications of all ports, outside everything else; in the order of their
+            configurations.
+        opened: Called with the ports when they accept connections.
         ticks: Periodic work, from the end of ``start`` to the beginning of ``stop``.
         prepare: Called before the first scan of the models, in the order of the features.
         start: Called after the first scan.
         look: Reads again what the operator may have changed (SIGHUP).
         leave: Called when the server is told to stop, before it stops listening.
+        parted: Called when the server accepts no more connections, while earlier requests are answered.
         stop: Called after the last request is answered, in reverse order of the features.
         close: Called after the models are unloaded.
         is_well: Returns whether nothing of the feature failed at the start.
@@ -152,11 +164,14 @@ class Parts(msgspec.Struct, frozen=True):
     checks: Sequence[Callable[[Manifest], None]] = ()
     stage: Stage | None = None
     changes: Changes | None = None
+    enclose: Callable[[Sequence[App]], Sequence[App]] = _unchanged
+    opened: Callable[[Sequence[int]], Awaitable[None]] = _ignore
     ticks: Sequence[Tick] = ()
     prepare: Callable[[], Awaitable[None]] = _nothing
     start: Callable[[], Awaitable[None]] = _nothing
     look: Callable[[], Awaitable[None]] = _nothing
     leave: Callable[[], Awaitable[None]] = _nothing
+    parted: Callable[[], Awaitable[None]] = _nothing
     stop: Callable[[], Awaitable[None]] = _nothing
     close: Callable[[], Awaitable[None]] = _nothing
     is_well: Callable[[], bool] = lambda: True

@@ -237,8 +237,8 @@ def test_every_peer_is_described_and_pinned(bench: Any) -> None:
         [sys.executable, "-c", code], cwd=FOLDER, check=True, capture_output=True, text=True
     )
     names = said.stdout.split()
-    assert names[:4] == ["salver", "salver_accelerated", "prototype", "floor"]
-    for name in names[4:]:
+    assert names[:5] == ["salver", "salver_accelerated", "salver_fronts_2", "prototype", "floor"]
+    for name in names[5:]:
         lines = (FOLDER / "peers" / name / "requirements.txt").read_text().split()
         ranged = ("torch>=", "torchvision>=")  # whose CPU and CUDA builds differ in version
         assert lines and all("==" in line or line.startswith(ranged) for line in lines), name

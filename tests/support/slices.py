@@ -66,6 +66,7 @@ TOGETHER: dict[str, set[str]] = {
     "features/console/test_console_states.py": {_LEDGER, _REGISTRY, _RELEASES},
     "features/console/test_console_usage.py": {_ACCESS, _LEDGER, _REGISTRY, _RELEASES},
     "features/console/test_docs_page.py": {_LEDGER, _REGISTRY, _RELEASES},
+    "features/fronts/test_front_processes.py": {_ACCESS},
     "features/pipelines/test_load_ensemble.py": {_CACHE},
     "features/pipelines/test_pipelines_served.py": {_ACCESS},
     "features/keyring/test_keys_served.py": {_RELEASES},

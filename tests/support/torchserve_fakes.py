@@ -13,7 +13,7 @@ from salver.dialects.torchserve.front import TorchServe
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.dialects.torchserve.tokens import TokenKeys
 from salver.transport.calls import RequestContext
-from salver.transport.server import FrontConfig, Listener, _bind
+from salver.transport.server import FrontConfig, Listener, bind
 from salver.transport.terms import Terms
 from salver.words import handlers
 from salver.words.errors import (
@@ -247,7 +247,7 @@ def backing(
 @asynccontextmanager
 async def listening(app: TorchServe | Any, most: int = 1 << 20) -> AsyncIterator[int]:
     """Yield the port of a server."""
-    listener = Listener(Terms(app, most, NO_MESSAGE), _bind(FrontConfig(port=0)), grace=2.0)
+    listener = Listener(Terms(app, most, NO_MESSAGE), bind(FrontConfig(port=0)), grace=2.0)
     running = asyncio.create_task(listener.run())
     await listener.started()
     try:

@@ -35,7 +35,7 @@ from salver.transport.server import (
     ExactPorts,
     FrontConfig,
     Listener,
-    _bind,
+    bind,
     overdue,
 )
 from salver.transport.terms import Terms
@@ -164,7 +164,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 @asynccontextmanager
 async def serving(app: Any = echo, **terms: Any) -> AsyncIterator[tuple[Listener, Terms]]:
     how = Terms(app, **{"most": 1000, "malformed": b"{}", **terms})
-    listener = Listener(how, _bind(FrontConfig(port=0)), grace=1.0)
+    listener = Listener(how, bind(FrontConfig(port=0)), grace=1.0)
     running = asyncio.create_task(listener.run())
     await listener.started()
     try:
@@ -495,7 +495,7 @@ async def test_an_answer_that_its_caller_still_reads_is_not_cut_when_the_listene
     app = answering(bytes(size))
 
     terms = Terms(app)
-    listener = Listener(terms, _bind(FrontConfig(port=0)), grace=60.0)
+    listener = Listener(terms, bind(FrontConfig(port=0)), grace=60.0)
     running = asyncio.create_task(listener.run())
     await listener.started()
     reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)

@@ -15,7 +15,7 @@ from salver.transport import http1_body
 from salver.transport.budget import Budget
 from salver.transport.exchange import Exchange, Prompt
 from salver.transport.http1_head import Head
-from salver.transport.server import FrontConfig, Listener, _bind
+from salver.transport.server import FrontConfig, Listener, bind
 from salver.transport.terms import Terms
 
 SIZE = 700_000
@@ -66,7 +66,7 @@ class Front:
 async def serving(budget: Budget | None = None) -> AsyncIterator[tuple[Front, Terms, int]]:
     front = Front(budget or Budget())
     terms = Terms(front, malformed=b"{}")
-    listener = Listener(terms, _bind(FrontConfig(port=0)), grace=1.0)
+    listener = Listener(terms, bind(FrontConfig(port=0)), grace=1.0)
     running = asyncio.create_task(listener.run())
     await listener.started()
     try:

@@ -76,7 +76,13 @@ def serve(
         drain_delay=seconds_to_drain(shutdown.drain_delay),
         exits_on_error=shutdown.exit_on_error,
         exits_if_none_loads=shutdown.exit_on_error is None and not storage.registry,
-        front=_front((host, port), shutdown.grace_seconds, tls, limits.cors_origins),
+        front=_front(
+            (host, port),
+            shutdown.grace_seconds,
+            tls,
+            limits.cors_origins,
+            shares_port=execution.fronts > 1,
+        ),
         api=tls.api(),
         control=control,
         repository=RepositoryConfig(refuses_nothing=control != "explicit"),
@@ -125,6 +131,8 @@ def _tables(
     }
     if limits.response_cache:
         tables["cache"] = cache_of([limits.response_cache], "--response-cache")
+    if execution.fronts != _EXECUTION.fronts:
+        tables["fronts"] = {"count": execution.fronts}
     if execution.prefer != _EXECUTION.prefer:
         tables["twins"] = {"prefer": execution.prefer}
     if logs.predictions:
@@ -177,7 +185,9 @@ def _registry_notices(registry: str, environment: Mapping[str, str], words: Sequ
     ]
 
 
-def _front(address: tuple[str, int], grace: float, tls: Tls, origins: tuple[str, ...]) -> "FrontConfig":
+def _front(
+    address: tuple[str, int], grace: float, tls: Tls, origins: tuple[str, ...], *, shares_port: bool
+) -> "FrontConfig":
     from salver.transport.server import FrontConfig
 
     if origins:
@@ -186,7 +196,7 @@ def _front(address: tuple[str, int], grace: float, tls: Tls, origins: tuple[str,
         origins = tuple(check_origin(origin) for origin in origins)
 
     files = (tls.cert, tls.key, tls.client_ca)
-    return FrontConfig(*address, grace, *files, cors_origins=origins)
+    return FrontConfig(*address, grace, *files, cors_origins=origins, shares_port=shares_port)
 
 
 def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, storage: Storage) -> None:

@@ -179,6 +179,14 @@ class Execution:
             help="Threads of each run, if the model's configuration does not say; 0 = automatic.",
         ),
     ] = 0
+    fronts: Annotated[
+        int,
+        Parameter(
+            name="--fronts",
+            help="Processes that answer at the port. More than 1 use more cores, for small models and many "
+            "callers.",
+        ),
+    ] = 1
     resources: Annotated[
         tuple[str, ...],
         Parameter(

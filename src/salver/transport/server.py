@@ -127,7 +127,7 @@ def listen(
     try:
         contexts = [_secure(config, has_http2=config.serves not in exact.kinds) for config in configs]
         for config in configs:
-            sockets.append(_bind(config))
+            sockets.append(bind(config))
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -197,7 +197,8 @@ def _reason(error: OSError) -> str:
     return reason.replace("_", " ").lower()
 
 
-def _bind(config: FrontConfig) -> socket.socket:
+def bind(config: FrontConfig) -> socket.socket:
+    """Return a socket that listens as configured. Raises Conflict if it cannot."""
     if config.path:
         return _bind_unix(config.path)
     host, port = config.host, config.port

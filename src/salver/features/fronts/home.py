@@ -1,0 +1,402 @@
+"""Home process: starts the fronts, answers what they pass on, and says which models they run themselves.
+
+A copy answers only while the home process would answer with the same loaded version. Whatever ends that is
+told to the fronts before any answer of the home process can show it: an answer waits until every front has
+acknowledged, or is killed. So nobody who was told of a change meets an old version afterwards.
+"""
+
+import asyncio
+import contextlib
+import logging
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from salver.backends.discovery import backends
+from salver.configuration import ServeConfig
+from salver.features import FrontsConfig
+from salver.features.fronts.channel import Channel, frame
+from salver.features.fronts.copies import MOST_COPIES, can_copy
+from salver.features.fronts.messages import (
+    Ack,
+    Begin,
+    Copies,
+    FromFront,
+    Gone,
+    Happened,
+    Logged,
+    Parting,
+    Piece,
+    Read,
+)
+from salver.features.fronts.passed import PassedRequests
+from salver.kernel.serving.servable import Servable
+from salver.kernel.supervise import Backoff, Supervisor, retry
+from salver.parts import Kernel
+from salver.transport.doors import App, Receive, Scope, Send
+from salver.words.artifacts import Manifest
+from salver.words.errors import NotReady, SalverError, Unsupported
+from salver.words.events import BatchRan, Event, Served, StateChanged
+
+_LOG: Final = logging.getLogger("salver.fronts")
+#: Seconds that a front has to acknowledge the end of a copy, before it is killed.
+_ACK_S: Final = 2.0
+_SERVED: Final = msgspec.msgpack.Decoder(list[Served])
+_RAN: Final = msgspec.msgpack.Decoder(list[BatchRan])
+
+
+class FrontEnded(NotReady):
+    """A front has ended."""
+
+
+class _Copied(NamedTuple):
+    """Version that fronts run, with what the home process had then."""
+
+    servable: Servable
+    manifest: Manifest
+    capabilities: Any
+    pickled: bytes
+
+
+class Front:
+    """One front, as the home process sees it.
+
+    Args:
+        kernel, app: Answer its requests.
+        told: Called when it acknowledges a list of copies, the first time when its port is open, and when it
+            ends.
+
+    Attributes:
+        acked: Last epoch of copies that it has acknowledged; -1 = it runs no copies yet.
+        ended: Set when its socket is closed.
+    """
+
+    def __init__(self, kernel: Kernel, app: App, told: "Callable[[Front], None]") -> None:
+        self._kernel = kernel
+        self._told = told
+        self.acked = -1
+        self.ended = asyncio.Event()
+        self.channel: Channel[FromFront] = Channel(FromFront, self._hear, self._lost)
+        self._requests = PassedRequests(app, self.channel.send)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Front {self.process.pid if self.process else '-'}, {self._requests!r}>"
+
+    async def start(self, config: Callable[[int], ServeConfig]) -> None:
+        """Start the process.
+
+        Args:
+            config: Returns its configuration, given the descriptor of its socket.
+        """
+        mine, theirs = socket.socketpair()
+        with theirs:
+            number = theirs.fileno()
+            mine.sendall(frame(pickle.dumps(config(number))))
+            self.process = _spawn(number)
+        mine.setblocking(False)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self.channel, sock=mine)
+
+    def _hear(self, message: FromFront) -> None:
+        if isinstance(message, Begin):
+            self._requests.begin(message)
+        elif isinstance(message, Piece | Gone | Read):
+            self._requests.hear(message)
+        elif isinstance(message, Happened):
+            emit = self._kernel.bus.emit
+            for served in _SERVED.decode(message.served):
+                emit(served)
+            for ran in _RAN.decode(message.ran):
+                emit(ran)
+        elif isinstance(message, Ack):
+            self._told(self)
+            self.acked = message.epoch
+        else:
+            _log(message)
+
+    def _lost(self) -> None:
+        self._requests.abandon()
+        self.ended.set()
+        self._told(self)
+
+    def kill(self) -> None:
+        """Kill the process, if it runs."""
+        if self.process is not None:
+            self.process.kill()
+
+    async def end(self) -> int:
+        """Kill the process, and return its exit status."""
+        self.channel.close()
+        self.kill()
+        if self.process is None:
+            return 0
+        return await asyncio.to_thread(self.process.wait)
+
+
+class HomeSide:
+    """The home process's side: the fronts of a server, and the copies that they run.
+
+    Args:
+        config: Number of processes.
+    """
+
+    def __init__(self, kernel: Kernel, config: FrontsConfig) -> None:
+        self._kernel = kernel
+        self._count = config.count
+        self._app: App | None = None
+        self._port = 0
+        self._fronts: set[Front] = set()
+        self._copied: dict[str, _Copied] = {}
+        self._epoch = 0
+        self._revoked = 0  # the last epoch that has ended a copy
+        self._acks = asyncio.Event()
+        self._is_leaving = False
+        self._backends = backends()
+        self._running = Supervisor(_LOG, "a front is not started again")
+
+    def __repr__(self) -> str:
+        return f"<HomeSide of {len(self._fronts)} fronts, copies of {', '.join(self._copied) or 'nothing'}>"
+
+    # -- life --
+
+    def enclose(self, apps: Sequence[App]) -> Sequence[App]:
+        """Have answers wait until the fronts know of changes.
+
+        Raises:
+            Unsupported: fronts cannot tell what connections tell of their callers.
+        """
+        if self._kernel.peers is not None:
+            raise Unsupported(
+                "more than one front and identities by certificates or proxies do not go together",
+                field="--fronts",
+                fix="Leave out --fronts or --identity-file.",
+            )
+        fenced = [_Fenced(app, self.settle) for app in apps]
+        self._app = fenced[0]
+        return fenced
+
+    async def opened(self, ports: Sequence[int]) -> None:
+        """Start the fronts."""
+        self._port = ports[0]
+        for number in range(1, self._count):
+            self._running.start(f"front {number}", self._keep(number))
+
+    async def leave(self) -> None:
+        """Have the fronts tell their callers to close."""
+        self._is_leaving = True
+        for front in self._fronts:
+            front.channel.send(Parting(is_last=False))
+
+    async def parted(self) -> None:
+        """Have the fronts end when they have answered, and wait for that."""
+        self._is_leaving = True
+        for front in self._fronts:
+            front.channel.send(Parting(is_last=True))
+        waiting = [asyncio.ensure_future(front.ended.wait()) for front in self._fronts]
+        if waiting:
+            await asyncio.wait(waiting, timeout=self._kernel.config.front.grace_seconds + 5)
+        await self._running.close()
+        for task in waiting:
+            task.cancel()
+
+    async def _keep(self, number: int) -> None:
+        """Keep a front running."""
+        backoff, failures, clock = Backoff(), 0, self._kernel.clock
+        began = clock()
+
+        def pause(error: Exception, _: int) -> float | None:
+            nonlocal failures, began
+            if self._is_leaving:
+                return None
+            _LOG.warning("front %d: %s; it is started again", number, error)
+            failures = backoff.count(failures, clock() - began)
+            seconds = backoff.delay(failures)
+            began = clock() + seconds
+            return seconds
+
+        with contextlib.suppress(FrontEnded):
+            await retry(self._run, pause)
+
+    async def _run(self) -> None:
+        """Run one front until it ends."""
+        assert self._app is not None
+        front = Front(self._kernel, self._app, self._hear)
+        self._fronts.add(front)
+        try:
+            await front.start(self._config)
+            if self._is_leaving:
+                front.channel.send(Parting(is_last=True))
+            await front.ended.wait()
+        finally:
+            self._fronts.discard(front)
+            code = await asyncio.shield(front.end())
+        raise FrontEnded(f"process {front.process and front.process.pid} has ended with {code}")
+
+    def _config(self, descriptor: int) -> ServeConfig:
+        """Return the configuration of a front."""
+        config = self._kernel.config
+        return msgspec.structs.replace(
+            config,
+            paths=(),
+            name="",
+            control="none",
+            load=(),
+            front=msgspec.structs.replace(config.front, port=self._port),
+            more=(),
+            drain_delay=0.0,
+            waits_for_models=False,
+            tables={"fronts": {"channel": descriptor}},
+        )
+
+    # -- copies --
+
+    def _hear(self, front: Front) -> None:
+        """Note that a front has acknowledged a list of copies, or has ended."""
+        if front.acked < 0 and not front.ended.is_set():
+            self._send_copies(front)
+        self._acks.set()
+
+    def observe(self, events: Sequence[Event]) -> None:
+        """Look again when a version has changed its state."""
+        if any(type(event) is StateChanged for event in events):
+            self._look()
+
+    async def tick(self) -> None:
+        """Look again at what no event tells, such as a pinned version."""
+        self._look()
+
+    def _look(self) -> None:
+        """Decide which versions the fronts run, and tell them if that has changed."""
+        found: dict[str, _Copied] = {}
+        if self._may_copy():
+            for servable in self._kernel.models.servables():
+                name = servable.manifest.id.name
+                if len(found) < MOST_COPIES and self._default(name) is servable and self._can_copy(servable):
+                    found[name] = self._copy(servable)
+        self._replace(found)
+
+    def _may_copy(self) -> bool:
+        """Return whether any request can be answered without the home process."""
+        kernel = self._kernel
+        path, context = kernel.door.path, kernel.context
+        return not (
+            kernel.keys is not None
+            or kernel.config.allow_client_shm
+            or path.stage is not None
+            or path.samples is not None
+            or context.interest.headers
+            or any(rules.guard or rules.forwarding for rules in (context.http, context.grpc))
+        )
+
+    def _default(self, name: str) -> Servable | None:
+        try:
+            lease = self._kernel.models.acquire(name)
+        except SalverError:
+            return None
+        lease.release()
+        return lease.servable
+
+    def _can_copy(self, servable: Servable) -> bool:
+        backend = self._backends.get(servable.manifest.backend)
+        return backend is not None and can_copy(servable, is_native=backend.traits.native)
+
+    def _copy(self, servable: Servable) -> _Copied:
+        known = self._copied.get(servable.manifest.id.name)
+        if known is not None and self._is_current(known):
+            return known
+        return _Copied(servable, servable.manifest, servable.capabilities, pickle.dumps(servable.manifest))
+
+    def _is_current(self, copied: _Copied) -> bool:
+        """Return whether the home process would still answer with the version that was copied."""
+        servable = copied.servable
+        return (
+            self._default(copied.manifest.id.name) is servable
+            and servable.manifest is copied.manifest
+            and servable.capabilities is copied.capabilities
+        )
+
+    def _replace(self, found: dict[str, _Copied]) -> None:
+        if found == self._copied:
+            return
+        self._epoch += 1
+        if any(found.get(name) is not copied for name, copied in self._copied.items()):
+            self._revoked = self._epoch
+        self._copied = found
+        for front in self._fronts:
+            if front.acked >= 0:
+                self._send_copies(front)
+
+    def _send_copies(self, front: Front) -> None:
+        pickled = tuple(copied.pickled for copied in self._copied.values())
+        front.channel.send(Copies(self._epoch, pickled))
+
+    async def settle(self) -> None:
+        """Return when no front runs a version that the home process would not answer with."""
+        copied = self._copied
+        if copied and not (self._may_copy() and all(map(self._is_current, copied.values()))):
+            self._look()
+        if self._behind(self._revoked):
+            await self._acknowledged(self._revoked)
+
+    def _behind(self, epoch: int) -> list[Front]:
+        """Return the fronts that may still run a copy that the list of this epoch has not."""
+        return [front for front in self._fronts if 0 <= front.acked < epoch and not front.ended.is_set()]
+
+    async def _acknowledged(self, epoch: int) -> None:
+        try:
+            async with asyncio.timeout(_ACK_S):
+                while self._behind(epoch):
+                    self._acks.clear()
+                    await self._acks.wait()
+        except TimeoutError:
+            for front in self._behind(epoch):
+                _LOG.error("%r does not answer, and is killed", front)
+                front.kill()
+                await front.ended.wait()
+
+
+class _Fenced:
+    """Application whose answers wait until the fronts know of changes.
+
+    Args:
+        settle: Waits for that.
+    """
+
+    def __init__(self, app: App, settle: Callable[[], Awaitable[None]]) -> None:
+        self._app = app
+        self._settle = settle
+        self.find_prompt = getattr(app, "find_prompt", None)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Handle an ASGI request."""
+        return self._app(scope, receive, partial(self._send, send))
+
+    async def _send(self, send: Send, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            await self._settle()
+        await send(message)
+
+
+def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
+    """Start a front."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "salver.front_process", str(descriptor)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[descriptor],
+        start_new_session=True,  # the home process decides on signals from a terminal
+    )
+
+
+def _log(message: Logged) -> None:
+    log = logging.getLogger(message.logger)
+    if log.isEnabledFor(message.level):
+        if isinstance(message.message, dict):
+            log.log(message.level, message.message)
+        else:
+            log.log(message.level, "%s", message.message)

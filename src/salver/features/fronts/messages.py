@@ -1,0 +1,134 @@
+"""Messages between the home process and a front. ``number`` is that of a request, counted by the front."""
+
+from typing import Any
+
+import msgspec
+
+Headers = tuple[tuple[bytes, bytes], ...]
+Address = tuple[str, int] | None
+
+
+class Begin(msgspec.Struct, tag=1, array_like=True, gc=False):
+    """Request with the first piece of its body.
+
+    Attributes:
+        more: More of the body may come, which the home process asks for.
+        count: Pieces that the body came in so far.
+        lag: Seconds that it waited unread, at most.
+    """
+
+    number: int
+    method: str
+    path: bytes
+    query: bytes
+    version: str
+    scheme: str
+    headers: Headers
+    spelled: Headers
+    client: Address
+    server: Address
+    lag: float
+    body: bytes
+    more: bool
+    count: int
+
+
+class Piece(msgspec.Struct, tag=2, array_like=True, gc=False):
+    """Next piece of a body; ``is_gone`` = the caller is gone before the end of it."""
+
+    number: int
+    body: bytes
+    more: bool
+    count: int
+    is_gone: bool = False
+
+
+class Gone(msgspec.Struct, tag=3, array_like=True, gc=False):
+    """The caller is gone."""
+
+    number: int
+
+
+class Read(msgspec.Struct, tag=4, array_like=True, gc=False):
+    """The caller has taken so many bytes of an answer in pieces."""
+
+    number: int
+    size: int
+
+
+class Ack(msgspec.Struct, tag=5, array_like=True, gc=False):
+    """Copies that are not in the list of this epoch answer no more requests."""
+
+    epoch: int
+
+
+class Happened(msgspec.Struct, tag=6, array_like=True, gc=False):
+    """Events of copies, as :class:`~salver.words.events.Served` and ``BatchRan`` in lists."""
+
+    served: msgspec.Raw
+    ran: msgspec.Raw
+
+
+class Logged(msgspec.Struct, tag=7, array_like=True, gc=False):
+    """Line for the log; the message is a text, or a dictionary of fields."""
+
+    logger: str
+    level: int
+    message: Any
+
+
+FromFront = Begin | Piece | Gone | Read | Ack | Happened | Logged
+
+
+class Answer(msgspec.Struct, tag=1, array_like=True, gc=False):
+    """Piece of an answer, with its head before the first one.
+
+    Attributes:
+        status: Status; 0 = the head was sent before.
+        reason: Reason phrase; None = the usual one.
+        trails: Trailers follow the body.
+        more: More of the body follows.
+    """
+
+    number: int
+    status: int
+    headers: Headers
+    reason: str | None
+    trails: bool
+    body: bytes
+    more: bool
+
+
+class Trailers(msgspec.Struct, tag=2, array_like=True, gc=False):
+    """Trailers, which end an answer."""
+
+    number: int
+    headers: Headers
+
+
+class Failed(msgspec.Struct, tag=3, array_like=True, gc=False):
+    """The application failed, or ended without a whole answer."""
+
+    number: int
+
+
+class Pull(msgspec.Struct, tag=4, array_like=True, gc=False):
+    """The application wants the next piece of the body."""
+
+    number: int
+
+
+class Copies(msgspec.Struct, tag=5, array_like=True, gc=False):
+    """Versions that the front runs itself, each as a pickled manifest."""
+
+    epoch: int
+    manifests: tuple[bytes, ...]
+
+
+class Parting(msgspec.Struct, tag=6, array_like=True, gc=False):
+    """Tell callers to close; with ``is_last``, accept no more connections, answer what has come, and end."""
+
+    is_last: bool
+
+
+FromHome = Answer | Trailers | Failed | Pull | Copies | Parting
