@@ -250,10 +250,11 @@ class Front:
     def _reply_refusal(
         self, error: SalverError, headers: Mapping[bytes, bytes], given: str, exchange: Exchange
     ) -> None:
-        """Answer with a refusal, and further requests with this head with copies until the turn ends."""
-        head = exchange.head
-        reply = self._fault(head.path, error, head.version, headers)
-        if error.repeated is not None and not given:
+        """Answer with a refusal, and in a rush further requests with this head with copies of it."""
+        head, reply = exchange.head, error.reply
+        if reply is None:
+            reply = error.reply = self._fault(head.path, error, head.version, headers)
+        if error.repeated is not None and not given and exchange.is_in_rush:
             alike = RefusedCopies(self._new_id, error.repeated)
             exchange.repeat(reply.status, reply.headers, reply.body, alike, is_own=True)
         exchange.reply(reply.status, reply.headers, reply.body, given or self._new_id())

@@ -77,6 +77,11 @@ class Exchange:
         """Address and port of the caller; None = it came by a UNIX socket."""
         raise NotImplementedError
 
+    @property
+    def is_in_rush(self) -> bool:
+        """Whether requests come so fast that others are expected in this turn of the event loop."""
+        raise NotImplementedError
+
     def put(self, piece: bytes, *, is_last: bool) -> None:
         """Add a piece of the body."""
         self.held += len(piece)

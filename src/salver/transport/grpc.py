@@ -357,7 +357,7 @@ class GrpcFront:
     def _refuse_again(self, grant: Grant, family: _Family, exchange: Exchange) -> bool:
         """Refuse a call of a caller that was at a limit just now, if it still is.
 
-        Its further calls get copies of the status until the turn of the loop ends.
+        In a rush, its further calls get copies of the status until the turn of the loop ends.
         """
         caller = grant.caller, family.protocol
         kept = self._floods.get(caller)
@@ -367,9 +367,11 @@ class GrpcFront:
         error = grant.still_refused()
         if error is None:
             return False
-        error.in_tritons_words = self._tritons_words
-        status = family.fault(error)
-        if error.repeated is not None:
+        status = error.reply
+        if status is None:
+            error.in_tritons_words = self._tritons_words
+            status = error.reply = family.fault(error)
+        if error.repeated is not None and exchange.is_in_rush:
             kept = self._floods[caller] = _Refusal(status, RefusedCopies(str, error.repeated))
             kept.on_close = partial(self._floods.pop, caller)
             exchange.keep(kept)

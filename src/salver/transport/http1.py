@@ -77,6 +77,11 @@ class Connection(WrittenConnection):
         """Whether the caller is told to close."""
         return self._terms.parting.is_told
 
+    @property
+    def is_in_rush(self) -> bool:
+        """See :class:`~salver.transport.exchange.Exchange`."""
+        return self._terms.pulse.is_busy
+
     def may_drop(self, exchange: "Http1Exchange") -> bool:
         """Return whether the connection can be kept after an answer to an incomplete body."""
         return exchange is not self._incoming or (
@@ -587,6 +592,11 @@ class Http1Exchange(Exchange):
     def client(self) -> tuple[str, int] | None:
         """Address and port of the caller; None = it came by a UNIX socket."""
         return self._connection.client
+
+    @property
+    def is_in_rush(self) -> bool:
+        """See :class:`Exchange`."""
+        return self._connection.is_in_rush
 
     @property
     def may_keep(self) -> bool:

@@ -599,6 +599,11 @@ class Http2(StreamOwner):
         self._terms.pulse.received(stream)
         return self._terms.prompt(stream.head)
 
+    @property
+    def is_in_rush(self) -> bool:
+        """See :class:`~salver.transport.exchange.Exchange`."""
+        return self._terms.pulse.is_busy
+
     def keep(self, refusal: Closable) -> None:
         """Close a refusal when the turn of the event loop ends."""
         self._terms.pulse.keep(refusal)

@@ -98,6 +98,11 @@ class StreamOwner(WrittenConnection):
         """Note that a large body has come; return the function that answers its request without a task."""
         raise NotImplementedError
 
+    @property
+    def is_in_rush(self) -> bool:
+        """See :class:`~salver.transport.exchange.Exchange`."""
+        raise NotImplementedError
+
     def keep(self, refusal: Closable) -> None:
         """Close a refusal when the turn of the event loop ends."""
         raise NotImplementedError
@@ -167,6 +172,11 @@ class Stream(Exchange):
     def client(self) -> tuple[str, int] | None:
         """Address and port of the caller; None = it came by a UNIX socket."""
         return self._connection.client
+
+    @property
+    def is_in_rush(self) -> bool:
+        """See :class:`~salver.transport.exchange.Exchange`."""
+        return self._connection.is_in_rush
 
     # -- the request --
 

@@ -158,14 +158,15 @@ class Pulse:
         cpu: CPU time of the event loop's thread.
 
     Attributes:
+        is_busy: Requests have come without a pause for :data:`_NO_LAG_S`.
         refusing: Refusals of which copies are sent until the turn ends.
         limited_until: Time until which more large bodies may come than can be answered.
     """
 
     __slots__ = (
-        "_ahead", "_before", "_clock", "_cpu", "_has_read", "_is_busy", "_pace", "_paused", "_places",
-        "_polled", "_read", "_receiving", "_refusals", "_since", "_soon", "_spent", "_taken",
-        "limited_until", "refusing",
+        "_ahead", "_before", "_clock", "_cpu", "_has_read", "_pace", "_paused", "_places", "_polled", "_read",
+        "_receiving", "_refusals", "_since", "_soon", "_spent", "_taken", "is_busy", "limited_until",
+        "refusing",
     )  # fmt: skip
 
     def __init__(
@@ -177,7 +178,7 @@ class Pulse:
         self._soon, self._clock, self._cpu = soon, clock, cpu
         self._since = self._read = self._paused = 0.0  # beginning of work; last request; end of the last turn
         self._polled = self._before = 0.0  # beginning of this turn, and of the previous one
-        self._is_busy = self._has_read = False
+        self.is_busy = self._has_read = False
         self._places = Places()
         self._taken = 0
         self._spent = 0.0
@@ -192,7 +193,7 @@ class Pulse:
     def read(self, exchange: Exchange, now: float) -> None:
         """Set the arrival of a request that is read now, and its lag, which is an upper bound."""
         exchange.arrival = now
-        if not self._is_busy:
+        if not self.is_busy:
             if now - self._read > _NO_LAG_S:
                 self._since = now
             self._read = now
@@ -217,7 +218,7 @@ class Pulse:
         """
         self.read(exchange, now)
         self._ahead, exchange.wait = 0, 0.0
-        if not self._is_busy:
+        if not self.is_busy:
             return
         ahead = sum([body.size - body.at for body in self._receiving])
         self._ahead = ahead + size
@@ -247,7 +248,7 @@ class Pulse:
 
     def _begin(self, now: float) -> None:
         """Begin to count turns."""
-        self._is_busy = True
+        self.is_busy = True
         self._before = self._polled = self._since
         spent = self._cpu()
         self._places.rested(now - self._paused - (spent - self._spent))
@@ -260,7 +261,7 @@ class Pulse:
         now = self._clock()
         spent = self._cpu()
         if not self._has_read and spent - self._spent < _NO_WORK_S:
-            self._is_busy = False
+            self.is_busy = False
             self._since = self._read = self._paused = now
             self._spent, self._taken = spent, 0
             self._receiving.clear()
@@ -300,7 +301,7 @@ class Pulse:
     def keep(self, refusal: Closable) -> None:
         """Close a refusal at the end of the turn."""
         self.refusing.append(refusal)
-        if len(self.refusing) == 1 and not self._is_busy:
+        if len(self.refusing) == 1 and not self.is_busy:
             self._soon(self._close)
 
 

@@ -6,7 +6,7 @@ table that turns a code into its protocol's own form. This module does not know 
 
 import enum
 from collections.abc import Awaitable, Callable
-from typing import Final, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 #: Why a request was rejected before it ran (a label of the metrics): the queue is full, the limit on the
 #: queue's delay is reached, or the model's objective or the request's own deadline cannot be met.
@@ -87,6 +87,8 @@ class SalverError(Exception):
         in_tritons_words: Use Triton's wording, for callers of a server that replaces Triton.
         repeated: Records so many more requests of this caller, which got copies of the answer; None = each
             has to be decided by itself.
+        reply: Its form in the protocol that told it, for further requests with the same head that are refused
+            by it; None = none yet.
     """
 
     code: Code = Code.INTERNAL
@@ -98,6 +100,7 @@ class SalverError(Exception):
     triton: str = ""
     in_tritons_words: bool = False
     repeated: Callable[[int], None] | None = None
+    reply: Any = None
 
     def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:
         message = cut(message, self.longest)

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -61,6 +61,43 @@ def test_a_limit_is_asked_before_the_body_and_charged_with_the_run(clock: Clock)
         assert (refusal.limit, refusal.retry_after) == (("key-requests", 2, 2, "requests"), 1.0)
     clock.now = NS
     assert grant_of(table) is not None
+
+
+@pytest.mark.parametrize(("rules", "sure_ns"), [("10/s+1", 5_000_000), ("1000/s+1", 1_000_000)])
+def test_a_refusal_is_told_again_as_long_as_it_is_sure(clock: Clock, rules: str, sure_ns: int) -> None:
+    """Each request that is refused by it counts; a caller that has room again is not refused."""
+    table = table_of(clock, LimitRules(rules))
+    grant = grant_of(table)
+    assert grant is not None
+    ran(grant)
+    first = grant.still_refused()
+    assert isinstance(first, RateLimited)
+    for clock.now in (1, sure_ns - 1):
+        assert grant.still_refused() is first
+    assert [one.value for family in table.refusals.collect() for one in family.samples] == [3]
+    clock.now = sure_ns
+    after = grant.still_refused()
+    if sure_ns == 1_000_000:
+        assert after is None and not grant.was_refused
+    else:
+        assert isinstance(after, RateLimited) and after is not first and after.retry_after == 0.095
+
+
+def test_a_refusal_that_may_end_at_any_time_is_decided_each_time(clock: Clock) -> None:
+    table = table_of(clock, LimitRules(at_once=1))
+    grant = grant_of(table)
+    assert grant is not None
+    run = ran(grant)
+    assert isinstance(first := grant.still_refused(), RateLimited)
+    assert grant.still_refused() is not first
+    run.leave()
+    assert grant.still_refused() is None
+    spent = grant_of(table_of(clock, LimitRules("1/h")))
+    assert spent is not None
+    ran(spent)
+    assert spent.still_refused() is not None
+    cast(Any, spent)._key.is_alive = False
+    assert spent.still_refused() is None, "the task tells that the key has ended"
 
 
 def ran(grant: Grant | None) -> Charge:

@@ -24,6 +24,8 @@ from salver.words.messages import ANYBODY, Grant, Standing
 _FOREVER: Final = float("inf")
 #: Standing of the server's token.
 ANY: Final = Standing(ANY_TENANT, 1, "urgent")
+#: Most nanoseconds for which a refusal is told again; the wait that it names is older by that.
+_TOLD_NS: Final = 5_000_000
 _HOW: Final = "Send it as authorization: Bearer KEY, or as x-api-key."
 
 
@@ -120,7 +122,7 @@ class KeyGrant:
     """
 
     __slots__ = (
-        *("_checks", "_headers", "_key", "_own", "_plan", "_quotas", "_right", "_scope", "_table"),
+        *("_checks", "_headers", "_key", "_own", "_plan", "_quotas", "_right", "_scope", "_table", "_told"),
         *("account", "caller", "granted", "is_stale", "standing", "was_refused"),
     )
 
@@ -151,6 +153,8 @@ class KeyGrant:
         self._checks = checks
         self._plan: RunPlan | None = None
         self.was_refused = self.is_stale = False
+        #: The last refusal of all its requests, and monotonic nanoseconds until which it is told again.
+        self._told: tuple[RateLimited | None, int] = None, 0
 
     @property
     def checks(self) -> bool:
@@ -190,12 +194,20 @@ class KeyGrant:
 
     def still_refused(self) -> SalverError | None:
         """See :class:`~salver.words.messages.Grant`."""
+        told, until = self._told
+        if told is not None and self._table.ticks() < until and self._key.is_alive:
+            if told.repeated is not None:
+                told.repeated(1)
+            return told
         refused = None
         if self._key.is_alive:
             refused = self._over("", is_trial=True)
+        self._told = refused, 0
         if refused is None:
             self.was_refused = False
             return None
+        if (sure := _sure_ns(refused)) > 0:
+            self._told = refused, self._table.ticks() + min(sure, _TOLD_NS)
         return self.recorded(refused, "")
 
     def ended(self, model: str) -> SalverError | None:
@@ -280,6 +292,13 @@ class KeyGrant:
             return refused
         self.was_refused = True
         return self.recorded(refused, model)
+
+
+def _sure_ns(refused: RateLimited) -> int:
+    """Return the nanoseconds for which it is sure that every request of the caller is refused."""
+    # Runs may end at any time, and what a ledger tells of a quota may change.
+    is_rate = type(refused) is RateLimited and refused.limit is not None and refused.limit.window_s > 0
+    return int(refused.retry_after * 1e9) if is_rate else 0
 
 
 class KeyTable:
