@@ -3,6 +3,9 @@
 import msgspec
 
 from salver.feature import Feature
+from salver.words.errors import InvalidInput
+
+_MOST_FRONTS = 256
 
 
 class FrontsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -15,6 +18,11 @@ class FrontsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     count: int = 1
     channel: int = -1
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for a number that no machine can bear."""
+        if not 1 <= self.count <= _MOST_FRONTS:
+            raise InvalidInput(f"there may be 1 to {_MOST_FRONTS} fronts", field="--fronts")
 
 
 #: Described here, so that a server with one front imports nothing of it.

@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from salver.configuration import ServeConfig
+from salver.features import FrontsConfig
 from salver.features.fronts.copies import MOST_BYTES, can_copy
 from salver.kernel.engine.placement import Placement
 from salver.kernel.serving.capabilities import PLAIN, Capabilities
 from salver.words.artifacts import Batching, Manifest, ModelConfig, Priorities, Queue
+from salver.words.errors import InvalidInput
 from salver.words.messages import ModelId, Signature
 
 
@@ -70,3 +73,9 @@ def test_what_one_process_has_to_decide(changes: dict[str, Any]) -> None:
 
 def test_what_may_block_or_run_python() -> None:
     assert not can_copy(Fake(), is_native=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [0, -1, 257])
+def test_a_number_of_fronts_that_cannot_be(count: int) -> None:
+    with pytest.raises(InvalidInput, match="1 to 256 fronts"):
+        ServeConfig(tables={"fronts": {"count": count}}).table("fronts", FrontsConfig)

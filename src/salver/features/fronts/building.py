@@ -23,6 +23,8 @@ async def build(kernel: Kernel, config: FrontsConfig) -> Parts:
         side = FrontSide(kernel)
         await side.connect(config.channel)
         return Parts([side], enclose=side.enclose, opened=side.opened, changes=side, close=side.close)
+    if not kernel.config.opens_ports:
+        return Parts()
     front = kernel.config.front
     if not front.shares_port or front.path:
         raise InvalidInput("several fronts need a TCP port that they share", field="--fronts")
