@@ -99,6 +99,17 @@ def test_keys_are_made_limited_rotated_and_revoked(browser: Browser, served: Ser
     expect(row).to_contain_text("7 at once, 1000/day, 1e6 tokens/month")
     assert infer(web) == 200
 
+    row.get_by_role("button", name="Edit").click()
+    expect(dialog.get_by_label("Scopes")).to_have_value("infer:m* read")
+    dialog.get_by_label("Scopes").fill("infer:ml*")
+    dialog.get_by_label("Owner").fill("bob")
+    dialog.get_by_label("Why?").fill("it reads nothing")
+    dialog.get_by_role("button", name="Keep").click()
+    expect(row).to_contain_text("infer:ml*")
+    expect(row).to_contain_text("bob")
+    expect(row).not_to_contain_text("read")
+    assert infer(web) == 200
+
     row.get_by_role("button", name="Rotate").click()
     dialog.get_by_label("The old one").fill("1h")
     dialog.get_by_label("Why?").fill("it leaked")

@@ -156,6 +156,19 @@ def test_the_same_words_everywhere(place: tuple[str, str], capsys: pytest.Captur
     assert "limits" not in do("limits", "web", "--at-once", "0")
     assert "is no rate" in fails("limits", "web", "--limit", "many")
 
+    assert do("limits", "web", "--limit", "9/s")["limits"] == {"requests": "9/s"}
+    before = do("show", "web")
+    assert do("edit", "web") == before, "what is not given stays"
+    scopes = ("--scope", "read", "--scope", "infer:x*")
+    edited = do("edit", made["id"], *scopes, "--owner", "ann", "--expires", "never", "--why", "new team")
+    assert edited["scopes"] == ["read", "infer:x*"] and edited["owner"] == "ann"
+    assert edited["limits"] == {"requests": "9/s"} and edited["note"] == "for the shop"
+    assert "expires" not in edited
+    assert do("edit", "web", "--note", "", "--expires", "2h").keys() == before.keys() - {"note"} | {"owner"}
+    assert "is no scope" in fails("edit", "web", "--scope", "drive")
+    assert "is no time" in fails("edit", "web", "--expires", "soon")
+    do("edit", "web", "--scope", "infer:m*")
+
     turned = do("rotate", "web", "--overlap", "2h", "--why", "it leaked")
     assert is_key(turned["key"]) and turned["id"] == made["id"] and turned["key"] != made["key"]
     assert do("list")["previous_until"] > shown["created"]
@@ -163,6 +176,7 @@ def test_the_same_words_everywhere(place: tuple[str, str], capsys: pytest.Captur
     assert do("revoke", "web") == {"id": made["id"], "done": "revoked"}
     assert do("show", "web")["state"] == "revoked"
     assert "is revoked" in fails("rotate", "web") and "is revoked" in fails("limits", "web", "--at-once", "1")
+    assert "is revoked" in fails("edit", "web", "--owner", "bob")
     assert "no key 'none'" in fails("show", "none")
 
     assert main(["keys", "list", *place]) == 0

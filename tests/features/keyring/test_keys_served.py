@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,30 @@ async def test_a_change_on_one_server_holds_on_both(tmp_path: Path, url: str) ->
     ]
 
 
+async def test_an_edited_key_has_its_new_scopes_on_both(tmp_path: Path, url: str) -> None:
+    async with AsyncExitStack() as stack:
+        one, two = [await stack.enter_async_context(serving(tmp_path, url)) for _ in range(2)]
+        ops = (await one.api("POST", "/keys", body={"name": "ops", "scopes": ["*"]}))["secret"]
+        wish = {"name": "web", "scopes": ["read"], "note": "old"}
+        web = (await one.api("POST", "/keys", ops, wish))["secret"]
+
+        async def is_reader(served: Served) -> bool:
+            return await served.infer(web) == 403
+
+        for each in (one, two):
+            await auntil(partial(is_reader, each))
+        edit = {"scopes": ["infer:mlp"], "owner": "ann", "expires": "1h", "note": "", "reason": "moved"}
+        edited = await two.api("PUT", "/keys/web", ops, edit)
+        assert edited["owner"] == "ann" and "note" not in edited and edited["expires"] > edited["created"]
+        assert await two.infer(web) == 200, "it holds here at once"
+        await auntil(lambda: one.accepts(web))
+    async with await Ledger.open(url) as ledger:
+        (line, *_) = await ledger.read(history)
+    assert (line.action, line.actor, line.why) == ("key.changed", "key:ops", "moved")
+    assert line.before.startswith("read old slv_") and line.after.startswith("infer:mlp until 20")
+    assert "Z ann slv_" in line.after
+
+
 async def test_a_connection_that_was_open_before_the_first_key_needs_one(tmp_path: Path, url: str) -> None:
     """Requests that are answered without a task are decided when their head is first seen."""
     async with serving(tmp_path, url) as served:
@@ -164,10 +189,14 @@ async def test_a_key_gives_nothing_that_it_does_not_have(tmp_path: Path, url: st
             ("DELETE", "/keys/root", {}),
             ("PUT", "/keys/root/limits", {"limits": {"at_once": 1}}),
             ("PUT", "/keys/ops/limits", {"limits": None}),
+            ("PUT", "/keys/root", {"note": "mine"}),
+            ("PUT", "/keys/ops", {"expires": "never"}),
         ):
             reply = await served.ask(verb, f"/api/v1{path}", key, body)
             assert reply.status_code == 403, (path, reply.text)
         await served.api("POST", "/keys", key, {"name": "x", "scopes": ["infer:mlp"]})
+        assert (await served.ask("PUT", "/api/v1/keys/x", key, {"scopes": ["infer"]})).status_code == 403
+        await served.api("PUT", "/keys/x", key, {"scopes": ["infer:m*"]})
         reader = (await served.api("POST", "/keys", root, {"name": "r", "scopes": ["read"]}))["secret"]
         assert (await served.ask("GET", "/api/v1/keys", reader)).status_code == 403
 

@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 
 from salver.features.access.limits import LimitRules
 from salver.features.access.scopes import RIGHTS
-from salver.features.keyring.key_changes import NEVER, OVERLAP, Author, KeyWish, ShownKey, moment_of
+from salver.features.keyring.key_changes import NEVER, OVERLAP, Author, KeyEdit, KeyWish, ShownKey, moment_of
 from salver.terminal.options import DEFAULT_URL, Json, token
 from salver.terminal.output import line, listed, moment, record, remark, result
 from salver.words.errors import InvalidInput
@@ -214,6 +214,36 @@ def limits(
             return before
         rules = msgspec.structs.replace(before.limits or LimitRules(), **given)
         return await found.limit(before.id, None if rules == LimitRules() else rules, author)
+
+    _show(_run(place, change, why), json=json)
+
+
+@keys.command
+def edit(
+    key: str,
+    /,
+    *,
+    place: Place = _USUAL,
+    scope: Annotated[
+        tuple[str, ...] | None, Parameter(help="Scope, in place of all that it has, repeatable.")
+    ] = None,
+    expires: Annotated[
+        str | None, Parameter(help="Time from now on until it expires, as 90d; never.")
+    ] = None,
+    owner: Annotated[str | None, Parameter(help="Person or team to ask about it.")] = None,
+    note: Annotated[str | None, Parameter(help="What it is for.")] = None,
+    why: Why = "",
+    json: Json = False,
+) -> None:
+    """Change scopes, expiry, owner or note of a key; what is not given stays.
+
+    Args:
+        key: Id of the key, or its name.
+    """
+    wanted = KeyEdit(scopes=scope, expires=expires, owner=owner, note=note, reason=why)
+
+    async def change(found: "Keys", author: Author) -> ShownKey:
+        return await found.edit((await found.show(key)).id, wanted, author)
 
     _show(_run(place, change, why), json=json)
 

@@ -30,6 +30,9 @@ _LONGEST_OVERLAP: Final = timedelta(days=30)
 _Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=r"^[^\x00]*$")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
 _Time = Annotated[str, msgspec.Meta(max_length=16)]
+_Scopes = Annotated[
+    tuple[Annotated[str, msgspec.Meta(max_length=300)], ...], msgspec.Meta(min_length=1, max_length=64)
+]
 
 
 class KeyWish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -46,9 +49,7 @@ class KeyWish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     """
 
     name: _Name
-    scopes: Annotated[
-        tuple[Annotated[str, msgspec.Meta(max_length=300)], ...], msgspec.Meta(min_length=1, max_length=64)
-    ] = ("infer",)
+    scopes: _Scopes = ("infer",)
     expires: _Time = NEVER
     limits: LimitRules | None = None
     tenant: Annotated[str, msgspec.Meta(max_length=MAX_TENANT)] = ""
@@ -56,6 +57,22 @@ class KeyWish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     service_class: Service = "normal"
     owner: _Text = ""
     note: _Text = ""
+    reason: _Text = ""
+
+
+class KeyEdit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Changes of a key; what is None stays as it is.
+
+    Attributes:
+        expires: Time from now on until it expires, as ``90d``; ``never``.
+        scopes, owner, note: See :class:`KeyWish`.
+        reason: Reason for the change, which is stored.
+    """
+
+    scopes: _Scopes | None = None
+    expires: _Time | None = None
+    owner: _Text | None = None
+    note: _Text | None = None
     reason: _Text = ""
 
 
@@ -132,7 +149,7 @@ class Author(NamedTuple):
                 fix="Use a key that has these rights as well.",
             )
         if deed == "key.changed" and record.id == self.key:
-            raise Forbidden("a key may not change its own limits", fix="Use another key.")
+            raise Forbidden("a key may not change its own limits, rights or end", fix="Use another key.")
 
 
 def made(wish: KeyWish, key: str, id: str, now: datetime) -> KeyRecord:
@@ -150,7 +167,7 @@ def made(wish: KeyWish, key: str, id: str, now: datetime) -> KeyRecord:
         hash=hash_of(key),
         scopes=wish.scopes,
         created=now,
-        not_after=None if wish.expires == NEVER else now + time_of(wish.expires, "expires"),
+        not_after=_end_of(wish.expires, now),
         limits=limits_of(wish.limits),
         tenant=wish.tenant,
         priority=wish.priority,
@@ -203,6 +220,27 @@ def limited(old: KeyRecord, rules: LimitRules | None, now: datetime) -> KeyRecor
     record = msgspec.structs.replace(old, limits=limits_of(rules))
     check([record])
     return record
+
+
+def edited(old: KeyRecord, edit: KeyEdit, now: datetime) -> KeyRecord:
+    """Return the record of a key with other scopes, expiry, owner or note.
+
+    Raises:
+        InvalidInput: something of it is not allowed.
+        Conflict: the key is not valid any more.
+    """
+    _check_valid(old, now)
+    given = {name: getattr(edit, name) for name in ("scopes", "owner", "note")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if edit.expires is not None:
+        given["not_after"] = _end_of(edit.expires, now)
+    record = msgspec.structs.replace(old, **given)
+    check([record])
+    return record
+
+
+def _end_of(time: str, now: datetime) -> datetime | None:
+    return None if time == NEVER else now + time_of(time, "expires")
 
 
 def _check_valid(record: KeyRecord, now: datetime) -> None:

@@ -7,7 +7,7 @@ import msgspec
 
 from salver.features.access.key_table import Key
 from salver.features.access.limits import LimitRules
-from salver.features.keyring.key_changes import OVERLAP, Author, KeyWish, ShownKey
+from salver.features.keyring.key_changes import OVERLAP, Author, KeyEdit, KeyWish, ShownKey
 from salver.features.keyring.key_ring import KeyRing, MadeKey
 from salver.features.registry.tokens import Tokens
 from salver.transport.operations import (
@@ -75,6 +75,12 @@ def key_operations(ring: KeyRing, apply: Callable[[], Awaitable[None]]) -> list[
         await apply()
         return Answer(limited)
 
+    async def edit_key(asked: ApiRequest) -> Answer:
+        edited = await ring.edit(asked.names["key"], asked.body, _author(asked))
+        await apply()
+        return Answer(edited)
+
+    edit = "Change scopes, expiry, owner or note of a key"
     create, rotate = "Make a key, which is shown once", "Replace a key, with the old one valid for a while"
     revoke, limit, page = "Revoke a key", "Change the limits of a key", Page[ShownKey]
     table: tuple[tuple[str, Literal["GET", "POST", "PUT", "DELETE"], str, str, _Run, Any, Any, Any], ...] = (
@@ -83,6 +89,7 @@ def key_operations(ring: KeyRing, apply: Callable[[], Awaitable[None]]) -> list[
         ("key", "GET", _ONE, "A key", show_key, ShownKey, None, NoQuery),
         ("rotate_key", "POST", f"{_ONE}/rotate", rotate, rotate_key, MadeKey, Rotation, NoQuery),
         ("revoke_key", "DELETE", _ONE, revoke, revoke_key, ShownKey, Why, NoQuery),
+        ("edit_key", "PUT", _ONE, edit, edit_key, ShownKey, KeyEdit, NoQuery),
         ("limit_key", "PUT", f"{_ONE}/limits", limit, limit_key, ShownKey, NewLimits, NoQuery),
     )
     return [Operation(*row, changes=row[1] != "GET", right="access") for row in table]

@@ -17,9 +17,11 @@ from salver.features.keyring import key_changes
 from salver.features.keyring.key_changes import (
     Author,
     Deed,
+    KeyEdit,
     KeyWish,
     ShownKey,
     Stored,
+    edited,
     limited,
     made,
     revoked,
@@ -69,6 +71,10 @@ class Keys(Protocol):
 
     async def limit(self, key: str, limits: LimitRules | None, author: Author) -> ShownKey:
         """Change the limits of a key. Raises NotFound, Conflict, InvalidInput, Forbidden."""
+        ...
+
+    async def edit(self, key: str, edit: KeyEdit, author: Author) -> ShownKey:
+        """Change scopes, expiry, owner or note. Raises NotFound, Conflict, InvalidInput, Forbidden."""
         ...
 
 
@@ -154,12 +160,19 @@ class KeyRing:
         now = self._now()
         return await self._change(key, "key.changed", author, lambda old: limited(old, limits, now))
 
+    async def edit(self, key: str, edit: KeyEdit, author: Author) -> ShownKey:
+        """See :class:`Keys`."""
+        now = self._now()
+        return await self._change(key, "key.changed", author, lambda old: edited(old, edit, now))
+
     async def _change(
         self, key: str, deed: Deed, author: Author, change: Callable[[KeyRecord], KeyRecord]
     ) -> ShownKey:
         def work(old: KeyRecord) -> KeyRecord:
             author.check(old, deed)
-            return change(old)
+            new = change(old)
+            author.check(new, deed)
+            return new
 
         changed = await self._records.change(key, deed, author, work)
         return _seen(changed, self._now(), self._last_uses())

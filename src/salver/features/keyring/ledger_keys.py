@@ -163,5 +163,7 @@ def _row(record: KeyRecord) -> dict[str, object]:
 def _text(record: KeyRecord) -> str:
     """Return what the audit log says of a key."""
     limits = "" if record.limits is None else _encode(record.limits).decode()
+    until = "" if record.not_after is None else f"until {record.not_after:%Y-%m-%dT%H:%M:%SZ}"
+    people = ": ".join(filter(None, (record.owner, record.note)))
     state = "" if record.revoked is None else "revoked"
-    return " ".join(filter(None, (*record.scopes, limits, record.shown, state)))
+    return " ".join(filter(None, (*record.scopes, limits, until, people, record.shown, state)))

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from salver.features.access.limits import LimitRules
-from salver.features.keyring.key_changes import Author, KeyWish, ShownKey
+from salver.features.keyring.key_changes import Author, KeyEdit, KeyWish, ShownKey
 from salver.features.keyring.key_ring import MadeKey
 from salver.words.errors import NotFound, Unsupported
 
@@ -71,6 +71,10 @@ class RemoteKeys:
         """Change the limits of a key."""
         rules = None if limits is None else msgspec.to_builtins(limits)
         return await self._ask(_read_key, "PUT", f"{_at(key)}/limits", {"limits": rules, **_why(author)})
+
+    async def edit(self, key: str, edit: KeyEdit, author: Author) -> ShownKey:
+        """Change scopes, expiry, owner or note of a key."""
+        return await self._ask(_read_key, "PUT", _at(key), msgspec.to_builtins(edit))
 
     async def _ask(
         self, read: Callable[[bytes], T], verb: str, path: str, body: dict[str, Any] | None = None

@@ -45,6 +45,7 @@ function limits(rules) {
 
 const changes = (one, isRefused, does) => h("div", { class: "buttons" },
   h("button", { type: "button", "aria-haspopup": "dialog", disabled: isRefused, "aria-label": `Limits of ${one.name}`, onclick: () => limit(one, does) }, "Limits"),
+  h("button", { type: "button", "aria-haspopup": "dialog", disabled: isRefused, "aria-label": `Edit ${one.name}`, onclick: () => edit(one, does) }, "Edit"),
   h("button", { type: "button", "aria-haspopup": "dialog", disabled: isRefused, "aria-label": `Rotate ${one.name}`, onclick: () => rotate(one, does) }, "Rotate"),
   h("button", { class: "danger", type: "button", "aria-haspopup": "dialog", disabled: isRefused, "aria-label": `Revoke ${one.name}`, onclick: () => revoke(one, does) }, "Revoke"));
 
@@ -67,6 +68,8 @@ function limitsOf(values) {
   return Object.keys(rules).length ? rules : null;
 }
 
+const scopesOf = (values) => values.scopes.trim().split(/[\s,]+/);
+
 function tellKey(made, words) {
   tellOnce(`The key of ${made.key.name}`, words, made.secret);
 }
@@ -83,7 +86,7 @@ function add(isFirst, { announce, again }) {
       limitFields(),
     ],
     body: (values) => ({
-      name: values.name.trim(), scopes: values.scopes.trim().split(/[\s,]+/), expires: values.expires.trim() || "never", limits: limitsOf(values),
+      name: values.name.trim(), scopes: scopesOf(values), expires: values.expires.trim() || "never", limits: limitsOf(values),
       tenant: values.tenant.trim(), owner: values.owner, note: values.note, reason: values.reason,
     }),
     done(made) {
@@ -104,6 +107,23 @@ function rotate(one, { announce, again }) {
       announce("Both keys are valid for a while.");
       again();
       tellKey(made, "Give it to its caller in place of the old one. It is not shown again.");
+    },
+  });
+}
+
+function edit(one, { announce, again }) {
+  askReason({
+    title: `Edit the key of ${one.name}`, verb: "Keep", method: "PUT", path: at`/keys/${one.id}`,
+    fields: [
+      field("Scopes", { name: "scopes", required: true, value: one.scopes.join(" "), maxlength: 4000 }, "As infer:resnet* read, with blanks between them."),
+      h("div", { class: "fields" },
+        field("Expires after", { name: "expires", maxlength: 16, placeholder: one.expires ? "as it is" : "never" }, "As 90d from now on, or never."),
+        field("Owner", { name: "owner", value: one.owner ?? "", maxlength: 1000 }), field("Note", { name: "note", value: one.note ?? "", maxlength: 1000 })),
+    ],
+    body: (values) => ({ scopes: scopesOf(values), expires: values.expires.trim() || null, owner: values.owner, note: values.note, reason: values.reason }),
+    done() {
+      announce("It holds from now on.");
+      again();
     },
   });
 }
