@@ -1,9 +1,11 @@
 """Attacks on the way in which keys travel, against a running server, and on how they are looked up."""
 
+import resource
 import socket
 import sys
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+from soaking import ONLY
 from waiting import PATIENCE_S, until
 from zoo import write_mlp
 
@@ -255,24 +258,51 @@ def test_a_look_up_does_the_same_for_every_wrong_key() -> None:
     assert ask(key) == ""
 
 
-def test_random_heads_and_keys_cost_no_memory() -> None:
-    """Ten million are as many as these: what is remembered of heads is bounded, and of keys nothing is."""
-    heads, table = Heads(), KeyTable(lambda: 0.0, lambda: 0, b"")
-    table.replace({digest_of(b"k"): Key("a", "a", Scopes(("infer",)))})
+class Guesser:
+    """Somebody who tries random keys, each in a head of its own."""
 
-    def ask(count: int) -> None:
-        for number in range(count):
-            head = heads.parse(b"GET /v2 HTTP/1.1\r\nhost: a\r\nx-api-key: slv_%030d" % number)
+    def __init__(self) -> None:
+        self.heads = Heads()
+        self.table = KeyTable(lambda: 0.0, lambda: 0, b"")
+        self.table.replace({digest_of(b"k"): Key("a", "a", Scopes(("infer",)))})
+        self.next = 0
+
+    def guess(self, count: int) -> None:
+        refused = 0
+        for number in range(self.next, self.next + count):
+            head = self.heads.parse(b"GET /v2 HTTP/1.1\r\nhost: a\r\nx-api-key: slv_%030d" % number)
             assert head is not None
-            with pytest.raises(Unidentified):
-                table.admit(head.headers, "infer", "m", is_later=False)
+            try:
+                self.table.admit(head.headers, "infer", "m", is_later=False)
+            except Unidentified:
+                refused += 1
+        assert refused == count
+        self.next += count
+        assert len(self.heads.known) <= 512 and len(self.table.refusals._tallies) == 1
 
-    ask(2000)
+
+def test_random_heads_and_keys_cost_no_memory() -> None:
+    """What is remembered of heads is bounded, and of keys nothing is."""
+    guesser = Guesser()
+    guesser.guess(2000)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        ask(20_000)
+        guesser.guess(20_000)
         assert tracemalloc.get_traced_memory()[0] - before < 2_000_000
     finally:
         tracemalloc.stop()
-    assert len(heads.known) <= 512 and len(table.refusals._tallies) == 1
+
+
+@ONLY
+@pytest.mark.timeout(600)
+def test_ten_million_random_keys_cost_no_memory() -> None:
+    guesser = Guesser()
+    guesser.guess(10_000)
+    before = resident_bytes()
+    guesser.guess(10_000_000)
+    assert resident_bytes() - before <= 5 << 20
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from browsing import PATIENCE_MS, hear, is_wrong
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 from zoo import write_mlp
 
 from salver.features.access.key_format import is_key
@@ -99,15 +99,7 @@ def test_keys_are_made_limited_rotated_and_revoked(browser: Browser, served: Ser
     expect(row).to_contain_text("7 at once, 1000/day, 1e6 tokens/month")
     assert infer(web) == 200
 
-    row.get_by_role("button", name="Edit").click()
-    expect(dialog.get_by_label("Scopes")).to_have_value("infer:m* read")
-    dialog.get_by_label("Scopes").fill("infer:ml*")
-    dialog.get_by_label("Owner").fill("bob")
-    dialog.get_by_label("Why?").fill("it reads nothing")
-    dialog.get_by_role("button", name="Keep").click()
-    expect(row).to_contain_text("infer:ml*")
-    expect(row).to_contain_text("bob")
-    expect(row).not_to_contain_text("read")
+    edit(page, row)
     assert infer(web) == 200
 
     row.get_by_role("button", name="Rotate").click()
@@ -130,6 +122,19 @@ def test_keys_are_made_limited_rotated_and_revoked(browser: Browser, served: Ser
     expect(changes.filter(has_text="key.revoked")).to_contain_text("moved away")
     assert wrong == []
     page.context.close()
+
+
+def edit(page: Page, row: Locator) -> None:
+    dialog = page.get_by_role("dialog")
+    row.get_by_role("button", name="Edit").click()
+    expect(dialog.get_by_label("Scopes")).to_have_value("infer:m* read")
+    dialog.get_by_label("Scopes").fill("infer:ml*")
+    dialog.get_by_label("Owner").fill("bob")
+    dialog.get_by_label("Why?").fill("it reads nothing")
+    dialog.get_by_role("button", name="Keep").click()
+    expect(row).to_contain_text("infer:ml*")
+    expect(row).to_contain_text("bob")
+    expect(row).not_to_contain_text("read")
 
 
 def assert_usable(page: Page) -> None:
