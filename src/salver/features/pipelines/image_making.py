@@ -19,6 +19,7 @@ _TASKS: Final[Mapping[str, Callable[[ModelDirectory, int], ImageTask]]] = {
 }
 _OUTPUTS: Final = {"image-classification": {"logits"}, "object-detection": {"logits", "pred_boxes"}}
 _MOST_ALLOWED: Final = 178_000_000  # a little below what Pillow itself refuses
+_LEAST_ROWS: Final = 4  # on a CPU, MobileNetV2 is no faster with more (benchmarks/raw_images.py)
 _EXPORT: Final = "Export it for {task}: optimum-cli export onnx --model {path} {path}-onnx."
 
 
@@ -53,7 +54,9 @@ def image_model(
     if classes < 1:
         classes = config.num_labels or len(config.id2label or {}) or 2
     task = _TASKS[directory.task](directory, classes)
-    signature = Signature((IMAGE,), task.outputs, True, HUGGING_FACE + directory.task)
+    # More rows in a run gain little, since images are decoded one by one, and keep other instances idle.
+    rows = max(_LEAST_ROWS, 2 * threads)
+    signature = Signature((IMAGE,), task.outputs, True, HUGGING_FACE + directory.task, rows)
     return ImageModel(network, processor, task, signature, decoding, threads)
 
 

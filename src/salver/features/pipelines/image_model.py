@@ -23,7 +23,6 @@ from salver.words.tensor import Array, DataType, Tensor
 IMAGE: Final = TensorSpec("image", DataType.BYTES, (-1,))
 PIXELS: Final = "pixel_values"
 MASK: Final = "pixel_mask"
-_AT_ONCE: Final = 16  # images whose pixels are in memory together
 _MOST_NUMBERS: Final = 16 << 20  # of the pixels of a run
 
 
@@ -98,10 +97,7 @@ class ImageModel:
         """See :class:`~salver.backends.protocol.RequestModel`."""
         jobs = [self._job(request) for request in requests]
         valid = [job for job in jobs if isinstance(job, _Job)]
-        places = [(job, row) for job in valid for row in range(len(job.images))]
-        for start in range(0, len(places), _AT_ONCE):
-            part = places[start : start + _AT_ONCE]
-            self._see([(job, row) for job, row in part if job.error is None])
+        self._see([(job, row) for job in valid for row in range(len(job.images))])
         return [job if isinstance(job, SalverError) else self._answer(job) for job in jobs]
 
     def close(self) -> None:
