@@ -34,7 +34,7 @@ for module in pkgutil.walk_packages(salver.__path__, "salver.", onerror=lambda n
     except ModuleNotFoundError as error:
         # What may build on it goes with it; a program that embeds a server asks it in Triton's forms.
         package = module.name.split(".")[1]
-        if error.name != removed or package not in ("dialects", "features", "testing", "embed"):
+        if error.name != removed or package not in ("dialects", "features", "testing", "embed", "pipelines"):
             raise
 """
 

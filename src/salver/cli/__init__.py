@@ -51,6 +51,10 @@ COMMANDS: Final = {
         "salver.features.releases.command:rollout",
         "Release a new version to a growing share of the traffic, and judge it.",
     ),
+    "pipelines": (
+        "salver.features.pipelines.command:pipelines",
+        "Show the graph of a pipeline.toml, checked as a server checks it.",
+    ),
     "infer": (
         "salver.cli.infer:infer",
         "Ask a model of a running server once, or about every row of a file.",

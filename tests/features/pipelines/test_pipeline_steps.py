@@ -50,6 +50,11 @@ class TestTopK(StepConformance):
     outputs = {"index": np.argsort(-SCORES, -1)[:, :2], "score": -np.sort(-SCORES, -1)[:, :2]}
 
 
+class TestPick(StepConformance):
+    name, options = "pick", {"at": -2}
+    inputs, outputs = {"values": LOGITS}, {"value": LOGITS[:, 3]}
+
+
 class TestThreshold(StepConformance):
     name, options = "threshold", {"least": 0.25}
     inputs, outputs = {"values": [0.25, 0.1, 0.3]}, {"reached": [True, False, True]}

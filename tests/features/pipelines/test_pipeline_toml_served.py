@@ -1,6 +1,7 @@
 """Pipelines of a ``pipeline.toml`` on a real server: models beside it and by name, errors, changes."""
 
 import json
+import shutil
 import threading
 import time
 import urllib.error
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 from waiting import until
 from zoo import mlp_answer, write_mlp
 
@@ -92,6 +94,14 @@ logits = "network.y"
 """
 
 
+TOKENS = """
+[steps.tokens]
+use = "tokenize"
+max_length = 700
+"""
+TOKENIZER = sorted((Path(__file__).parent / "recorded" / "tokenizers").glob("*.json"))[0]
+
+
 def write(folder: Path, name: str, text: str) -> Path:
     path = folder / name
     path.mkdir(parents=True, exist_ok=True)
@@ -108,6 +118,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder, "review", REVIEW)
     write(folder, "cascade", CASCADE)
     write_mlp(write(folder, "beside", BESIDE) / "network", 1)
+    shutil.copy(TOKENIZER, write(folder, "tokens", TOKENS) / "tokenizer.json")
     write(folder, "broken", '[steps.a]\nuse = "softmaxx"\n')
     write(
         folder, "unfit", '[steps.a]\nmodel = "words"\n[steps.b]\nuse = "text-join"\ninputs = { text = "a" }\n'
@@ -120,7 +131,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[ServerProcess]:
     with ServerProcess([folder], folder.with_suffix(".log"), ["--poll-seconds", "0.2"]) as running:
         running.wait_for("/v2/health/live")
-        for name in ("review", "cascade", "beside"):
+        for name in ("review", "cascade", "beside", "tokens"):
             until(lambda name=name: ask(running, f"/v2/models/{name}/ready")[0] == 200)
         yield running
 
@@ -211,6 +222,39 @@ def test_a_failing_row_fails_its_own_request(server: ServerProcess) -> None:
     assert answers["fail"][0] == 500 and "in pipeline 'review', " in answers["fail"][1]["error"]
     assert answers["good one"][1]["label"] == ["positive"]
     assert answers["bad one"][1]["label"] == ["negative"]
+
+
+def test_short_texts_and_long_ones_have_the_tokens_that_the_library_gives(server: ServerProcess) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(700)
+    texts = ["a b", "one two three " * 12, "a longer one " * 120]
+    answers: dict[int, Any] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: answers.update({i: infer(server, "tokens", texts[i % 3])}))
+        for i in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, (code, said) in answers.items():
+        wanted = tokenizer.encode(texts[i % 3])
+        assert code == 200 and said["input_ids"] == wanted.ids, texts[i % 3][:10]
+        assert said["attention_mask"] == [1] * len(wanted.ids)
+
+
+def test_a_text_that_is_no_utf_8_is_refused_by_both_ways(server: ServerProcess) -> None:
+    with triton.InferenceServerClient(f"{server.host}:{server.port}") as client:
+        for size in (1, 2000):
+            given = triton.InferInput("text", [1], "BYTES")
+            given.set_data_from_numpy(np.array([b"\xff" * size], object))
+            with pytest.raises(
+                InferenceServerException, match="in pipeline 'tokens', text has bytes that are"
+            ):
+                client.infer("tokens", [given])
 
 
 def test_a_deadline_that_has_passed_is_said_by_the_pipeline(server: ServerProcess) -> None:

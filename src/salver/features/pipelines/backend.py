@@ -20,7 +20,7 @@ from salver.words.tensor import DataType
 
 with lazy_imports():
     from salver.backends.installed import is_installed
-    from salver.backends.loading import framework, loading
+    from salver.backends.loading import framework, loading, options_of
     from salver.backends.onnx import OnnxBackend
     from salver.features.pipelines.directory import (
         ModelDirectory,
@@ -166,6 +166,7 @@ class PipelineBackend:
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "LocalPipeline":
         """See :class:`~salver.backends.protocol.Backend`."""
+        options_of(manifest, ())
         return LocalPipeline(manifest.path, options=options)
 
 

@@ -34,10 +34,10 @@ Ask = Callable[[InferRequest, Call, Any], Awaitable[InferResponse]]
 
 
 class Runner(NamedTuple):
-    """Ways to run a node; one of them is set.
+    """Ways to run a node.
 
     Attributes:
-        run: Function of arrays, which runs at once.
+        run: Function of arrays, which runs at once; with ``ask``, for small inputs only.
         ask: Function that is waited for.
     """
 
@@ -105,7 +105,7 @@ class _Compiler:
         ):
             self._conditions.add(node.axis)
             self._add_condition(node, node.condition)
-        if runner.run is not None:
+        if runner.run is not None and runner.ask is None:
             self._add_run(node, runner.run)
             return
         edges = node.edges
@@ -121,8 +121,14 @@ class _Compiler:
         ports = tuple(Port(edge.port, edge.source, _known(edge.type).shape, True) for edge in edges)
         outputs = {name: tensor for name, (tensor, _) in self._outputs(node).items()}
         ask = ModelAsk(node, runner.ask) if runner.ask is not None else None
-        model, version = (node.name, "") if node.step is not None else (node.table.model, node.table.version)
-        self._add(model, version, ports, outputs, ask=ask)
+        if node.step is None:
+            self._add(node.table.model, node.table.version, ports, outputs, ask=ask)
+            return
+        quick = None
+        if runner.run is not None:
+            quick = QuickRun(node.name, runner.run, (), _NO_AXIS, self._outputs(node))
+            quick.most_bytes = node.step.quick_bytes
+        self._add(node.name, "", ports, outputs, run=quick, ask=ask)
 
     def _outputs(self, node: Node) -> dict[str, tuple[str, EdgeType]]:
         named = {name: (f"{node.name}.{name}", _known(type)) for name, type in node.outputs.items()}
@@ -229,7 +235,7 @@ class LocalRun:
             (own, tensor, type.datatype, type.datatype.dtype, type) for own, (tensor, type) in outputs.items()
         )
 
-    def __call__(self, given: dict[str, Array]) -> dict[str, Tensor]:
+    def __call__(self, given: dict[str, Array]) -> dict[str, Tensor] | None:
         """Return the tensors that it gives.
 
         Raises:
@@ -269,6 +275,28 @@ class LocalRun:
     def _wrong(self, output: str, type: EdgeType, array: Array | None) -> ModelFailed:
         said = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
         return ModelFailed(f"step '{self._name}' gave {said} for its output {output}, which is {type}")
+
+
+class QuickRun(LocalRun):
+    """Heavy step, which runs at once on inputs so small that changing threads would cost more.
+
+    Attributes:
+        most_bytes: Bytes of such inputs.
+    """
+
+    __slots__ = ("most_bytes",)
+    most_bytes: int
+
+    def __call__(self, given: dict[str, Array]) -> dict[str, Tensor] | None:
+        """Return the tensors that it gives; None = the inputs are too large, or without rows."""
+        size = 0
+        for array in given.values():
+            size += array.nbytes
+            if size > self.most_bytes:
+                return None
+            if array.dtype == object:
+                size += sum(map(len, array.ravel().tolist()))
+        return super().__call__(given) if 0 < size <= self.most_bytes else None
 
 
 def _nothing(type: EdgeType) -> Array:

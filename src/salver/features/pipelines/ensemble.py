@@ -312,6 +312,9 @@ class _Run:
             except Exception as error:
                 raise ModelFailed(f"step '{step.model}' raised {type(error).__name__}: {error}") from error
             self.seconds[1] += time.perf_counter() - began
+            if tensors is None:
+                left.append(step)
+                continue
             ready += flow.put({name: Value(tensor, 1, self._marks) for name, tensor in tensors.items()})
         return left
 

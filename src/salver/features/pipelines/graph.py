@@ -69,7 +69,8 @@ class Step(msgspec.Struct, frozen=True):
         is_decoupled: The model returns any number of responses.
         reach: Reach in which it runs; 0 = once per request.
         gives: Reach of what it writes.
-        run: Runs it at once, from arrays by input to tensors by name in the graph; None = it takes its time.
+        run: Runs it at once, from arrays by input to tensors by name in the graph, or returns None if that
+            would take its time; None = it always does.
         ask: Asks what runs it; None = the server's model of that name.
     """
 
@@ -87,7 +88,7 @@ class Step(msgspec.Struct, frozen=True):
     is_decoupled: bool
     reach: int
     gives: int
-    run: Callable[[dict[str, Array]], dict[str, Tensor]] | None = None
+    run: Callable[[dict[str, Array]], dict[str, Tensor] | None] | None = None
     ask: Callable[[InferRequest, Call, Hashable], Awaitable[InferResponse]] | None = None
 
 

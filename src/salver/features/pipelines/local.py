@@ -15,7 +15,7 @@ from salver.features.pipelines.compiling import Runner, compiled
 from salver.features.pipelines.directory import inside
 from salver.features.pipelines.document import FILE, Document, StepTable, parse
 from salver.features.pipelines.graph import Flow, Marks, Value
-from salver.features.pipelines.planning import Node, RowForm, plan
+from salver.features.pipelines.planning import Node, Plan, RowForm, plan
 from salver.features.pipelines.steps.step import Arrays, Run
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, ModelFailed
@@ -66,6 +66,29 @@ def manifest_beside(id: ModelId, table: StepTable, path: Path) -> Manifest:
     if kind is None:
         raise LoadFailed(f"step `{table.name}`: {path} is no model that a backend knows")
     return Manifest(id, path, kind.format, kind.backend)
+
+
+def plan_of(folder: Path, *, trust_pickle: bool = False) -> tuple[Plan, list[str]]:
+    """Return the plan of a folder's pipeline, and the steps whose models are not known here.
+
+    Models of the server are looked for beside the folder, where a repository has them.
+
+    Raises:
+        LoadFailed: something does not fit; names the edge.
+    """
+    document = read_document(folder)
+    signatures: dict[str, Signature] = {}
+    for table in document.steps:
+        path = model_beside(folder, table)
+        if table.model and path is None:
+            path = inside(folder.resolve().parent, table.model)
+        if path is not None and recogniser(backends())(path) is not None:
+            manifest = manifest_beside(ModelId(table.name, "1"), table, path)
+            model = backends()[manifest.backend].load(manifest, LoadOptions(trust_pickle=trust_pickle))
+            signatures[table.name] = model.signature
+            model.close()
+    found = plan(folder.resolve().name, document, folder, lambda table: signatures.get(table.name))
+    return found, [table.name for table in document.steps if table.model and table.name not in signatures]
 
 
 class LocalPipeline:
@@ -135,9 +158,9 @@ class LocalPipeline:
         }
         ready = flow.put(given)
         for step in ready:  # the list grows while it is read
-            if step.run is None:
+            tensors = step.run and step.run({port.name: flow.array(port.tensor) for port in step.inputs})
+            if tensors is None:
                 raise ModelFailed(f"step '{step.model}' cannot run here")
-            tensors = step.run({port.name: flow.array(port.tensor) for port in step.inputs})
             ready += flow.put({name: Value(tensor, 1, _MARKS) for name, tensor in tensors.items()})
         return {port.name: flow.array(port.tensor) for port in self._graph.outputs}
 

@@ -240,18 +240,20 @@ class _Planner:
 
     def _implied(self, table: StepTable, port: StepPort, is_first: bool) -> str:
         """Return the source of an input that is not named; empty = an optional input gets nothing."""
-        for node in reversed(self._nodes.values()):
+        above = [*self._nodes.values()]
+        if above and is_first and port.name not in above[-1].outputs:
+            return f"{above[-1].name}.{next(iter(above[-1].outputs), '')}"
+        for node in reversed(above):
             if port.name in node.outputs:
                 return f"{node.name}.{port.name}"
         if port.name in self._inputs:
             return port.name
         if port.is_optional:
             return ""
-        above = [*self._nodes.values()]
-        if above and is_first:
-            return f"{above[-1].name}.{next(iter(above[-1].outputs), '')}"
         if not above and not self._document.inputs:
             return port.name
+        if not above and is_first:
+            return next(iter(self._inputs))
         problem = f"? -> {table.name}.{port.name}: no step above gives `{port.name}`"
         fix = f'Name its source: inputs = {{ {port.name} = "step.output" }}'
         raise self._document.fault(f"steps.{table.name}", problem, fix)

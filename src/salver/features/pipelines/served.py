@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from salver.backends.loading import options_of
 from salver.backends.protocol import Answer, Traits
 from salver.features.pipelines.compiling import Ask, Runner, compiled
 from salver.features.pipelines.document import StepTable
@@ -82,6 +83,7 @@ class PipelineLoader:
     async def load(self, manifest: Manifest) -> Servable:
         """See :class:`~salver.kernel.serving.loading.VersionLoader`."""
         config = manifest.config
+        options_of(manifest, ())
         try:
             inner = self._inner.hold(config.ensemble.models)
         except SalverError as error:
@@ -163,7 +165,7 @@ class _Building:
         id = ModelId(f"{self._manifest.id.name}.{node.name}", self._manifest.id.version)
         engine = Engine(id, runner, _STEP, clock=self._clock, emit=_tell_nobody)
         self._ends.push_async_callback(engine.close)
-        return Runner(ask=_asker(engine.infer))
+        return Runner(model.run if node.step.quick_bytes else None, _asker(engine.infer))
 
     def _member(self, name: str, version: str) -> Ask:
         """Return what asks a model of the server by its name there."""

@@ -104,6 +104,30 @@ class TopK(Step, frozen=True):
         return run
 
 
+class Pick(Step, frozen=True):
+    """One value along the last axis, such as the score of one class.
+
+    Attributes:
+        at: Its index; negative ones count from the end.
+    """
+
+    inputs: ClassVar = {"values": "ANY[rows, ..., classes]"}
+    outputs: ClassVar = {"value": "ANY[rows, ...]"}
+
+    at: int = 0
+
+    def open(self, folder: Path) -> Run:
+        """See :class:`~salver.features.pipelines.steps.step.Step`."""
+
+        def run(arrays: Arrays) -> Arrays:
+            values = arrays["values"]
+            if not -values.shape[-1] <= self.at < values.shape[-1]:
+                raise InvalidInput(f"there are {values.shape[-1]} values, and none at {self.at}")
+            return {"value": values[..., self.at]}
+
+        return run
+
+
 class Threshold(Step, frozen=True):
     """Whether values reach a threshold, for conditions of other steps.
 

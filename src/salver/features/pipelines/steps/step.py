@@ -46,6 +46,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         is_heavy: It runs on threads, together for the requests that wait (``open_many``), and not on the
             event loop, which is for what takes some microseconds a row.
+        quick_bytes: Bytes of inputs for which a heavy step runs on the event loop nevertheless, since
+            changing threads would cost more.
         merges: Its two inputs are rows with different conditions; see :class:`.lists.Merge`.
         others: Type of inputs with names of the user's; empty = there are none.
     """
@@ -53,6 +55,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: ClassVar[Mapping[str, str]] = {}
     outputs: ClassVar[Mapping[str, str]] = {}
     is_heavy: ClassVar[bool] = False
+    quick_bytes: ClassVar[int] = 0
     merges: ClassVar[bool] = False
     others: ClassVar[str] = ""
 

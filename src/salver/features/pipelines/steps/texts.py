@@ -40,6 +40,7 @@ class Tokenize(Step, frozen=True):
     inputs: ClassVar = {"text": "BYTES[rows]", "text_pair?": "BYTES[rows]"}
     outputs: ClassVar = dict.fromkeys(_TOKENS, "INT64[rows, tokens]")
     is_heavy: ClassVar = True
+    quick_bytes: ClassVar = 512
 
     path: str = "."
     max_length: int = 0

@@ -1,0 +1,88 @@
+"""Pipelines in a program, without a server: what a ``pipeline.toml`` does when it is served, on arrays.
+
+Training code that prepares its inputs with the pipeline that serves them cannot prepare them differently::
+
+    pipeline = salver.pipelines.load("./reviews")
+    pipeline({"text": ["It was fine."]})["label"]
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from salver.backends.protocol import LoadOptions, RunnableModel
+from salver.encoding.values import typed
+from salver.features.pipelines.local import LocalPipeline
+from salver.kernel.engine.admission import Admission
+from salver.words.messages import InferRequest, Signature
+from salver.words.tensor import Array, DataType, Tensor
+
+_NOTHING: Final = (DataType.BOOL, np.zeros(0, bool))  # of an unknown input, which is refused by its name
+_NO_MODELS: Final[Mapping[str, RunnableModel]] = {}
+
+
+class Pipeline:
+    """Loaded pipeline; close it, or use it in a ``with`` statement, to release its models."""
+
+    def __init__(self, pipeline: LocalPipeline) -> None:
+        self._pipeline = pipeline
+        self._admission = Admission(pipeline.plan.name, pipeline.signature)
+
+    def __repr__(self) -> str:
+        return f"<Pipeline {self._pipeline.plan.name}, {len(self._pipeline.plan.nodes)} steps>"
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs, each with the rows first."""
+        return self._pipeline.signature
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Return the outputs by name, for arrays or lists of equally many rows.
+
+        Raises:
+            InvalidInput: the inputs do not fit the signature.
+            SalverError: a step or a model refused them.
+        """
+        known = {spec.name: spec for spec in self.signature.inputs}
+        tensors = tuple(
+            typed(name, values, known[name].datatype) if name in known else Tensor(name, *_NOTHING)
+            for name, values in inputs.items()
+        )
+        bound = self._admission.bind(InferRequest(self._pipeline.plan.name, tensors))
+        arrays = {name: array for name, array in zip(known, bound.arrays, strict=True) if array is not None}
+        return self._pipeline.run(arrays)
+
+    def close(self) -> None:
+        """Release the models."""
+        self._pipeline.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(
+    path: Path | str,
+    models: Mapping[str, RunnableModel] = _NO_MODELS,
+    *,
+    threads: int = 1,
+    trust_pickle: bool = False,
+) -> Pipeline:
+    """Load the pipeline of a directory with a ``pipeline.toml``.
+
+    Args:
+        models: Models that the file names and that are not beside it, by name.
+        threads: Threads inside one run of a model.
+        trust_pickle: Load models whose files can execute code.
+
+    Raises:
+        LoadFailed: the pipeline does not fit; names the edge.
+    """
+    return Pipeline(LocalPipeline(Path(path), models, LoadOptions(threads, trust_pickle)))
