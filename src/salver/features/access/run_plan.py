@@ -108,7 +108,7 @@ class RunPlan:
         Raises:
             RateLimited: it is beyond one of them.
         """
-        refused = refusal(self.limits, self.ticks(), rows, own=1)
+        refused = refusal(self.limits, self.ticks(), rows, own=1) if self.limits else None
         if refused is not None:
             raise self.record(refused, self.model)
         if self.quotas is not None:
@@ -117,7 +117,8 @@ class RunPlan:
                     return False
             except RateLimited as error:
                 raise self.record(error, self.model) from None
-        self.take(rows)
+        if self.limits:
+            self.take(rows)
         return True
 
     def take(self, rows: int = 1) -> None:

@@ -168,12 +168,16 @@ class Shell(Protocol):
 class KeyQuotas:
     """Quotas of one key on this server. Implements :class:`~salver.features.access.ports.Quotas`."""
 
-    __slots__ = ("_key", "_shell", "_slices")
+    __slots__ = ("_before", "_ends", "_key", "_seconds", "_shell", "_slices")
 
     def __init__(self, key: str, rules: Sequence[QuotaRule], shell: Shell) -> None:
         self._key = key
         self._shell = shell
         self._slices: list[Slice] = []
+        #: Those of requests and rows, which are counted before; and those of compute seconds.
+        self._before: tuple[Slice, ...] = ()
+        self._seconds: tuple[Slice, ...] = ()
+        self._ends = 0.0  # Unix seconds at which the first period is over
         self.change(rules)
 
     def __repr__(self) -> str:
@@ -194,10 +198,23 @@ class KeyQuotas:
         for slice in before.values():
             self._shell.close(self._key, slice)
         self._slices = slices
+        self._sort()
+
+    def _sort(self) -> None:
+        """Prepare what each request asks (benchmarks/prices.py)."""
+        self._before = tuple([each for each in self._slices if each.rule.unit in ("requests", "rows")])
+        self._seconds = tuple([each for each in self._slices if each.rule.unit == "compute-seconds"])
+        self._ends = min([each.period.ends for each in self._slices], default=0.0)
 
     def refusal(self, *, is_trial: bool) -> RateLimited | None:
         """See :class:`~salver.features.access.ports.Quotas`."""
         now = self._shell.now()
+        if now < self._ends:
+            for slice in self._slices:
+                if slice.granted <= slice.counts[slice.at]:
+                    break
+            else:  # most are accepted
+                return None
         for index, slice in enumerate(self._slices):
             if now >= slice.period.ends:
                 slice = self._renew(index, now)
@@ -213,16 +230,18 @@ class KeyQuotas:
 
     def take(self, rows: int) -> bool:
         """See :class:`~salver.features.access.ports.Quotas`."""
-        for slice in self._slices:
-            needed = slice.per_request + slice.per_row * rows
+        for slice in self._before:
+            needed = rows if slice.per_row else 1
             if slice.counts[slice.at] + needed > slice.granted and needed:
                 now = self._shell.now()
                 if now < slice.retry_at:
                     raise self._refused(slice, now, rows)
                 return False
-        for slice in self._slices:
-            if needed := slice.per_request + slice.per_row * rows:
-                self._use(slice, needed)
+        for slice in self._before:  # as _use(), written out for each request
+            counts, at = slice.counts, slice.at
+            counts[at] = used = counts[at] + (rows if slice.per_row else 1)
+            if used > slice.refill_at:
+                self._refill(slice)
         return True
 
     async def settle(self, rows: int) -> None:
@@ -236,21 +255,27 @@ class KeyQuotas:
 
     def spend(self, *, requests: int = 0, tokens: int = 0, micros: int = 0) -> None:
         """See :class:`~salver.features.access.ports.Quotas`."""
+        if micros:
+            for slice in self._seconds:
+                self._use(slice, micros)
+        if not (requests or tokens):
+            return
         for slice in self._slices:
-            if slice.per_request:
-                count = requests
-            elif slice.rule.unit == "tokens":
-                count = tokens
-            else:
-                count = 0 if slice.per_row else micros
-            if count:
-                self._use(slice, count)
+            if slice.per_request and requests:
+                self._use(slice, requests)
+            elif slice.rule.unit == "tokens" and tokens:
+                self._use(slice, tokens)
 
     def _use(self, slice: Slice, count: int) -> None:
-        """Count what is used; ask for the next slice in the background once half of this one is."""
+        """Count what is used."""
         counts, at = slice.counts, slice.at
         counts[at] = used = counts[at] + count
-        if used > slice.refill_at and slice.asking is None and self._shell.now() >= slice.retry_at:
+        if used > slice.refill_at:
+            self._refill(slice)
+
+    def _refill(self, slice: Slice) -> None:
+        """Ask for the next slice in the background, as half of this one is used."""
+        if slice.asking is None and self._shell.now() >= slice.retry_at:
             self._ask(slice, 1)
 
     def states(self) -> Iterator[LimitState]:
@@ -272,6 +297,7 @@ class KeyQuotas:
         old = self._slices[index]
         self._shell.close(self._key, old)
         new = self._slices[index] = self._shell.open(self._key, old.rule, period_of(old.rule.span, now))
+        self._sort()
         return new
 
     def _ask(self, slice: Slice, least: int) -> Awaitable[None]:
