@@ -13,7 +13,6 @@ from PIL import Image
 from salver.backends.protocol import LoadOptions, RunnableModel
 from salver.features.pipelines import images
 from salver.features.pipelines.backend import HuggingFaceBackend
-from salver.features.pipelines.directory import read_directory
 from salver.features.pipelines.processor import read_processor
 from salver.testing.backends import BackendConformance, Case
 from salver.words.artifacts import Manifest, ModelConfig
@@ -98,19 +97,19 @@ def test_networks_of_other_tasks_are_refused(tmp_path: Path) -> None:
 
 def test_names_of_older_and_newer_files(tmp_path: Path) -> None:
     path = image_directory(tmp_path, "image-vit")
-    wanted = read_processor(read_directory(path)).sizes
+    wanted = read_processor(path, "vit").sizes
     file = path / "preprocessor_config.json"
     said = json.loads(file.read_text())
     said["feature_extractor_type"] = "ViTFeatureExtractor"
     del said["image_processor_type"]
     file.write_text(json.dumps(said))
-    assert read_processor(read_directory(path)).sizes == wanted
+    assert read_processor(path, "vit").sizes == wanted
     (path / "processor_config.json").write_text(json.dumps({"image_processor": said}))
     file.unlink()
-    assert read_processor(read_directory(path)).sizes == wanted
+    assert read_processor(path, "vit").sizes == wanted
     del said["feature_extractor_type"]  # then the model's type decides
     file.write_text(json.dumps(said))
-    assert read_processor(read_directory(path)).sizes == wanted
+    assert read_processor(path, "vit").sizes == wanted
     file.unlink()
     (path / "processor_config.json").unlink()
     with pytest.raises(LoadFailed, match=r"preprocessor_config.json is missing"):

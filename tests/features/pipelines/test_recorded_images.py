@@ -21,7 +21,6 @@ from salver.words.tensor import tensor
 pytest.importorskip("PIL")
 pytest.importorskip("onnxruntime")
 from salver.features.pipelines import images
-from salver.features.pipelines.directory import Config, ModelDirectory, SentenceConfig, TokenizerConfig
 from salver.features.pipelines.processor import read_processor
 from salver.features.pipelines.tasks.images import corners, scored
 
@@ -85,8 +84,7 @@ def test_pixels_are_those_of_the_library_bit_by_bit(case, is_by_pillow, tmp_path
     elif images._DECODE_JPEG is None:
         pytest.skip("simplejpeg is not installed")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(case["config"]))
-    none = (Config(), TokenizerConfig(), SentenceConfig())
-    processor = read_processor(ModelDirectory(tmp_path, tmp_path, "image-classification", *none))
+    processor = read_processor(tmp_path)
     assert case["pixels"]
     for name, (shape, digest) in case["pixels"].items():
         image = images.load((FILES / name).read_bytes()).image

@@ -9,6 +9,7 @@ from salver.features.pipelines.image_model import IMAGE, MASK, PIXELS, Decoding,
 from salver.features.pipelines.images import MOST_PIXELS
 from salver.features.pipelines.ports import ImageTask
 from salver.features.pipelines.processor import read_processor
+from salver.features.pipelines.steps.images import MOST_ALLOWED
 from salver.features.pipelines.tasks.images import ImageClassification, ObjectDetection
 from salver.words.errors import LoadFailed
 from salver.words.messages import HUGGING_FACE, Signature, described
@@ -18,7 +19,6 @@ _TASKS: Final[Mapping[str, Callable[[ModelDirectory, int], ImageTask]]] = {
     "object-detection": ObjectDetection,
 }
 _OUTPUTS: Final = {"image-classification": {"logits"}, "object-detection": {"logits", "pred_boxes"}}
-_MOST_ALLOWED: Final = 178_000_000  # a little below what Pillow itself refuses
 _LEAST_ROWS: Final = 4  # on a CPU, MobileNetV2 is no faster with more (benchmarks/raw_images.py)
 _EXPORT: Final = "Export it for {task}: optimum-cli export onnx --model {path} {path}-onnx."
 
@@ -41,7 +41,7 @@ def image_model(
             f"this one gives {', '.join(outputs)}",
             fix=_EXPORT.format(task=directory.task, path=directory.path),
         )
-    processor = read_processor(directory)
+    processor = read_processor(directory.root, directory.config.model_type)
     sizes = processor.sizes.fixed
     if sizes and any(most >= 0 and most != own for most, own in zip(taken, sizes, strict=True)):
         raise LoadFailed(
@@ -73,11 +73,11 @@ def decoding_of(options: Mapping[str, str]) -> Decoding:
             field="options.decode",
             fix='Write "exact", or "fast" to decode large JPEGs at a fraction of their size.',
         )
-    if not (most.isascii() and most.isdecimal() and 0 < int(most) <= _MOST_ALLOWED):
+    if not (most.isascii() and most.isdecimal() and 0 < int(most) <= MOST_ALLOWED):
         raise LoadFailed(
             f"max_pixels is {most[:40]!r}",
             field="options.max_pixels",
-            fix=f"Write a number of pixels from 1 to {_MOST_ALLOWED}, for example {MOST_PIXELS}.",
+            fix=f"Write a number of pixels from 1 to {MOST_ALLOWED}, for example {MOST_PIXELS}.",
         )
     return Decoding(int(most), decode == "fast")
 

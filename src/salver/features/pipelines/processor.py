@@ -3,12 +3,13 @@
 Pure, apart from reading the file. No class that a file names is imported: those that are known are a table.
 """
 
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 
-from salver.features.pipelines.directory import ModelDirectory, Reader
+from salver.features.pipelines.directory import Reader
 from salver.features.pipelines.images import BILINEAR, Plan, Scale, scale_of
 from salver.words.errors import LoadFailed
 
@@ -176,17 +177,20 @@ class ImageProcessor(msgspec.Struct, frozen=True):
     scale: Scale
 
 
-def read_processor(directory: ModelDirectory) -> ImageProcessor:
+def read_processor(root: Path, model_type: str = "") -> ImageProcessor:
     """Read the file of a directory.
+
+    Args:
+        root: Folder of the file.
+        model_type: What ``config.json`` says, for old files that name no class.
 
     Raises:
         LoadFailed: it is missing or broken, or names what is unknown.
     """
-    path = directory.root / "preprocessor_config.json"
-    newer = directory.root / "processor_config.json"
+    path, newer = root / "preprocessor_config.json", root / "processor_config.json"
     config = _BOTH.read(newer).image_processor if newer.is_file() and not path.is_file() else None
     config = config or _CONFIG.read(path)
-    named = config.image_processor_type or config.feature_extractor_type or directory.config.model_type
+    named = config.image_processor_type or config.feature_extractor_type or model_type
     kind = _kind(named)
     if kind is None or config.pad_size:
         what = f"the image processor {named[:200]!r}" if kind is None else "a pad_size"

@@ -1,0 +1,120 @@
+"""Steps on images: from files to the numbers that a network takes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
+
+import numpy as np
+
+from salver.features.pipelines.directory import inside
+from salver.features.pipelines.steps.step import Arrays, Run, Step
+from salver.lazy import lazy_imports
+from salver.words.errors import LoadFailed
+
+with lazy_imports():
+    from salver.backends.installed import is_installed
+    from salver.features.pipelines.images import fitted, load, plain_bytes, scale_of
+    from salver.features.pipelines.processor import ImageProcessor, Sizes, read_processor
+if TYPE_CHECKING:
+    from salver.features.pipelines.images import DecodedImage
+    from salver.words.tensor import Array
+
+_FILTERS: Final = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+_MOST_EDGE: Final = 8192
+_GREY: Final = 114
+#: A little below what Pillow itself refuses.
+MOST_ALLOWED: Final = 178_000_000
+
+
+class Pixels(Step, frozen=True):
+    """Files of images, or their base64, to the pixels that a network takes: ``(x * factor - mean) / std``.
+
+    ``size`` are height and width of each image as it was sent, upright.
+
+    Attributes:
+        path: Folder of a ``preprocessor_config.json``, which then says all but ``decode`` and ``max_pixels``.
+        height, width: Size of the pixels.
+        fit: ``crop`` = scale so that nothing is empty, and take the middle; ``stretch`` = without regard to
+            the shape; ``letterbox`` = all of the image in the upper left corner, and grey (114) beside it.
+        shortest: Shorter edge before the middle is taken; 0 = the longer one of ``height`` and ``width``.
+        factor: 0.00392156862745098, the default, is 1/255.
+        order: Order of the channels.
+        decode: ``fast`` decodes large JPEGs at a fraction of their size, which changes pixels.
+        max_pixels: An image with more is refused before it is decoded.
+    """
+
+    inputs: ClassVar = {"image": "BYTES[rows]"}
+    is_heavy: ClassVar = True
+
+    path: str = ""
+    height: int = 224
+    width: int = 224
+    fit: Literal["crop", "stretch", "letterbox"] = "crop"
+    shortest: int = 0
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    factor: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    order: Literal["rgb", "bgr"] = "rgb"
+    decode: Literal["exact", "fast"] = "exact"
+    max_pixels: int = 50_000_000
+
+    def described(self, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+        """See :class:`~salver.features.pipelines.steps.step.Step`."""
+        height, width = self._size(self._processor(folder))
+        return {**self.inputs}, {"pixels": f"FP32[rows, 3, {height}, {width}]", "size": "INT64[rows, 2]"}
+
+    def open(self, folder: Path) -> Run:
+        """See :class:`~salver.features.pipelines.steps.step.Step`."""
+        processor = self._processor(folder)
+        height, width = self._size(processor)
+        plan, is_fast = processor.sizes.plan, self.decode == "fast"
+
+        def pixels_of(image: "DecodedImage") -> "Array":
+            needed = plan(image.image.height, image.image.width)
+            pixels = fitted(image.image, needed, processor.resample, is_fast=is_fast)
+            if pixels.shape[:2] != (height, width):
+                canvas = np.full((height, width, 3), _GREY, np.uint8)
+                canvas[: pixels.shape[0], : pixels.shape[1]] = pixels
+                pixels = canvas
+            return processor.scale(pixels)
+
+        def run(arrays: Arrays) -> Arrays:
+            values = arrays["image"].tolist()
+            pixels = np.empty((len(values), 3, height, width), np.float32)
+            size = np.empty((len(values), 2), np.int64)
+            for row, value in enumerate(values):
+                image = load(plain_bytes(value), self.max_pixels, plan if is_fast else None)
+                pixels[row], size[row] = pixels_of(image), (image.height, image.width)
+            return {"pixels": pixels, "size": size}
+
+        return run
+
+    def _processor(self, folder: Path) -> "ImageProcessor":
+        if not is_installed("PIL"):
+            fix = "Install it with: pip install 'salver[images]'"
+            raise LoadFailed("the step image needs the package 'pillow'", fix=fix)
+        if not 0 < self.max_pixels <= MOST_ALLOWED:
+            raise LoadFailed(f"image: `max_pixels` must be from 1 to {MOST_ALLOWED}")
+        if self.path:
+            return read_processor(inside(folder, self.path))
+        edges = (self.height, self.width, self.shortest or 1)
+        if not all(0 < edge <= _MOST_EDGE for edge in edges) or 0 in self.std:
+            raise LoadFailed(f"image: edges must be from 1 to {_MOST_EDGE}, and `std` not 0")
+        sizes = {
+            "crop": Sizes(
+                shortest=self.shortest or max(self.height, self.width), crop=(self.height, self.width)
+            ),
+            "stretch": Sizes(height=self.height, width=self.width),
+            "letterbox": Sizes(most_height=self.height, most_width=self.width),
+        }
+        scale = scale_of(self.factor, self.mean, self.std, is_bgr=self.order == "bgr")
+        return ImageProcessor(sizes[self.fit], _FILTERS[self.resample], scale)
+
+    def _size(self, processor: "ImageProcessor") -> tuple[int, int]:
+        size = processor.sizes.fixed if self.path else (self.height, self.width)
+        if size is None:
+            raise LoadFailed(
+                f"image: the file in {self.path} keeps the shape of images, which then have no common size",
+                fix="Write `height` and `width` in place of `path`.",
+            )
+        return size
