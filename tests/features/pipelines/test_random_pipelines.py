@@ -1,5 +1,7 @@
 """Random pipelines give what an interpreter gives that runs one row at a time."""
 
+import asyncio
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,15 @@ from naive_pipelines import interpret
 from pipeline_graphs import Runs, planned, signature
 from soaking import size
 
+from salver.features.pipelines.compiling import Runner, compiled
 from salver.features.pipelines.document import parse
 from salver.features.pipelines.planning import _Planner
+from salver.features.pipelines.served import PipelineEngine
+from salver.kernel.serving.inner import ALONE
+from salver.words.artifacts import ModelConfig
 from salver.words.errors import LoadFailed
+from salver.words.messages import InferRequest, InferResponse, ModelId
+from salver.words.tensor import tensor
 
 NOWHERE = Path("/nowhere")
 
@@ -147,7 +155,35 @@ def test_a_pipeline_gives_what_its_rows_give_one_by_one(text: str, rows: int, se
         return node.step.open(NOWHERE)
 
     wanted = interpret(pipeline.plan, inputs, run_of)
-    found = pipeline(**inputs)
+    for found in (pipeline(**inputs), asyncio.run(served(pipeline, functions, inputs))):
+        compare(found, wanted, rows)
+
+
+async def served(pipeline, functions, inputs):
+    """Return the outputs as a server gives them, which waits for models."""
+
+    def runner(node):
+        if node.step is not None:
+            return Runner(node.step.open(NOWHERE))
+
+        async def ask(request, call, sender):
+            await asyncio.sleep(0)
+            assert all(len(tensor.array) for tensor in request.inputs), "a model is asked about no rows"
+            given = functions[node.name]({tensor.name: tensor.array for tensor in request.inputs})
+            return InferResponse("m", "1", tuple(tensor(name, array) for name, array in given.items()))
+
+        return Runner(ask=ask)
+
+    graph = compiled(pipeline.plan, runner)
+    engine = PipelineEngine(
+        ModelId("p", "1"), graph, ALONE, ModelConfig(), time.monotonic, lambda event: None
+    )
+    request = InferRequest("p", tuple(tensor(name, array) for name, array in inputs.items()))
+    response = await engine.infer(request)
+    return {found.name: found.array for found in response.outputs}
+
+
+def compare(found, wanted, rows):
     assert found.keys() == wanted.keys()
     for name, array in found.items():
         assert len(array) == rows

@@ -161,7 +161,7 @@ class _Building:
             return Runner(await asyncio.to_thread(node.step.open, folder))
         run_many = await asyncio.to_thread(node.step.open_many, folder)
         model = StepModel(node, run_many)
-        runner = RequestThreadRunner([model], _TRAITS, slots=1, name=node.name)
+        runner = RequestThreadRunner([model], _TRAITS, slots=node.step.threads, name=node.name)
         id = ModelId(f"{self._manifest.id.name}.{node.name}", self._manifest.id.version)
         engine = Engine(id, runner, _STEP, clock=self._clock, emit=_tell_nobody)
         self._ends.push_async_callback(engine.close)

@@ -44,6 +44,7 @@ class Pixels(Step, frozen=True):
 
     inputs: ClassVar = {"image": "BYTES[rows]"}
     is_heavy: ClassVar = True
+    threads: ClassVar = 4
 
     path: str = ""
     height: int = 224

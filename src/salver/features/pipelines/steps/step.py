@@ -46,6 +46,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         is_heavy: It runs on threads, together for the requests that wait (``open_many``), and not on the
             event loop, which is for what takes some microseconds a row.
+        threads: Runs of a heavy step at the same time.
         quick_bytes: Bytes of inputs for which a heavy step runs on the event loop nevertheless, since
             changing threads would cost more.
         merges: Its two inputs are rows with different conditions; see :class:`.lists.Merge`.
@@ -55,6 +56,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: ClassVar[Mapping[str, str]] = {}
     outputs: ClassVar[Mapping[str, str]] = {}
     is_heavy: ClassVar[bool] = False
+    threads: ClassVar[int] = 1
     quick_bytes: ClassVar[int] = 0
     merges: ClassVar[bool] = False
     others: ClassVar[str] = ""
@@ -125,6 +127,9 @@ def step_class(name: str) -> type[Step] | None:
     found.sort(key=lambda entry: entry.value.startswith("salver."))
     try:
         kind: type[Step] = found[0].load()
+    except ModuleNotFoundError as error:
+        fix = f"Install the package {error.name!r}"
+        raise LoadFailed(f"the step {name!r} needs a package that is not installed", fix=fix) from error
     except Exception as error:
         raise LoadFailed(f"the step {name!r} of {found[0].value} cannot be imported: {error}") from error
     return kind
