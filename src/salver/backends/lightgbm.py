@@ -4,13 +4,14 @@ LightGBM locks a booster for readers while it predicts, so threads may share one
 batching.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from salver.backends.content import head
 from salver.backends.loading import choice_of, framework, loading, options_of, override
-from salver.backends.protocol import LoadOptions, Traits
+from salver.backends.protocol import SIGNATURE, LoadOptions, Traits
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
@@ -18,10 +19,13 @@ from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
 
 with lazy_imports():
+    from salver.backends.columns import Table, table_of
     from salver.backends.outputs import Outputs
 
 
 _FLOATS = (DataType.FP32, DataType.FP64)
+_CATEGORICAL = re.compile(r"^\[categorical_feature: ([0-9,]+)\]$", re.MULTILINE)
+_UNNAMED = re.compile(r"Column_\d+")
 
 
 class LightgbmBackend:
@@ -54,13 +58,19 @@ class LightgbmBackend:
             if "\nend of trees" not in text:  # LightGBM would load a truncated file with the remaining trees
                 raise LoadFailed(f"{manifest.path} is cut short: it has no 'end of trees'")
             booster = lightgbm.Booster(model_str=text)
-            return LightgbmModel(booster, manifest, options.threads, raw)
+            return LightgbmModel(booster, manifest, options.threads, raw, _table(booster, text))
 
 
 class LightgbmModel:
-    """Model with one booster."""
+    """Model with one booster.
 
-    def __init__(self, booster: Any, manifest: Manifest, threads: int, raw: bool) -> None:
+    Args:
+        table: Its columns; None = they have no names.
+    """
+
+    def __init__(
+        self, booster: Any, manifest: Manifest, threads: int, raw: bool, table: "Table | None"
+    ) -> None:
         said = (TensorSpec("input", DataType.FP32, (-1, int(booster.num_feature()))),)
         groups = int(booster.num_model_per_iteration())
         shape = (-1, groups) if groups > 1 else (-1,)
@@ -72,15 +82,34 @@ class LightgbmModel:
             "lightgbm_text",
         )
         self._check = Outputs(self.signature, manifest.id.name).check
+        self._table = table
+        if table is not None:
+            self.signature = table.beside(self.signature)
         self._booster: Any = booster
         self._threads = threads
         self._raw = raw
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
-        answer = self._booster.predict(inputs["input"], raw_score=self._raw, num_threads=self._threads)
+        values = (
+            inputs["input"] if self._table is None or SIGNATURE not in inputs else self._table.matrix(inputs)
+        )
+        answer = self._booster.predict(values, raw_score=self._raw, num_threads=self._threads)
         return self._check({"output": answer}, inputs)
 
     def close(self) -> None:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         self._booster = None
+
+
+def _table(booster: Any, text: str) -> "Table | None":
+    """Return the columns by the booster's names, with the categories that pandas had for them."""
+    names = booster.feature_name()
+    if all(_UNNAMED.fullmatch(name) for name in names):
+        return None
+    categories = booster.pandas_categorical or []
+    found = _CATEGORICAL.search(text)
+    places = [int(place) for place in found[1].split(",") if place] if found else []
+    if len(places) != len(categories):  # others were declared by their codes
+        return None if categories else table_of(names, {})
+    return table_of(names, {names[place]: known for place, known in zip(places, categories, strict=True)})

@@ -161,7 +161,7 @@ def override(
                 fix="Use -1 for a free extent and count the batch dimension.",
             )
         by_name[wish.name] = msgspec.structs.replace(
-            wish, optional=wish.optional or spec.optional, tensor=spec.tensor
+            wish, optional=wish.optional or spec.optional, tensor=spec.tensor, column=spec.column
         )
     return tuple(by_name.values())
 

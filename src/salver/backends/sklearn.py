@@ -6,7 +6,7 @@ one input per column; a pipeline that begins with a vectoriser takes texts. It k
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ import numpy as np
 
 from salver.backends.content import head, uncompressed_head, zip_members
 from salver.backends.loading import framework, loading, options_of, override
-from salver.backends.protocol import LoadOptions, Traits
+from salver.backends.protocol import SIGNATURE, LoadOptions, Traits
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
-from salver.words.errors import InvalidInput, LoadFailed
+from salver.words.errors import LoadFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
 
 with lazy_imports():
+    from salver.backends.columns import Table, texts
     from salver.backends.outputs import Outputs
+    from salver.backends.sklearn_columns import SklearnTable, first_step
 
 
 _LOG = logging.getLogger("salver.backends.sklearn")
@@ -104,29 +106,32 @@ class SklearnModel:
 
     def __init__(self, estimator: Any, manifest: Manifest) -> None:
         self._estimator: Any = estimator
-        self._columns = _columns(estimator)
+        table = SklearnTable(estimator)
+        self._table = table
         self._values: Callable[[Mapping[str, Array]], Any] = lambda inputs: inputs["input"]
-        if self._columns:
-            self._values = self._table
-            inputs = tuple(TensorSpec(name, kind, (-1,)) for name, kind in self._columns.items())
-            self._frame: Any = _pandas().DataFrame
+        if table.columns and not table.is_matrix:
+            self._values = table.frame
+            inputs = table.columns
         elif _takes_texts(estimator):
-            self._values = lambda inputs: _decoded("input", inputs["input"])
+            self._values = lambda inputs: texts("input", inputs["input"])
             inputs = (TensorSpec("input", DataType.BYTES, (-1,)),)
         else:
             inputs = (TensorSpec("input", DataType.FP32, (-1, _width(estimator))),)
         inputs = override(inputs, manifest.config.inputs, "inputs", (*_FLOATS, DataType.INT64))
-        outputs = override(_outputs(estimator), manifest.config.outputs, "outputs", _FLOATS)
-        if not self._columns and inputs[0].datatype is DataType.FP32 and _needs_doubles(estimator):
+        outputs = override(_outputs(estimator, table), manifest.config.outputs, "outputs", _FLOATS)
+        is_matrix = len(inputs) == 1 and len(inputs[0].shape) == 2
+        if is_matrix and inputs[0].datatype is DataType.FP32 and _needs_doubles(estimator):
             self._values = lambda inputs: inputs["input"].astype(np.float64)
         self.signature = Signature(inputs, outputs, True, "sklearn_estimator")
         self._names = {spec.name for spec in outputs}
         self._check = Outputs(self.signature, manifest.id.name).check
+        if is_matrix and table.columns:
+            self.signature = Table(table.columns).beside(self.signature)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         estimator = self._estimator
-        values = self._values(inputs)
+        values = self._table.frame(inputs) if SIGNATURE in inputs else self._values(inputs)
         answer: dict[str, Any] = {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="X does not have valid feature names")
@@ -139,35 +144,9 @@ class SklearnModel:
                 answer[next(iter(self._names))] = estimator.predict(values)
         return self._check(answer, inputs)
 
-    def _table(self, inputs: Mapping[str, Array]) -> Any:
-        columns = {}
-        for name, kind in self._columns.items():
-            columns[name] = _decoded(name, inputs[name]) if kind is DataType.BYTES else inputs[name]
-        return self._frame(columns)
-
     def close(self) -> None:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         self._estimator = None
-
-
-def _decoded(name: str, values: Array) -> Array:
-    out = np.empty(len(values), dtype=object)
-    try:
-        out[:] = [value.decode() for value in values.tolist()]
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"input {name!r} holds text that is not UTF-8: {error}") from error
-    return out
-
-
-def _pandas() -> Any:
-    try:
-        import pandas  # type: ignore[import-untyped,unused-ignore]
-    except ImportError as error:
-        raise LoadFailed(
-            "this estimator was fitted on a table of named columns, which needs pandas",
-            fix="Install it with: pip install 'salver[sklearn]'",
-        ) from error
-    return pandas
 
 
 def _width(estimator: Any) -> int:
@@ -179,15 +158,9 @@ def _width(estimator: Any) -> int:
     return int(estimator.n_features_in_)
 
 
-def _first(estimator: Any) -> Any:
-    while getattr(estimator, "steps", None):
-        estimator = estimator.steps[0][1]
-    return estimator
-
-
 def _takes_texts(estimator: Any) -> bool:
     """Return whether the first step is a vectoriser of texts."""
-    return hasattr(_first(estimator), "build_analyzer")
+    return hasattr(first_step(estimator), "build_analyzer")
 
 
 def _needs_doubles(estimator: Any) -> bool:
@@ -201,45 +174,7 @@ def _needs_doubles(estimator: Any) -> bool:
     return False
 
 
-def _columns(estimator: Any) -> dict[str, DataType]:
-    """Return name and datatype of each column, for pipelines that select columns by name; else empty."""
-    names = getattr(estimator, "feature_names_in_", None)
-    first = _first(estimator)
-    if names is None or not hasattr(first, "transformers_"):
-        return {}
-    # All columns are numbers, except those of transformers that have learned texts.
-    columns = {str(name): DataType.FP64 for name in names}
-    for transformer, chosen in _chosen(estimator):
-        for index, name in enumerate(chosen):
-            if _takes_text(transformer, index):
-                columns[name] = DataType.BYTES
-    return columns
-
-
-def _chosen(estimator: Any) -> Iterator[tuple[Any, list[str]]]:
-    """Return the column transformers, each with its column names."""
-    names = estimator.feature_names_in_
-    for _, transformer, chosen in _first(estimator).transformers_:
-        chosen = [chosen] if isinstance(chosen, str | int) else list(chosen)
-        yield transformer, [c if isinstance(c, str) else str(names[c]) for c in chosen]
-
-
-def _steps(transformer: Any) -> list[Any]:
-    return [step for _, step in getattr(transformer, "steps", [("", transformer)])]
-
-
-def _takes_text(transformer: Any, index: int) -> bool:
-    for step in _steps(transformer):
-        if hasattr(step, "vocabulary_"):
-            return True
-        # Encoders keep the categories of each column, imputers the value that fills it.
-        learned = getattr(step, "categories_", None) or getattr(step, "statistics_", None)
-        if learned is not None:
-            return bool(np.asarray(learned[index]).dtype.kind in "OUS") or isinstance(learned[index], str)
-    return False
-
-
-def _outputs(estimator: Any) -> tuple[TensorSpec, ...]:
+def _outputs(estimator: Any, table: SklearnTable) -> tuple[TensorSpec, ...]:
     classes = getattr(estimator, "classes_", None)
     if hasattr(estimator, "predict") and classes is not None and not isinstance(classes, list):
         names = tuple(str(c) for c in classes)
@@ -251,11 +186,11 @@ def _outputs(estimator: Any) -> tuple[TensorSpec, ...]:
             return (label,)
         return (label, TensorSpec("probabilities", DataType.FP64, (-1, len(names)), labels=names))
     if hasattr(estimator, "predict"):
-        trial = estimator.predict(_trial(estimator))
+        trial = estimator.predict(_trial(estimator, table))
         name, kind = ("prediction", DataType.FP64) if trial.dtype.kind == "f" else ("label", DataType.INT64)
         return (TensorSpec(name, kind, (-1, *trial.shape[1:])),)
     if hasattr(estimator, "transform"):
-        trial = _dense(estimator.transform(_trial(estimator)))
+        trial = _dense(estimator.transform(_trial(estimator, table)))
         return (TensorSpec("output", DataType.FP64, (-1, *trial.shape[1:])),)
     raise LoadFailed(
         f"the file holds a {type(estimator).__name__}, which has neither predict nor transform",
@@ -263,21 +198,12 @@ def _outputs(estimator: Any) -> tuple[TensorSpec, ...]:
     )
 
 
-def _trial(estimator: Any) -> Any:
-    columns = _columns(estimator)
-    if not columns:
-        if _takes_texts(estimator):
-            return ["", ""]
-        return np.zeros((2, _width(estimator)))
-    values: dict[str, list[Any]] = {
-        n: [""] if kind is DataType.BYTES else [0.0] for n, kind in columns.items()
-    }
-    for transformer, chosen in _chosen(estimator):
-        for index, name in enumerate(chosen):
-            for step in _steps(transformer):
-                if (categories := getattr(step, "categories_", None)) is not None:
-                    values[name] = [categories[index][0]]  # others may be rejected
-    return _pandas().DataFrame({name: value * 2 for name, value in values.items()})
+def _trial(estimator: Any, table: SklearnTable) -> Any:
+    if table.columns:
+        return table.trial()
+    if _takes_texts(estimator):
+        return ["", ""]
+    return np.zeros((2, _width(estimator)))
 
 
 def _dense(values: Any) -> Any:

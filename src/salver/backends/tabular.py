@@ -19,6 +19,8 @@ from salver.words.tensor import Array, DataType
 Load = Callable[[Manifest], RunnableModel]
 
 _DOUBLES: Final = frozenset((DataType.FP64, DataType.INT64, DataType.INT32))
+#: Backends whose models take NaN for a missing value.
+_TAKE_NAN: Final = frozenset(("xgboost", "lightgbm"))
 #: Backends whose single input is FP32 unless declared as FP64.
 _DECLARED: Final = frozenset(("sklearn", "lightgbm"))
 
@@ -34,21 +36,31 @@ def load(manifest: Manifest, inner: Load) -> RunnableModel:
     if is_wide and manifest.backend in _DECLARED:
         told = (TensorSpec("input", DataType.FP64, (-1, len(columns))),)
         try:
-            return _with_columns(inner(replace(plain, config=replace(config, inputs=told))), columns)
+            return _with_columns(inner(replace(plain, config=replace(config, inputs=told))), manifest)
         except LoadFailed as error:
             if not error.field.startswith("inputs"):
                 raise
-    return _with_columns(inner(plain), columns)
+    return _with_columns(inner(plain), manifest)
 
 
-def _with_columns(model: RunnableModel, columns: tuple[TensorSpec, ...]) -> RunnableModel:
-    own = model.signature.inputs
+def _with_columns(model: RunnableModel, manifest: Manifest) -> RunnableModel:
+    own, columns = model.signature.inputs, manifest.columns
     if {spec.name for spec in own} == {spec.name for spec in columns}:
         return model  # it selects columns itself
     is_matrix = len(own) == 1 and len(own[0].shape) == 2 and own[0].shape[1] in (-1, len(columns))
     if not is_matrix or any(c.datatype is DataType.BYTES for c in columns) or not own[0].datatype.is_float:
         return model
-    return TabularModel(model, columns)
+    known = model.signature.table
+    takes_nan = manifest.backend in _TAKE_NAN
+    if known is not None:
+        takes_nan = all(spec.column is not None and spec.column.takes_null for spec in known.inputs)
+    return TabularModel(model, tuple(_with_nulls(spec, takes_nan=takes_nan) for spec in columns))
+
+
+def _with_nulls(spec: TensorSpec, *, takes_nan: bool) -> TensorSpec:
+    if spec.column is None or not spec.datatype.is_float:
+        return spec
+    return replace(spec, column=replace(spec.column, takes_null=takes_nan))
 
 
 class TabularModel:
@@ -60,7 +72,7 @@ class TabularModel:
         self._input = own.inputs[0].name
         self._dtype = own.inputs[0].datatype.dtype
         self._names = [column.name for column in columns]
-        self.signature = replace(own, inputs=columns)
+        self.signature = replace(own, inputs=columns, others=())
 
     def __repr__(self) -> str:
         return f"<Tabular {self._model!r}>"

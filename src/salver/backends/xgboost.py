@@ -4,10 +4,11 @@
 knows nothing of batching.
 """
 
+import itertools
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from salver.backends.content import head, tail
 from salver.backends.loading import choice_of, framework, loading, options_of, override
-from salver.backends.protocol import LoadOptions, Traits
+from salver.backends.protocol import SIGNATURE, LoadOptions, Traits
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, ModelFailed
@@ -23,6 +24,7 @@ from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
 
 with lazy_imports():
+    from salver.backends.columns import Category, Table, table_of
     from salver.backends.outputs import Outputs
 
 
@@ -78,13 +80,19 @@ class XgboostBackend:
             if output == "probability" and learner["objective"]["name"] == "multi:softmax":
                 booster.set_param({"objective": "multi:softprob"})
             predict = _linear(xgboost, booster, margin) if kind == "gblinear" else _trees(booster, margin)
-            return XgboostModel(predict, int(booster.num_features()), manifest)
+            return XgboostModel(predict, int(booster.num_features()), manifest, _table(booster))
 
 
 class XgboostModel:
-    """One booster; ``predict`` runs it."""
+    """One booster; ``predict`` runs it.
 
-    def __init__(self, predict: Callable[[Array], Array], features: int, manifest: Manifest) -> None:
+    Args:
+        table: Its columns; None = they have no names.
+    """
+
+    def __init__(
+        self, predict: Callable[[Array], Array], features: int, manifest: Manifest, table: "Table | None"
+    ) -> None:
         self._predict: Callable[[Array], Array] = predict
         trial = predict(np.zeros((2, features), np.float32))
         said = (TensorSpec("input", DataType.FP32, (-1, features)),)
@@ -96,10 +104,15 @@ class XgboostModel:
             "xgboost_native",
         )
         self._check = Outputs(self.signature, manifest.id.name).check
+        self._table = table
+        if table is not None:
+            self.signature = table.beside(self.signature)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
-        return self._check({"output": self._predict(inputs["input"])}, inputs)
+        if self._table is None or SIGNATURE not in inputs:
+            return self._check({"output": self._predict(inputs["input"])}, inputs)
+        return self._check({"output": self._predict(self._table.matrix(inputs).astype(np.float32))}, inputs)
 
     def close(self) -> None:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
@@ -130,3 +143,31 @@ def _linear(xgboost: Any, booster: Any, margin: bool) -> Callable[[Array], Array
         return answer
 
     return predict
+
+
+def _table(booster: Any) -> "Table | None":
+    """Return the columns by the booster's names, with the categories that it was trained with."""
+    names, kinds = booster.feature_names, booster.feature_types or ()
+    categories: dict[str, Sequence[Category]] = {}
+    if names and "c" in kinds:
+        learner = json.loads(bytes(booster.save_raw("json")))["learner"]
+        known = _boosted(learner["gradient_booster"]).get("model", {}).get("cats", {}).get("enc", ())
+        categories = {name: _categories(each) for name, each in zip(names, known, strict=False)}
+    return table_of(
+        names, categories, [name for name, kind in zip(names or (), kinds, strict=False) if kind == "i"]
+    )
+
+
+def _boosted(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the trees of a booster, which that with dropout has inside another object."""
+    inner: Mapping[str, Any] = said.get("gbtree", said)
+    return inner
+
+
+def _categories(said: Mapping[str, Any]) -> "Sequence[Category]":
+    """Return the categories of one column; texts are stored as their bytes and where each begins."""
+    values = said["values"]
+    if "offsets" not in said:
+        return list(values)
+    ends, whole = said["offsets"], bytes(value & 0xFF for value in values)
+    return [whole[a:b].decode() for a, b in itertools.pairwise(ends)]

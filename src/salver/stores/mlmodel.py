@@ -6,14 +6,14 @@ its framework wrote.
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from salver.encoding.lenient import mapping, text
 from salver.lazy import lazy_imports
 from salver.words.errors import InvalidInput
-from salver.words.messages import TensorSpec
+from salver.words.messages import Column, TensorSpec
 from salver.words.tensor import DataType
 
 with lazy_imports():
@@ -51,6 +51,12 @@ _TYPES: Final[Mapping[str, DataType]] = {
     "float": DataType.FP32,
     "double": DataType.FP64,
     "string": DataType.BYTES,
+}
+_KINDS: Final[Mapping[str, Literal["integer", "boolean", "text"]]] = {
+    "boolean": "boolean",
+    "integer": "integer",
+    "long": "integer",
+    "string": "text",
 }
 _PYFUNC: Final = """\
 Put a class Model into a file of its own, with mlflow and pandas installed, and serve that file:
@@ -172,7 +178,7 @@ def _columns(said: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
         name, kind = about.get("name"), about.get("type")
         if not isinstance(name, str) or not name or not isinstance(kind, str) or kind not in _TYPES:
             return ()
-        found[name] = TensorSpec(name, _TYPES[kind], (-1,))
+        found[name] = TensorSpec(name, _TYPES[kind], (-1,), column=Column(_KINDS.get(kind, "number")))
     if len(found) == len(columns):
         return tuple(found.values())
     return ()

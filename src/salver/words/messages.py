@@ -32,6 +32,28 @@ class ModelId(msgspec.Struct, frozen=True, order=True):
         return f"{self.name}:{self.version}"
 
 
+class Column(msgspec.Struct, frozen=True):
+    """Values of a column of a table, which a model takes as an input of its own.
+
+    Attributes:
+        kind: What callers send for a value.
+        categories: The only values; empty = any of the kind.
+        takes_null: Values may be missing: NaN, and :data:`NULL` among texts.
+        is_read: The model reads it; else callers may leave it out, and its values do not matter.
+    """
+
+    kind: Literal["number", "integer", "boolean", "text"] = "number"
+    categories: tuple[str | int | float | bool, ...] = ()
+    takes_null: bool = False
+    is_read: bool = True
+
+
+#: A missing text among BYTES; no text in UTF-8 has such a byte.
+NULL: Final = b"\xffnull"
+#: Name of the signature by which a model of a matrix takes named columns.
+COLUMNS: Final = "columns"
+
+
 class TensorSpec(msgspec.Struct, frozen=True):
     """Name, datatype and shape of a model's input or output.
 
@@ -41,6 +63,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
         labels: Class names by index along the last axis, or empty.
         tensor: Name inside the artefact (``TensorInfo.name`` of a SavedModel), or empty.
         any_rank: The rank is free; the shape is then ``[-1]``.
+        column: Values of a column of a table; None = it is not one.
     """
 
     name: str
@@ -50,6 +73,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     tensor: str = ""
     any_rank: bool = False
+    column: Column | None = None
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -91,6 +115,14 @@ class Signature(msgspec.Struct, frozen=True):
         if not self.platform.startswith(HUGGING_FACE):
             return ""
         return self.platform.removeprefix(HUGGING_FACE)
+
+    @property
+    def table(self) -> "Signature | None":
+        """Return the signature that takes a table by its columns, among this and the others; None = none."""
+        for each in (self, *self.others):
+            if each.inputs and all(spec.column is not None for spec in each.inputs):
+                return each
+        return None
 
     def named(self, name: str) -> "Signature | None":
         """Return the signature with that key, this one or one of the others; None = there is none.

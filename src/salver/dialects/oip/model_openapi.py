@@ -8,26 +8,33 @@ from urllib.parse import quote
 import numpy as np
 
 from salver.encoding.placeholders import TAKE_IMAGES, extents, filled, raw_inputs, zero
-from salver.words.messages import Signature, TensorSpec
+from salver.words.messages import Column, Signature, TensorSpec
 from salver.words.tensor import DataType
 
 #: Most models that get a path of their own, and most elements of an example.
 MOST_MODELS: Final = 100
 _MOST_ELEMENTS: Final = 1000
 _IMAGE_KINDS: Final = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+#: Types in JSON schemas by the kind of a column.
+_CELLS: Final = {"number": "number", "integer": "integer", "boolean": "boolean", "text": "string"}
 
 
-def paths_of(models: Mapping[str, Signature], *, takes_short: bool) -> dict[str, Any]:
+def paths_of(
+    models: Mapping[str, Signature], *, takes_short: bool, takes_tables: bool = False
+) -> dict[str, Any]:
     """Return the description of ``POST /v2/models/NAME/infer`` for each model, and of raw inputs for a task.
 
     Args:
         takes_short: Models accept inputs by name (:mod:`salver.dialects.oip.short_json`).
+        takes_tables: Models with named columns accept rows by their names.
     """
     paths = {}
     for name, signature in list(models.items())[:MOST_MODELS]:
         quoted = quote(name, safe="")
         if signature.task:
             paths[f"/v1/models/{quoted}"] = {"post": _raw(name, signature.task)}
+        elif takes_tables and signature.table is not None:
+            paths[f"/v1/models/{quoted}"] = {"post": _rows(name, signature.table)}
         if signature.inputs and not signature.takes_forms:
             paths[f"/v2/models/{quoted}/infer"] = {"post": _operation(name, signature, takes_short)}
     return paths
@@ -58,6 +65,59 @@ def _raw(name: str, task: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def _rows(name: str, table: Signature) -> dict[str, Any]:
+    """Return the description of rows by the names of columns."""
+    columns = {spec.name: spec.column or Column() for spec in table.inputs}
+    read = {column: about for column, about in columns.items() if about.is_read}
+    row = _object({column: _cell(about) for column, about in columns.items()}, [*read])
+    parameters = _object({"probabilities": {"type": "boolean"}}, [])
+    schema = _object(
+        {"inputs": {"type": "array", "items": row, "minItems": 1}, "parameters": parameters}, ["inputs"]
+    )
+    example = {"inputs": [{column: _value(about) for column, about in read.items()}]}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "operationId": f"table:{name}",
+        "summary": f"Ask {name} with rows by column name",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schema, "example": example},
+                "text/csv": {"schema": {"type": "string"}},
+                "application/vnd.apache.parquet": binary,
+                "application/vnd.apache.arrow.stream": binary,
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "A prediction for each row",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
+            "default": {
+                "description": "What is wrong and what to do",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+            },
+        },
+    }
+
+
+def _cell(column: Column) -> dict[str, Any]:
+    """Return the schema of a column's values."""
+    if not column.is_read:
+        return {}
+    if column.categories:
+        return {"enum": [*column.categories, *([None] * column.takes_null)]}
+    kind = _CELLS[column.kind]
+    return {"type": [kind, "null"] if column.takes_null else kind}
+
+
+def _value(column: Column) -> Any:
+    """Return an example of a column's values."""
+    if column.categories:
+        return column.categories[0]
+    return {"text": "text", "boolean": False}.get(column.kind, 0)
 
 
 def _operation(name: str, signature: Signature, takes_short: bool) -> dict[str, Any]:

@@ -207,7 +207,9 @@ def describe(
         models: Models that get a path of their own, by name.
         takes_short: These models accept inputs by name.
     """
-    paths: dict[str, Any] = paths_of(models, takes_short=takes_short)
+    operations = list(operations)
+    takes_tables = any(operation.name == "pipeline" for operation in operations)
+    paths: dict[str, Any] = paths_of(models, takes_short=takes_short, takes_tables=takes_tables)
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.verb.lower()] = _operation(operation)
     return {

@@ -1,7 +1,7 @@
-"""Pipelines: graphs of models that answer as one, and raw inputs answered for a task.
+"""Pipelines: graphs of models that answer as one, raw inputs answered for a task, and tables by column name.
 
-``POST /v1/models/{model}`` takes what transformers' users send. TensorFlow Serving's paths begin in the same
-way, so that :func:`find` matches this one, and only for models that have a task.
+``POST /v1/models/{model}`` takes what transformers' users send, and rows for models of tables. TensorFlow
+Serving's paths begin in the same way, so that :func:`find` matches this one, and only for such models.
 """
 
 import re
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from salver.words.artifacts import Manifest
 
 _PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?", re.ASCII)
-_SUMMARY: Final = "Answer raw inputs for the task of a Hugging Face directory"
+_SUMMARY: Final = "Answer raw inputs for the task of a Hugging Face directory, or rows by column name"
 
 
 def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = False) -> "Route | None":
@@ -47,12 +47,24 @@ def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = Fa
 
 
 def takes_raw_inputs(models: "ModelView", model: str, version: str) -> bool:
-    """Return whether a model has a task; also True if that is not known, as the call itself says why."""
+    """Return whether a model has a task or named columns.
+
+    Also True if that is not known, as the call itself says why.
+    """
     try:
         _, signature = models.signature(model, version)
     except SalverError:
         return True
-    return bool(signature.task)
+    return bool(signature.task) or signature.table is not None
+
+
+def takes_tables(models: "ModelView", model: str, version: str) -> bool:
+    """Return whether a model takes rows by the names of columns; False if that is not known."""
+    try:
+        _, signature = models.signature(model, version)
+    except SalverError:
+        return False
+    return signature.table is not None
 
 
 async def build(kernel: "Kernel", config: None) -> "Parts":

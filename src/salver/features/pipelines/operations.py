@@ -2,9 +2,11 @@
 
 from collections.abc import Awaitable, Sequence
 
-from salver.encoding.bodies import HttpBody, HttpReply
-from salver.features.pipelines import takes_raw_inputs
+from salver.encoding.bodies import HttpBody, HttpReply, Message
+from salver.features.pipelines import takes_raw_inputs, takes_tables
+from salver.features.pipelines.columnar import TYPES
 from salver.features.pipelines.forms import PipelineJson, no_path
+from salver.features.pipelines.table_codec import TableCodec
 from salver.transport.faults import http_fault
 from salver.transport.ports import InferDoor
 from salver.transport.routes import Endpoint, HttpTable, Operation, Route
@@ -28,4 +30,16 @@ class PipelineOperations:
         # Known only here where callers need keys; raised, it has the form of the dialect that owns the path.
         if not takes_raw_inputs(self._door, route.model, route.version):
             raise no_path(route.model, route.version)
+        if takes_tables(self._door, route.model, route.version):
+            return self._infer_table(route, http, call)
         return self._door.infer(self._codec, http, route.model, route.version, call)
+
+    def _infer_table(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
+        kind = http.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        form = TYPES.get(kind, "")
+        codec = TableCodec(route.model, route.version, form)
+        if not form:
+            return self._door.infer(codec, http, route.model, route.version, call)
+        call.is_large = True  # a small body may hold a large table
+        body = Message(http.body if http.large is None else bytes(http.large))
+        return self._door.infer(codec, body, route.model, route.version, call)

@@ -16,7 +16,7 @@ from salver.kernel.engine.ports import Gave, PostRunner, RestartingRunner, Runne
 from salver.words.artifacts import ModelConfig, Ragged
 from salver.words.errors import InvalidInput, SalverError
 from salver.words.events import BatchRan
-from salver.words.messages import ANYBODY, InferRequest, InferResponse, Signature, Standing
+from salver.words.messages import ANYBODY, COLUMNS, InferRequest, InferResponse, Signature, Standing
 from salver.words.tensor import Array
 
 
@@ -119,6 +119,10 @@ class Signatures:
         self.others = others
         self._first = first
         self._all = {first.signature.name: first, **others}
+        self._columns = others.get(COLUMNS)
+        own = {spec.name for spec in first.signature.inputs}
+        told = self._columns.signature.inputs if self._columns is not None else ()
+        self._names = {spec.name for spec in told if spec.column is not None} - own
 
     def __repr__(self) -> str:
         return f"<Signatures {', '.join(self._all)}>"
@@ -151,7 +155,11 @@ class Signatures:
         standing: Standing = ANYBODY,
     ) -> InferResponse:
         """Answer a request as :meth:`~salver.kernel.engine.engine.Engine.infer`, with its signature."""
-        engine = self._all.get(request.signature) if request.signature else self._first
+        engine: Engine | None = self._first
+        if request.signature:
+            engine = self._all.get(request.signature)
+        elif self._names and any(tensor.name in self._names for tensor in request.inputs):
+            engine = self._columns  # protocols without signatures select it by the names of inputs
         if engine is None:
             raise InvalidInput(
                 f'Serving signature key "{request.signature}" not found.',

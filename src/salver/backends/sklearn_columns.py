@@ -1,0 +1,194 @@
+"""Columns of the table that a scikit-learn estimator was fitted on, read from its fitted transformers.
+
+It runs the estimator once or a few times, to learn which columns may have missing values.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from msgspec.structs import replace
+
+from salver.backends.columns import MOST_COLUMNS, Category, texts
+from salver.words.errors import LoadFailed
+from salver.words.messages import Column, TensorSpec
+from salver.words.tensor import Array, DataType
+
+#: More columns are not tried one by one.
+_MOST_TRIED: Final = 200
+Frame = Callable[[Mapping[str, Any]], Any]
+
+
+class SklearnTable:
+    """Table that an estimator takes.
+
+    Attributes:
+        columns: Its columns; empty = the estimator has no names for them.
+        is_matrix: All columns are numbers that no transformer selects by name, so that a matrix does as well.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self.columns = _columns(estimator)
+        self.is_matrix = not hasattr(first_step(estimator), "transformers_") and all(
+            spec.datatype is not DataType.BYTES for spec in self.columns
+        )
+        self._frame: Frame = dict
+        if not self.columns:
+            return
+        self._frame = _pandas(is_needed=not self.is_matrix)
+        if self._frame is dict:
+            self.columns = ()
+        else:
+            self.columns = _with_nulls(estimator, self.columns, self.trial)
+
+    def frame(self, inputs: Mapping[str, Array]) -> Any:
+        """Return the data frame of a run's inputs.
+
+        Raises:
+            InvalidInput: a text is not UTF-8.
+        """
+        return self._frame({spec.name: _values(spec, inputs[spec.name]) for spec in self.columns})
+
+    def trial(self, missing: Sequence[str] = ()) -> Any:
+        """Return a data frame of two rows, with values that the transformers know."""
+        values: dict[str, Any] = {}
+        for spec in self.columns:
+            value: Category = "" if spec.datatype is DataType.BYTES else 0.0
+            if spec.column is not None and spec.column.categories:
+                value = spec.column.categories[0]
+            values[spec.name] = np.array([value] * 2, object if isinstance(value, str) else None)
+            if spec.name in missing:
+                values[spec.name] = np.array([np.nan] * 2, object if isinstance(value, str) else None)
+        return self._frame(values)
+
+
+def first_step(estimator: Any) -> Any:
+    """Return the first step of a pipeline, or the estimator itself."""
+    while getattr(estimator, "steps", None):
+        estimator = estimator.steps[0][1]
+    return estimator
+
+
+def _values(spec: TensorSpec, values: Array) -> Array:
+    if spec.datatype is DataType.BYTES:
+        return texts(spec.name, values)
+    if spec.column is not None and spec.column.kind == "boolean" and not np.isnan(values).any():
+        return values.astype(np.bool_)
+    return values
+
+
+def _pandas(*, is_needed: bool) -> Frame:
+    try:
+        import pandas  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as error:
+        if not is_needed:
+            return dict
+        raise LoadFailed(
+            "this estimator was fitted on a table of named columns, which needs pandas",
+            fix="Install it with: pip install 'salver[sklearn]'",
+        ) from error
+    frame: Frame = pandas.DataFrame
+    return frame
+
+
+def _columns(estimator: Any) -> tuple[TensorSpec, ...]:
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None or len(names) > MOST_COLUMNS:
+        return ()
+    # All columns are numbers, except those of transformers that have learned texts.
+    columns = {str(name): TensorSpec(str(name), DataType.FP64, (-1,), column=Column()) for name in names}
+    read = set()
+    for transformer, chosen in _chosen(estimator):
+        if transformer == "drop":
+            continue
+        read.update(chosen)
+        for index, name in enumerate(chosen):
+            columns[name] = _learned(columns[name], transformer, index)
+    return tuple(
+        replace(spec, column=replace(spec.column, is_read=spec.name in read))
+        for spec in columns.values()
+        if spec.column is not None
+    )
+
+
+def _chosen(estimator: Any) -> Iterator[tuple[Any, list[str]]]:
+    """Return the transformers of columns, each with its column names."""
+    names = [str(name) for name in estimator.feature_names_in_]
+    first = first_step(estimator)
+    if not hasattr(first, "transformers_"):
+        # Categories of gradient boosting come from a transformer of its own.
+        own = getattr(first, "_preprocessor", None)
+        yield first, names
+        first = own
+    for _, transformer, chosen in getattr(first, "transformers_", ()):
+        yield transformer, _names(names, chosen)
+
+
+def _names(names: Sequence[str], chosen: Any) -> list[str]:
+    if isinstance(chosen, str | int):
+        chosen = [chosen]
+    if isinstance(chosen, slice):
+        return list(names[chosen])
+    listed = np.asarray(chosen)
+    if listed.dtype.kind == "b":
+        listed = np.flatnonzero(listed)
+    return [str(c) if isinstance(c, str) else names[c] for c in listed.tolist()]
+
+
+def _learned(spec: TensorSpec, transformer: Any, index: int) -> TensorSpec:
+    """Return the specification of a column with what a transformer has learned about it."""
+    column = spec.column or Column()
+    for _, step in getattr(transformer, "steps", [("", transformer)]):
+        if hasattr(step, "vocabulary_"):
+            return replace(spec, datatype=DataType.BYTES, column=replace(column, kind="text"))
+        # Encoders keep the categories of each column, imputers the value that fills it.
+        if (categories := getattr(step, "categories_", None)) is not None:
+            return _encoded(spec, step, np.asarray(categories[index]))
+        learned = getattr(step, "statistics_", None)
+        if learned is None:
+            return spec
+        filled = np.asarray(learned)[index]
+        if isinstance(filled, str):
+            spec = replace(spec, datatype=DataType.BYTES, column=replace(column, kind="text"))
+    return spec
+
+
+def _encoded(spec: TensorSpec, encoder: Any, categories: Array) -> TensorSpec:
+    column = spec.column or Column()
+    # Missing values are NaN among numbers and among texts.
+    known: list[Category] = [value for value in categories.tolist() if value is not None and value == value]
+    if getattr(encoder, "handle_unknown", "") == "error":
+        column = replace(column, categories=tuple(known))
+    if any(isinstance(value, str) for value in known):
+        return replace(spec, datatype=DataType.BYTES, column=replace(column, kind="text"))
+    if known and all(isinstance(value, bool) for value in known):
+        return replace(spec, column=replace(column, kind="boolean"))
+    return replace(spec, column=column)
+
+
+def _with_nulls(
+    estimator: Any, columns: tuple[TensorSpec, ...], trial: Callable[[Sequence[str]], Any]
+) -> tuple[TensorSpec, ...]:
+    ask = getattr(estimator, "predict", None) or getattr(estimator, "transform", None)
+    names = [spec.name for spec in columns]
+
+    def takes(missing: Sequence[str]) -> bool:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ask(trial(missing))  # type: ignore[misc]
+        except Exception:
+            return False
+        return True
+
+    able = set(names)
+    if not takes(names):
+        able = set()
+        if len(names) <= _MOST_TRIED:
+            able = {name for name in names if takes([name])}
+    return tuple(
+        replace(spec, column=replace(spec.column, takes_null=spec.name in able))
+        for spec in columns
+        if spec.column is not None
+    )

@@ -1,0 +1,186 @@
+"""Named columns of models: read from the artefact, and answered as the framework answers a data frame."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from packaged import load
+from real_tables import (
+    NUMBERS,
+    TEXTS,
+    UNREAD,
+    categorical,
+    patients,
+    write_lightgbm,
+    write_pipeline,
+    write_xgboost,
+)
+
+from salver.backends.lightgbm import LightgbmBackend
+from salver.backends.protocol import SIGNATURE, LoadOptions, RunnableModel
+from salver.backends.sklearn import SklearnBackend
+from salver.backends.xgboost import XgboostBackend
+from salver.testing.backends import manifest_of
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import InvalidInput
+from salver.words.messages import NULL, Column, TensorSpec
+from salver.words.tensor import Array, DataType
+
+MARK = {SIGNATURE: np.array(0)}
+
+
+@pytest.fixture(scope="module")
+def frame() -> Any:
+    return patients()
+
+
+def sent(frame: Any, model: RunnableModel) -> dict[str, Array]:
+    """The columns of a data frame as a request brings them."""
+    table = model.signature.table
+    assert table is not None
+    columns = {}
+    for spec in table.inputs:
+        values = frame[spec.name]
+        if spec.datatype is DataType.BYTES:
+            texts = [NULL if pd.isna(value) else str(value).encode() for value in values]
+            columns[spec.name] = np.array([*texts, b""], object)[:-1]
+        elif spec.column is not None and spec.column.is_read:
+            columns[spec.name] = values.to_numpy(spec.datatype.dtype)
+        else:
+            columns[spec.name] = np.full(len(frame), np.nan)
+    return columns
+
+
+def told(model: RunnableModel) -> dict[str, Column | None]:
+    table = model.signature.table
+    return {spec.name: spec.column for spec in table.inputs} if table else {}
+
+
+def test_a_pipeline_says_what_its_columns_take(frame: Any, tmp_path: Path) -> None:
+    own = write_pipeline(frame, tmp_path)
+    model = load(SklearnBackend(), tmp_path / "model.skops")
+    assert model.signature.table is model.signature and not model.signature.others
+    assert told(model) == {
+        UNREAD: Column(takes_null=True, is_read=False),
+        "age": Column(takes_null=True),
+        "bp": Column(takes_null=True),
+        "s1": Column(takes_null=True),
+        "weight": Column("text", takes_null=True),
+        "sex": Column("text", ("female", "male")),
+    }
+    rows = frame[:100].drop(columns="fast")
+    answer = model.run(sent(rows, model))
+    np.testing.assert_allclose(answer["probabilities"], own.predict_proba(rows), atol=1e-12)
+    model.close()
+
+
+@pytest.mark.parametrize("booster", ["gbtree", "dart"])
+def test_categories_of_xgboost(booster: str, frame: Any, tmp_path: Path) -> None:
+    predict = write_xgboost(frame, tmp_path, booster=booster)
+    model = load(XgboostBackend(), tmp_path / "model.ubj")
+    assert [spec.name for spec in model.signature.inputs] == ["input"]
+    assert told(model)["weight"] == Column("text", ("normal", "obese", "overweight"), takes_null=True)
+    np.testing.assert_array_equal(
+        model.run({**sent(frame, model), **MARK})["output"], predict(categorical(frame))
+    )
+    model.close()
+
+
+def test_categories_of_lightgbm(frame: Any, tmp_path: Path) -> None:
+    booster = write_lightgbm(frame, tmp_path)
+    model = load(LightgbmBackend(), tmp_path / "model.txt")
+    assert told(model)["sex"] == Column("text", ("female", "male"), takes_null=True)
+    answer = model.run({**sent(frame, model), **MARK})
+    np.testing.assert_array_equal(answer["output"], booster.predict(categorical(frame)))
+    wrong = sent(frame[:3], model) | {"sex": np.array([b"male", NULL, b"divers"], object)}
+    with pytest.raises(InvalidInput, match="row 2: column 'sex' has no category 'divers'") as refused:
+        model.run({**wrong, **MARK})
+    assert "Send one of: female, male, or null" in str(refused.value)
+    model.close()
+
+
+def test_categories_that_are_numbers(tmp_path: Path) -> None:
+    import lightgbm
+
+    table = pd.DataFrame({"shop": pd.Categorical([10, 20, 30] * 50), "price": np.arange(150.0)})
+    settings = {"objective": "regression", "verbose": -1, "num_threads": 1, "min_data_per_group": 1}
+    booster = lightgbm.train(settings, lightgbm.Dataset(table, np.arange(150) % 3), 5)
+    booster.save_model(tmp_path / "m.txt")
+    model = load(LightgbmBackend(), tmp_path / "m.txt")
+    assert told(model)["shop"] == Column("number", (10, 20, 30), takes_null=True)
+    columns = {"shop": table.shop.to_numpy("f8"), "price": table.price.to_numpy()}
+    np.testing.assert_array_equal(model.run({**columns, **MARK})["output"], booster.predict(table))
+    model.close()
+
+
+def test_boosters_without_names_take_a_matrix_alone(tmp_path: Path) -> None:
+    import lightgbm
+    import xgboost
+
+    x, y = np.random.default_rng(1).random((50, 3)), np.arange(50) % 2
+    lightgbm.train({"verbose": -1, "num_threads": 1}, lightgbm.Dataset(x, y), 2).save_model(
+        tmp_path / "m.txt"
+    )
+    xgboost.train({"nthread": 1}, xgboost.DMatrix(x, y), 2).save_model(tmp_path / "m.json")
+    for backend, name in ((LightgbmBackend(), "m.txt"), (XgboostBackend(), "m.json")):
+        assert load(backend, tmp_path / name).signature.table is None
+
+
+def test_an_estimator_of_numbers_takes_both(frame: Any, tmp_path: Path) -> None:
+    import skops.io
+    from sklearn.linear_model import LinearRegression
+
+    rows = frame[["age", "s1"]]
+    own = LinearRegression().fit(rows, frame.fast == "yes")
+    skops.io.dump(own, tmp_path / "m.skops")
+    model = load(SklearnBackend(), tmp_path / "m.skops")
+    assert [spec.name for spec in model.signature.inputs] == ["input"]
+    assert told(model) == {"age": Column(), "s1": Column()}  # it takes no gaps
+    np.testing.assert_array_equal(model.run({**sent(rows, model), **MARK})["prediction"], own.predict(rows))
+    matrix = model.run({"input": rows.to_numpy("f4")})["prediction"]
+    np.testing.assert_allclose(matrix, own.predict(rows), rtol=1e-5)
+    model.close()
+
+
+def test_categories_of_histogram_gradient_boosting(frame: Any, tmp_path: Path) -> None:
+    import joblib
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rows = categorical(frame)
+    own = HistGradientBoostingClassifier(max_iter=10, random_state=1).fit(rows, frame.fast)
+    joblib.dump(own, tmp_path / "m.joblib")
+    backend = SklearnBackend()
+    model = backend.load(manifest_of(backend, tmp_path / "m.joblib"), LoadOptions(trust_pickle=True))
+    assert {spec.name: spec.datatype.name for spec in model.signature.inputs} == {
+        **dict.fromkeys(NUMBERS, "FP64"),
+        **dict.fromkeys(TEXTS, "BYTES"),
+    }
+    np.testing.assert_array_equal(model.run(sent(rows, model))["probabilities"], own.predict_proba(rows))
+    model.close()
+
+
+def test_words_of_the_owner_keep_the_columns(frame: Any, tmp_path: Path) -> None:
+    write_pipeline(frame, tmp_path)
+    age = ModelConfig(inputs=(TensorSpec("age", DataType.INT64, (-1,)),))
+    model = load(SklearnBackend(), tmp_path / "model.skops", age)
+    table = model.signature.table
+    assert table is not None and table.inputs[1].datatype is DataType.INT64
+    model.close()
+
+
+def test_columns_travel_between_processes(frame: Any, tmp_path: Path) -> None:
+    import msgspec
+
+    from salver.words.messages import Signature
+
+    write_lightgbm(frame, tmp_path)
+    signature = load(LightgbmBackend(), tmp_path / "model.txt").signature
+    seen = {spec.column for each in signature.others for spec in each.inputs}
+    assert len(seen) > 2
+    for column in seen:
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(column), type=Column) == column
+        assert json.loads(msgspec.json.encode(column))["takes_null"] is True
+    assert isinstance(signature, Signature)
