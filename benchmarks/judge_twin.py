@@ -171,10 +171,10 @@ class _State:
     def _restart(self) -> None:
         self.blocks = 0
         self.met = np.zeros((self.size, 2))
-        self.canary, self.control, self.trimmed, self.steady, self.kept_back, self.apart = (
-            np.zeros((self.size, MOST_COUNTED)) for _ in range(6)
+        self.canary, self.control, self.trimmed, self.steady, self.kept_back = (
+            np.zeros((self.size, MOST_COUNTED)) for _ in range(5)
         )
-        self.places = np.zeros((self.size, MOST_COUNTED, 2))
+        self.places, self.apart = np.zeros((2, self.size, MOST_COUNTED, 2))
 
     # What is read
 
@@ -265,36 +265,37 @@ class _State:
     def close(self) -> None:
         if self.key is None:
             return
-        opened, (_, stage, share) = self.opened, self.key
-        mine, whole, boundary = self.sides(share)
+        whole_block, (_, stage, share) = self.opened, self.key
+        opened, (mine, whole, boundary) = whole_block, self.sides(share)
         rest: Floats | float = whole
         length = BLOCK_BUCKETS * self.policy.bucket_seconds
         part = min(1.0, float(opened["seconds"][0]) / length)
-        failures = np.maximum(opened["failures"], opened["canary"])
-        burst = opened["burst"] | _is_burst(failures, opened["requests"], BLOCK_BURST)
-        after, run = self.run == 1, np.where(burst, self.run + 1, 0)
-        burst_most = np.where(run == 1, MOST_OF_BURST, np.where(after, 0.0, np.inf))
-        is_burst, is_long = np.isfinite(burst_most), run > _HICCUP
         alone = self._alone(opened)
         if self.is_warm:
             self.pending = self.pending - _plain(alone["first"][:, 0], alone["first"][:, 1], boundary)
+        if "of_canary" in opened:
+            opened, mine, rest, boundary = self._calm(opened, alone, share)
+        known, level = self.level >= 0, np.where(self.level >= 0, self.level, opened["control"] / rest / part)
+        expected = mine * (1 + self.metric.rollback_margin) * np.maximum(level * part, _UNSURE / rest)
+        many = _RATIOS * np.reshape(expected, (-1, 1))
+        failures = np.maximum(whole_block["failures"], whole_block["canary"])
+        burst = whole_block["burst"] | _is_burst(failures, whole_block["requests"], BLOCK_BURST)
+        burst = burst | (opened["canary"] > (many + _CREDIBLE * np.sqrt(many))[:, -1])
+        after, run = self.run == 1, np.where(burst, self.run + 1, 0)
+        burst_most = np.where(run == 1, MOST_OF_BURST, np.where(after, 0.0, np.inf))
+        is_burst, is_long = np.isfinite(burst_most), run > _HICCUP
         self.first = self.first + np.minimum(self.pending, burst_most[:, None])
         self.first = self.first + np.where((is_long & ~is_burst)[:, None], self.withheld, 0.0)
         cut = np.maximum(0.0, self.pending - burst_most[:, None])
         self.withheld = np.where(is_burst[:, None], self.withheld + cut, 0.0)
         self.pending[:] = 0
-        self._close_clusters(opened, (mine, whole), is_burst, is_long, alone["places"])
-        if "of_canary" in opened:
-            opened, mine, rest, boundary = self._calm(opened, alone, share)
-        known, level = self.level >= 0, np.where(self.level >= 0, self.level, opened["control"] / rest / part)
+        self._close_clusters(opened, (mine, rest), is_burst, is_long, alone["places"])
         usual = level * rest * part
         wild = (self.count >= _WILD_AFTER) & (opened["control"] > _WILD_TIMES * usual + _WILD_MORE)
         factor = self.factor(share, level * part)
         if self.is_warm:
             most = np.minimum(MOST, burst_most)
-            expected = mine * (1 + self.metric.rollback_margin) * np.maximum(level * part, _UNSURE / rest)
-            many = _RATIOS * np.reshape(expected, (-1, 1))
-            explained = np.minimum(opened["canary"][:, None], np.floor(1 + many + 2 * np.sqrt(many)))
+            explained = np.minimum(opened["canary"][:, None], np.floor(1 + many + _CREDIBLE * np.sqrt(many)))
             both = explained + opened["control"][:, None]
             losses = np.log1p(np.reshape(boundary, (-1, 1)) * (_RATIOS - 1))
             steps = (explained * _LOGS - both * losses) / factor[:, None]
@@ -358,7 +359,7 @@ class _State:
         """Return a block without the bursts of single servers, and the shares that are left."""
         mine, rest, _ = self.sides(share)
         canary, control = alone["canary"], alone["control"]
-        left = np.maximum(0.0, 1 - canary[:, 0] / np.maximum(1, opened["requests"]))
+        left = np.maximum(_LEAST_LEFT, 1 - canary[:, 0] / np.maximum(1, opened["requests"]))
         others = np.maximum(_LEAST_LEFT, 1 - control[:, 0] / np.maximum(1, opened["others"]))
         calm = opened | {
             "canary": opened["canary"] - canary[:, 2],
@@ -371,7 +372,7 @@ class _State:
     def _close_clusters(
         self,
         opened: dict[str, Counted],
-        shares: tuple[float, float],
+        shares: tuple[Floats | float, Floats | float],
         is_burst: Any,
         is_long: Any,
         alone: Counted,
@@ -379,18 +380,19 @@ class _State:
         mine, rest = shares
         expected = np.maximum(self.calm, 0.0) * opened["others"]
         usual = np.maximum(expected + _CREDIBLE * np.sqrt(expected), opened["canary"] * rest / mine)
-        events = self.places[:, :, 1].sum(axis=1)
+        alone = alone[:, :MOST_COUNTED]
+        calm = self.places.copy()
+        calm[:, : alone.shape[1]] = np.maximum(0.0, calm[:, : alone.shape[1]] - alone)
+        events = calm[:, :, 1].sum(axis=1)
         kept = np.where(events > 0, np.minimum(1.0, usual / np.maximum(events, 1e-300)), 1.0)
         self.blocks += 1
         self.canary += self.places[:, :, 0]
-        calm = self.places[:, :, 0].copy()
-        calm[:, : alone.shape[1]] -= alone[:, :MOST_COUNTED, 0]
-        self.apart[:, : alone.shape[1]] += alone[:, :MOST_COUNTED, 1]
-        self.steady += np.where(is_burst[:, None], 0.0, calm)
+        self.apart[:, : alone.shape[1]] += alone
+        self.steady += np.where(is_burst[:, None], 0.0, calm[:, :, 0])
         self.steady += np.where((is_long & ~is_burst)[:, None], self.kept_back, 0.0)
-        self.kept_back = np.where(is_burst[:, None], self.kept_back + calm, 0.0)
+        self.kept_back = np.where(is_burst[:, None], self.kept_back + calm[:, :, 0], 0.0)
         self.control += self.places[:, :, 1]
-        self.trimmed += kept[:, None] * self.places[:, :, 1]
+        self.trimmed += kept[:, None] * calm[:, :, 1]
         self.places[:] = 0
 
     def _learn(
@@ -417,7 +419,11 @@ class _State:
         if self.metric.promotion_margin is None or self.blocks not in GATE_LOOKS:
             return
         margin = bounded(self.metric, self.metric.promotion_margin * self.policy.stages[stage].margin_times)
-        canary, control = _falling(self.canary), _falling(self.trimmed)
+        own, others = np.moveaxis(self.apart.sum(axis=1), 1, 0)
+        equal = others * self.met[:, 0] / np.maximum(1, self.met[:, 1])
+        part = np.minimum(1.0, equal / np.maximum(own, 1e-300))[:, None]
+        canary = _falling(np.maximum(0.0, self.canary - part * self.apart[:, :, 0]))
+        control = _falling(self.trimmed)
         keep = np.array([thinned(units, self.blocks, margin) for units in canary.tolist()])
         bets = [self._log_ratio(canary, control, -scale, keep) / factor for scale in GATE_SCALES]
         self.log_last_gate = np.logaddexp.reduce(bets, axis=0) - math.log(len(bets))
@@ -425,7 +431,7 @@ class _State:
     def _look_for_harm(self, weight: float) -> None:
         stages = sum(0 < one.weight * (1 - self.policy.traffic.holdback) < 1 for one in self.policy.stages)
         keep = 1 / (1 + self.metric.rollback_margin)
-        control = self.control - self.apart
+        control = np.maximum(0.0, self.control - self.apart[:, :, 1])
         found = [self._log_ratio(self.steady, control, log, keep) for log in _LOGS.tolist()]
         mean = np.logaddexp.reduce(found, axis=0) - math.log(len(found))
         self.clusters = np.logaddexp(self.clusters, math.log(weight / max(1, stages)) + mean)

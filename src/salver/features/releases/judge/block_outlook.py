@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from salver.features.releases.judge.bets import AT_ONCE
-from salver.features.releases.judge.blocks import MOST, Blocks, Sides
+from salver.features.releases.judge.blocks import MOST, MOST_OF_BURST, Blocks, Sides, is_too_much
 from salver.features.releases.judge.count_evidence import GATE_SCALES
 from salver.features.releases.judge.units import GATE_LOOKS, HARM_LOOKS, MOST_COUNTED, Clusters
 from salver.stats.binomial_evidence import HARM
@@ -43,8 +43,9 @@ def blocks_needed(sides: Sides, level: float, ratio: float, enough: float) -> fl
         means = [0.0] * len(HARM)
         for count, chance in chances:
             steps = Blocks.steps(count, control, sides, level, factor)
+            most = MOST_OF_BURST if is_too_much(count, sides, level) else MOST
             for place, step in enumerate(steps):
-                means[place] += chance * min(step, MOST)
+                means[place] += chance * min(step, most)
         best = max(sums)
         sums = [total + mean for total, mean in zip(sums, means, strict=True)]
         grown = max(sums) - best

@@ -9,7 +9,8 @@ each of which only reduces the evidence:
   bursts in single arms.
 - No block brings more than a factor of eleven.
 - A burst of the canary is one event of one process: its first block brings at most a factor of 1.9, the next
-  one nothing. From the third in a row on it is longer than any hiccup.
+  one nothing. From the third in a row on it is longer than any hiccup. A block is in a burst if a fixed part
+  of the requests fail, or more units than the largest ratio explains.
 
 Each of several servers has processes of its own, which hiccup apart. There the bursts of one server's arm,
 of the canary and of its control alike, are left out with their requests for two blocks.
@@ -20,7 +21,7 @@ A block in which the control fails far more than usual says nothing. Pure.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
@@ -52,7 +53,7 @@ _SLOWEST: Final = 0.1  # weight of a block in the moving average
 _HICCUP: Final = 2  # blocks
 _UNSURE: Final = 0.1  # events of the control in a block
 _UPWARDS: Final = 0.1  # the expectile of the calmer blocks
-_CREDIBLE: Final = 2.0  # standard deviations beyond them that are no burst
+_CREDIBLE: Final = 2.0  # standard deviations beyond what is expected that are no burst
 #: A control with more than so many times its average, and so many more, is wild.
 _WILD_TIMES, _WILD_MORE, _WILD_AFTER = 4.0, 10.0, 3
 _LOGS: Final = tuple(math.log(ratio) for ratio in HARM)
@@ -60,7 +61,7 @@ _NEARLY: Final = 0.95  # of its length, from which a block is whole
 _HALF: Final = 0.5
 #: Requests to the canary of a server in a block, of which a burst would show.
 _SHOWS: Final = 12
-_LEAST_LEFT: Final = 0.01  # of the control, if all servers have bursts
+_LEAST_LEFT: Final = 0.01  # of an arm, if all servers have bursts
 
 
 class ArmBlock(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -217,6 +218,26 @@ class Sides(msgspec.Struct, frozen=True):
         return mine / (mine + self.control)
 
 
+class Cleared(NamedTuple):
+    """The open block without the bursts of single servers.
+
+    Attributes:
+        block: What is left of it, and ``sides`` its shares.
+        level: The control's usual events in such a block, as if all units were its.
+        cut: The bursts, and ``runs`` their lengths.
+        is_burst: It is in a burst of the canary.
+        most: Most that it may bring as part of a burst; infinite = it is in none.
+    """
+
+    block: OpenBlock
+    sides: Sides
+    level: float
+    cut: ServerBlock
+    runs: dict[str, tuple[int, int]]
+    is_burst: bool
+    most: float
+
+
 class Blocks(msgspec.Struct, frozen=True):
     """Evidence of blocks; plain data, updated by copying.
 
@@ -286,19 +307,30 @@ class Blocks(msgspec.Struct, frozen=True):
         """Return whether the last block was at least the third one of a burst."""
         return self.run > _HICCUP
 
-    @property
-    def burst_most(self) -> float:
-        """Return the most that the open block may bring as part of a burst; infinite = it is in none."""
-        if self.open is None:
-            return math.inf
-        if self.open.is_burst and not self.run:
-            return MOST_OF_BURST
-        return 0.0 if self.is_after_burst else math.inf
-
     def usual(self, block: OpenBlock, sides: Sides) -> float:
         """Return the control's events that are no burst: as in calmer blocks, or as the canary has."""
         expected = max(0.0, self.calm) * block.others
         return max(expected + _CREDIBLE * math.sqrt(expected), block.canary * sides.control / sides.canary)
+
+    def cleared(self, sides: Sides, length: float) -> Cleared | None:
+        """Return the open block without the bursts of single servers.
+
+        Args:
+            length: Seconds of a whole block.
+        """
+        if self.open is None:
+            return None
+        block, sides, cut, runs = self._calm(self.open, sides)
+        part, level = min(1.0, block.seconds / length), self.level * min(1.0, block.seconds / length)
+        if self.level < 0:
+            level = block.control / sides.control if part else 0.0
+        is_burst = self.open.is_burst or is_too_much(block.canary, sides, level)
+        most = math.inf
+        if self.is_after_burst:
+            most = 0.0
+        elif is_burst and not self.run:
+            most = MOST_OF_BURST
+        return Cleared(block, sides, level, cut, runs, is_burst, most)
 
     def closed(self, sides: Sides, length: float, *, counts: bool) -> Self:
         """Close the open block.
@@ -307,21 +339,17 @@ class Blocks(msgspec.Struct, frozen=True):
             length: Seconds of a whole block.
             counts: It is evidence of harm.
         """
-        block = self.open
-        if block is None:
+        cleared = self.cleared(sides, length)
+        if cleared is None:
             return self
-        whole, is_burst = sides.control, block.is_burst
-        block, sides, runs = self._calm(block, sides)
-        part, level = min(1.0, block.seconds / length), self.level
-        if level < 0:
-            level = block.control / sides.control / part if part else 0.0
-        usual = level * sides.control * part
+        whole, (block, sides, level, _, runs, is_burst, burst_most) = sides.control, cleared
+        part = min(1.0, block.seconds / length)
+        usual = level * sides.control
         is_wild = self.count >= _WILD_AFTER and block.control > _WILD_TIMES * usual + _WILD_MORE
-        bets, burst_most = self.bets, self.burst_most
+        bets = self.bets
         if counts and not is_wild:
-            most = min(MOST, burst_most)
-            factor = self.factor(block.share, level * part)
-            steps = self.steps(block.canary, block.control, sides, level * part, factor)
+            most, factor = min(MOST, burst_most), self.factor(block.share, level)
+            steps = self.steps(block.canary, block.control, sides, level, factor)
             bets = bets.add([min(step, most) for step in steps])
         run = self.run + 1 if is_burst else 0
         after = msgspec.structs.replace(
@@ -329,15 +357,17 @@ class Blocks(msgspec.Struct, frozen=True):
         )
         if part < _NEARLY:
             return msgspec.structs.replace(after, last=None)
-        return after._learned(block, sides.control, level, whole)
+        return after._learned(block, sides.control, level / part, whole)
 
-    def _calm(self, block: OpenBlock, sides: Sides) -> tuple[OpenBlock, Sides, dict[str, tuple[int, int]]]:
-        """Return a block without the bursts of single servers, and the shares that are left."""
+    def _calm(
+        self, block: OpenBlock, sides: Sides
+    ) -> tuple[OpenBlock, Sides, ServerBlock, dict[str, tuple[int, int]]]:
+        """Return a block without the bursts of single servers, the shares that are left, and the bursts."""
         (canary, control), runs = block.cut(self.runs)
         if (canary, control) == _NO_ARMS:
-            return block, sides, runs
+            return block, sides, _NO_ARMS, runs
         mine, rest = (
-            max(0.0, 1 - arm.requests / max(1, asked))
+            max(_LEAST_LEFT, 1 - arm.requests / max(1, asked))
             for arm, asked in ((canary, block.requests), (control, block.others))
         )
         calm = msgspec.structs.replace(
@@ -348,7 +378,8 @@ class Blocks(msgspec.Struct, frozen=True):
             requests=block.requests - canary.requests,
             others=block.others - control.requests,
         )
-        return calm, Sides(sides.canary * mine, sides.control * max(rest, _LEAST_LEFT), sides.margin), runs
+        left = Sides(sides.canary * mine, sides.control * rest, sides.margin)
+        return calm, left, (canary, control), runs
 
     def late(self, canary: int, control: int, sides: Sides) -> Self:
         """Add a bucket of an earlier stage, as a block of its own."""
@@ -360,12 +391,10 @@ class Blocks(msgspec.Struct, frozen=True):
     @staticmethod
     def steps(canary: int, control: float, sides: Sides, level: float, factor: float) -> list[float]:
         """Return the log evidence of a block for each ratio."""
-        # That a control has had no event yet does not make one of the canary inexplicable.
-        least = max(level, _UNSURE / sides.control)
-        expected, boundary, found = sides.canary * (1 + sides.margin) * least, sides.boundary, []
+        expected, boundary, found = _expected(sides, level), sides.boundary, []
         for ratio, log in zip(HARM, _LOGS, strict=True):
             many = ratio * expected
-            explained = min(canary, math.floor(1 + many + 2 * math.sqrt(many)))
+            explained = min(canary, math.floor(1 + many + _CREDIBLE * math.sqrt(many)))
             events = explained + control
             found.append((explained * log - events * math.log1p(boundary * (ratio - 1))) / factor)
         return found
@@ -396,6 +425,25 @@ class Blocks(msgspec.Struct, frozen=True):
             jumps=jumps,
             last=(events, whole),
         )
+
+
+def is_too_much(canary: int, sides: Sides, level: float) -> bool:
+    """Return whether so many units of the canary failed in a block that no ratio explains them.
+
+    Args:
+        level: Usual events of the control in a block, as if all units were its.
+
+    >>> is_too_much(1, Sides(0.01, 0.99), 0.3), is_too_much(2, Sides(0.05, 0.95), 6.0)
+    (True, False)
+    """
+    many = HARM[-1] * _expected(sides, level)
+    return canary > many + _CREDIBLE * math.sqrt(many)
+
+
+def _expected(sides: Sides, level: float) -> float:
+    """Return the canary's events in a block without harm beyond the margin."""
+    # That a control has had no event yet does not make one of the canary inexplicable.
+    return sides.canary * (1 + sides.margin) * max(level, _UNSURE / sides.control)
 
 
 def _rest(counts: Counts, is_matched: bool) -> int:

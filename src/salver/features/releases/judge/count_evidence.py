@@ -171,10 +171,11 @@ class CountEvidence(msgspec.Struct, frozen=True):
         if blocks.open is None:
             return self
         sides, length = _sides(metric, blocks.open.share), BLOCK_BUCKETS * look.seconds
-        most, usual = blocks.burst_most, blocks.usual(blocks.open, sides)
-        closed = blocks.closed(sides, length, counts=look.is_warm)
+        cleared, closed = blocks.cleared(sides, length), blocks.closed(sides, length, counts=look.is_warm)
+        assert cleared is not None
+        (mine, others), most, pending = cleared.cut, cleared.most, self.pending
         is_burst, is_long = math.isfinite(most), closed.is_longer_than_a_hiccup
-        (mine, others), pending = blocks.open.cut(blocks.runs)[0], self.pending
+        usual = blocks.usual(cleared.block, cleared.sides)
         clusters = self.clusters.closed(
             usual, (mine.by_place, others.by_place), is_burst=is_burst, is_long=is_long
         )

@@ -55,7 +55,7 @@ class Clusters(msgspec.Struct, frozen=True):
         canary, control: In place *k* - 1, units with at least *k* failing blocks.
         trimmed: The same of the control, without what is beyond its usual rate (:meth:`closed`).
         steady: The same of the canary, without bursts; ``withheld``: of the current burst.
-        apart: What of the control's was in bursts of single servers.
+        apart: What of the control's was in bursts of single servers; ``own``: the same of the canary.
         open_canary, open_control: What the open block adds.
     """
 
@@ -69,6 +69,7 @@ class Clusters(msgspec.Struct, frozen=True):
     open_canary: tuple[float, ...] = _NONE
     open_control: tuple[float, ...] = _NONE
     apart: tuple[float, ...] = _NONE
+    own: tuple[float, ...] = _NONE
 
     def add(self, places: Sequence[Counts], met: Counts, *, is_matched: bool) -> Self:
         """Add a bucket of the open block."""
@@ -102,35 +103,42 @@ class Clusters(msgspec.Struct, frozen=True):
             is_long: The burst is longer than a hiccup, so all of it is evidence.
         """
         steady, withheld = self.steady, _NONE
-        calm = [max(0.0, count - less) for count, less in zip(self.open_canary, cut[0], strict=True)]
+        calm, rest = _minus(self.open_canary, cut[0]), _minus(self.open_control, cut[1])
         if is_burst:
             withheld = _plus(self.withheld, calm)
         else:
             steady = _plus(steady, calm)
             if is_long:
                 steady = _plus(steady, self.withheld)
-        events = sum(self.open_control)
+        events = sum(rest)
         part = min(1.0, usual / events) if events else 1.0
         return type(self)(
             self.blocks + 1,
             self.met,
             _plus(self.canary, self.open_canary),
             _plus(self.control, self.open_control),
-            _plus(self.trimmed, [part * count for count in self.open_control]),
+            _plus(self.trimmed, [part * count for count in rest]),
             steady,
             withheld,
             apart=_plus(self.apart, cut[1]),
+            own=_plus(self.own, cut[0]),
         )
 
     def log_harm(self, ratios: Sequence[float], margin: float) -> Iterator[float]:
         """Return for each ratio the log evidence that the canary is worse than its margin."""
-        control = [max(0.0, count - less) for count, less in zip(self.control, self.apart, strict=True)]
+        control = _minus(self.control, self.apart)
         for ratio in ratios:
             yield self._log_ratio(self.steady, control, math.log(ratio), 1 / (1 + margin))
 
     def log_gate(self, scales: Sequence[float], margin: float) -> Iterator[float]:
-        """Return for each scale the log evidence that it is within its margin."""
-        canary, control = _falling(self.canary), _falling(self.trimmed)
+        """Return for each scale the log evidence that it is within its margin.
+
+        Bursts of single servers are left out of the control, and of the canary as far as it has no more.
+        """
+        own, equal = sum(self.own), sum(self.apart) * self.met[0] / max(1, self.met[1])
+        part = min(1.0, equal / own) if own else 0.0
+        canary = _falling(_minus(self.canary, [part * count for count in self.own]))
+        control = _falling(self.trimmed)
         keep = thinned(canary, self.blocks, margin)
         for scale in scales:
             yield self._log_ratio(canary, control, -scale, keep)
@@ -188,6 +196,10 @@ def thinned(canary: Sequence[float], blocks: int, margin: float) -> float:
 def _falling(units: Sequence[float]) -> Sequence[float]:
     """Return at least as many units for fewer blocks, though some of their first blocks were not counted."""
     return list(itertools.accumulate(reversed(units), max))[::-1]
+
+
+def _minus(some: Sequence[float], less: Sequence[float]) -> list[float]:
+    return [max(0.0, one - other) for one, other in zip(some, less, strict=True)]
 
 
 def _plus(some: Sequence[float], more: Sequence[float]) -> tuple[float, ...]:
