@@ -142,6 +142,7 @@ def across(servers: int, users: int, failing: int, at_each: int) -> Verdict:
         verdict = story.sees(
             told,
             requests=requests,
+            exposures=Counts(new.canary, new.canary, 2 * new.canary),
             raw={"errors": Counts(failing)},
             events={"errors": new},
             blocks={"errors": (new,)},

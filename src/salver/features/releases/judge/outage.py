@@ -26,6 +26,7 @@ from salver.words.releases import (
     Bucket,
     Counts,
     RecentRequests,
+    plus,
 )
 
 #: Fraction of the canary's requests, and number of its units, that have to fail.
@@ -87,6 +88,7 @@ class Outages(msgspec.Struct, frozen=True):
         answered, failed: Requests to the canary since then.
         times: Unix seconds of the latest pauses.
         past: Last buckets of a stage that several servers counted, since the last failure.
+        met: Units that were met in the stage.
     """
 
     strikes: int = 0
@@ -95,6 +97,7 @@ class Outages(msgspec.Struct, frozen=True):
     failed: int = 0
     times: tuple[float, ...] = ()
     past: tuple[_Past, ...] = ()
+    met: Counts = Counts()
     stage: int = 0
 
     def add(self, bucket: Bucket, metrics: Sequence[str], seconds: float) -> tuple[Self, Strike | None]:
@@ -117,7 +120,9 @@ class Outages(msgspec.Struct, frozen=True):
 
     def _counted(self, bucket: Bucket, metrics: Sequence[str], seconds: float) -> Self:
         failures = {name: bucket.raw[name].canary for name in metrics if name in bucket.raw}
-        failed, past = max(failures.values(), default=0), self.past if bucket.stage == self.stage else ()
+        failed, past, met = max(failures.values(), default=0), self.past, self.met
+        if bucket.stage != self.stage:
+            past, met = (), Counts()
         if bucket.parts:
             block = math.floor(bucket.start / (BLOCK_BUCKETS * seconds) + _NEAR)
             units = {
@@ -134,6 +139,7 @@ class Outages(msgspec.Struct, frozen=True):
             answered=self.answered + max(0, bucket.requests.canary - failed),
             failed=self.failed + failed,
             past=past,
+            met=plus(met, bucket.new_units),
             stage=bucket.stage,
         )
 
@@ -148,21 +154,20 @@ class Outages(msgspec.Struct, frozen=True):
             length += 1
         window = self.past[-length:]
         failed = [one.failures.get(name, 0) for one in window]
-        units = [(one.block, *one.units.get(name, (0, 0))) for one in window]
+        units = [
+            (one.block, *one.units.get(name, (0, 0))) for one in self.past if one.block >= window[0].block
+        ]
         blocks = itertools.groupby(units, operator.itemgetter(0))
         # Each counts once in a block of time, and once in the release.
         in_block = max(sum(one for _, one, _ in some) for _, some in blocks)
         failing = max(in_block, sum(first for *_, first in units))
         part = min(1.0, failing / max(1, told.failing.canary))
+        others = Counts(0, math.ceil(part * told.failing.baseline), math.ceil(part * told.failing.stable))
         return RecentRequests(
             msgspec.structs.replace(told.requests, canary=sum(one.requests for one in window)),
             msgspec.structs.replace(told.failures, canary=sum(failed)),
-            Counts(
-                failing + max(0, told.units.canary - told.failing.canary),
-                round(part * told.units.baseline),
-                round(part * told.units.stable),
-            ),
-            Counts(failing, math.ceil(part * told.failing.baseline), math.ceil(part * told.failing.stable)),
+            Counts(*map(max, msgspec.structs.astuple(self.met), (failing, others.baseline, others.stable))),
+            plus(others, Counts(failing)),
             len(window),
             sum(map(bool, failed)),
         )
@@ -193,7 +198,9 @@ class Outages(msgspec.Struct, frozen=True):
         off = OFF[min(strikes, len(OFF)) - 1] * seconds
         if len(times) >= _MOST_PAUSES:
             off, reason = 0.0, f"{reason}; that was the pause number {len(times)} of late"
-        return type(self)(strikes, times=times), Strike(reason, off, strikes >= STRIKES)
+        return type(self)(strikes, times=times, met=self.met, stage=self.stage), Strike(
+            reason, off, strikes >= STRIKES
+        )
 
 
 def chance(units: Counts, failing: Counts) -> float:
