@@ -98,7 +98,7 @@ bench: .venv/dev.stamp
 	$(PY) benchmarks/split_overhead.py --alone
 
 bench-judge: .venv/dev.stamp
-	$(PY) benchmarks/judge_cells.py good bad gates pauses biased large held money seven adaptive --releases 1000 $(ARGS)
+	$(PY) benchmarks/judge_cells.py good bad gates pauses biased large held money resources seven adaptive --releases 1000 $(ARGS)
 	$(PY) benchmarks/judge_report.py
 
 docs: .venv/dev.stamp

@@ -17,6 +17,7 @@ from typing import Any
 
 import judge_frontier
 import judge_more
+import judge_resources
 import judge_together
 import numpy as np
 from judge_course import Course, followed, is_struck, told
@@ -278,6 +279,7 @@ def main() -> None:
             "large",
             "held",
             "money",
+            "resources",
             "seven",
             "adaptive",
             "frontier",
@@ -291,8 +293,9 @@ def main() -> None:
     given = parser.parse_args()
     known = json.loads(given.out.read_text()) if given.out.exists() else {}
     for what in given.what:
-        if what in ("large", "held", "money"):
-            rows = list(getattr(judge_more, what)(given.seed, given.releases))
+        if what in ("large", "held", "money", "resources"):
+            module = judge_resources if what == "resources" else judge_more
+            rows = list(getattr(module, what)(given.seed, given.releases))
             known[what] = {f"{row['world']}, ×{row['ratio']:g}": row for row in rows}
             given.out.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
             continue

@@ -62,6 +62,14 @@ def tables(result: Mapping[str, Mapping[str, Row]]) -> str:
             "at 0.2 %. Found to be less, or more, of simulated, and decided at all, with 95 % intervals.",
             *_money(result["money"]),
         ]
+    if "resources" in result:
+        parts += [
+            "### Resources",
+            "Hours at 1, 5 and 25 %, a tenth of alpha; margins of 100 % (*tight*: 25 %) for a rollback and "
+            "50 % for the gate of the last stage. A request's cost is gamma-distributed with CV 2; each "
+            "version has a process. With 95 % bounds; minutes in the median.",
+            _resources(result["resources"]),
+        ]
     if "biased" in result:
         rows = list(result["biased"].values())
         told = "; ".join(f"{_found(row)} at {row['per_second']:g} requests per second" for row in rows)
@@ -305,6 +313,19 @@ def _money(rows: Mapping[str, Row]) -> Iterator[str]:
         what = "as good" if row["ratio"] == 1 else "a fifth less"
         table.append([f"{row['world']}, {what}", *cells])
     yield _table(["canary and values", "less", "more", "decided"], table)
+
+
+def _resources(rows: Mapping[str, Row]) -> str:
+    table = []
+    for row in rows.values():
+        cells = [_bounded(row[case]["rolled_back"], row["releases"]) for case in ("good", "tight")]
+        for case in ("margin", "good"):
+            cells.append(_bounded(row[case]["passed"], row["releases"]))
+        harm = row["harm"] | {"releases": row["releases"]}
+        cells.append(f"{_found(harm)}, {_minutes(harm, 'rolled_back')}")
+        table.append([row["world"], *cells])
+    head = ["world", "as good, rolled back", "tight", "×1.5 passes", "as good passes", "×3 rolled back"]
+    return _table(head, table)
 
 
 def draw(result: Mapping[str, Mapping[str, Row]], path: Path) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judge_arrays import judge_cells, judge_frontier, judge_peers, judge_report, judge_twin, judge_worlds
+from judge_arrays import (
+    judge_cells,
+    judge_frontier,
+    judge_peers,
+    judge_report,
+    judge_resources,
+    judge_twin,
+    judge_worlds,
+)
 
 # Other judges
 
@@ -99,6 +107,13 @@ def test_what_fails_completely_is_told_of_the_last_buckets() -> None:
 
 
 # The page
+
+
+def test_resources_are_judged_as_good_as_bad_and_at_the_margin_of_the_gate() -> None:
+    [row, *_] = judge_resources.resources(3, 20)
+    good, margin, harm = (row[case] for case in ("good", "margin", "harm"))
+    assert (good["rolled_back"]["found"], good["passed"]["found"]) == (0, 20)
+    assert harm["rolled_back"]["found"] == 20 and margin["passed"]["found"] <= 4
 
 
 def test_the_page_is_made_of_the_results_each_with_its_number_and_interval(tmp_path: Path) -> None:

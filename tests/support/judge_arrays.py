@@ -17,9 +17,20 @@ try:
         judge_frontier,
         judge_cells,
         judge_report,
+        judge_resources,
     ) = (
         importlib.import_module(f"judge_{name}")
-        for name in ("twin", "worlds", "peers", "course", "together", "frontier", "cells", "report")
+        for name in [
+            "twin",
+            "worlds",
+            "peers",
+            "course",
+            "together",
+            "frontier",
+            "cells",
+            "report",
+            "resources",
+        ]
     )
 finally:
     sys.path.remove(str(FOLDER))

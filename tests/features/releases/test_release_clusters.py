@@ -94,6 +94,19 @@ def test_units_that_nobody_counted_prove_nothing() -> None:
     assert list(seen.log_harm(HARM, 0.0)) == [0.0] * len(HARM)
 
 
+def test_a_gate_leaves_out_bursts_of_single_servers_of_the_canary_as_far_as_the_control_has_them() -> None:
+    def gate(of_canary: int, of_control: int) -> float:
+        seen = Clusters(met=(100, 300))
+        for _ in range(5):
+            places = (Counts(canary=9 + of_canary, stable=27 + of_control),)
+            cut = ([of_canary, *[0.0] * (MOST_COUNTED - 1)], [of_control, *[0.0] * (MOST_COUNTED - 1)])
+            seen = seen.add(places, Counts(), is_matched=False).closed(27, cut)
+        return max(seen.log_gate((0.3,), 0.5))
+
+    assert gate(40, 120) == pytest.approx(gate(0, 0)) == pytest.approx(gate(0, 120))
+    assert gate(40, 60) < gate(40, 100) < gate(40, 120)
+
+
 # Blocks
 
 

@@ -160,6 +160,23 @@ def test_of_several_servers_all_requests_count_and_each_unit_once() -> None:
     assert across(servers=4, users=16, failing=10, at_each=4).decision is Decision.CONTINUE  # one server
 
 
+def test_of_several_servers_units_count_that_failed_in_the_block_before_the_window_began() -> None:
+    story, told = Story(), RecentRequests(Counts(8), Counts(8), Counts(5, 5, 10), Counts(5), 4, 4)
+    for index in range(6):
+        new = Counts((3, 0, 0, 0, 1, 1)[index])
+        verdict = story.sees(
+            told if index == 5 else None,
+            requests=Counts(2, 2, 4),
+            exposures=Counts(5, 5, 10) if not index else Counts(),
+            raw={"errors": Counts(2)},
+            events={"errors": new},
+            blocks={"errors": (new,)},
+            parts=(ServerPart("0"), ServerPart("1")),
+        )
+    assert verdict.decision is Decision.PAUSE
+    assert "5 of 5 units had it in most of theirs, where 0 of 15" in verdict.reasons[0]
+
+
 def test_a_soft_metric_pauses_nothing_and_a_promoted_release_is_not_paused() -> None:
     soft = msgspec.structs.replace(ERRORS, severity="soft")
     assert Story(with_policy(metrics=(soft,))).sees(ALL_FAIL).decision is Decision.CONTINUE
