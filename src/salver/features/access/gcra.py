@@ -82,12 +82,12 @@ class Cell:
     Attributes:
         burst: Units that are accepted at once.
         has_units: A request may take several of them, such as rows.
-        free_at: When it is empty again.
+        free_at, before: When it is empty again; the same before the last run was charged.
         period: Nanoseconds between two units; 0 = none is ever accepted.
         burst_ns: Nanoseconds in which a whole burst comes back.
     """
 
-    __slots__ = ("burst", "burst_ns", "free_at", "has_units", "period", "rate")
+    __slots__ = ("before", "burst", "burst_ns", "free_at", "has_units", "period", "rate")
 
     def __init__(self, rate: Rate, *, has_units: bool = False) -> None:
         self.rate = rate
@@ -95,7 +95,7 @@ class Cell:
         self.has_units = has_units
         self.period = rate.period_ns if rate.count else 0
         self.burst_ns = self.period * rate.burst if rate.count else -1
-        self.free_at = 0
+        self.free_at = self.before = 0
 
     def __repr__(self) -> str:
         return f"<Cell {self.rate}>"

@@ -252,18 +252,21 @@ class KeyGrant:
         """Return what runs of a model cost, or why there are none."""
         if not self._scope.is_allowed(model):
             return self.recorded(self._scope.refusal(model), model)
-        self._plan = self.plan(model, self.standing.tenant)
-        return self._plan
+        plan = self.plan(model, self.standing.tenant)
+        self._plan = plan if plan.is_shared else None
+        return plan
 
     def begin(self, model: str) -> RunUsage | SalverError | None:
         """See :class:`~salver.words.messages.Grant`."""
         plan = self._planned(model)
-        if isinstance(plan, SalverError):
-            return plan
+        return plan if isinstance(plan, SalverError) else self._begun(plan)
+
+    def _begun(self, plan: RunPlan) -> RunUsage | SalverError | None:
+        """Return the charge of a run by a plan, or why it is refused; None = it has none."""
         if plan.is_free:
-            return None if plan.meter is None else RunUsage(plan.meter, model)
+            return None if plan.meter is None else RunUsage(plan.meter, plan.model)
         refused = plan.enter()
-        return RunCharge(self, plan) if refused is None else self._refused(refused, model)
+        return RunCharge(self, plan) if refused is None else self._refused(refused, plan.model)
 
     def enter(self, model: str) -> RunPlan | RunUsage | SalverError | None:
         """Count a request whose answer is delivered whole; None = it needs a task.
@@ -274,14 +277,14 @@ class KeyGrant:
         if not key.is_alive:
             self.is_stale = True
             return None
+        key.is_used = True
         if plan is None or plan.model != model or plan.generation != self._table.book.generation:
             found = self._planned(model)
             if isinstance(found, SalverError):
                 return found
+            if not found.is_shared:
+                return self._begun(found)
             plan = found
-        key.is_used = True
-        if not plan.is_shared:
-            return self.begin(model)
         if plan.is_limited and (refused := plan.enter()) is not None:
             return self._refused(refused, model)
         return plan

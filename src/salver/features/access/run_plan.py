@@ -9,6 +9,7 @@ others need one of their own (charge.py). What each request runs through is writ
 from collections.abc import Callable, Iterator
 
 from salver.encoding.bodies import HttpReply
+from salver.features.access.gcra import Cell
 from salver.features.access.limits import Limits, refusal, strictest
 from salver.features.access.ports import Account, compute_seconds
 from salver.features.access.run_usage import size_of
@@ -88,15 +89,24 @@ class RunPlan:
             if each.running >= each.at_once:
                 return strictest(self.limits, now)
         for cell in self.cells:
-            at = cell.free_at
-            if (at if at > now else now) + cell.period - now > cell.burst_ns:
+            at = cell.before = cell.free_at
+            if at < now:
+                at = now
+            at += cell.period
+            if at - now > cell.burst_ns:
+                self._undo(cell)
                 return strictest(self.limits, now)
-        for cell in self.cells:
-            at = cell.free_at
-            cell.free_at = (at if at > now else now) + cell.period
+            cell.free_at = at
         for each in self.crowds:
             each.running += 1
         return None
+
+    def _undo(self, until: Cell | None = None) -> None:
+        """Take back what was charged just now to the limits before one, or to all."""
+        for cell in self.cells:
+            if cell is until:
+                break
+            cell.free_at = cell.before
 
     def weigh(self, rows: int, tenant: str) -> bool:
         """See :class:`~salver.words.messages.Charge`. A run that is not settled begins in another way."""
@@ -169,5 +179,4 @@ class RunPlan:
         for each in self.crowds:
             each.running -= 1
         if not has_begun:
-            for cell in self.cells:  # it was charged just now
-                cell.free_at -= cell.period
+            self._undo()

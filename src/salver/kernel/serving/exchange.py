@@ -376,8 +376,9 @@ class Exchange(Generic[BodyT, ReplyT]):
             reply: Whole answer, where there is one.
         """
         path, call, lease = self._path, self.call, self.lease
-        served = _UNKNOWN
-        if lease is not None:
+        if lease is None:
+            served = _UNKNOWN
+        else:
             served = lease.id
             lease.release()
         if path.stage is not None:
