@@ -6,7 +6,7 @@ Pure.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from salver.words.messages import TensorSpec
+from salver.words.messages import PIPELINE, Signature, TensorSpec
 from salver.words.tensor import DataType
 
 #: A PNG of one pixel.
@@ -31,9 +31,16 @@ RAW_INPUTS: Final[Mapping[str, Mapping[str, Any]]] = {
 TAKE_IMAGES: Final = frozenset(("image-classification", "object-detection"))
 
 
-def raw_inputs(task: str) -> Mapping[str, Any]:
-    """Return an example of a request with raw inputs for a task."""
-    return RAW_INPUTS.get(task, {"inputs": "text"})
+def raw_inputs(signature: Signature) -> Mapping[str, Any]:
+    """Return an example of a request with raw inputs for a model's task.
+
+    >>> raw_inputs(Signature((TensorSpec("x", DataType.FP32, (-1, 2)),), (), platform=PIPELINE))
+    {'inputs': {'x': [0.0, 0.0]}}
+    """
+    specs = signature.inputs
+    if signature.platform == PIPELINE and [spec.datatype for spec in specs] != [DataType.BYTES]:
+        return {"inputs": {spec.name: filled(extents(spec)[1:], zero(spec)) for spec in specs}}
+    return RAW_INPUTS.get(signature.task, {"inputs": "text"})
 
 
 def extents(spec: TensorSpec) -> list[int]:

@@ -19,6 +19,8 @@ _NONE: Mapping[str, Parameter] = {}
 _MOST_SHOWN: Final = 20  # tensors in an error text
 #: Platform of a Hugging Face directory, before its task.
 HUGGING_FACE: Final = "huggingface_"
+#: Platform of a pipeline, which takes raw inputs of any kind.
+PIPELINE: Final = "salver_pipeline"
 
 
 class ModelId(msgspec.Struct, frozen=True, order=True):
@@ -112,6 +114,8 @@ class Signature(msgspec.Struct, frozen=True):
         >>> Signature((), (), platform="huggingface_fill-mask").task
         'fill-mask'
         """
+        if self.platform == PIPELINE:
+            return "pipeline"
         if not self.platform.startswith(HUGGING_FACE):
             return ""
         return self.platform.removeprefix(HUGGING_FACE)

@@ -161,6 +161,17 @@ def test_a_list_in_each_row_is_asked_about_at_once_and_put_together(server: Serv
     np.testing.assert_allclose(said["score"], [chances[1], 1 / (1 + np.exp(-1.5)), 0.5], rtol=1e-5)
 
 
+def test_raw_rows_are_answered_in_their_own_form(server: ServerProcess) -> None:
+    code, said = ask(server, "/v1/models/review", {"inputs": "It is good. Good!"})
+    assert code == 200 and said["label"] == "positive" and 0.5 < said["score"] < 1
+    code, many = ask(server, "/v1/models/review/versions/1", {"inputs": ["It is good. Good!", "bad"]})
+    assert code == 200 and many[0] == said and many[1]["label"] == "negative"
+    code, said = ask(server, "/v1/models/cascade", {"inputs": [0.2, 0.95]})
+    assert (code, said) == (200, 0.95)
+    code, said = ask(server, "/v1/models/review", {"inputs": {"txt": "a"}})
+    assert code == 400 and "inputs.txt is unknown" in said["error"]
+
+
 def test_the_answer_has_no_parameters_of_a_sequence(server: ServerProcess) -> None:
     tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}
     assert not ask(server, "/v2/models/review/infer", {"inputs": [tensor]})[1].get("parameters")

@@ -32,7 +32,7 @@ def paths_of(
     for name, signature in list(models.items())[:MOST_MODELS]:
         quoted = quote(name, safe="")
         if signature.task:
-            paths[f"/v1/models/{quoted}"] = {"post": _raw(name, signature.task)}
+            paths[f"/v1/models/{quoted}"] = {"post": _raw(name, signature)}
         elif takes_tables and signature.table is not None:
             paths[f"/v1/models/{quoted}"] = {"post": _rows(name, signature.table)}
         if signature.inputs and not signature.takes_forms:
@@ -40,10 +40,11 @@ def paths_of(
     return paths
 
 
-def _raw(name: str, task: str) -> dict[str, Any]:
+def _raw(name: str, signature: Signature) -> dict[str, Any]:
     """Return the description of raw inputs for a task."""
+    task = signature.task
     schema = _object({"inputs": {}, "parameters": {"type": "object"}}, ["inputs"])
-    taken = {"schema": schema, "example": raw_inputs(task)}
+    taken = {"schema": schema, "example": raw_inputs(signature)}
     alone: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
     if task in TAKE_IMAGES:
         alone = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _IMAGE_KINDS}

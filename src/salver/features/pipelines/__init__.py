@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from salver.words.artifacts import Manifest
 
 _PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?", re.ASCII)
-_SUMMARY: Final = "Answer raw inputs for the task of a Hugging Face directory, or rows by column name"
+_SUMMARY: Final = "Answer raw inputs of a Hugging Face directory or a pipeline, or rows by column name"
 
 
 def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = False) -> "Route | None":
@@ -47,7 +47,7 @@ def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = Fa
 
 
 def takes_raw_inputs(models: "ModelView", model: str, version: str) -> bool:
-    """Return whether a model has a task or named columns.
+    """Return whether a model is a pipeline, or has a task or named columns.
 
     Also True if that is not known, as the call itself says why.
     """

@@ -18,6 +18,7 @@ from salver.features.pipelines.planning import Edge, Node, Plan
 from salver.features.pipelines.steps.step import OFFSETS, Arrays, Run
 from salver.words.errors import ModelFailed
 from salver.words.messages import (
+    PIPELINE,
     Call,
     InferRequest,
     InferResponse,
@@ -27,7 +28,6 @@ from salver.words.messages import (
 )
 from salver.words.tensor import Array, DataType, Tensor
 
-PLATFORM: Final = "salver_pipeline"
 _NO_AXIS: Final[Axis] = ()
 #: Asks a model, or an engine that runs a step: request, context, sender.
 Ask = Callable[[InferRequest, Call, Any], Awaitable[InferResponse]]
@@ -64,7 +64,7 @@ def compiled(plan: Plan, runner_of: Callable[[Node], Runner]) -> Graph:
         tuple(_spec(name, _known(type)) for name, type in plan.inputs.items()),
         tuple(_spec(name, type) for name, _, type in outputs),
         True,
-        PLATFORM,
+        PIPELINE,
     )
     ports = tuple(Port(name, source, type.shape, True) for name, source, type in outputs)
     writers = dict.fromkeys((tensor for step in steps for tensor in step.writes), 1)

@@ -14,12 +14,13 @@ import orjson
 
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps, kind_of, loads
+from salver.features.pipelines import raw_rows
 from salver.features.pipelines.names import OF_IMAGES, SUPPORTED
 from salver.features.pipelines.parameters import PARAMETERS, from_json, plain_names, to_request
 from salver.kernel.serving.ports import Codec
 from salver.transport.faults import http_fault
 from salver.words.errors import InvalidInput, SalverError
-from salver.words.messages import InferRequest, InferResponse, Signature
+from salver.words.messages import PIPELINE, InferRequest, InferResponse, Signature
 from salver.words.tensor import DataType, Tensor
 
 _MANY: Final = 32_768  # numbers that take milliseconds to write
@@ -71,6 +72,8 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
             InvalidInput: the model takes tensors, or the body does not fit its task; the text says what does.
         """
         task = signature.task
+        if signature.platform == PIPELINE:
+            return _of_pipeline(http, signature)
         if task not in SUPPORTED:
             raise no_path(http.model, http.version)
         inputs, parameters = (_image_parts if task in OF_IMAGES else _parts)(http)
@@ -93,13 +96,23 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
         )
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """Return the answer of the task."""
+        """Return the answer of the task, or of the pipeline."""
         wrap = request.wrap if isinstance(request, PipelineRequest) else None
         return HttpReply(200, (wrap or _listed)(response))
 
     def fault(self, error: SalverError) -> HttpReply:
         """Return ``{"error": text}``."""
         return http_fault(error)
+
+
+def _of_pipeline(http: HttpBody, signature: Signature) -> PipelineRequest:
+    """Return the request of a pipeline, whose only input may be the body itself."""
+    body = http.body if http.large is None else http.large
+    kind = _kind(http)
+    is_json = kind in _JSON and (kind == b"application/json" or bytes(body[:64]).lstrip().startswith(b"{"))
+    inputs, parameters = _json_parts(body) if is_json else (bytes(body), {})
+    tensors, wrap = raw_rows.read(inputs, signature.inputs)
+    return PipelineRequest(http.model, tensors, http.version, parameters=to_request(parameters), wrap=wrap)
 
 
 def no_path(model: str, version: str) -> InvalidInput:
