@@ -12,6 +12,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 #: Compiled modules. Whatever extends a class of one of them has to be here, too.
 COMPILED = (
+    "features/fronts/exchange.py",
     "transport/exchange.py",
     "transport/terms.py",
     "transport/http1.py",

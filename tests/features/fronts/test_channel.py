@@ -12,11 +12,11 @@ from waiting import auntil
 
 from salver.features.fronts.channel import Channel
 from salver.features.fronts.messages import Answer, Begin, Failed, FromHome, Gone, Piece, Pull, Read, Trailers
-from salver.features.fronts.passed import PassedRequests
+from salver.features.fronts.passing import PassedRequests
 
 BEGIN = Begin(
-    1, "POST", b"/a%20b", b"q", "2", "http", ((b"a", b"b"),), ((b"A", b"b"),), ("127.0.0.1", 1), None, 0.5,
-    b"one", False, 1,
+    1, "POST", b"/a%20b", b"q", "2", "http", ((b"a", b"b"),), ((b"A", b"b"),), ("127.0.0.1", 1),
+    None, 0.0, 0.5, b"one", False, 1,
 )  # fmt: skip
 MESSAGES = [Pull(1), Answer(2, 200, ((b"a", b"b"),), None, False, bytes(70_000), False), Failed(3)]
 

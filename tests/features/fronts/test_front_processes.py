@@ -38,6 +38,35 @@ def binary_body(rows: int) -> tuple[bytes, dict[str, str]]:
     return body, {"Inference_Header_Content_Length": str(size)}
 
 
+#: Sends numbers until its caller goes, and says when that was.
+COUNTING = """
+import threading, time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            notes = pb_utils.get_input_tensor_by_name(request, "notes").as_numpy()[0].decode()
+            threading.Thread(target=self.answer, args=(request.get_response_sender(), notes)).start()
+
+    def answer(self, sender, notes):
+        number = 0
+        while not sender.is_cancelled():
+            tensor = pb_utils.Tensor("number", np.array([number], np.int32))
+            sender.send(pb_utils.InferenceResponse([tensor]))
+            number += 1
+            time.sleep(0.005)
+        open(notes, "w").write(str(number))
+"""
+COUNTING_CONFIG = """
+backend: "python"
+model_transaction_policy { decoupled: true }
+input { name: "notes" data_type: TYPE_STRING dims: 1 }
+output { name: "number" data_type: TYPE_INT32 dims: 1 }
+"""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("fronts")
@@ -46,8 +75,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     write_constant(root, 1)
     write_moody(root)
     write_identity(root, "FP32")
+    (root / "count" / "1").mkdir(parents=True)
+    (root / "count" / "1" / "model.py").write_text(COUNTING)
+    (root / "count" / "config.pbtxt").write_text(COUNTING_CONFIG)
     options = ["--fronts", "2", "--control", "explicit", "--state-dir="]
-    for name in ("mlp", "constant", "moody", "identity_fp32"):
+    for name in ("mlp", "constant", "moody", "identity_fp32", "count"):
         options += ["--load", name]
     with ServerProcess([root], folder / "log", options) as server:
         server.wait_ready()
@@ -263,6 +295,20 @@ def test_what_runs_in_the_home_process_ends_if_its_caller_goes(server: ServerPro
     until(lambda: not connected(server, front))
     gate.touch()
     assert ask(at(server, front), "POST", "/v2/models/mlp/infer", BODY)[0] == 200
+
+
+def test_who_leaves_a_stream_ends_it(server: ServerProcess, tmp_path: Path) -> None:
+    (front,) = fronts_of(server)
+    connection, notes = at(server, front), tmp_path / "notes"
+    connection.request("POST", "/v2/models/count/generate_stream", json.dumps({"notes": str(notes)}))
+    stream = connection.getresponse()
+    assert stream.status == 200
+    got = [stream.readline() for _ in range(60)]
+    events = [json.loads(line.removeprefix(b"data: "))["number"] for line in got if line.strip()]
+    assert events == list(range(len(events))) and len(events) >= 20
+    stream.close()
+    connection.close()
+    until(notes.exists)
 
 
 def test_streams_pass_through(server: ServerProcess) -> None:

@@ -35,7 +35,7 @@ from salver.features.fronts.messages import (
     Piece,
     Read,
 )
-from salver.features.fronts.passed import PassedRequests
+from salver.features.fronts.passing import PassedRequests
 from salver.kernel.serving.servable import Servable
 from salver.kernel.supervise import Backoff, Supervisor, retry
 from salver.parts import Kernel

@@ -12,9 +12,10 @@ class Begin(msgspec.Struct, tag=1, array_like=True, gc=False):
     """Request with the first piece of its body.
 
     Attributes:
+        arrival: When it was read, by the monotonic clock; 0 = now.
+        lag: Seconds that it waited unread, at most.
         more: More of the body may come, which the home process asks for.
         count: Pieces that the body came in so far.
-        lag: Seconds that it waited unread, at most.
     """
 
     number: int
@@ -27,6 +28,7 @@ class Begin(msgspec.Struct, tag=1, array_like=True, gc=False):
     spelled: Headers
     client: Address
     server: Address
+    arrival: float
     lag: float
     body: bytes
     more: bool
@@ -106,6 +108,27 @@ class Trailers(msgspec.Struct, tag=2, array_like=True, gc=False):
     headers: Headers
 
 
+class Reply(msgspec.Struct, tag=7, array_like=True, gc=False):
+    """Whole answer, without its length and the request's id in the headers."""
+
+    number: int
+    status: int
+    headers: Headers
+    body: bytes
+    request_id: str
+
+
+class GrpcReply(msgspec.Struct, tag=8, array_like=True, gc=False):
+    """Whole answer to a gRPC call: the one message with code 0, or else a status."""
+
+    number: int
+    message: bytes
+    headers: Headers
+    code: int = 0
+    text: str = ""
+    pushback_ms: int = 0
+
+
 class Failed(msgspec.Struct, tag=3, array_like=True, gc=False):
     """The application failed, or ended without a whole answer."""
 
@@ -131,4 +154,4 @@ class Parting(msgspec.Struct, tag=6, array_like=True, gc=False):
     is_last: bool
 
 
-FromHome = Answer | Trailers | Failed | Pull | Copies | Parting
+FromHome = Reply | GrpcReply | Answer | Trailers | Failed | Pull | Copies | Parting

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
 
-from salver.features.fronts.messages import Answer, Begin, Failed, Gone, Piece, Pull, Read, Trailers
+from salver.features.fronts.messages import Answer, Begin, Failed, Piece, Pull, Read, Trailers
 from salver.transport.doors import App
 
 _LOG: Final = logging.getLogger("salver.fronts")
@@ -23,11 +23,16 @@ class PassedRequest:
 
     Args:
         send: Sends a message to the front.
+        forget: Called when it has ended.
+
+    Attributes:
+        on_gone: Called when the caller goes, if there is no task to cancel.
     """
 
-    def __init__(self, begin: Begin, send: Send) -> None:
+    def __init__(self, begin: Begin, send: Send, forget: Callable[[int], object]) -> None:
         self._begin = begin
         self._send = send
+        self._forget = forget
         #: Piece that the application has not received.
         self._piece: Begin | Piece | None = begin if begin.body or not begin.more else None
         self._has_body = not begin.more
@@ -36,13 +41,25 @@ class PassedRequest:
         self._trails = False
         self._unread = 0
         self._room: asyncio.Future[None] | None = None
-        self.is_whole = self.is_gone = False
+        self._task: asyncio.Task[None] | None = None
+        self._is_whole = self._is_gone = False
+        self.on_gone: Callable[[], None] = _nothing
 
     def __repr__(self) -> str:
         return f"<PassedRequest {self._begin.number} {self._begin.method} {self._begin.path!r}>"
 
-    async def run(self, app: App) -> None:
-        """Have the application answer."""
+    @property
+    def number(self) -> int:
+        """Number of the request."""
+        return self._begin.number
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Address and port of the caller; None = it came by a UNIX socket."""
+        return self._begin.client
+
+    def ask(self, app: App) -> Awaitable[None]:
+        """Call an application."""
         begin = self._begin
         scope = {
             "type": "http",
@@ -60,16 +77,39 @@ class PassedRequest:
             "client": begin.client,
             "server": begin.server,
         }
+        return app(scope, self.receive, self.send)
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Answer with a task."""
+        self._task = asyncio.get_running_loop().create_task(self._run(work))
+
+    async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await app(scope, self.receive, self.send)
+            await work()
         except asyncio.CancelledError:
-            if not self.is_gone:
+            if not self._is_gone:
                 raise
         except Exception:
             _LOG.exception("the application failed")
         finally:
-            if not (self.is_whole or self.is_gone):
-                self._send(Failed(begin.number))
+            if not self._is_whole:
+                self.finish(Failed(self._begin.number))
+
+    def finish(self, message: msgspec.Struct) -> None:
+        """Send the last message, or the whole answer."""
+        self._is_whole = True
+        self.on_gone = _nothing  # breaks the reference cycle of each request
+        self._forget(self._begin.number)
+        if not self._is_gone:
+            self._send(message)
+
+    def leave(self) -> None:
+        """Cancel the request, because its caller or its front is gone."""
+        self._is_gone = True
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self.on_gone()
 
     # -- called by the application --
 
@@ -95,16 +135,18 @@ class PassedRequest:
             self._start, self._trails = message, message.get("trailers", False)
             return
         if kind == "http.response.trailers":
-            self._send(Trailers(number, tuple(message["headers"])))
-            self.is_whole = True
+            self.finish(Trailers(number, tuple(message["headers"])))
             return
         body, more = message.get("body", b""), message.get("more_body", False)
         start, self._start = self._start, None
         status, headers, reason = 0, (), None
         if start is not None:
             status, headers, reason = start["status"], tuple(start["headers"]), start.get("reason")
-        self._send(Answer(number, status, headers, reason, self._trails, body, more))
-        self.is_whole = not (more or self._trails)
+        answer = Answer(number, status, headers, reason, self._trails, body, more)
+        if not (more or self._trails):
+            self.finish(answer)
+            return
+        self._send(answer)
         if more:
             self._unread += len(body)
             while self._unread > _MOST_UNREAD:
@@ -125,42 +167,5 @@ class PassedRequest:
             waiting.set_result(None)
 
 
-class PassedRequests:
-    """Requests of one front that are being answered.
-
-    Args:
-        app: Application of the port.
-        send: Sends a message to the front.
-    """
-
-    def __init__(self, app: App, send: Send) -> None:
-        self._app = app
-        self._send = send
-        self._open: dict[int, tuple[PassedRequest, asyncio.Task[None]]] = {}
-
-    def __repr__(self) -> str:
-        return f"<PassedRequests, {len(self._open)} open>"
-
-    def begin(self, begin: Begin) -> None:
-        """Begin to answer a request."""
-        request = PassedRequest(begin, self._send)
-        task = asyncio.get_running_loop().create_task(request.run(self._app))
-        self._open[begin.number] = request, task
-        task.add_done_callback(lambda _: self._open.pop(begin.number, None))
-
-    def hear(self, message: Piece | Gone | Read) -> None:
-        """Take a message about a request; it may have ended."""
-        request, task = self._open.get(message.number, (None, None))
-        if request is None or task is None:
-            return
-        if isinstance(message, Gone):
-            request.is_gone = True
-            task.cancel()
-        else:
-            request.hear(message)
-
-    def abandon(self) -> None:
-        """Cancel all requests, because their front is gone."""
-        for request, task in list(self._open.values()):
-            request.is_gone = True
-            task.cancel()
+def _nothing() -> None:
+    pass
