@@ -130,6 +130,17 @@ def test_many_at_once_answer_as_one_by_one(server: ServerProcess) -> None:
         assert "error" in case or is_answer(got, case["output"]), name
 
 
+def test_many_images_in_a_request(server: ServerProcess) -> None:
+    files = [JPEG, PNG] * 6
+    status, got = post(server, "image-vit", {"inputs": [in_base64(data) for data in files]})
+    assert status == 200 and len(got) == 12
+    for row, name in zip(got, ("rgb-64x48.jpg", "rgb-64x48.png") * 6, strict=True):
+        assert is_answer(row, CASES[f"image-vit/{name}"]["output"])
+    files[9] = JPEG[:300]
+    status, told = post(server, "image-vit", {"inputs": [in_base64(data) for data in files]})
+    assert status == 400 and "broken" in told["error"]
+
+
 def png(width: int, height: int, rows: bytes = b"") -> bytes:
     """Return a PNG that claims a size."""
 

@@ -19,7 +19,6 @@ _TASKS: Final[Mapping[str, Callable[[ModelDirectory, int], ImageTask]]] = {
     "object-detection": ObjectDetection,
 }
 _OUTPUTS: Final = {"image-classification": {"logits"}, "object-detection": {"logits", "pred_boxes"}}
-_LEAST_ROWS: Final = 4  # on a CPU, MobileNetV2 is no faster with more (benchmarks/raw_images.py)
 _EXPORT: Final = "Export it for {task}: optimum-cli export onnx --model {path} {path}-onnx."
 
 
@@ -54,8 +53,9 @@ def image_model(
     if classes < 1:
         classes = config.num_labels or len(config.id2label or {}) or 2
     task = _TASKS[directory.task](directory, classes)
-    # More rows in a run gain little, since images are decoded one by one, and keep other instances idle.
-    rows = max(_LEAST_ROWS, 2 * threads)
+    # More rows in a run gain little on a CPU, since images are decoded one by one, and keep other instances
+    # idle (benchmarks/raw_images.py).
+    rows = 2 * max(1, threads)
     signature = Signature((IMAGE,), task.outputs, True, HUGGING_FACE + directory.task, rows)
     return ImageModel(network, processor, task, signature, decoding, threads)
 

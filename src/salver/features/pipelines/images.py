@@ -25,7 +25,7 @@ from salver.words.tensor import Array
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 #: The default of networks; a number of Pillow's, as in ``preprocessor_config.json``.
 BILINEAR: Final = 2
-#: Pixels of an image; one takes 4 bytes while it is decoded, and as much again while it is resized.
+#: Pixels of an image; one takes 4 to 8 bytes while it is decoded, 15 in a WebP.
 MOST_PIXELS: Final = 50_000_000
 _ORIENTATION: Final = 0x0112  # tag of EXIF
 _ROTATED: Final = range(2, 9)
