@@ -1,5 +1,6 @@
 """Pipelines of a ``pipeline.toml`` on a real server: models beside it and by name, errors, changes."""
 
+import base64
 import json
 import shutil
 import threading
@@ -281,3 +282,30 @@ def test_a_changed_file_is_a_new_version_of_the_graph(server: ServerProcess, fol
     time.sleep(0.01)
     write(folder, "changing", '[steps.a]\nuse = "text-normalise"\nlower = true\n')
     until(lambda: infer(server, "changing", " A ")[1].get("text") == ["a"])
+
+
+def test_a_new_version_of_a_model_makes_a_new_copy_of_the_pipeline(
+    server: ServerProcess, folder: Path
+) -> None:
+    code = "class Model:\n    inputs = {'x': ('FP32', [-1])}\n    outputs = {'y': ('FP32', [-1])}\n"
+    code += "    def predict(self, inputs):\n        return {'y': inputs['x'] * FACTOR}\n"
+    (folder / "times" / "1").mkdir(parents=True)
+    (folder / "times" / "1" / "model.py").write_text(code.replace("FACTOR", "2"))
+    write(folder, "asks", '[steps.a]\nmodel = "times"\n')
+    until(lambda: ask(server, "/v1/models/asks", {"inputs": [1, 2]}) == (200, [2, 4]))
+    (folder / "times" / "2").mkdir()
+    (folder / "times" / "2" / "model.py").write_text(code.replace("FACTOR", "3"))
+    until(lambda: ask(server, "/v1/models/asks", {"inputs": [1, 2]}) == (200, [3, 6]))
+    assert ask(server, "/v2/models/asks")[1]["versions"] == ["1"]
+
+
+def test_a_pipeline_loads_its_models_and_none_comes_by_request(folder: Path, tmp_path: Path) -> None:
+    options = ["--control", "explicit", "--load", "cascade"]
+    with ServerProcess([folder], tmp_path / "log", options) as running:
+        running.wait_ready()
+        states = {model["name"]: model["state"] for model in ask(running, "/v2/repository/index", {})[1]}
+        assert states["alone"] == "READY" and states["review"] == "UNAVAILABLE"
+        for toml in ('[steps.a]\nuse = "text-normalise"\n', '[steps.a]\nmodel = "alone"\n'):
+            files = {"config": "{}", "file:1/pipeline.toml": base64.b64encode(toml.encode()).decode()}
+            code, said = ask(running, "/v2/repository/models/strange/load", {"parameters": files})
+            assert code == 400 and "came with the request and is pipeline" in said["error"]
