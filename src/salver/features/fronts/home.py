@@ -47,6 +47,8 @@ from salver.words.events import BatchRan, Event, Served, StateChanged
 _LOG: Final = logging.getLogger("salver.fronts")
 #: Seconds that a front has to acknowledge the end of a copy, before it is killed.
 _ACK_S: Final = 2.0
+#: Seconds without a sign of life after which it is killed: nobody answers at its connections.
+_SILENT_S: Final = 10.0
 _SERVED: Final = msgspec.msgpack.Decoder(list[Served])
 _RAN: Final = msgspec.msgpack.Decoder(list[BatchRan])
 
@@ -74,6 +76,7 @@ class Front:
 
     Attributes:
         acked: Last epoch of copies that it has acknowledged; -1 = it runs no copies yet.
+        asked: When it was sent a list of copies that it has not acknowledged; None = it has.
         ended: Set when its socket is closed.
     """
 
@@ -81,6 +84,7 @@ class Front:
         self._kernel = kernel
         self._told = told
         self.acked = -1
+        self.asked: float | None = None
         self.ended = asyncio.Event()
         self.channel: Channel[FromFront] = Channel(FromFront, self._hear, self._lost)
         self._requests = PassedRequests(app, self.channel.send)
@@ -116,7 +120,7 @@ class Front:
                 emit(ran)
         elif isinstance(message, Ack):
             self._told(self)
-            self.acked = message.epoch
+            self.acked, self.asked = message.epoch, None
         else:
             _log(message)
 
@@ -268,8 +272,16 @@ class HomeSide:
             self._look()
 
     async def tick(self) -> None:
-        """Look again at what no event tells, such as a pinned version."""
+        """Look again at what no event tells: a pinned version, or a front that hangs."""
         self._look()
+        now = self._kernel.clock()
+        for front in [front for front in self._fronts if front.acked >= 0]:
+            if front.asked is None:
+                front.asked = now
+                self._send_copies(front)
+            elif now - front.asked > _SILENT_S:
+                _LOG.error("%r hangs, and is killed", front)
+                front.kill()
 
     def _look(self) -> None:
         """Decide which versions the fronts run, and tell them if that has changed."""

@@ -1,0 +1,99 @@
+"""Home process's side of fronts: when a front is killed, and which copies it is told of."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import auntil
+from zoo import write_mlp
+
+from salver.app import Server
+from salver.configuration import ServeConfig
+from salver.features import FrontsConfig
+from salver.features.fronts.home import Front, HomeSide
+from salver.features.fronts.messages import Ack, Copies
+from salver.transport.server import FrontConfig
+from salver.words.errors import Unsupported
+
+
+class Hanging(Front):
+    """Front without a process, which keeps what it is sent."""
+
+    def __init__(self, side: HomeSide, server: Server) -> None:
+        super().__init__(server.kernel, self._app, side._hear)
+        self.sent: list[Any] = []
+        self.killed = False
+        self.channel.send = self.sent.append  # type: ignore[method-assign]
+        side._fronts.add(self)
+
+    async def _app(self, *_: Any) -> None:
+        raise AssertionError("nobody asks")
+
+    def kill(self) -> None:
+        self.killed = True
+        self.ended.set()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ServeConfig:
+    write_mlp(tmp_path / "models" / "mlp", 1)
+    return ServeConfig(paths=(str(tmp_path / "models"),), front=FrontConfig(port=0))
+
+
+async def test_a_front_that_gives_no_sign_of_life_is_killed(config: ServeConfig) -> None:
+    async with Server(config) as server:
+        now = 100.0
+        server.kernel.clock = lambda: now
+        side = HomeSide(server.kernel, FrontsConfig(count=2))
+        front = Hanging(side, server)
+        await side.tick()
+        assert front.sent == [], "it has not started"
+        front._hear(Ack(0))
+        for _ in range(3):
+            await side.tick()
+            front._hear(Ack(front.sent[-1].epoch))
+        assert not front.killed
+        await side.tick()
+        now += 9.0
+        await side.tick()
+        assert not front.killed
+        now += 2.0
+        await side.tick()
+        assert front.killed
+
+
+async def test_an_answer_waits_for_the_end_of_a_copy(config: ServeConfig) -> None:
+    async with Server(config) as server:
+        side = HomeSide(server.kernel, FrontsConfig(count=2))
+        front = Hanging(side, server)
+        front._hear(Ack(0))
+        await side.tick()
+        granted: Copies = front.sent[-1]
+        assert len(granted.manifests) == 1
+        front._hear(Ack(granted.epoch))
+        await side.settle()
+        server.kernel.models.apply([])
+        settling = asyncio.ensure_future(side.settle())
+        await auntil(lambda: front.sent[-1].manifests == ())
+        assert not settling.done()
+        front._hear(Ack(front.sent[-1].epoch))
+        await settling
+        assert not front.killed
+
+
+async def test_no_copies_where_something_else_decides(config: ServeConfig) -> None:
+    async with Server(config) as server:
+        side = HomeSide(server.kernel, FrontsConfig(count=2))
+        front = Hanging(side, server)
+        server.kernel.keys = object()  # type: ignore[assignment]
+        front._hear(Ack(0))
+        await side.tick()
+        assert all(each.manifests == () for each in front.sent)
+
+
+async def test_what_connections_tell_needs_one_front(config: ServeConfig) -> None:
+    async with Server(config) as server:
+        server.kernel.peers = lambda transport: ()
+        with pytest.raises(Unsupported, match="--identity-file"):
+            HomeSide(server.kernel, FrontsConfig(count=2)).enclose([])
