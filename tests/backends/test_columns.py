@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,13 +20,17 @@ from real_tables import (
     write_xgboost,
 )
 
+from salver.backends import reshaped
+from salver.backends.discovery import backends, recogniser
 from salver.backends.lightgbm import LightgbmBackend
 from salver.backends.protocol import SIGNATURE, LoadOptions, RunnableModel
 from salver.backends.sklearn import SklearnBackend
 from salver.backends.xgboost import XgboostBackend
+from salver.kernel.repository import Repository
+from salver.parts import formats
 from salver.testing.backends import manifest_of
 from salver.words.artifacts import ModelConfig
-from salver.words.errors import InvalidInput
+from salver.words.errors import InvalidInput, LoadFailed
 from salver.words.messages import NULL, Column, TensorSpec
 from salver.words.tensor import Array, DataType
 
@@ -162,6 +167,47 @@ def test_categories_of_histogram_gradient_boosting(frame: Any, tmp_path: Path) -
     model.close()
 
 
+def months(table: Any) -> Array:
+    found: Array = table.apply(lambda column: column.dt.month).fillna(0).to_numpy("f8")
+    return found
+
+
+def test_dates_of_an_mlflow_signature(tmp_path: Path) -> None:
+    import joblib
+    import yaml
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    table = pd.DataFrame({"when": pd.date_range("2011-01-01", periods=60, freq="8D"), "rooms": range(60)})
+    split = ColumnTransformer(
+        [("when", FunctionTransformer(months), ["when"]), ("rooms", "passthrough", ["rooms"])]
+    )
+    own = make_pipeline(split, LinearRegression()).fit(table, table.when.dt.month * 3.0 + table.rooms)
+    joblib.dump(own, tmp_path / "model.pkl")
+    columns = [{"type": "datetime", "name": "when"}, {"type": "long", "name": "rooms"}]
+    said = {
+        "flavors": {"sklearn": {"pickled_model": "model.pkl"}},
+        "signature": {"inputs": json.dumps(columns), "outputs": None},
+    }
+    (tmp_path / "MLmodel").write_text(yaml.safe_dump(said))
+    (manifest,) = Repository((tmp_path,), formats(recogniser(backends()))).scan(0.0)
+    model = reshaped.load(SklearnBackend(), manifest, LoadOptions(trust_pickle=True))
+    assert told(model) == {"when": Column("date", takes_null=True), "rooms": Column()}
+    days = np.array([b"2011-03-04T00:00:00", NULL], object)
+    lacking = pd.DataFrame({"when": pd.to_datetime(["2011-03-04", None]), "rooms": [1.0, 2.0]})
+    answer = model.run({"when": days, "rooms": np.array([1.0, 2.0])})["prediction"]
+    np.testing.assert_allclose(answer, own.predict(lacking), rtol=1e-12)
+    with pytest.raises(InvalidInput, match="input 'when' holds what is no date"):
+        model.run({"when": np.array([b"May"], object), "rooms": np.ones(1)})
+    backend = SklearnBackend()
+    wrong = msgspec.structs.replace(manifest, columns=(), config=ModelConfig(options={"dates": "day"}))
+    with pytest.raises(LoadFailed, match="option dates names 'day', which is no column"):
+        backend.load(wrong, LoadOptions(trust_pickle=True))
+    model.close()
+
+
 def test_words_of_the_owner_keep_the_columns(frame: Any, tmp_path: Path) -> None:
     write_pipeline(frame, tmp_path)
     age = ModelConfig(inputs=(TensorSpec("age", DataType.INT64, (-1,)),))
@@ -172,8 +218,6 @@ def test_words_of_the_owner_keep_the_columns(frame: Any, tmp_path: Path) -> None
 
 
 def test_columns_travel_between_processes(frame: Any, tmp_path: Path) -> None:
-    import msgspec
-
     from salver.words.messages import Signature
 
     write_lightgbm(frame, tmp_path)

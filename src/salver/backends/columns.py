@@ -96,6 +96,19 @@ def texts(name: str, values: Array) -> Array:
     return out
 
 
+def dates(name: str, values: Array) -> Array:
+    """Return a column of dates, NaT where one is missing.
+
+    Raises:
+        InvalidInput: a value is no date of ISO 8601.
+    """
+    found = texts(name, values).tolist()
+    try:
+        return np.array([value if isinstance(value, str) else "NaT" for value in found], "datetime64[us]")
+    except ValueError as error:
+        raise InvalidInput(f"input {name!r} holds what is no date of ISO 8601: {error}") from error
+
+
 def no_category(where: str, spec: TensorSpec, value: Any) -> InvalidInput:
     """Return the error for a value that is none of a column's categories."""
     told = spec.column or Column()

@@ -6,7 +6,7 @@ one input per column; a pipeline that begins with a vectoriser takes texts. It k
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class SklearnBackend:
     """Backend for skops files, and for pickle and joblib files with ``--trust-pickle``.
 
     Options: ``trusted``, a comma-separated list of types allowed in a skops file besides those that skops
-    trusts.
+    trusts. ``dates``, a comma-separated list of columns that are dates, sent as texts of ISO 8601.
     """
 
     name = "sklearn"
@@ -70,7 +70,7 @@ class SklearnBackend:
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "SklearnModel":
         """See :class:`~salver.backends.protocol.Backend`."""
-        wish = options_of(manifest, ("trusted",))
+        wish = options_of(manifest, ("trusted", "dates"))
         if manifest.format == "pickle" and not options.trust_pickle:
             raise LoadFailed(f"{manifest.path} {_DANGER}", fix=_WAYS_OUT.format(name=manifest.path.name))
         sklearn = framework(self, "sklearn")
@@ -86,7 +86,8 @@ class SklearnBackend:
                     "Save it again with this version, or install that one",
                     *(manifest.id, version, sklearn.__version__),
                 )
-            return SklearnModel(estimator, manifest)
+            days = [name.strip() for name in wish.get("dates", "").split(",")]
+            return SklearnModel(estimator, manifest, [name for name in days if name])
 
     def _skops(self, manifest: Manifest, trusted: str, options: LoadOptions) -> Any:
         skops = framework(self, "skops.io")
@@ -102,11 +103,15 @@ class SklearnBackend:
 
 
 class SklearnModel:
-    """One fitted estimator."""
+    """One fitted estimator.
 
-    def __init__(self, estimator: Any, manifest: Manifest) -> None:
+    Args:
+        days: Names of columns of dates.
+    """
+
+    def __init__(self, estimator: Any, manifest: Manifest, days: Sequence[str] = ()) -> None:
         self._estimator: Any = estimator
-        table = SklearnTable(estimator)
+        table = SklearnTable(estimator, days)
         self._table = table
         self._values: Callable[[Mapping[str, Array]], Any] = lambda inputs: inputs["input"]
         if table.columns and not table.is_matrix:

@@ -10,26 +10,35 @@ from typing import Any, Final
 import numpy as np
 from msgspec.structs import replace
 
-from salver.backends.columns import MOST_COLUMNS, Category, texts
+from salver.backends.columns import MOST_COLUMNS, Category, dates, texts
 from salver.words.errors import LoadFailed
 from salver.words.messages import Column, TensorSpec
 from salver.words.tensor import Array, DataType
 
 #: More columns are not tried one by one.
-_MOST_TRIED: Final = 200
+_MOST_TRIED: Final = 64
 Frame = Callable[[Mapping[str, Any]], Any]
 
 
 class SklearnTable:
     """Table that an estimator takes.
 
+    Args:
+        days: Names of columns of dates, of which an estimator says nothing.
+
     Attributes:
         columns: Its columns; empty = the estimator has no names for them.
         is_matrix: All columns are numbers that no transformer selects by name, so that a matrix does as well.
     """
 
-    def __init__(self, estimator: Any) -> None:
+    def __init__(self, estimator: Any, days: Sequence[str] = ()) -> None:
         self.columns = _columns(estimator)
+        if unknown := sorted(set(days) - {spec.name for spec in self.columns}):
+            raise LoadFailed(
+                f"option dates names {unknown[0]!r}, which is no column of the estimator",
+                field="options.dates",
+            )
+        self.columns = tuple(_as_date(spec) if spec.name in days else spec for spec in self.columns)
         self.is_matrix = not hasattr(first_step(estimator), "transformers_") and all(
             spec.datatype is not DataType.BYTES for spec in self.columns
         )
@@ -57,9 +66,12 @@ class SklearnTable:
             value: Category = "" if spec.datatype is DataType.BYTES else 0.0
             if spec.column is not None and spec.column.categories:
                 value = spec.column.categories[0]
-            values[spec.name] = np.array([value] * 2, object if isinstance(value, str) else None)
-            if spec.name in missing:
-                values[spec.name] = np.array([np.nan] * 2, object if isinstance(value, str) else None)
+            dtype: Any = object if isinstance(value, str) else None
+            known: Any = value
+            lacking: Any = np.nan
+            if spec.column is not None and spec.column.kind == "date":
+                dtype, known, lacking = "datetime64[us]", "2000-01-01", "NaT"
+            values[spec.name] = np.array([lacking if spec.name in missing else known] * 2, dtype)
         return self._frame(values)
 
 
@@ -70,7 +82,13 @@ def first_step(estimator: Any) -> Any:
     return estimator
 
 
+def _as_date(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, datatype=DataType.BYTES, column=replace(spec.column or Column(), kind="date"))
+
+
 def _values(spec: TensorSpec, values: Array) -> Array:
+    if spec.column is not None and spec.column.kind == "date":
+        return dates(spec.name, values)
     if spec.datatype is DataType.BYTES:
         return texts(spec.name, values)
     if spec.column is not None and spec.column.kind == "boolean" and not np.isnan(values).any():

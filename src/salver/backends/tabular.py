@@ -29,6 +29,13 @@ def load(manifest: Manifest, inner: Load) -> RunnableModel:
     """Return the model that ``inner`` loads, with an input for each of ``manifest.columns`` if they fit."""
     columns, config = manifest.columns, manifest.config
     plain = replace(manifest, columns=())
+    if manifest.backend == "sklearn" and (days := _dates(columns)) and "dates" not in config.options:
+        try:
+            dated = replace(config, options={**config.options, "dates": days})
+            return load(replace(manifest, config=dated), inner)
+        except LoadFailed as error:
+            if error.field != "options.dates":
+                raise
     kinds = {column.datatype for column in columns}
     is_wide = bool(kinds & _DOUBLES) and DataType.BYTES not in kinds
     if config.inputs:
@@ -41,6 +48,11 @@ def load(manifest: Manifest, inner: Load) -> RunnableModel:
             if not error.field.startswith("inputs"):
                 raise
     return _with_columns(inner(plain), manifest)
+
+
+def _dates(columns: tuple[TensorSpec, ...]) -> str:
+    """Return the names of columns of dates as the option of the backend, empty = none."""
+    return ",".join(spec.name for spec in columns if spec.column is not None and spec.column.kind == "date")
 
 
 def _with_columns(model: RunnableModel, manifest: Manifest) -> RunnableModel:

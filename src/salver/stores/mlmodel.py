@@ -51,12 +51,14 @@ _TYPES: Final[Mapping[str, DataType]] = {
     "float": DataType.FP32,
     "double": DataType.FP64,
     "string": DataType.BYTES,
+    "datetime": DataType.BYTES,
 }
-_KINDS: Final[Mapping[str, Literal["integer", "boolean", "text"]]] = {
+_KINDS: Final[Mapping[str, Literal["integer", "boolean", "text", "date"]]] = {
     "boolean": "boolean",
     "integer": "integer",
     "long": "integer",
     "string": "text",
+    "datetime": "date",
 }
 _PYFUNC: Final = """\
 Put a class Model into a file of its own, with mlflow and pandas installed, and serve that file:

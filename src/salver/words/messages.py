@@ -38,13 +38,13 @@ class Column(msgspec.Struct, frozen=True):
     """Values of a column of a table, which a model takes as an input of its own.
 
     Attributes:
-        kind: What callers send for a value.
+        kind: What callers send for a value; a date is a text of ISO 8601, in UTC if it has an offset.
         categories: The only values; empty = any of the kind.
         takes_null: Values may be missing: NaN, and :data:`NULL` among texts.
         is_read: The model reads it; else callers may leave it out, and its values do not matter.
     """
 
-    kind: Literal["number", "integer", "boolean", "text"] = "number"
+    kind: Literal["number", "integer", "boolean", "text", "date"] = "number"
     categories: tuple[str | int | float | bool, ...] = ()
     takes_null: bool = False
     is_read: bool = True

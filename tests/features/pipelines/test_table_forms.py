@@ -196,6 +196,17 @@ def test_what_is_wrong_in_a_csv_is_said(text: str, said: str) -> None:
     assert said in refusal(text.encode("utf-8", "surrogateescape"), b"text/csv")
 
 
+def test_dates_are_texts_without_an_offset() -> None:
+    signature = Signature((spec("day", DataType.BYTES, kind="date", takes_null=True),), OUTPUTS, True)
+    sent = ["2026-01-31", "2026-01-31T08:00:00Z", "2026-01-31 08:00+02:00", None]
+    (tensor,) = TableCodec().decode(body({"inputs": {"day": sent}}), signature).inputs
+    midnight, eight, six = b"2026-01-31T00:00:00", b"2026-01-31T08:00:00", b"2026-01-31T06:00:00"
+    assert tensor.array.tolist() == [midnight, eight, six, NULL]
+    for wrong in ("", "31.1.2026", "0001-01-01T00:00+20:00", 4):
+        with pytest.raises(InvalidInput, match=r"column 'day' must be a (date|text)"):
+            TableCodec().decode(body({"inputs": [{"day": wrong}]}), signature)
+
+
 def test_many_rows_are_refused_with_what_is_possible() -> None:
     assert "more than 100000 rows" in refusal({"inputs": [{}] * (MOST_ROWS + 1)})
     texts = {name: [ROW[name]] * MOST_ROWS for name in ROW} | {"plan": ["pro"] * MOST_ROWS}

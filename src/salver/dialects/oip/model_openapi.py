@@ -16,7 +16,13 @@ MOST_MODELS: Final = 100
 _MOST_ELEMENTS: Final = 1000
 _IMAGE_KINDS: Final = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 #: Types in JSON schemas by the kind of a column.
-_CELLS: Final = {"number": "number", "integer": "integer", "boolean": "boolean", "text": "string"}
+_CELLS: Final = {
+    "number": "number",
+    "integer": "integer",
+    "boolean": "boolean",
+    "text": "string",
+    "date": "string",
+}
 
 
 def paths_of(
@@ -111,14 +117,15 @@ def _cell(column: Column) -> dict[str, Any]:
     if column.categories:
         return {"enum": [*column.categories, *([None] * column.takes_null)]}
     kind = _CELLS[column.kind]
-    return {"type": [kind, "null"] if column.takes_null else kind}
+    form = {"format": "date-time"} if column.kind == "date" else {}
+    return {"type": [kind, "null"] if column.takes_null else kind, **form}
 
 
 def _value(column: Column) -> Any:
     """Return an example of a column's values."""
     if column.categories:
         return column.categories[0]
-    return {"text": "text", "boolean": False}.get(column.kind, 0)
+    return {"text": "text", "boolean": False, "date": "2026-01-31T08:00:00"}.get(column.kind, 0)
 
 
 def _operation(name: str, signature: Signature, takes_short: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Pure.
 
 import math
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,13 @@ from salver.words.tensor import Array, DataType, Tensor
 
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 _NUMBERS: Final = {int, float}
-_KINDS: Final = {"number": "a number", "integer": "an integer", "boolean": "true or false", "text": "a text"}
+_KINDS: Final = {
+    "number": "a number",
+    "integer": "an integer",
+    "boolean": "true or false",
+    "text": "a text",
+    "date": "a date (ISO 8601)",
+}
 
 
 def tensors(table: Table, specs: Specs) -> tuple[Tensor, ...]:
@@ -80,6 +87,8 @@ def _texts(table: Table, spec: TensorSpec, column: Column, values: Sequence[Any]
         values = [value if type(value) is str else None for value in values]
     if column.categories:
         _check_categories(table, spec, column, [v for v in values if v is not None], values)
+    if column.kind == "date":
+        values = [None if text is None else _date(table, spec, i, text) for i, text in enumerate(values)]
     out = np.empty(len(values), object)
     try:
         out[:] = [NULL if value is None else value.encode() for value in values]
@@ -87,6 +96,17 @@ def _texts(table: Table, spec: TensorSpec, column: Column, values: Sequence[Any]
         row = next(i for i, value in enumerate(values) if value is error.object)
         raise _wrong(table, spec, row, "has a lone surrogate") from error
     return out
+
+
+def _date(table: Table, spec: TensorSpec, row: int, value: str) -> str:
+    """Return a date without an offset."""
+    try:
+        found = datetime.fromisoformat(value.strip())
+        if found.tzinfo is not None:
+            found = found.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        raise _wrong(table, spec, row, f"must be {_KINDS['date']}, not {value[:40]!r}") from None
+    return found.isoformat()
 
 
 def _numbers(table: Table, spec: TensorSpec, column: Column, values: Sequence[Any]) -> Array:
@@ -153,7 +173,7 @@ def _of_text(read: Callable[[Any], float | None]) -> Callable[[Any], float | Non
     return of_cell
 
 
-_READERS: Final = {"number": _number, "integer": _integer, "boolean": _boolean, "text": _number}
+_READERS: Final = {"number": _number, "integer": _integer, "boolean": _boolean}
 _CELLS: Final = {kind: _of_text(read) for kind, read in _READERS.items()}
 
 
