@@ -61,9 +61,9 @@ Rates are written as `N/s`, `N/m` or `N/h`, up to 1,000,000 a second. N may come
 `+BURST` says. `0/s` refuses everything. No window of T seconds has more than the burst and T times the
 rate, of requests and of rows; of tokens, none that ends with an accepted request. A key has its limits in
 its table (`limits = { requests = "50/s" }`), the others stand in `[limits.server]`, `[limits.tenants.NAME]`
-and `[limits.models.NAME]` of the keys file, with `*` for any letters. Beyond 4,096 names that patterns
-match, further ones share one limit until others are idle. The server's token has no limits of its own, but
-those of tenants, models and the server hold for it.
+and `[limits.models.NAME]` of the keys file, or in the ledger (`salver keys limits`), with `*` for any
+letters. Beyond 4,096 names that patterns match, further ones share one limit until others are idle. The
+server's token has no limits of its own, but those of tenants, models and the server hold for it.
 
 | Field of a 429 | |
 |---|---|

@@ -331,3 +331,17 @@ def test_ten_thousand_cancelled_requests_leave_nothing_behind() -> None:
     for charge in open_ones:
         charge.leave()
     assert {running for running, _ in world.state()} == {0}
+
+
+def test_limits_of_a_file_go_before_those_of_a_ledger() -> None:
+    a, b = LimitRules("1/s"), LimitRules("2/s")
+    file = DeclaredLimits(None, {"acme": a, "a*": a}, {})
+    ledger = DeclaredLimits(b, {"*": b, "acme": b}, {"m": b})
+    both = DeclaredLimits(b, {"acme": a, "a*": a, "*": b}, {"m": b})
+    table = KeyTable(lambda: 0.0, lambda: 0, b"")
+    table.declare(ledger, "ledger")
+    assert table.book.declared == ledger
+    table.declare(file)
+    assert table.book.declared == both and list(table.book.declared.tenants) == ["acme", "a*", "*"]
+    table.declare(DeclaredLimits(), "ledger")
+    assert table.book.declared == file

@@ -116,12 +116,30 @@ def test_keys_are_made_limited_rotated_and_revoked(browser: Browser, served: Ser
     expect(row.get_by_role("button")).to_have_count(0)
     assert [infer(web), infer(new)] == [401, 401]
     hear(page, "/keys")
+    hold(page)
     assert_usable(page)
     page.goto(f"{served.url}/console/#/audit")
     changes = page.get_by_role("table", name="Changes").get_by_role("row")
     expect(changes.filter(has_text="key.revoked")).to_contain_text("moved away")
     assert wrong == []
     page.context.close()
+
+
+def hold(page: Page) -> None:
+    page.get_by_role("button", name="Limit a model").click()
+    dialog = page.get_by_role("dialog", name="Limits of a model")
+    dialog.get_by_label("Name").fill("llm-*")
+    dialog.get_by_label("At once").fill("16")
+    dialog.get_by_label("Why?").fill("it is slow")
+    dialog.get_by_role("button", name="Keep").click()
+    row = page.get_by_role("table", name="Limits", exact=True).get_by_role("row").filter(has_text="llm-*")
+    expect(row).to_contain_text("16 at once")
+    row.get_by_role("button").click()
+    expect(dialog.get_by_label("Name")).to_have_value("llm-*")
+    dialog.get_by_label("At once").fill("")
+    dialog.get_by_label("Why?").fill("not any more")
+    dialog.get_by_role("button", name="Keep").click()
+    expect(page.locator("main")).to_contain_text("None of them has limits")
 
 
 def edit(page: Page, row: Locator) -> None:

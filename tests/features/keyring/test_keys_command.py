@@ -185,6 +185,37 @@ def test_the_same_words_everywhere(place: tuple[str, str], capsys: pytest.Captur
     assert re.search(r"^expires +20..-..-.. ..:..:..Z$", said(capsys), re.MULTILINE)
 
 
+def test_limits_of_tenants_models_and_the_server_everywhere(
+    place: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["keys", "create", "web", *place]) == 0  # makes the place
+
+    def limits(*words: str) -> Any:
+        said(capsys)
+        assert main(["keys", "limits", *words, *place, "--json"]) == 0
+        return json.loads(said(capsys))
+
+    assert limits() == {}
+    assert limits("--server", "--at-once", "256") == {"server": {"at_once": 256}}
+    assert limits("--tenant", "acme", "--limit", "5/s+9")["tenants"] == {"acme": {"requests": "5/s+9"}}
+    assert limits("--model", "llm-*", "--tokens", "9/s", "--why", "it is slow")["models"].keys() == {"llm-*"}
+    acme = limits("--tenant", "acme", "--rows", "7/m")["tenants"]["acme"]
+    assert acme == {"requests": "5/s+9", "rows": "7/m"}
+    assert limits("--server", "--at-once", "0").keys() == {"tenants", "models"}, "it has none any more"
+    assert limits() == limits("--tenant", "acme")
+    for wrong, text in (
+        (("--tenant", "acme", "--limit", "many"), "is no rate"),
+        (("--tenant", "acme", "--quota", "5/day"), "a tenant has no quotas"),
+        (("--tenant", "acme", "--model", "m", "--at-once", "1"), "one at a time"),
+        (("--at-once", "1"), "whose limits"),
+    ):
+        assert main(["keys", "limits", *wrong, *place]) == 1
+        assert text in capsys.readouterr().err
+    assert main(["keys", "limits", *place]) == 0
+    assert re.search(r"^tenants acme +requests 5/s\+9, rows 7/m$", said(capsys), re.MULTILINE)
+    assert main(["keys", "show", "web", *place]) == 0, "the keys stay"
+
+
 def test_keys_are_in_one_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

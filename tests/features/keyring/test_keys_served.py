@@ -153,6 +153,36 @@ async def test_an_edited_key_has_its_new_scopes_on_both(tmp_path: Path, url: str
     assert "Z ann slv_" in line.after
 
 
+async def test_limits_of_a_model_hold_on_both(tmp_path: Path, url: str) -> None:
+    async with AsyncExitStack() as stack:
+        one, two = [await stack.enter_async_context(serving(tmp_path, url)) for _ in range(2)]
+        ops = (await one.api("POST", "/keys", body={"name": "ops", "scopes": ["*"]}))["secret"]
+        some = (await one.api("POST", "/keys", ops, {"name": "x", "scopes": ["access", "infer"]}))["secret"]
+        wish = {"holder": "model", "name": "ml*", "limits": {"requests": "1/h+2"}, "reason": "it is slow"}
+        refused = await one.ask("PUT", "/api/v1/limits", some, wish)
+        assert refused.status_code == 403 and "hold for every key" in refused.text
+        assert await one.api("PUT", "/limits", ops, wish) == {"models": {"ml*": {"requests": "1/h+2"}}}
+        assert [await one.infer(some) for _ in range(3)] == [200, 200, 429]
+
+        async def is_limited() -> bool:
+            return await two.infer(some) == 429
+
+        await auntil(is_limited)
+        assert await two.api("GET", "/limits", some) == {"models": {"ml*": {"requests": "1/h+2"}}}
+        assert await two.api("PUT", "/limits", ops, {**wish, "limits": None, "reason": ""}) == {}
+        assert await two.infer(some) == 200
+        await auntil(lambda: one.accepts(some))
+        for wrong in ({"holder": "model"}, {"holder": "server", "name": "a"}, {"holder": "key", "name": "x"}):
+            told = await one.ask("PUT", "/api/v1/limits", ops, {"limits": {"at_once": 1}, **wrong})
+            assert told.status_code == 400, told.text
+    async with await Ledger.open(url) as ledger:
+        lines = [line for line in await ledger.read(history) if line.action == "limits.changed"]
+    assert [(line.subject, line.before, line.after, line.why) for line in reversed(lines)] == [
+        ("model ml*", "", '{"requests":"1/h+2"}', "it is slow"),
+        ("model ml*", '{"requests":"1/h+2"}', "", ""),
+    ]
+
+
 async def test_a_connection_that_was_open_before_the_first_key_needs_one(tmp_path: Path, url: str) -> None:
     """Requests that are answered without a task are decided when their head is first seen."""
     async with serving(tmp_path, url) as served:

@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 from salver.features.access.charge import RunCharge
 from salver.features.access.credentials import credentials
 from salver.features.access.key_format import digest_of
-from salver.features.access.limit_book import DeclaredLimits, LimitBook
+from salver.features.access.limit_book import NONE, DeclaredLimits, LimitBook
 from salver.features.access.limits import Limits, refusal
 from salver.features.access.ports import Account, Accounts, Meter
 from salver.features.access.refusals import Refusals
@@ -336,6 +336,7 @@ class KeyTable:
             self._keys[token] = Key("token", "", Scopes(("*",)), granted=None)
         #: Keys by their source.
         self._sources: dict[str, dict[bytes, Key]] = {"token": dict(self._keys)}
+        self._declared: dict[str, DeclaredLimits] = {}
         self.is_open = False
         #: The last headers that were admitted, by identity, with their key and the grant to run models.
         self._last: tuple[RawHeaders, Key | None, KeyGrant | None] = (), None, None
@@ -400,10 +401,15 @@ class KeyTable:
         self.identities = identities
         self.is_open = False
 
-    def declare(self, limits: DeclaredLimits) -> None:
-        """Replace the limits of tenants, models and the server; those that stay keep what is used of them."""
-        if limits != self.book.declared:
-            self.book = LimitBook(limits, self.book)
+    def declare(self, limits: DeclaredLimits, source: str = "file") -> None:
+        """Replace a source's limits of tenants, models and the server; those of a file go before a ledger's.
+
+        What is used of limits that stay is kept.
+        """
+        self._declared[source] = limits
+        found = self._declared.get("file", NONE).before(self._declared.get("ledger", NONE))
+        if found != self.book.declared:
+            self.book = LimitBook(found, self.book)
 
     def admit(
         self, headers: RawHeaders, right: Right, model: str = "", *, is_later: bool, is_trial: bool = False

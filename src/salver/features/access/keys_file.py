@@ -84,6 +84,13 @@ class KeysFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: DeclaredLimits = NONE
 
 
+class Draft(msgspec.Struct):
+    """Content of a file that is being changed."""
+
+    records: list[KeyRecord]
+    limits: DeclaredLimits
+
+
 def hash_of(key: str) -> str:
     """Return the hash of a key as it stands in the file."""
     return _HASH + digest_of(key.encode()).hex()
@@ -228,7 +235,14 @@ def read_whole(path: Path) -> KeysFile:
 
 @contextmanager
 def editing(path: Path) -> Iterator[list[KeyRecord]]:
-    """Yield the keys of a file, which is written afterwards; an empty list if there is no file yet.
+    """Yield the keys of a file, which is written afterwards. See :func:`drafting`."""
+    with drafting(path) as draft:
+        yield draft.records
+
+
+@contextmanager
+def drafting(path: Path) -> Iterator[Draft]:
+    """Yield the content of a file, which is written afterwards; nothing of it if there is no file yet.
 
     Others who edit the file wait. Readers see the old file or the new one. The file keeps its mode; a new one
     can be read by its owner only.
@@ -242,9 +256,9 @@ def editing(path: Path) -> Iterator[list[KeyRecord]]:
         with os.fdopen(os.open(lock, os.O_CREAT | os.O_WRONLY, 0o600), "w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             found = read_whole(path) if path.exists() else KeysFile()
-            records = list(found.key)
-            yield records
-            text = written(records, found.limits)
+            draft = Draft(list(found.key), found.limits)
+            yield draft
+            text = written(draft.records, draft.limits)
             parse(text, str(path))  # a server must never find a file that it refuses
             mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
             fresh.unlink(missing_ok=True)

@@ -39,6 +39,39 @@ class DeclaredLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
         for name, rules in self.models.items():
             yield ("models", name), rules
 
+    def of(self, holder: Holder, name: str) -> LimitRules | None:
+        """Return the limits of a holder by its name here, or its pattern; None = it has none."""
+        if holder == "server":
+            return self.server
+        found: Mapping[str, LimitRules] = getattr(self, f"{holder}s")
+        return found.get(name)
+
+    def with_those_of(self, holder: Holder, name: str, rules: LimitRules | None) -> "DeclaredLimits":
+        """Return the limits with others for one holder; None = it has none.
+
+        Raises:
+            InvalidInput: the rules are wrong, or the name is missing.
+        """
+        if (holder == "server") == bool(name):
+            raise InvalidInput("limits are those of a named tenant or model, or of the server", field="name")
+        if holder == "server":
+            changed = DeclaredLimits(rules, self.tenants, self.models)
+        else:
+            held = {**getattr(self, f"{holder}s"), name: rules}
+            kept = {each: found for each, found in held.items() if found is not None}
+            changed = msgspec.structs.replace(self, **{f"{holder}s": kept})
+        LimitBook(changed)
+        return changed
+
+    def before(self, others: "DeclaredLimits") -> "DeclaredLimits":
+        """Return these limits, and those of others for whom there are none here.
+
+        These stand first, as the first pattern that matches counts.
+        """
+        tenants = {**self.tenants, **others.tenants, **self.tenants}
+        models = {**self.models, **others.models, **self.models}
+        return DeclaredLimits(self.server or others.server, tenants, models)
+
 
 #: No limits.
 NONE: Final = DeclaredLimits()

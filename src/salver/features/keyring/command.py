@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import msgspec
 from cyclopts import App, Parameter
 
-from salver.features.access.limits import LimitRules
+from salver.features.access.limit_book import DeclaredLimits
+from salver.features.access.limits import Holder, LimitRules
 from salver.features.access.scopes import RIGHTS
-from salver.features.keyring.key_changes import NEVER, OVERLAP, Author, KeyEdit, KeyWish, ShownKey, moment_of
+from salver.features.keyring.key_changes import (
+    NEVER,
+    OVERLAP,
+    Author,
+    KeyEdit,
+    KeyWish,
+    LimitChange,
+    ShownKey,
+    moment_of,
+)
 from salver.terminal.options import DEFAULT_URL, Json, token
 from salver.terminal.output import line, listed, moment, record, remark, result
 from salver.words.errors import InvalidInput
@@ -177,9 +187,12 @@ def revoke(key: str, /, *, place: Place = _USUAL, why: Why = "", json: Json = Fa
 
 @keys.command
 def limits(
-    key: str,
+    key: str = "",
     /,
     *,
+    tenant: Annotated[str, Parameter(help="Of this tenant in place of a key, or of each by a pattern.")] = "",
+    model: Annotated[str, Parameter(help="Of this model, or of each by a pattern, as 'llm-*'.")] = "",
+    server: Annotated[bool, Parameter(help="Of the whole server.")] = False,
     place: Place = _USUAL,
     limit: Annotated[
         str | None, Parameter(help="Rate of requests to models, as 50/s or 50/s+100; none = no limit.")
@@ -196,17 +209,31 @@ def limits(
     why: Why = "",
     json: Json = False,
 ) -> None:
-    """Change the limits of a key; those that are not given stay. Without any, show the key.
+    """Change limits of a key, a tenant, a model or the server; those that are not given stay.
+
+    Without any, show the key, or all limits of tenants, models and the server.
 
     Args:
         key: Id of the key, or its name.
     """
+    named: tuple[tuple[Holder, str], ...] = (("key", key), ("tenant", tenant), ("model", model))
+    meant = [(holder, name) for holder, name in named if name]
+    if server:
+        meant.append(("server", ""))
+    if len(meant) > 1:
+        raise InvalidInput(
+            "limits are changed of one at a time", fix="Give a key, --tenant, --model or --server."
+        )
     wanted = {"requests": limit, "rows": rows, "tokens": tokens, "at_once": at_once}
     given: dict[str, Any] = {
         name: "" if value == _NONE else value for name, value in wanted.items() if value is not None
     }
     if quota is not None:
         given["quotas"] = tuple(text for text in quota if text != _NONE)
+
+    if not key:
+        _show_limits(_run(place, partial(_declare, meant, given), why), json=json)
+        return
 
     async def change(found: "Keys", author: Author) -> ShownKey:
         before = await found.show(key)
@@ -246,6 +273,20 @@ def edit(
         return await found.edit((await found.show(key)).id, wanted, author)
 
     _show(_run(place, change, why), json=json)
+
+
+async def _declare(
+    meant: "Sequence[tuple[Holder, str]]", given: Mapping[str, Any], found: "Keys", author: Author
+) -> DeclaredLimits:
+    """Change limits of a tenant, a model or the server, if any are given; return all of them."""
+    before = await found.declared()
+    if given and not meant:
+        raise InvalidInput("it is not said whose limits", fix="Give a key, --tenant, --model or --server.")
+    if not given:
+        return before
+    ((holder, name),) = meant
+    rules = msgspec.structs.replace(before.of(holder, name) or LimitRules(), **given)
+    return await found.declare(LimitChange(holder, name, rules), author)
 
 
 def _run(
@@ -314,10 +355,22 @@ def _show(each: ShownKey, *, json: bool) -> None:
         elif isinstance(value, list | tuple):
             text = " ".join(value)
         elif isinstance(value, dict):
-            text = ", ".join(f"{name} {_rule(rule)}" for name, rule in value.items())
+            text = _rules(value)
         elif isinstance(value, float):
             text = moment(value)
         line(f"{field:<14} {text}")
+
+
+def _show_limits(declared: DeclaredLimits, *, json: bool) -> None:
+    if json:
+        record(declared)
+        return
+    rows = [(" ".join(place), _rules(msgspec.to_builtins(rules))) for place, rules in declared.places()]
+    listed(rows, ("of", "limits"), lambda row: row, json=False, none="no tenant, model or server has limits")
+
+
+def _rules(rules: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_rule(rule)}" for name, rule in rules.items())
 
 
 def _rule(value: Any) -> str:

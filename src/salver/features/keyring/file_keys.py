@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from salver.features.access.keys_file import KeyRecord, editing, read
-from salver.features.keyring.key_changes import Author, Deed, Stored, find
+from salver.features.access.keys_file import KeyRecord, drafting, editing, read, read_whole
+from salver.features.access.limit_book import DeclaredLimits
+from salver.features.keyring.key_changes import Author, Deed, LimitChange, Stored, find
 
 
 class FileKeys:
@@ -50,3 +51,17 @@ class FileKeys:
             return Stored(new)
 
         return await asyncio.to_thread(change)
+
+    async def declared(self) -> DeclaredLimits:
+        """Return the limits of tenants, models and the server."""
+        return (await asyncio.to_thread(read_whole, self._path)).limits
+
+    async def declare(self, change: LimitChange, author: Author) -> DeclaredLimits:
+        """Change one of them."""
+
+        def work() -> DeclaredLimits:
+            with drafting(self._path) as draft:
+                draft.limits = draft.limits.with_those_of(*change)
+            return draft.limits
+
+        return await asyncio.to_thread(work)

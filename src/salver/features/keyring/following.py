@@ -111,6 +111,8 @@ class FollowedKeys:
         is_first, self._number = self._number < 0, found.number
         was_open, self._is_open = self._is_open, self._is_open and not found.has_rows
         changes = self._keys.replace(found.keys, _SOURCE, is_open=self._is_open)
+        if found.limits is not None:
+            self._keys.declare(found.limits, _SOURCE)
         if not is_first:
             record_changes(changes)
         if was_open and not self._is_open and not is_first:

@@ -12,7 +12,7 @@ import msgspec
 
 from salver.features.access.key_format import shown
 from salver.features.access.keys_file import KeyRecord, Previous, check, hash_of
-from salver.features.access.limits import LimitRules
+from salver.features.access.limits import Holder, LimitRules
 from salver.features.access.scopes import Scopes
 from salver.kernel.serving.standing import MAX_PRIORITY, MAX_TENANT
 from salver.words.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -74,6 +74,19 @@ class KeyEdit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     owner: _Text | None = None
     note: _Text | None = None
     reason: _Text = ""
+
+
+class LimitChange(NamedTuple):
+    """Limits of a tenant, a model or the server in the place of those that it has.
+
+    Attributes:
+        name: Name, or pattern of names; empty = the server.
+        limits: None = it has none.
+    """
+
+    holder: Holder
+    name: str
+    limits: LimitRules | None
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -150,6 +163,15 @@ class Author(NamedTuple):
             )
         if deed == "key.changed" and record.id == self.key:
             raise Forbidden("a key may not change its own limits, rights or end", fix="Use another key.")
+
+    def check_limits(self) -> None:
+        """Check that the author may change limits of tenants, models and the server. Raises Forbidden."""
+        if self.scopes is not None and not self.scopes.covers(("*",)):
+            raise Forbidden(
+                "limits of tenants, models and the server hold for every key: this one may not change them",
+                field="scopes",
+                fix="Use a key with the scope *.",
+            )
 
 
 def made(wish: KeyWish, key: str, id: str, now: datetime) -> KeyRecord:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from salver.features.access.key_table import Key
+from salver.features.access.limit_book import DeclaredLimits
 from salver.features.access.limits import LimitRules
-from salver.features.keyring.key_changes import OVERLAP, Author, KeyEdit, KeyWish, ShownKey
+from salver.features.keyring.key_changes import OVERLAP, Author, KeyEdit, KeyWish, LimitChange, ShownKey
 from salver.features.keyring.key_ring import KeyRing, MadeKey
 from salver.features.registry.tokens import Tokens
 from salver.transport.operations import (
@@ -40,6 +41,18 @@ class NewLimits(Why, frozen=True, forbid_unknown_fields=True):
     """Limits of a key in the place of those that it has; None = it has no limits."""
 
     limits: LimitRules | None
+
+
+class HeldLimits(Why, frozen=True, forbid_unknown_fields=True):
+    """Limits of a tenant, a model or the server in the place of those that it has; None = it has none.
+
+    Attributes:
+        name: Name, or a pattern in which ``*`` stands for any letters; empty = the server.
+    """
+
+    holder: Literal["tenant", "model", "server"]
+    limits: LimitRules | None
+    name: Annotated[str, msgspec.Meta(max_length=300, pattern=r"^[^\x00]*$")] = ""
 
 
 def key_operations(ring: KeyRing, apply: Callable[[], Awaitable[None]]) -> list[Operation]:
@@ -80,6 +93,19 @@ def key_operations(ring: KeyRing, apply: Callable[[], Awaitable[None]]) -> list[
         await apply()
         return Answer(edited)
 
+    async def list_limits(asked: ApiRequest) -> Answer:
+        return Answer(await ring.declared())
+
+    async def set_limits(asked: ApiRequest) -> Answer:
+        wish = asked.body
+        declared = await ring.declare(LimitChange(wish.holder, wish.name, wish.limits), _author(asked))
+        await apply()
+        return Answer(declared)
+
+    held, hold = (
+        "Limits of tenants, models and the server",
+        "Change limits of a tenant, a model or the server",
+    )
     edit = "Change scopes, expiry, owner or note of a key"
     create, rotate = "Make a key, which is shown once", "Replace a key, with the old one valid for a while"
     revoke, limit, page = "Revoke a key", "Change the limits of a key", Page[ShownKey]
@@ -91,6 +117,8 @@ def key_operations(ring: KeyRing, apply: Callable[[], Awaitable[None]]) -> list[
         ("revoke_key", "DELETE", _ONE, revoke, revoke_key, ShownKey, Why, NoQuery),
         ("edit_key", "PUT", _ONE, edit, edit_key, ShownKey, KeyEdit, NoQuery),
         ("limit_key", "PUT", f"{_ONE}/limits", limit, limit_key, ShownKey, NewLimits, NoQuery),
+        ("limits", "GET", "/limits", held, list_limits, DeclaredLimits, None, NoQuery),
+        ("set_limits", "PUT", "/limits", hold, set_limits, DeclaredLimits, HeldLimits, NoQuery),
     )
     return [Operation(*row, changes=row[1] != "GET", right="access") for row in table]
 

@@ -12,6 +12,7 @@ import msgspec
 
 from salver.features.access.key_format import new_key
 from salver.features.access.keys_file import KeyRecord
+from salver.features.access.limit_book import DeclaredLimits
 from salver.features.access.limits import LimitRules
 from salver.features.keyring import key_changes
 from salver.features.keyring.key_changes import (
@@ -19,10 +20,12 @@ from salver.features.keyring.key_changes import (
     Deed,
     KeyEdit,
     KeyWish,
+    LimitChange,
     ShownKey,
     Stored,
     edited,
     limited,
+    limits_of,
     made,
     revoked,
     rotated,
@@ -77,6 +80,14 @@ class Keys(Protocol):
         """Change scopes, expiry, owner or note. Raises NotFound, Conflict, InvalidInput, Forbidden."""
         ...
 
+    async def declared(self) -> DeclaredLimits:
+        """Return the limits of tenants, models and the server."""
+        ...
+
+    async def declare(self, change: LimitChange, author: Author) -> DeclaredLimits:
+        """Change one of them. Raises InvalidInput, Forbidden."""
+        ...
+
 
 class KeyRecords(Protocol):
     """Records of keys, where they are kept. Its methods raise SalverError, and then change nothing."""
@@ -97,6 +108,14 @@ class KeyRecords(Protocol):
         self, key: str, deed: Deed, author: Author, work: Callable[[KeyRecord], KeyRecord]
     ) -> Stored:
         """Change one, unless another call has changed it meanwhile; return it."""
+        ...
+
+    async def declared(self) -> DeclaredLimits:
+        """Return the limits of tenants, models and the server."""
+        ...
+
+    async def declare(self, change: LimitChange, author: Author) -> DeclaredLimits:
+        """Change one of them; return all."""
         ...
 
 
@@ -164,6 +183,15 @@ class KeyRing:
         """See :class:`Keys`."""
         now = self._now()
         return await self._change(key, "key.changed", author, lambda old: edited(old, edit, now))
+
+    async def declared(self) -> DeclaredLimits:
+        """See :class:`Keys`."""
+        return await self._records.declared()
+
+    async def declare(self, change: LimitChange, author: Author) -> DeclaredLimits:
+        """See :class:`Keys`."""
+        author.check_limits()
+        return await self._records.declare(change._replace(limits=limits_of(change.limits)), author)
 
     async def _change(
         self, key: str, deed: Deed, author: Author, change: Callable[[KeyRecord], KeyRecord]

@@ -9,19 +9,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, or_, select, update
 
 from salver.features.access.key_table import Key
 from salver.features.access.keys_file import KeyRecord, table
-from salver.features.keyring.key_changes import Author, Deed, Stored, find
+from salver.features.access.limit_book import NONE, DeclaredLimits, LimitBook
+from salver.features.access.limits import LimitRules
+from salver.features.keyring.key_changes import Author, Deed, LimitChange, Stored, find
 from salver.features.ledger.ledger import Ledger
-from salver.features.ledger.schema import ACCESS_CHANGE, ACCESS_KEY
+from salver.features.ledger.schema import ACCESS_CHANGE, ACCESS_KEY, ACCESS_LIMITS
 from salver.features.registry.audit import Change, record
-from salver.features.registry.records import Actor
+from salver.features.registry.records import Action, Actor
 from salver.words.errors import InvalidInput
 
 _LOG: Final = logging.getLogger("salver.access")
 _encode: Final = msgspec.json.Encoder().encode
+_decode_limits: Final = msgspec.json.Decoder(DeclaredLimits).decode
 _decode: Final = msgspec.json.Decoder(KeyRecord).decode
 
 
@@ -87,13 +90,38 @@ class LedgerKeys:
         if rows:
             await self._ledger.write(work)
 
+    async def declared(self) -> DeclaredLimits:
+        """Return the limits of tenants, models and the server."""
+        return await self._ledger.read(_declared)
+
+    async def declare(self, change: LimitChange, author: Author) -> DeclaredLimits:
+        """Change one of them."""
+
+        def work(connection: Connection) -> DeclaredLimits:
+            old = _declared(connection)
+            new = old.with_those_of(*change)
+            if new != old:
+                connection.execute(delete(ACCESS_LIMITS))
+                connection.execute(insert(ACCESS_LIMITS), {"id": 1, "body": _encode(new).decode()})
+                told = _told(old.of(change.holder, change.name)), _told(change.limits)
+                whose = f"{change.holder} {change.name}".rstrip()
+                self._tell(connection, author, "limits.changed", whose, *told)
+            return new
+
+        return await self._ledger.write(work)
+
     def _note(
         self, connection: Connection, author: Author, deed: Deed, old: KeyRecord | None, new: KeyRecord
     ) -> None:
+        before = "" if old is None else _text(old)
+        self._tell(connection, author, deed, f"{new.id} {new.name}", before, _text(new))
+
+    def _tell(
+        self, connection: Connection, author: Author, action: Action, subject: str, old: str, new: str
+    ) -> None:
         """Record a change, and tell the servers."""
         change = Change(Actor(author.name), self._clock(), author.why)
-        before = "" if old is None else _text(old)
-        record(connection, change, deed, "", f"{new.id} {new.name}", before, _text(new))
+        record(connection, change, action, "", subject, old, new)
         number = update(ACCESS_CHANGE).values(number=ACCESS_CHANGE.c.number + 1)
         if not connection.execute(number).rowcount:
             connection.execute(insert(ACCESS_CHANGE), {"id": 1, "number": 1})
@@ -106,11 +134,13 @@ class KeysFound(NamedTuple):
         number: Number of changes so far.
         keys: Valid keys, by digest.
         has_rows: There are keys, valid or not.
+        limits: Limits of tenants, models and the server; None = they cannot be read.
     """
 
     number: int
     keys: dict[bytes, Key]
     has_rows: bool
+    limits: DeclaredLimits | None
 
 
 def newer(connection: Connection, number: int) -> KeysFound | None:
@@ -123,7 +153,29 @@ def newer(connection: Connection, number: int) -> KeysFound | None:
         keys = table([_decode(body) for _, body in rows])
     except (msgspec.DecodeError, InvalidInput):
         keys = _readable(rows)
-    return KeysFound(present, keys, bool(rows))
+    try:
+        limits = _declared(connection)
+        LimitBook(limits)
+    except InvalidInput as error:
+        _LOG.error("limits of tenants, models and the server stay as they are: %s", error)
+        return KeysFound(present, keys, bool(rows), None)
+    return KeysFound(present, keys, bool(rows), limits)
+
+
+def _declared(connection: Connection) -> DeclaredLimits:
+    """Return the limits of tenants, models and the server. Raises InvalidInput."""
+    body = connection.scalar(select(ACCESS_LIMITS.c.body))
+    try:
+        return NONE if body is None else _decode_limits(body)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(
+            f"this Salver cannot read the limits in the ledger: {error}",
+            fix="Use the version that wrote them.",
+        ) from error
+
+
+def _told(rules: LimitRules | None) -> str:
+    return "" if rules is None else _encode(rules).decode()
 
 
 def _readable(rows: Iterable[Any]) -> dict[bytes, Key]:

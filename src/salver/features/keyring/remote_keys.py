@@ -6,8 +6,9 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from salver.features.access.limit_book import DeclaredLimits
 from salver.features.access.limits import LimitRules
-from salver.features.keyring.key_changes import Author, KeyEdit, KeyWish, ShownKey
+from salver.features.keyring.key_changes import Author, KeyEdit, KeyWish, LimitChange, ShownKey
 from salver.features.keyring.key_ring import MadeKey
 from salver.words.errors import NotFound, Unsupported
 
@@ -24,6 +25,7 @@ class _ListedKeys(msgspec.Struct, frozen=True):
 
 _read_list: Final = msgspec.json.Decoder(_ListedKeys).decode
 _read_key: Final = msgspec.json.Decoder(ShownKey).decode
+_read_limits: Final = msgspec.json.Decoder(DeclaredLimits).decode
 _read_made: Final = msgspec.json.Decoder(MadeKey).decode
 
 
@@ -75,6 +77,15 @@ class RemoteKeys:
     async def edit(self, key: str, edit: KeyEdit, author: Author) -> ShownKey:
         """Change scopes, expiry, owner or note of a key."""
         return await self._ask(_read_key, "PUT", _at(key), msgspec.to_builtins(edit))
+
+    async def declared(self) -> DeclaredLimits:
+        """Return the limits of tenants, models and the server."""
+        return await self._ask(_read_limits, "GET", "/limits")
+
+    async def declare(self, change: LimitChange, author: Author) -> DeclaredLimits:
+        """Change one of them."""
+        body = msgspec.to_builtins(change._asdict())
+        return await self._ask(_read_limits, "PUT", "/limits", {**body, **_why(author)})
 
     async def _ask(
         self, read: Callable[[bytes], T], verb: str, path: str, body: dict[str, Any] | None = None

@@ -29,7 +29,7 @@ Rows = Literal["free", "unchanged", "kept"]
 
 METADATA: Final = MetaData()
 #: Schema version that this Salver writes.
-NEWEST: Final = 7
+NEWEST: Final = 8
 #: SQLite auto-increments only columns of this type.
 _COUNTED: Final = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -252,6 +252,9 @@ ACCESS_KEY: Final = _table(
 
 #: Number of changes of keys so far, by which servers see that there was one: a single row.
 ACCESS_CHANGE: Final = _table("access_change", ["id"], _whole("id"), _whole("number"), since=6)
+
+#: Limits of tenants, models and the server: a single row, of which ``body`` has all.
+ACCESS_LIMITS: Final = _table("access_limits", ["id"], _whole("id"), _json("body"), since=8)
 
 # Releases and their evidence.
 

@@ -55,7 +55,7 @@ def record(
 
 def _tell(connection: Connection, entry: Entry) -> None:
     """Create deliveries for the webhooks that subscribe to it."""
-    if entry.action.startswith(("webhook.", "token.", "key.")):  # not for other models
+    if entry.action.startswith(("webhook.", "token.", "key.", "limits.")):  # not for other models
         return
     wanting = select(WEBHOOK.c.id, WEBHOOK.c.events).where(WEBHOOK.c.model.in_(["", entry.model]))
     body = msgspec.json.encode({"type": entry.action, "timestamp": entry.time, "data": entry}).decode()

@@ -37,6 +37,7 @@ Action = Literal[
     "key.changed",
     "key.rotated",
     "key.revoked",
+    "limits.changed",
 ]
 
 

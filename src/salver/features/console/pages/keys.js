@@ -10,8 +10,8 @@ export function keys({ announce, again, query }) {
   const after = query.get("after") ?? "";
   return {
     seconds: 5,
-    paths: () => [maybe(`/keys?limit=${AT_ONCE}${after ? `&after=${encodeURIComponent(after)}` : ""}`)],
-    draw(server, page) {
+    paths: () => [maybe(`/keys?limit=${AT_ONCE}${after ? `&after=${encodeURIComponent(after)}` : ""}`), maybe("/limits")],
+    draw(server, page, declared) {
       if (!page) return [...needsRegistry("Keys"), h("p", { class: "hint" }, "Without one, keys are kept in a file: ", h("code", {}, "--keys-file FILE"), ".")];
       const isRefused = server.changes === "refused";
       const isFirst = !page.items.length && !after;
@@ -30,10 +30,23 @@ export function keys({ announce, again, query }) {
           h("div", { class: "buttons" },
             after ? h("a", { class: "button", href: "#/keys" }, "First ones") : null,
             page.next ? h("a", { class: "button", href: `#/keys?after=${encodeURIComponent(page.next)}` }, "Later") : null)),
+        card("Limits of tenants, models and the server", "They hold beside those of keys, whoever asks.",
+          table("Limits", ["Of", "Name", "Limits", "Change"], held(declared ?? {}).map(([holder, name, rules]) => [
+            holder, name || "–", limits(rules),
+            h("button", { type: "button", "aria-haspopup": "dialog", disabled: isRefused, "aria-label": `Limits of ${holder} ${name}`.trim(), onclick: () => hold(holder, name, rules, does) }, "Limits")]),
+          { empty: "None of them has limits.", keys: held(declared ?? {}).map(([holder, name]) => `${holder} ${name}`) }),
+          h("div", { class: "buttons" }, ["tenant", "model", "server"].map((holder) =>
+            h("button", { type: "button", "aria-haspopup": "dialog", disabled: isRefused, onclick: () => hold(holder, "", holder === "server" ? declared?.server : {}, does) }, `Limit a ${holder}`.replace("a server", "the server"))))),
       ];
     },
   };
 }
+
+/** Limits that are declared, as rows of holder, name and rules. */
+const held = ({ server, tenants = {}, models = {} }) => [
+  ...(server ? [["server", "", server]] : []),
+  ...Object.entries(tenants).map(([name, rules]) => ["tenant", name, rules]), ...Object.entries(models).map(([name, rules]) => ["model", name, rules]),
+];
 
 const more = (text) => (text ? h("small", { class: "next" }, text) : null);
 
@@ -51,19 +64,19 @@ const changes = (one, isRefused, does) => h("div", { class: "buttons" },
 
 const field = (label, attributes, about) => h("label", {}, label, h("input", attributes), about ? h("small", {}, about) : null);
 
-/** Fields of limits, with those that there are. */
-function limitFields(rules = {}) {
+/** Fields of limits, with those that there are; only keys have quotas. */
+function limitFields(rules = {}, { hasQuotas = true } = {}) {
   return [h("div", { class: "fields" },
     UNITS.map(([name, words, example]) => field(`Limit of ${words}`, { name, value: rules[name] ?? "", maxlength: 32, placeholder: example })),
     field("At once", { name: "at_once", type: "number", min: 0, max: 1000000, value: rules.at_once, placeholder: "8" })),
-  field("Quotas", { name: "quotas", value: (rules.quotas ?? []).join(", "), maxlength: 1000, placeholder: "10000/day, 1e6 tokens/month" })];
+  hasQuotas ? field("Quotas", { name: "quotas", value: (rules.quotas ?? []).join(", "), maxlength: 1000, placeholder: "10000/day, 1e6 tokens/month" }) : null];
 }
 
 /** The limits in a form; null = there are none. */
 function limitsOf(values) {
   const rules = Object.fromEntries(UNITS.map(([name]) => [name, values[name].trim()]).filter(([, text]) => text));
   if (Number(values.at_once)) rules.at_once = Number(values.at_once);
-  const quotas = values.quotas.split(",").map((text) => text.trim()).filter(Boolean);
+  const quotas = (values.quotas ?? "").split(",").map((text) => text.trim()).filter(Boolean);
   if (quotas.length) rules.quotas = quotas;
   return Object.keys(rules).length ? rules : null;
 }
@@ -133,6 +146,21 @@ function limit(one, { announce, again }) {
     title: `Limits of ${one.name}`, verb: "Keep", method: "PUT", path: at`/keys/${one.id}/limits`,
     fields: [limitFields(one.limits)],
     body: (values) => ({ limits: limitsOf(values), reason: values.reason }),
+    done() {
+      announce("The limits hold from now on.");
+      again();
+    },
+  });
+}
+
+function hold(holder, name, rules, { announce, again }) {
+  askReason({
+    title: `Limits of ${holder === "server" ? "the server" : `a ${holder}`}`, verb: "Keep", method: "PUT", path: "/limits",
+    fields: [
+      holder === "server" ? null : field("Name", { name: "name", value: name, required: true, readonly: Boolean(name), maxlength: 300 }, "Or a pattern, in which * stands for any letters; each that matches has them for itself."),
+      limitFields(rules ?? {}, { hasQuotas: false }),
+    ],
+    body: (values) => ({ holder, name: values.name?.trim() ?? "", limits: limitsOf(values), reason: values.reason }),
     done() {
       announce("The limits hold from now on.");
       again();
