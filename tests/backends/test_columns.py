@@ -167,6 +167,33 @@ def test_categories_of_histogram_gradient_boosting(frame: Any, tmp_path: Path) -
     model.close()
 
 
+@pytest.mark.parametrize("kind", ["lightgbm", "xgboost", "pipeline"])
+def test_categories_of_boosters_with_the_interface_of_estimators(
+    kind: str, frame: Any, tmp_path: Path
+) -> None:
+    import joblib
+    import lightgbm
+    import xgboost
+    from sklearn.pipeline import make_pipeline
+
+    rows, target = categorical(frame), (frame.fast == "yes").astype(int)
+    own: Any = lightgbm.LGBMClassifier(n_estimators=5, verbose=-1, n_jobs=1)
+    if kind == "xgboost":
+        own = xgboost.XGBClassifier(n_estimators=5, n_jobs=1, enable_categorical=True)
+    own = make_pipeline(own) if kind == "pipeline" else own
+    joblib.dump(own.fit(rows, target), tmp_path / "m.joblib")
+    backend = SklearnBackend()
+    model = backend.load(manifest_of(backend, tmp_path / "m.joblib"), LoadOptions(trust_pickle=True))
+    assert [spec.name for spec in model.signature.inputs] == ["input"]  # of codes, as before
+    assert told(model)["sex"] == Column("text", ("female", "male"), takes_null=True)
+    answer = model.run({**sent(rows, model), **MARK})
+    np.testing.assert_allclose(answer["probabilities"], own.predict_proba(rows), rtol=1e-6)
+    wrong = sent(frame[:2], model) | {"sex": np.array([b"male", b"divers"], object)}
+    with pytest.raises(InvalidInput, match="row 1: column 'sex' has no category 'divers'"):
+        model.run({**wrong, **MARK})
+    model.close()
+
+
 def months(table: Any) -> Array:
     found: Array = table.apply(lambda column: column.dt.month).fillna(0).to_numpy("f8")
     return found

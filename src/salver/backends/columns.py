@@ -48,14 +48,17 @@ class Table:
         Raises:
             InvalidInput: a value is none of the model's categories.
         """
-        found: list[Array | list[float]] = []
-        for spec in self.columns:
-            values = inputs[spec.name]
-            if codes := self._codes.get(spec.name):
-                found.append([_code(spec, codes, i, value) for i, value in enumerate(values.tolist())])
-            else:
-                found.append(values)
-        return np.stack([np.asarray(values, np.float64) for values in found], axis=1)
+        return np.stack([self.numbers(spec, inputs[spec.name]) for spec in self.columns], axis=1)
+
+    def numbers(self, spec: TensorSpec, values: Array) -> Array:
+        """Return a column as FP64, with codes for categories.
+
+        Raises:
+            InvalidInput: a value is none of the model's categories.
+        """
+        if codes := self._codes.get(spec.name):
+            return np.array([_code(spec, codes, i, value) for i, value in enumerate(values.tolist())])
+        return values.astype(np.float64, copy=False)
 
 
 def table_of(

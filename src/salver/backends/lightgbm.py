@@ -58,7 +58,7 @@ class LightgbmBackend:
             if "\nend of trees" not in text:  # LightGBM would load a truncated file with the remaining trees
                 raise LoadFailed(f"{manifest.path} is cut short: it has no 'end of trees'")
             booster = lightgbm.Booster(model_str=text)
-            return LightgbmModel(booster, manifest, options.threads, raw, _table(booster, text))
+            return LightgbmModel(booster, manifest, options.threads, raw, table_of_booster(booster, text))
 
 
 class LightgbmModel:
@@ -102,7 +102,7 @@ class LightgbmModel:
         self._booster = None
 
 
-def _table(booster: Any, text: str) -> "Table | None":
+def table_of_booster(booster: Any, text: str) -> "Table | None":
     """Return the columns by the booster's names, with the categories that pandas had for them."""
     names = booster.feature_name()
     if all(_UNNAMED.fullmatch(name) for name in names):

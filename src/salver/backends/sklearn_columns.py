@@ -4,20 +4,23 @@ It runs the estimator once or a few times, to learn which columns may have missi
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from msgspec.structs import replace
 
-from salver.backends.columns import MOST_COLUMNS, Category, dates, texts
+from salver.backends.columns import MOST_COLUMNS, Category, Table, dates, texts
+from salver.lazy import lazy_imports
 from salver.words.errors import LoadFailed
-from salver.words.messages import Column, TensorSpec
+from salver.words.messages import NULL, Column, TensorSpec
 from salver.words.tensor import Array, DataType
+
+with lazy_imports():
+    from salver.backends import lightgbm, xgboost
 
 #: More columns are not tried one by one.
 _MOST_TRIED: Final = 64
-Frame = Callable[[Mapping[str, Any]], Any]
 
 
 class SklearnTable:
@@ -38,15 +41,19 @@ class SklearnTable:
                 f"option dates names {unknown[0]!r}, which is no column of the estimator",
                 field="options.dates",
             )
-        self.columns = tuple(_as_date(spec) if spec.name in days else spec for spec in self.columns)
-        self.is_matrix = not hasattr(first_step(estimator), "transformers_") and all(
-            spec.datatype is not DataType.BYTES for spec in self.columns
+        self._boosted = _boosted(estimator) if self.columns else None
+        own = {spec.name: spec for spec in self._boosted.columns} if self._boosted is not None else {}
+        columns = [own.get(spec.name, spec) for spec in self.columns]
+        self.columns = tuple(_as_date(spec) if spec.name in days else spec for spec in columns)
+        self.is_matrix = bool(own) or (
+            not hasattr(first_step(estimator), "transformers_")
+            and all(spec.datatype is not DataType.BYTES for spec in self.columns)
         )
-        self._frame: Frame = dict
+        self._pandas: Any = None
         if not self.columns:
             return
-        self._frame = _pandas(is_needed=not self.is_matrix)
-        if self._frame is dict:
+        self._pandas = _pandas(is_needed=not self.is_matrix)
+        if self._pandas is None:
             self.columns = ()
         else:
             self.columns = _with_nulls(estimator, self.columns, self.trial)
@@ -55,24 +62,50 @@ class SklearnTable:
         """Return the data frame of a run's inputs.
 
         Raises:
-            InvalidInput: a text is not UTF-8.
+            InvalidInput: a text is not UTF-8, or a value no category.
         """
-        return self._frame({spec.name: _values(spec, inputs[spec.name]) for spec in self.columns})
+        return self._pandas.DataFrame(
+            {spec.name: self._column(spec, inputs[spec.name]) for spec in self.columns}
+        )
 
-    def trial(self, missing: Sequence[str] = ()) -> Any:
+    def _column(self, spec: TensorSpec, values: Array) -> Any:
+        column = spec.column or Column()
+        if self._boosted is not None and column.categories:
+            codes = np.nan_to_num(self._boosted.numbers(spec, values), nan=-1).astype(np.int64)
+            return self._pandas.Categorical.from_codes(codes, column.categories)
+        if column.kind == "date":
+            return dates(spec.name, values)
+        if spec.datatype is DataType.BYTES:
+            return texts(spec.name, values)
+        if column.kind == "boolean" and not np.isnan(values).any():
+            return values.astype(np.bool_)
+        return values
+
+    def trial(self, missing: Container[str] = ()) -> Any:
         """Return a data frame of two rows, with values that the transformers know."""
-        values: dict[str, Any] = {}
+        inputs = {}
         for spec in self.columns:
-            value: Category = "" if spec.datatype is DataType.BYTES else 0.0
-            if spec.column is not None and spec.column.categories:
-                value = spec.column.categories[0]
-            dtype: Any = object if isinstance(value, str) else None
-            known: Any = value
-            lacking: Any = np.nan
-            if spec.column is not None and spec.column.kind == "date":
-                dtype, known, lacking = "datetime64[us]", "2000-01-01", "NaT"
-            values[spec.name] = np.array([lacking if spec.name in missing else known] * 2, dtype)
-        return self._frame(values)
+            column = spec.column or Column()
+            value: Any = column.categories[0] if column.categories else 0
+            if spec.datatype is DataType.BYTES:
+                value = str(value or "").encode() if column.kind == "text" else b"2000-01-01"
+            if spec.name in missing:
+                value = NULL if spec.datatype is DataType.BYTES else np.nan
+            inputs[spec.name] = np.array([value] * 2, spec.datatype.dtype)
+        return self.frame(inputs)
+
+
+def _boosted(estimator: Any) -> "Table | None":
+    """Return the columns of a booster with categories that has scikit-learn's interface; None for others."""
+    first = first_step(estimator)
+    table: Table | None = None
+    if hasattr(first, "booster_"):
+        table = lightgbm.table_of_booster(first.booster_, first.booster_.model_to_string())
+    elif hasattr(first, "get_booster"):
+        table = xgboost.table_of_booster(first.get_booster())
+    if table is None or not any(spec.column is not None and spec.column.categories for spec in table.columns):
+        return None
+    return table
 
 
 def first_step(estimator: Any) -> Any:
@@ -86,28 +119,17 @@ def _as_date(spec: TensorSpec) -> TensorSpec:
     return replace(spec, datatype=DataType.BYTES, column=replace(spec.column or Column(), kind="date"))
 
 
-def _values(spec: TensorSpec, values: Array) -> Array:
-    if spec.column is not None and spec.column.kind == "date":
-        return dates(spec.name, values)
-    if spec.datatype is DataType.BYTES:
-        return texts(spec.name, values)
-    if spec.column is not None and spec.column.kind == "boolean" and not np.isnan(values).any():
-        return values.astype(np.bool_)
-    return values
-
-
-def _pandas(*, is_needed: bool) -> Frame:
+def _pandas(*, is_needed: bool) -> Any:
     try:
         import pandas  # type: ignore[import-untyped,unused-ignore]
     except ImportError as error:
         if not is_needed:
-            return dict
+            return None
         raise LoadFailed(
             "this estimator was fitted on a table of named columns, which needs pandas",
             fix="Install it with: pip install 'salver[sklearn]'",
         ) from error
-    frame: Frame = pandas.DataFrame
-    return frame
+    return pandas
 
 
 def _columns(estimator: Any) -> tuple[TensorSpec, ...]:

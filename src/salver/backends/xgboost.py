@@ -80,7 +80,7 @@ class XgboostBackend:
             if output == "probability" and learner["objective"]["name"] == "multi:softmax":
                 booster.set_param({"objective": "multi:softprob"})
             predict = _linear(xgboost, booster, margin) if kind == "gblinear" else _trees(booster, margin)
-            return XgboostModel(predict, int(booster.num_features()), manifest, _table(booster))
+            return XgboostModel(predict, int(booster.num_features()), manifest, table_of_booster(booster))
 
 
 class XgboostModel:
@@ -145,7 +145,7 @@ def _linear(xgboost: Any, booster: Any, margin: bool) -> Callable[[Array], Array
     return predict
 
 
-def _table(booster: Any) -> "Table | None":
+def table_of_booster(booster: Any) -> "Table | None":
     """Return the columns by the booster's names, with the categories that it was trained with."""
     names, kinds = booster.feature_names, booster.feature_types or ()
     categories: dict[str, Sequence[Category]] = {}
