@@ -143,6 +143,23 @@ async def test_a_closed_pipeline_takes_nothing(pipeline) -> None:
         await asked(pipeline, 1)
 
 
+async def test_large_inputs_of_a_light_step_leave_the_event_loop(tmp_path) -> None:
+    steps = ('a]\nuse = "text-normalise"', 'b]\nuse = "text-split"\nby = "words"', 'c]\nuse = "text-join"')
+    (tmp_path / "pipeline.toml").write_text("".join(f"[steps.{step}\n" for step in steps))
+    loader = PipelineLoader(NoModels(), None, lambda event: None, time.monotonic)
+    servable = await loader.load(Manifest(ModelId("p", "1"), tmp_path, "pipeline", "pipeline"))
+    graph = servable.engine.graph
+    assert [step.run.most_bytes < 1_000_000 for step in graph.steps] == [True] * 3
+    text = b"a  " + b"b" * 1_000_000
+    response = await servable.infer(InferRequest("p", (tensor("text", [text]),)))
+    assert response.outputs[0].array.tolist() == [text.replace(b"  ", b" ")]
+    with pytest.raises(InvalidInput, match=r"step 'b' found 20000 items .* at most 16384"):
+        await servable.infer(InferRequest("p", (tensor("text", [b"a " * 20_000]),)))
+    with pytest.raises(InvalidInput, match="valid UTF-8"):
+        await servable.infer(InferRequest("p", (tensor("text", [b"\xff" * 1_000_000]),)))
+    await servable.close()
+
+
 async def test_options_of_a_models_table_are_refused(tmp_path) -> None:
     inner = NoModels()
     loader = PipelineLoader(inner, None, lambda event: None, time.monotonic)

@@ -158,7 +158,8 @@ class PipelineBackend:
     name = PIPELINE
     extra = "text"
     modules: tuple[str, ...] = ()
-    traits = Traits(repeatable=True, harmless_formats=frozenset())
+    #: Of its models, some may not be run by two threads at once.
+    traits = Traits(concurrent=False, repeatable=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """Return ``pipeline`` for a folder with a ``pipeline.toml``."""

@@ -5,6 +5,7 @@ each row begin, and a step that reads rows from further up takes them by these. 
 models only, and a model gets the items of all rows in one request.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +17,7 @@ from salver.features.pipelines.graph import Graph, Port, Step
 from salver.features.pipelines.one_by_one import one_by_one
 from salver.features.pipelines.planning import Edge, Node, Plan
 from salver.features.pipelines.steps.step import OFFSETS, Arrays, Run
-from salver.words.errors import ModelFailed
+from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import (
     PIPELINE,
     Call,
@@ -28,6 +29,10 @@ from salver.words.messages import (
 )
 from salver.words.tensor import Array, DataType, Tensor
 
+#: Items in the lists of a request, over all rows.
+MOST_ITEMS: Final = 16_384
+#: Bytes that a light step takes on the event loop; more take it some tenths of a millisecond.
+_LIGHT_BYTES: Final = 1 << 18
 _NO_AXIS: Final[Axis] = ()
 #: Asks a model, or an engine that runs a step: request, context, sender.
 Ask = Callable[[InferRequest, Call, Any], Awaitable[InferResponse]]
@@ -126,7 +131,7 @@ class _Compiler:
             return
         quick = None
         if runner.run is not None:
-            quick = QuickRun(node.name, runner.run, (), _NO_AXIS, self._outputs(node))
+            quick = LocalRun(node.name, runner.run, (), node.axis, self._outputs(node))
             quick.most_bytes = node.step.quick_bytes
         self._add(node.name, "", ports, outputs, run=quick, ask=ask)
 
@@ -196,8 +201,10 @@ class _Compiler:
         ports: tuple[Port, ...],
         outputs: Mapping[str, str],
         run: "LocalRun | None" = None,
-        ask: "ModelAsk | None" = None,
+        ask: "ModelAsk | ThreadAsk | None" = None,
     ) -> None:
+        if run is not None and ask is None:
+            ask = ThreadAsk(model, run)
         reads = tuple(dict.fromkeys(port.tensor for port in ports))
         wanted = tuple(map(RequestedOutput, outputs))
         index, writes = len(self.steps), tuple(outputs.values())
@@ -212,9 +219,12 @@ class LocalRun:
         gathers: Inputs whose rows are taken by offsets, step by step.
         outputs: Tensor and type of each output.
         joined: Tensor of the offsets of the lists that it puts together; empty = it does not.
+
+    Attributes:
+        most_bytes: Bytes of inputs on which it runs at once.
     """
 
-    __slots__ = ("_gathers", "_is_plain", "_joined", "_name", "_outputs", "_run")
+    __slots__ = ("_gathers", "_is_plain", "_joined", "_name", "_outputs", "_run", "most_bytes")
 
     def __init__(
         self,
@@ -229,6 +239,7 @@ class LocalRun:
         self._run = run
         self._gathers = gathers
         self._joined = joined
+        self.most_bytes = _LIGHT_BYTES
         #: Rows of lists and conditions may be none at all, which steps are not asked about.
         self._is_plain = not axis and not joined
         self._outputs = tuple(
@@ -236,9 +247,20 @@ class LocalRun:
         )
 
     def __call__(self, given: dict[str, Array]) -> dict[str, Tensor] | None:
-        """Return the tensors that it gives.
+        """Return the tensors that it gives; None = the inputs are too large for the event loop.
 
         Raises:
+            SalverError: as ``always``.
+        """
+        if _size(given, self.most_bytes) > self.most_bytes:
+            return None
+        return self.always(given)
+
+    def always(self, given: dict[str, Array]) -> dict[str, Tensor]:
+        """Return the tensors that it gives, on any thread.
+
+        Raises:
+            InvalidInput: lists have too many items.
             ModelFailed: an output is missing, or has another datatype than the step declares.
         """
         arrays = given
@@ -255,6 +277,12 @@ class LocalRun:
             array = outputs.get(own)
             if array is None or array.dtype != dtype or array.ndim != len(type.shape):
                 raise self._wrong(own, type, array)
+            if own == OFFSETS and array[-1] > MOST_ITEMS:
+                raise InvalidInput(
+                    f"step '{self._name}' found {array[-1]} items in the lists of a request; at most "
+                    f"{MOST_ITEMS} are taken",
+                    fix="Send fewer rows at once, or limit the items of a row.",
+                )
             if not array.flags.c_contiguous:
                 array = np.ascontiguousarray(array)
             found[tensor] = Tensor(tensor, datatype, array)
@@ -277,26 +305,39 @@ class LocalRun:
         return ModelFailed(f"step '{self._name}' gave {said} for its output {output}, which is {type}")
 
 
-class QuickRun(LocalRun):
-    """Heavy step, which runs at once on inputs so small that changing threads would cost more.
+class ThreadAsk:
+    """Step that runs at once on small inputs, on a thread for large ones."""
 
-    Attributes:
-        most_bytes: Bytes of such inputs.
-    """
+    __slots__ = ("_local", "_name")
 
-    __slots__ = ("most_bytes",)
-    most_bytes: int
+    def __init__(self, name: str, local: LocalRun) -> None:
+        self._name = name
+        self._local = local
 
-    def __call__(self, given: dict[str, Array]) -> dict[str, Tensor] | None:
-        """Return the tensors that it gives; None = the inputs are too large, or without rows."""
-        size = 0
-        for array in given.values():
-            size += array.nbytes
-            if size > self.most_bytes:
-                return None
-            if array.dtype == object:
-                size += sum(map(len, array.ravel().tolist()))
-        return super().__call__(given) if 0 < size <= self.most_bytes else None
+    async def __call__(self, request: InferRequest, call: Call, sender: Any) -> InferResponse:
+        """Return the tensors by their names in the graph.
+
+        Raises:
+            ModelFailed: the step raised something of its own.
+        """
+        given = {tensor.name: tensor.array for tensor in request.inputs}
+        try:
+            tensors = await asyncio.to_thread(self._local.always, given)
+        except SalverError:
+            raise
+        except Exception as error:
+            raise ModelFailed(f"step '{self._name}' raised {type(error).__name__}: {error}") from error
+        return InferResponse(request.model, request.version, tuple(tensors.values()), request.id)
+
+
+def _size(given: Mapping[str, Array], most: int) -> int:
+    """Return the bytes of arrays; of large ones at least ``most``."""
+    size = 0
+    for array in given.values():
+        size += array.nbytes
+        if array.dtype == object and size <= most:
+            size += sum(map(len, array.ravel().tolist()))
+    return size
 
 
 def _nothing(type: EdgeType) -> Array:

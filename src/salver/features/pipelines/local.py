@@ -11,7 +11,7 @@ import numpy as np
 
 from salver.backends.discovery import backends, recogniser
 from salver.backends.protocol import LoadOptions, RunnableModel
-from salver.features.pipelines.compiling import Runner, compiled
+from salver.features.pipelines.compiling import LocalRun, Runner, compiled
 from salver.features.pipelines.directory import inside
 from salver.features.pipelines.document import FILE, Document, StepTable, parse
 from salver.features.pipelines.graph import Flow, Marks, Value
@@ -158,9 +158,9 @@ class LocalPipeline:
         }
         ready = flow.put(given)
         for step in ready:  # the list grows while it is read
-            tensors = step.run and step.run({port.name: flow.array(port.tensor) for port in step.inputs})
-            if tensors is None:
+            if not isinstance(step.run, LocalRun):
                 raise ModelFailed(f"step '{step.model}' cannot run here")
+            tensors = step.run.always({port.name: flow.array(port.tensor) for port in step.inputs})
             ready += flow.put({name: Value(tensor, 1, _MARKS) for name, tensor in tensors.items()})
         return {port.name: flow.array(port.tensor) for port in self._graph.outputs}
 
