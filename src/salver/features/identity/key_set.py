@@ -2,7 +2,6 @@
 
 import asyncio
 import http.client
-import io
 import ipaddress
 import json
 import ssl
@@ -15,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 import jwt
 
 from salver.features.identity.rules import Issuer
+from salver.stores.sources.connecting import HttpCall
 from salver.words.errors import InvalidInput
 
 _MOST_BYTES: Final = 256 << 10
@@ -237,45 +237,22 @@ async def fetched(url: str, ca: str) -> bytes:
         InvalidInput: the answer is no content.
         OSError: the host cannot be reached in time.
     """
-    parts = check_url(url)
-    is_secure = parts.scheme == "https"
-    context = ssl.create_default_context(cafile=ca or None) if is_secure else None
-    host, port = parts.hostname or "", parts.port or (443 if is_secure else 80)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    lines = f"GET {target} HTTP/1.1", f"host: {parts.netloc}", "accept: application/json", "connection: close"
-    data = bytearray()
-    async with asyncio.timeout(_FETCH_S):  # one limit for name, handshake, head and body
-        reader, writer = await asyncio.open_connection(host, port, ssl=context)
-        try:
-            writer.write("\r\n".join((*lines, "", "")).encode("ascii", "replace"))
-            while piece := await reader.read(1 << 16):
-                data += piece
-                if len(data) > 2 * _MOST_BYTES:
-                    raise InvalidInput(f"{host} sends more than {_MOST_BYTES} bytes")
-        finally:
-            writer.close()
-    return _content(bytes(data), host)
+    host = check_url(url).hostname
+    line = HttpCall(_FETCH_S, ssl.create_default_context(cafile=ca) if ca else None)
 
+    def ask() -> bytes:
+        with line.ask(url, {"accept": "application/json"}) as answer:
+            if answer.status != 200:
+                raise InvalidInput(f"{host} answers {answer.status}")
+            body = answer.read(_MOST_BYTES + 1)
+            if len(body) > _MOST_BYTES or answer.length:  # what is left of the length that was announced
+                raise InvalidInput(f"{host} sends less than it says, or more than {_MOST_BYTES} bytes")
+            return body
 
-class _Answer:
-    """Received bytes, as :class:`http.client.HTTPResponse` reads them."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, mode: str) -> io.BytesIO:
-        return io.BytesIO(self._data)
-
-
-def _content(data: bytes, host: str) -> bytes:
-    answer = http.client.HTTPResponse(_Answer(data))  # type: ignore[arg-type]
     try:
-        answer.begin()
-        body = answer.read(_MOST_BYTES + 1)
-    except (http.client.HTTPException, ValueError) as error:
+        async with asyncio.timeout(_FETCH_S):  # one limit for name, handshake, head and body
+            return await asyncio.to_thread(ask)
+    except http.client.HTTPException as error:
         raise InvalidInput(f"{host} does not speak HTTP: {type(error).__name__}") from error
-    if answer.status != 200:
-        raise InvalidInput(f"{host} answers {answer.status}")
-    if len(body) > _MOST_BYTES or answer.length:  # what is left of the length that was announced
-        raise InvalidInput(f"{host} sends less than it says, or more than {_MOST_BYTES} bytes")
-    return body
+    finally:
+        line.cut()

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import ipaddress
 import socket
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -38,10 +39,12 @@ class HttpCall:
 
     Args:
         seconds: Longest silence of the server.
+        trusted: Who vouches for servers of https; None = the authorities of the system.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, trusted: ssl.SSLContext | None = None) -> None:
         self._seconds = seconds
+        self.trusted = trusted
         self._connection: http.client.HTTPConnection | None = None
         self._is_cut = False
 
@@ -140,7 +143,7 @@ class _Secure(urllib.request.HTTPSHandler):
                 super().connect()
                 line.opened(self)
 
-        return self.do_open(Connection, req)
+        return self.do_open(Connection, req, context=line.trusted)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
