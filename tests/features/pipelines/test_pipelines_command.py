@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_directories import directory
+from pipeline_graphs import Runs
 from zoo import mlp_answer, write_mlp
 
 import salver.pipelines
 from salver.cli import main
 from salver.features.pipelines.backend import PipelineBackend
 from salver.testing.backends import BackendConformance, Case
-from salver.words.errors import InvalidInput, LoadFailed
+from salver.words.errors import InvalidInput, LoadFailed, ModelFailed
 
 TOML = """
 [steps.network]
@@ -173,3 +174,33 @@ class TestPipelineBackend(BackendConformance):
         x = np.random.default_rng(1).normal(size=(4, 16)).astype(np.float32)
         logits = np.exp(mlp_answer(x))
         return Case(folder / "p", {"x": x}, {"scores": logits / logits.sum(-1, keepdims=True)}, cut=False)
+
+
+def test_a_pipeline_may_be_a_model_of_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outer = folder.parent / "outer"
+    outer.mkdir()
+    folder.rename(outer / "inner")
+    (outer / "pipeline.toml").write_text('[steps.a]\nmodel = "inner"\n[outputs]\nfound = "a.names"\n')
+    x = np.random.default_rng(2).normal(size=(6, 16)).astype(np.float32)
+    with salver.pipelines.load(outer) as pipeline, salver.pipelines.load(outer / "inner") as inner:
+        assert pipeline({"x": x})["found"].tolist() == inner({"x": x})["names"].tolist()
+    assert main(["pipelines", "show", str(outer)]) == 0
+    assert "found ← a.names" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            {"y": np.zeros((3, 4), np.float32)},
+            r"gave float32\[3, 4\] for its output y, which is FP32\[-1,4\] of 2 rows",
+        ),
+        ({"y": np.zeros((2, 4))}, r"gave float64\[2, 4\] for its output y, which is FP32\[-1,4\]"),
+        ({"y": np.zeros(2, np.float32)}, r"gave float32\[2\] for its output y"),
+        ({"z": np.zeros(2, np.float32)}, "gave nothing for its output y"),
+    ],
+)
+def test_a_step_that_does_not_give_what_it_says_is_found_out(answer, said: str) -> None:
+    runs = Runs('[steps.a]\nmodel = "four"\n', {"a": lambda arrays: answer})
+    with pytest.raises(ModelFailed, match=f"step 'a' {said}"):
+        runs(x=np.zeros((2, 4), np.float32))

@@ -33,6 +33,8 @@ from salver.words.tensor import Array, DataType, Tensor
 MOST_ITEMS: Final = 16_384
 #: Bytes that a light step takes on the event loop; more take it some tenths of a millisecond.
 _LIGHT_BYTES: Final = 1 << 18
+#: Offsets of the first branch that a step merges.
+_OF_FIRST: Final = f"first.{OFFSETS}"
 _NO_AXIS: Final[Axis] = ()
 #: Asks a model, or an engine that runs a step: request, context, sender.
 Ask = Callable[[InferRequest, Call, Any], Awaitable[InferResponse]]
@@ -160,7 +162,7 @@ class _Compiler:
 
     def _add_merge(self, node: Node, run: Run) -> None:
         first = node.edges[0]
-        offsets = Edge(_offsets(_known(first.type).axis), f"{first.port}.{OFFSETS}", None)
+        offsets = Edge(_offsets(_known(first.type).axis), _OF_FIRST, None)
         ((name, type),) = node.outputs.items()
         local = LocalRun(node.name, run, (), _NO_AXIS, {name: (f"{node.name}.{name}", _known(type))})
         ports = tuple(Port(edge.port, edge.source, (-1,), True) for edge in (*node.edges, offsets))
@@ -273,10 +275,13 @@ class LocalRun:
             if OFFSETS in outputs:
                 outputs[OFFSETS] = np.zeros(1, np.int64)
         found = {}
+        rows = self._rows(arrays, outputs)
         for own, tensor, datatype, dtype, type in self._outputs:
             array = outputs.get(own)
             if array is None or array.dtype != dtype or array.ndim != len(type.shape):
                 raise self._wrong(own, type, array)
+            if len(array) != rows and own != OFFSETS:
+                raise self._wrong(own, type, array, f" of {rows} rows")
             if own == OFFSETS and array[-1] > MOST_ITEMS:
                 raise InvalidInput(
                     f"step '{self._name}' found {array[-1]} items in the lists of a request; at most "
@@ -300,9 +305,16 @@ class LocalRun:
             arrays[OFFSETS] = given[self._joined]
         return arrays
 
-    def _wrong(self, output: str, type: EdgeType, array: Array | None) -> ModelFailed:
+    def _rows(self, arrays: Arrays, outputs: Arrays) -> int:
+        """Return the rows that outputs must have."""
+        if OFFSETS in outputs:
+            return int(outputs[OFFSETS][-1])
+        offsets = arrays.get(OFFSETS if self._joined else _OF_FIRST)
+        return len(next(iter(arrays.values()))) if offsets is None else len(offsets) - 1
+
+    def _wrong(self, output: str, type: EdgeType, array: Array | None, rows: str = "") -> ModelFailed:
         said = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
-        return ModelFailed(f"step '{self._name}' gave {said} for its output {output}, which is {type}")
+        return ModelFailed(f"step '{self._name}' gave {said} for its output {output}, which is {type}{rows}")
 
 
 class ThreadAsk:
