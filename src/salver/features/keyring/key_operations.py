@@ -54,6 +54,11 @@ class HeldLimits(Why, frozen=True, forbid_unknown_fields=True):
     limits: LimitRules | None
     name: Annotated[str, msgspec.Meta(max_length=300, pattern=r"^[^\x00]*$")] = ""
 
+    @property
+    def change(self) -> LimitChange:
+        """The change."""
+        return LimitChange(self.holder, self.name, self.limits)
+
 
 def key_operations(ring: KeyRing, apply: Callable[[], Awaitable[None]]) -> list[Operation]:
     """Return the operations.
@@ -68,44 +73,24 @@ def key_operations(ring: KeyRing, apply: Callable[[], Awaitable[None]]) -> list[
     async def show_key(asked: ApiRequest) -> Answer:
         return Answer(await ring.show(asked.names["key"]))
 
-    async def create_key(asked: ApiRequest) -> Answer:
-        made = await ring.create(asked.body, _author(asked))
-        await apply()
-        return Answer(made)
-
-    async def rotate_key(asked: ApiRequest) -> Answer:
-        made = await ring.rotate(asked.names["key"], asked.body.overlap, _author(asked))
-        await apply()
-        return Answer(made)
-
-    async def revoke_key(asked: ApiRequest) -> Answer:
-        revoked = await ring.revoke(asked.names["key"], _author(asked))
-        await apply()
-        return Answer(revoked)
-
-    async def limit_key(asked: ApiRequest) -> Answer:
-        limited = await ring.limit(asked.names["key"], asked.body.limits, _author(asked))
-        await apply()
-        return Answer(limited)
-
-    async def edit_key(asked: ApiRequest) -> Answer:
-        edited = await ring.edit(asked.names["key"], asked.body, _author(asked))
-        await apply()
-        return Answer(edited)
-
     async def list_limits(asked: ApiRequest) -> Answer:
         return Answer(await ring.declared())
 
-    async def set_limits(asked: ApiRequest) -> Answer:
-        wish = asked.body
-        declared = await ring.declare(LimitChange(wish.holder, wish.name, wish.limits), _author(asked))
-        await apply()
-        return Answer(declared)
+    def changing(work: Callable[[ApiRequest, Author], Awaitable[Any]]) -> _Run:
+        async def run(asked: ApiRequest) -> Answer:
+            done = await work(asked, _author(asked))
+            await apply()
+            return Answer(done)
 
-    held, hold = (
-        "Limits of tenants, models and the server",
-        "Change limits of a tenant, a model or the server",
-    )
+        return run
+
+    create_key = changing(lambda asked, author: ring.create(asked.body, author))
+    rotate_key = changing(lambda asked, who: ring.rotate(asked.names["key"], asked.body.overlap, who))
+    revoke_key = changing(lambda asked, author: ring.revoke(asked.names["key"], author))
+    limit_key = changing(lambda asked, who: ring.limit(asked.names["key"], asked.body.limits, who))
+    edit_key = changing(lambda asked, author: ring.edit(asked.names["key"], asked.body, author))
+    set_limits = changing(lambda asked, author: ring.declare(asked.body.change, author))
+    held, hold = "Limits of tenants, models and the server", "Change limits of one of them"
     edit = "Change scopes, expiry, owner or note of a key"
     create, rotate = "Make a key, which is shown once", "Replace a key, with the old one valid for a while"
     revoke, limit, page = "Revoke a key", "Change the limits of a key", Page[ShownKey]
