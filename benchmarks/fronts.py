@@ -10,6 +10,7 @@ what it takes, fronts cannot use.
 
 import argparse
 import contextlib
+import math
 import statistics
 import sys
 import tempfile
@@ -39,7 +40,7 @@ class Served(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What one server did in one run: requests a second, CPU in µs a request, p99 in ms."""
+    """What one server did in one run: requests a second, CPU in µs a request, p99 in ms (NaN = too few)."""
 
     rate: float
     cpu: float
@@ -52,7 +53,7 @@ def measure(served: Served, form: forms.Form, body: bytes, connections: int, sec
     spent = served.server.cpu_seconds() - before
     if sample.errors:
         raise SystemExit(f"{sample.errors} requests failed")
-    return Cell(sample.rate, spent / sample.requests * 1e6, sample.p99_ms or 0.0)
+    return Cell(sample.rate, spent / sample.requests * 1e6, sample.p99_ms or math.nan)
 
 
 def compare(

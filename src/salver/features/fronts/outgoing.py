@@ -30,9 +30,15 @@ OfRequest = Reply | GrpcReply | Answer | Trailers | Failed | Pull
 
 
 class OpenRequest:
-    """Request that the home process answers."""
+    """Request that the home process answers.
+
+    Attributes:
+        has_begun: Its messages are being passed on.
+        pulling: Reads the next piece of the body; None = none was asked for.
+    """
 
     def __init__(self) -> None:
+        self.has_begun = False
         self._messages: list[OfRequest] = []
         self._come: asyncio.Future[None] | None = None
         self.pulling: asyncio.Task[None] | None = None
@@ -120,6 +126,8 @@ class OutgoingRequests:
             request.hear(message)
             exchange.on_gone = nothing
             exchange.run(partial(self.relay, number, request, exchange.receive, exchange.send))
+            # A task that is cancelled before it has begun ends nothing.
+            asyncio.get_running_loop().call_soon(self._end_unless_begun, number, request)
         elif message.code:
             status = GrpcStatus(message.code, message.text, message.pushback_ms)
             exchange.reply_grpc(status, message.headers)
@@ -128,7 +136,7 @@ class OutgoingRequests:
 
     async def relay(self, number: int, request: OpenRequest, receive: Receive, send: Send) -> None:
         """Pass pieces of the body and of the answer on."""
-        is_whole = False
+        request.has_begun, is_whole = True, False
         try:
             while not is_whole:
                 message = await request.next()
@@ -144,6 +152,10 @@ class OutgoingRequests:
                     await _send_last(message, send)
         finally:
             self._end(number, is_whole=is_whole)
+
+    def _end_unless_begun(self, number: int, request: OpenRequest) -> None:
+        if not request.has_begun:
+            self._end(number, is_whole=False)
 
     def _end(self, number: int, *, is_whole: bool) -> None:
         """Forget a request; tell the home process if the caller is gone."""
