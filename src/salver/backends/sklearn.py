@@ -129,6 +129,8 @@ class SklearnModel:
             self._values = lambda inputs: inputs["input"].astype(np.float64)
         self.signature = Signature(inputs, outputs, True, "sklearn_estimator")
         self._names = {spec.name for spec in outputs}
+        #: Steps before the last, which need not run for each of two outputs.
+        self._before: Any = estimator[:-1] if len(getattr(estimator, "steps", ())) > 1 else None
         self._check = Outputs(self.signature, manifest.id.name).check
         if is_matrix and table.columns:
             self.signature = Table(table.columns).beside(self.signature)
@@ -141,8 +143,11 @@ class SklearnModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="X does not have valid feature names")
             if "probabilities" in self._names:
-                answer["probabilities"] = estimator.predict_proba(values)
-                answer["label"] = estimator.predict(values)  # not always the most probable class (SVC)
+                last = estimator
+                if self._before is not None:
+                    values, last = self._before.transform(values), estimator.steps[-1][1]
+                answer["probabilities"] = last.predict_proba(values)
+                answer["label"] = last.predict(values)  # not always the most probable class (SVC)
             elif "output" in self._names:
                 answer["output"] = _dense(estimator.transform(values))
             else:
