@@ -67,10 +67,17 @@ class Slow(Step, frozen=True):
         return InvalidInput("x is below 0") if (x < 0).any() else {"y": x * np.float32(2)}
 
 
+class Wide(Slow, frozen=True):
+    """The same on three threads."""
+
+    threads: ClassVar = 3
+
+
 @pytest.fixture
 async def pipeline(tmp_path, monkeypatch):
     GATE.runs, GATE.open = [], threading.Event()
-    monkeypatch.setattr(planning, "step_class", lambda name: Slow if name == "slow" else step_class(name))
+    own = {"slow": Slow, "wide": Wide}
+    monkeypatch.setattr(planning, "step_class", lambda name: own.get(name) or step_class(name))
     (tmp_path / "pipeline.toml").write_text(
         '[steps.a]\nuse = "slow"\n[steps.b]\nuse = "threshold"\nleast = 5\n'
     )
@@ -112,6 +119,17 @@ async def test_what_a_step_raises_is_the_models_failure_and_costs_nobody_else(pi
     found = await asyncio.gather(asked(pipeline, 200), asked(pipeline, 3), return_exceptions=True)
     assert isinstance(found[0], ModelFailed) and "ValueError: too much" in str(found[0])
     assert list(found[1].outputs[0].array) == [True]
+
+
+async def test_the_rows_of_a_request_run_on_all_threads_of_a_step(pipeline, tmp_path) -> None:
+    (tmp_path / "pipeline.toml").write_text('[steps.a]\nuse = "wide"\n')
+    loader = PipelineLoader(NoModels(), None, lambda event: None, time.monotonic)
+    servable = await loader.load(Manifest(ModelId("p", "1"), tmp_path, "pipeline", "pipeline"))
+    task = asked(servable, 1, 2, 3, 4, 5)
+    await auntil(lambda: len(GATE.runs) == 3)
+    GATE.open.set()
+    assert (await task).outputs[0].array.tolist() == [2, 4, 6, 8, 10]
+    await servable.close()
 
 
 async def test_a_deadline_passes_while_a_request_waits(pipeline) -> None:

@@ -33,8 +33,10 @@ from salver.words.events import BatchRan
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature, TensorSpec
 
 _TRAITS: Final = Traits()
-#: Requests of a step are never split, since the shapes of its answers depend on all rows.
-_STEP: Final = ModelConfig(batching=Batching(max_rows=1 << 20))
+#: Requests of a step on one thread are never split, since the shapes of its answers may depend on all rows.
+_WHOLE: Final = ModelConfig(batching=Batching(max_rows=1 << 20))
+#: Those of a step on several threads are, so that none is idle while another has many rows.
+_PARTS: Final = ModelConfig(batching=Batching(max_rows=2))
 
 
 class PipelineEngine(Ensemble):
@@ -163,7 +165,8 @@ class _Building:
         model = StepModel(node, run_many)
         runner = RequestThreadRunner([model], _TRAITS, slots=node.step.threads, name=node.name)
         id = ModelId(f"{self._manifest.id.name}.{node.name}", self._manifest.id.version)
-        engine = Engine(id, runner, _STEP, clock=self._clock, emit=_tell_nobody)
+        config = _WHOLE if node.step.threads == 1 else _PARTS
+        engine = Engine(id, runner, config, clock=self._clock, emit=_tell_nobody)
         self._ends.push_async_callback(engine.close)
         return Runner(model.run if node.step.quick_bytes else None, _asker(engine.infer))
 

@@ -46,7 +46,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         is_heavy: It runs on threads, together for the requests that wait (``open_many``), and not on the
             event loop, which is for what takes some microseconds a row.
-        threads: Runs of a heavy step at the same time.
+        threads: Runs of a heavy step at the same time; with more than one, each has few rows, and the shapes
+            of outputs must not depend on other rows.
         quick_bytes: Bytes of inputs for which a heavy step runs on the event loop nevertheless, since
             changing threads would cost more.
         merges: Its two inputs are rows with different conditions; see :class:`.lists.Merge`.
