@@ -260,6 +260,14 @@ def test_copies_of_a_refusal_are_sent_until_the_turn_ends() -> None:
     assert again.closed == 1 and not loop.calls
 
 
+def test_refusals_that_follow_one_another_are_a_rush() -> None:
+    pulse = Loop().pulse
+    assert [pulse.is_in_rush(now) for now in (1.0, 1.00005, 1.0001, 1.01)] == [False, True, True, False]
+    for now in (2.0, 2.001, 2.002, 2.003):  # it has been busy for a while
+        pulse.read(Exchange(a_head(), None), now)
+    assert pulse.is_in_rush(3.0)
+
+
 def test_kinds_of_refusals_are_bounded() -> None:
     loop = Loop()
     for kind in range(5000):

@@ -254,7 +254,7 @@ class Front:
         head, reply = exchange.head, error.reply
         if reply is None:
             reply = error.reply = self._fault(head.path, error, head.version, headers)
-        if error.repeated is not None and not given and exchange.is_in_rush:
+        if error.repeated is not None and not given and exchange.is_in_rush():
             alike = RefusedCopies(self._new_id, error.repeated)
             exchange.repeat(reply.status, reply.headers, reply.body, alike, is_own=True)
         exchange.reply(reply.status, reply.headers, reply.body, given or self._new_id())

@@ -77,9 +77,8 @@ class Exchange:
         """Address and port of the caller; None = it came by a UNIX socket."""
         raise NotImplementedError
 
-    @property
     def is_in_rush(self) -> bool:
-        """Whether requests come so fast that others are expected in this turn of the event loop."""
+        """Note that it is refused; return whether others like it are expected in this turn of the loop."""
         raise NotImplementedError
 
     def put(self, piece: bytes, *, is_last: bool) -> None:

@@ -344,21 +344,23 @@ class GrpcFront:
         """Refuse a call without a valid key, without a task: refusals must cost less than answers."""
         if self._is_stopping:
             return False
+        notes = exchange.head.notes
+        kept = notes.get(_Refusal)
+        if kept is not None:
+            exchange.reply_grpc(kept.copy())
+            return True
         try:
             self._admit(path, exchange.head.headers, keys)
         except (Unidentified, OutOfScope, RateLimited) as error:
-            self._reply_fault(family, error, exchange)
+            self._reply_refusal(family, error, exchange, notes, _Refusal)
             return True
         except SalverError:
             return False
-        exchange.head.notes.clear()  # the key has become valid
+        notes.clear()  # the key has become valid
         return False
 
     def _refuse_again(self, grant: Grant, family: _Family, exchange: Exchange) -> bool:
-        """Refuse a call of a caller that was at a limit just now, if it still is.
-
-        In a rush, its further calls get copies of the status until the turn of the loop ends.
-        """
+        """Refuse a call of a caller that was at a limit just now, if it still is."""
         caller = grant.caller, family.protocol
         kept = self._floods.get(caller)
         if kept is not None:
@@ -367,16 +369,22 @@ class GrpcFront:
         error = grant.still_refused()
         if error is None:
             return False
+        self._reply_refusal(family, error, exchange, self._floods, caller)
+        return True
+
+    def _reply_refusal(
+        self, family: _Family, error: SalverError, exchange: Exchange, kept: dict[Any, Any], key: Hashable
+    ) -> None:
+        """Answer with a refusal; in a rush, keep it for further calls until the turn of the loop ends."""
         status = error.reply
         if status is None:
             error.in_tritons_words = self._tritons_words
             status = error.reply = family.fault(error)
-        if error.repeated is not None and exchange.is_in_rush:
-            kept = self._floods[caller] = _Refusal(status, RefusedCopies(str, error.repeated))
-            kept.on_close = partial(self._floods.pop, caller)
-            exchange.keep(kept)
+        if error.repeated is not None and exchange.is_in_rush():
+            refusal = kept[key] = _Refusal(status, RefusedCopies(str, error.repeated))
+            refusal.on_close = partial(kept.pop, key, None)
+            exchange.keep(refusal)
         exchange.reply_grpc(status)
-        return True
 
     def _reply_fault(self, family: _Family, error: SalverError, exchange: Exchange) -> None:
         error.in_tritons_words = self._tritons_words

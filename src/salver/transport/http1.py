@@ -19,7 +19,7 @@ from salver.encoding.bodies import room
 from salver.transport.budget import COUNTED, MOST_HEAD, Share
 from salver.transport.exchange import Exchange, nothing, with_length
 from salver.transport.http1_head import PHRASES, PREFACE, Head, Headers, begun_of, head_of, is_bodiless
-from salver.transport.terms import TURN, Refusal, Terms, WrittenConnection, in_turns, scope_of
+from salver.transport.terms import TURN, Pulse, Refusal, Terms, WrittenConnection, in_turns, scope_of
 from salver.words.errors import SalverError
 from salver.words.messages import Alike
 
@@ -78,9 +78,9 @@ class Connection(WrittenConnection):
         return self._terms.parting.is_told
 
     @property
-    def is_in_rush(self) -> bool:
-        """See :class:`~salver.transport.exchange.Exchange`."""
-        return self._terms.pulse.is_busy
+    def pulse(self) -> Pulse:
+        """Pulse of the event loop."""
+        return self._terms.pulse
 
     def may_drop(self, exchange: "Http1Exchange") -> bool:
         """Return whether the connection can be kept after an answer to an incomplete body."""
@@ -593,10 +593,9 @@ class Http1Exchange(Exchange):
         """Address and port of the caller; None = it came by a UNIX socket."""
         return self._connection.client
 
-    @property
     def is_in_rush(self) -> bool:
         """See :class:`Exchange`."""
-        return self._connection.is_in_rush
+        return self._connection.pulse.is_in_rush(self.arrival)
 
     @property
     def may_keep(self) -> bool:

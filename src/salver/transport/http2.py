@@ -17,7 +17,7 @@ from salver.transport.http2_frames import Fault, Setting
 from salver.transport.http2_head import Http2Heads
 from salver.transport.http2_stream import LARGEST_WINDOW, WINDOW, Stream, StreamOwner
 from salver.transport.parting import PARTING_S
-from salver.transport.terms import Terms, scope_of
+from salver.transport.terms import Pulse, Terms, scope_of
 from salver.words.errors import InvalidInput, TooLarge
 from salver.words.messages import Closable
 
@@ -600,9 +600,9 @@ class Http2(StreamOwner):
         return self._terms.prompt(stream.head)
 
     @property
-    def is_in_rush(self) -> bool:
-        """See :class:`~salver.transport.exchange.Exchange`."""
-        return self._terms.pulse.is_busy
+    def pulse(self) -> Pulse:
+        """Pulse of the event loop."""
+        return self._terms.pulse
 
     def keep(self, refusal: Closable) -> None:
         """Close a refusal when the turn of the event loop ends."""

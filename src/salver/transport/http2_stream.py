@@ -15,7 +15,7 @@ from salver.transport.grpc_frames import frame as grpc_frame
 from salver.transport.grpc_frames import message_size, trailers
 from salver.transport.http1_head import Head, Headers
 from salver.transport.http2_frames import Fault, header_block
-from salver.transport.terms import WrittenConnection
+from salver.transport.terms import Pulse, WrittenConnection
 from salver.words.messages import Closable
 
 _LOG = logging.getLogger("salver.transport")
@@ -99,8 +99,8 @@ class StreamOwner(WrittenConnection):
         raise NotImplementedError
 
     @property
-    def is_in_rush(self) -> bool:
-        """See :class:`~salver.transport.exchange.Exchange`."""
+    def pulse(self) -> Pulse:
+        """Pulse of the event loop."""
         raise NotImplementedError
 
     def keep(self, refusal: Closable) -> None:
@@ -173,10 +173,9 @@ class Stream(Exchange):
         """Address and port of the caller; None = it came by a UNIX socket."""
         return self._connection.client
 
-    @property
     def is_in_rush(self) -> bool:
         """See :class:`~salver.transport.exchange.Exchange`."""
-        return self._connection.is_in_rush
+        return self._connection.pulse.is_in_rush(self.arrival)
 
     # -- the request --
 

@@ -41,6 +41,8 @@ _PACE_SHARE: Final = 0.1
 MOST_RECEIVED: Final = 8 << 20
 #: Seconds after which an overload counts as over.
 _OVER_S: Final = 1.0
+#: Seconds between two refusals below which they probably are of one turn.
+_RUSH_S: Final = 1e-4
 #: Most kinds of refusals.
 _KINDS: Final = 1024
 #: Facts about the other ends of connections that are remembered with the heads of their requests.
@@ -158,15 +160,14 @@ class Pulse:
         cpu: CPU time of the event loop's thread.
 
     Attributes:
-        is_busy: Requests have come without a pause for :data:`_NO_LAG_S`.
         refusing: Refusals of which copies are sent until the turn ends.
         limited_until: Time until which more large bodies may come than can be answered.
     """
 
     __slots__ = (
-        "_ahead", "_before", "_clock", "_cpu", "_has_read", "_pace", "_paused", "_places", "_polled", "_read",
-        "_receiving", "_refusals", "_since", "_soon", "_spent", "_taken", "is_busy", "limited_until",
-        "refusing",
+        "_ahead", "_before", "_clock", "_cpu", "_has_read", "_is_busy", "_pace", "_paused", "_places",
+        "_polled", "_read", "_receiving", "_refusals", "_refused", "_since", "_soon", "_spent", "_taken",
+        "limited_until", "refusing",
     )  # fmt: skip
 
     def __init__(
@@ -178,11 +179,12 @@ class Pulse:
         self._soon, self._clock, self._cpu = soon, clock, cpu
         self._since = self._read = self._paused = 0.0  # beginning of work; last request; end of the last turn
         self._polled = self._before = 0.0  # beginning of this turn, and of the previous one
-        self.is_busy = self._has_read = False
+        self._is_busy = self._has_read = False
         self._places = Places()
         self._taken = 0
         self._spent = 0.0
         self._refusals: dict[object, Refusal] = {}
+        self._refused = -math.inf  # the last request that was refused for its caller
         # Bytes that had come by the last turn, and bytes that were to be received at the beginning, of all.
         self._receiving: dict[LargeBody, tuple[int, int]] = {}
         self._pace = _LEAST_PACE_S
@@ -193,7 +195,7 @@ class Pulse:
     def read(self, exchange: Exchange, now: float) -> None:
         """Set the arrival of a request that is read now, and its lag, which is an upper bound."""
         exchange.arrival = now
-        if not self.is_busy:
+        if not self._is_busy:
             if now - self._read > _NO_LAG_S:
                 self._since = now
             self._read = now
@@ -218,7 +220,7 @@ class Pulse:
         """
         self.read(exchange, now)
         self._ahead, exchange.wait = 0, 0.0
-        if not self.is_busy:
+        if not self._is_busy:
             return
         ahead = sum([body.size - body.at for body in self._receiving])
         self._ahead = ahead + size
@@ -248,7 +250,7 @@ class Pulse:
 
     def _begin(self, now: float) -> None:
         """Begin to count turns."""
-        self.is_busy = True
+        self._is_busy = True
         self._before = self._polled = self._since
         spent = self._cpu()
         self._places.rested(now - self._paused - (spent - self._spent))
@@ -261,7 +263,7 @@ class Pulse:
         now = self._clock()
         spent = self._cpu()
         if not self._has_read and spent - self._spent < _NO_WORK_S:
-            self.is_busy = False
+            self._is_busy = False
             self._since = self._read = self._paused = now
             self._spent, self._taken = spent, 0
             self._receiving.clear()
@@ -280,6 +282,14 @@ class Pulse:
         count = sum([refusal.close() for refusal in self.refusing])
         self.refusing.clear()
         return count
+
+    def is_in_rush(self, now: float) -> bool:
+        """Note that a request which is read now is refused; return whether others are expected in this turn.
+
+        Copies for a request that comes by itself would cost more than its answer.
+        """
+        gap, self._refused = now - self._refused, now
+        return self._is_busy or gap < _RUSH_S
 
     def refuse(self, kind: object, head: Head, begin: bytes, end: bytes, alike: Alike) -> None:
         """Send copies of a refusal to further requests with this head until the turn ends.
@@ -301,7 +311,7 @@ class Pulse:
     def keep(self, refusal: Closable) -> None:
         """Close a refusal at the end of the turn."""
         self.refusing.append(refusal)
-        if len(self.refusing) == 1 and not self.is_busy:
+        if len(self.refusing) == 1 and not self._is_busy:
             self._soon(self._close)
 
 

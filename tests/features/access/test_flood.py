@@ -19,6 +19,7 @@ from salver.configuration import ServeConfig
 from salver.features.access.key_format import digest_of, new_key
 from salver.features.access.keys_file import KeyRecord, hash_of, written
 from salver.features.access.limits import LimitRules
+from salver.features.access.scopes import Scopes
 from salver.kernel.serving.dataplane import DataPlane
 from salver.transport.asgi import Front
 from salver.transport.grpc import GrpcFront
@@ -245,3 +246,26 @@ async def test_copies_over_grpc_go_to_the_same_caller_and_count(server: Server) 
         return sum(one.value for each in families for one in each.samples)
 
     await auntil(lambda: counted() == 3 + 2 * 3 * 5)
+
+
+async def test_refused_keys_get_copies_over_grpc_that_count(server: Server) -> None:
+    """In one turn of the loop; a key of another scope in the next turn is decided by itself."""
+    app, keys = server.ports.app(FrontConfig()), server.kernel.keys
+    found: Any = keys.own([(b"x-api-key", KEYS["steady"].encode())])  # type: ignore[union-attr]
+    caller = GrpcCaller(app)
+    assert await caller.ask(["steady"]) == [200]
+    found.scopes = Scopes(("read",))
+    ids = [caller.call("steady", message()) for _ in range(1 + 2 * 10)]
+    for _ in range(2):
+        caller._caller.talk()
+    await auntil(lambda: caller._ended() >= set(ids))
+    late = [caller.call("steady", message()) for _ in range(10)]
+    caller._caller.talk()
+    await auntil(lambda: caller._ended() >= set(late))
+    assert {caller.status(id) for id in (*ids, *late)} == {"7"}
+
+    def counted() -> float:
+        families: Any = keys.refusals.collect()  # type: ignore[union-attr]
+        return sum(one.value for each in families for one in each.samples)
+
+    await auntil(lambda: counted() == len(ids) + len(late))
