@@ -174,6 +174,13 @@ def test_a_tensor_for_each_column(world: World, model: str) -> None:
     assert answer.status_code == 400 and "row 0: column 'sex' has no category" in answer.json()["error"]
 
 
+def test_the_signature_of_columns_for_clients_of_tensorflow_serving(world: World) -> None:
+    rows = world.read.dropna()[:5]
+    asked = {"signature_name": "columns", "instances": records(rows)}
+    answer = world.client.post("/v1/models/lgb:predict", json=asked).json()
+    np.testing.assert_allclose(answer["predictions"], world.scores["lgb"][rows.index], rtol=1e-9)
+
+
 def test_a_matrix_is_taken_as_before(world: World) -> None:
     codes = categorical(world.frame)[:7]
     for name in TEXTS:

@@ -1,16 +1,20 @@
 """HTTP operations of pipelines."""
 
 from collections.abc import Awaitable, Sequence
+from typing import Final
 
 from salver.encoding.bodies import HttpBody, HttpReply, Message
 from salver.features.pipelines import takes_raw_inputs, takes_tables
 from salver.features.pipelines.columnar import TYPES
 from salver.features.pipelines.forms import PipelineJson, no_path
-from salver.features.pipelines.table_codec import TableCodec
+from salver.features.pipelines.table_codec import DELIMITED, TableCodec
 from salver.transport.faults import http_fault
 from salver.transport.ports import InferDoor
 from salver.transport.routes import Endpoint, HttpTable, Operation, Route
 from salver.words.messages import Call
+
+#: Bytes of delimited text from which another process reads it.
+_LARGE: Final = 1 << 16
 
 
 class PipelineOperations:
@@ -36,10 +40,12 @@ class PipelineOperations:
 
     def _infer_table(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         kind = http.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        sent = http.body if http.large is None else bytes(http.large)
         form = TYPES.get(kind, "")
+        if kind in DELIMITED and len(sent) > _LARGE:
+            form = kind.decode()
         codec = TableCodec(route.model, route.version, form)
         if not form:
             return self._door.infer(codec, http, route.model, route.version, call)
         call.is_large = True  # a small body may hold a large table
-        body = Message(http.body if http.large is None else bytes(http.large))
-        return self._door.infer(codec, body, route.model, route.version, call)
+        return self._door.infer(codec, Message(sent), route.model, route.version, call)

@@ -22,7 +22,8 @@ from salver.words.messages import InferRequest, InferResponse, RequestedOutput, 
 from salver.words.tensor import DataType, Tensor
 
 _MANY: Final = 8_192  # values that take milliseconds to write
-_DELIMITERS: Final = {b"text/csv": ",", b"application/csv": ",", b"text/tab-separated-values": "\t"}
+#: Delimiters by content type.
+DELIMITED: Final = {b"text/csv": ",", b"application/csv": ",", b"text/tab-separated-values": "\t"}
 _PARAMETERS: Final = ("parameters", "params")
 _PROBABILITIES: Final = "probabilities"
 _FORMS: Final = frozenset(("inputs", "instances", "dataframe_records", "dataframe_split", *_PARAMETERS))
@@ -40,7 +41,8 @@ class TableCodec(Codec[HttpBody | Message, HttpReply]):
     """Codec of ``POST /v1/models/{model}`` for models of tables.
 
     Args:
-        model, version, form: For a body of Parquet or Arrow, which comes as a message; else empty.
+        model, version: Of the request.
+        form: Of a body that comes as a message, to be read by another process: Parquet, Arrow, large text.
     """
 
     protocol = "pipeline-http"
@@ -74,7 +76,7 @@ class TableCodec(Codec[HttpBody | Message, HttpReply]):
         parameters: Mapping[str, Any] = {}
         if isinstance(body, Message):
             model, version = self._model, self._version
-            sent = read_columnar(body.message, self._form, specs)
+            sent = self._read(body.message, specs)
         else:
             model, version = body.model, body.version
             sent, parameters = _table(body, specs)
@@ -99,6 +101,12 @@ class TableCodec(Codec[HttpBody | Message, HttpReply]):
             labels=labels,
         )
 
+    def _read(self, body: bytes, specs: Specs) -> Table:
+        kind = self._form.encode()
+        if kind in DELIMITED:
+            return _delimited(body, kind, specs)
+        return read_columnar(body, self._form, specs)
+
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
         """Return predictions by row, and probabilities by label if they were asked for."""
         found = {tensor.name: tensor for tensor in response.outputs}
@@ -118,15 +126,8 @@ class TableCodec(Codec[HttpBody | Message, HttpReply]):
 def _table(http: HttpBody, specs: Specs) -> tuple[Table, Mapping[str, Any]]:
     body = http.body if http.large is None else http.large
     kind = http.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if kind in _DELIMITERS:
-        try:
-            text = bytes(body).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"the text is not valid UTF-8 ({error.reason} at byte {error.start})",
-                fix="Send it encoded as UTF-8.",
-            ) from error
-        return from_text(text, specs, _DELIMITERS[kind]), {}
+    if kind in DELIMITED:
+        return _delimited(bytes(body), kind, specs), {}
     root = loads(body)
     table = from_json(root, specs)
     if unknown := [name for name in root if name not in _FORMS]:
@@ -137,6 +138,17 @@ def _table(http: HttpBody, specs: Specs) -> tuple[Table, Mapping[str, Any]]:
     if any(type(each) is not dict for each in said):
         raise InvalidInput(f"parameters must be an object, not {kind_of(said[0])}", field="parameters")
     return table, said[0] if said else {}
+
+
+def _delimited(body: bytes, kind: bytes, specs: Specs) -> Table:
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"the text is not valid UTF-8 ({error.reason} at byte {error.start})",
+            fix="Send it encoded as UTF-8.",
+        ) from error
+    return from_text(text, specs, DELIMITED[kind])
 
 
 def _wants_probabilities(parameters: Mapping[str, Any]) -> bool:
