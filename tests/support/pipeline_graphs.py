@@ -49,7 +49,7 @@ SIGNATURES = {
 
 def planned(text, signatures=SIGNATURES, folder=Path("/nowhere")):
     document = parse(text.encode(), "pipeline.toml")
-    return plan("p", document, folder, lambda table: signatures[table.model])
+    return plan("p", document, folder, lambda table: signatures.get(table.model))
 
 
 class Runs:

@@ -3,7 +3,10 @@
 # ruff: noqa: E501  # a case is easier to read in one line
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pipeline_graphs import planned
+from soaking import size
 
 from salver.words.errors import LoadFailed
 
@@ -131,6 +134,11 @@ BROKEN = [
 ]  # fmt: skip
 
 
+#: What a file may hold in a wrong place.
+SCRAPS = ["", "a", '"', "'", "[", "]", "{", "}", "=", ".", "\n", " ", "3", "-1", "true", "[]", "{}", '""', '"."', "#", "é", "\0",
+          'when = "a.b"\n', "version = 3\n", 'use = "json"\n', 'inputs = { x = "a" }\n', "[steps.b]\n", "[steps.a.b]\n", "[outputs]\n"]  # fmt: skip
+
+
 @pytest.mark.parametrize(("text", "said"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
 def test_a_graph_that_does_not_fit_names_its_edge(text: str, said: str) -> None:
     with pytest.raises(LoadFailed) as caught:
@@ -147,3 +155,17 @@ def test_the_corpus_is_as_large_as_it_should_be() -> None:
 @pytest.mark.parametrize("text", [LOGITS, SURE, SPLIT + '[steps.j]\nuse = "text-join"\n', GATE])
 def test_what_the_broken_ones_are_made_of_is_whole(text: str) -> None:
     assert planned(text).outputs
+
+
+@pytest.mark.soak
+@settings(max_examples=size(5000, 300), deadline=None)
+@given(st.sampled_from([text for _, text, _ in BROKEN]), st.data())
+def test_whatever_a_file_holds_the_error_is_of_the_file(text: str, data: st.DataObject) -> None:
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        until = data.draw(st.integers(at, min(len(text), at + 12)))
+        text = text[:at] + data.draw(st.sampled_from(SCRAPS)) + text[until:]
+    try:
+        planned(text)
+    except LoadFailed as error:
+        assert error.message.startswith("pipeline.toml")

@@ -50,7 +50,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             of outputs must not depend on other rows.
         quick_bytes: Bytes of inputs for which a heavy step runs on the event loop nevertheless, since
             changing threads would cost more.
-        merges: Its two inputs are rows with different conditions; see :class:`.lists.Merge`.
+        merges: Its two inputs are rows with different conditions; see the step ``merge``.
         others: Type of inputs with names of the user's; empty = there are none.
     """
 
