@@ -121,7 +121,7 @@ accelerated: .venv/dev.stamp
 test-accelerated: export OPENBLAS_NUM_THREADS := 1
 test-accelerated: accelerated
 	PYTHONPATH=$(CURDIR)/build/accelerated $(PY) -m pytest --workers $(JOBS) --timeout=120 $(ARGS) \
-	  tests/test_compiled.py tests/transport tests/kernel/engine tests/kernel/serving tests/dialects/oip \
+	  tests/test_compiled.py tests/transport tests/kernel/engine tests/kernel/serving tests/dialects/oip tests/features/fronts \
 	  tests/integration/test_start.py tests/integration/test_fronts.py tests/integration/test_big_bodies.py
 
 clean:
