@@ -6,7 +6,7 @@ import { needsRegistry } from "./dialogs.js";
 export const ACTIONS = ["version.pushed", "version.removed", "alias.moved", "alias.proposed", "alias.deleted", "alias.protected", "alias.unprotected",
   "release.proposed", "release.running", "release.held", "release.paused", "release.resumed", "release.promoted", "release.harmful", "release.rolled_back",
   "tag.set", "tag.removed", "metric.set", "model.changed", "webhook.added", "webhook.removed", "token.made", "token.revoked",
-  "key.made", "key.changed", "key.rotated", "key.revoked"];
+  "key.made", "key.changed", "key.rotated", "key.revoked", "limits.changed"];
 
 export function audit({ query: asked }) {
   const want = { model: asked.get("model") ?? "", action: asked.get("action") ?? "", actor: asked.get("actor") ?? "" };
