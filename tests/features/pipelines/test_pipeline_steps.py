@@ -16,7 +16,14 @@ from scipy import special
 from salver.features.pipelines.steps.lists import Collect, Each, Merge, Reduce, Suppress
 from salver.features.pipelines.steps.scores import ArgMax, Cast, Normalise, Pool, Sigmoid, Softmax, TopK
 from salver.features.pipelines.steps.step import OFFSETS, Step, step_class, step_names
-from salver.features.pipelines.steps.texts import Labels, TextJoin, TextNormalise, TextSplit, Tokenize
+from salver.features.pipelines.steps.texts import (
+    Detokenize,
+    Labels,
+    TextJoin,
+    TextNormalise,
+    TextSplit,
+    Tokenize,
+)
 from salver.testing.steps import StepConformance
 from salver.words.errors import InvalidInput, LoadFailed
 
@@ -173,6 +180,19 @@ class TestTokenize(StepConformance):
             run({"text": texts("a b c d e f g")})
         cut = Tokenize(path="tokens", max_length=4).open(self.folder)({"text": texts("a b c d e f g")})
         assert cut["input_ids"].shape == (1, 4)
+
+    def test_tokens_become_texts_again(self) -> None:
+        values = texts("a b", "a longer one")
+        ids = Tokenize(path="tokens").open(self.folder)({"text": values})["input_ids"]
+        found = Detokenize(path="tokens").open(self.folder)({"ids": ids})["text"]
+        again = Tokenize(path="tokens").open(self.folder)({"text": found})["input_ids"]
+        assert again.tolist() == ids.tolist()
+        shown = Detokenize(path="tokens", special=True).open(self.folder)({"ids": ids})["text"]
+        assert len(shown[0]) > len(found[0])
+        with pytest.raises(InvalidInput, match="not negative"):
+            Detokenize(path="tokens").open(self.folder)({"ids": -ids})
+        with pytest.raises(InvalidInput, match="31 bits"):
+            Detokenize(path="tokens").open(self.folder)({"ids": ids << 40})
 
     def test_a_path_that_leads_out_of_the_folder_is_refused(self) -> None:
         with pytest.raises(LoadFailed, match="outside"):

@@ -19,6 +19,7 @@ from salver.words.errors import InvalidInput, LoadFailed, SalverError
 from salver.words.tensor import Array, as_bytes
 
 _TOKENS: Final = {"input_ids": "int64", "attention_mask": "int64", "token_type_ids": "int64"}
+_MOST_IDS: Final = 1 << 31
 _SPLITS: Final = {
     "sentences": re.compile(r"(?<=[.!?…。！？])\s+"),
     "lines": re.compile(r"[\r\n]+"),
@@ -63,14 +64,7 @@ class Tokenize(Step, frozen=True):
         """See :class:`~salver.features.pipelines.steps.step.Step`."""
         if self.pad_to < 1 or self.max_length < 0:
             raise LoadFailed("tokenize: `pad_to` must be at least 1 and `max_length` not negative")
-        # Read at the first batch. With threads, 8 short texts took five times as long on busy cores.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        try:
-            from tokenizers import Tokenizer
-        except ModuleNotFoundError as error:
-            fix = "Install it with: pip install 'salver[text]'"
-            raise LoadFailed("the step tokenize needs the package 'tokenizers'", fix=fix) from error
-        encoder = TextEncoder(read_tokenizer(inside(folder, self.path)), dict(_TOKENS), Tokenizer.from_str)
+        encoder = _encoder(folder, self.path)
 
         def run_many(many: Sequence[Arrays]) -> Sequence[Arrays | SalverError]:
             jobs = [self._pieces(arrays) for arrays in many]
@@ -104,6 +98,34 @@ class Tokenize(Step, frozen=True):
         if not encodings:
             return {name: np.zeros((0, 0), kind) for name, kind in _TOKENS.items()}
         return encoder.arrays(encodings, self.pad_to)
+
+
+class Detokenize(Step, frozen=True):
+    """Ids of tokens to texts.
+
+    Attributes:
+        path: Folder of ``tokenizer.json``.
+        special: Show special tokens.
+    """
+
+    inputs: ClassVar = {"ids": "INT[rows, tokens]"}
+    outputs: ClassVar = {"text": "BYTES[rows]"}
+
+    path: str = "."
+    special: bool = False
+
+    def open(self, folder: Path) -> Run:
+        """See :class:`~salver.features.pipelines.steps.step.Step`."""
+        decode = _encoder(folder, self.path).decode
+
+        def run(arrays: Arrays) -> Arrays:
+            ids = arrays["ids"]
+            if ids.size and not 0 <= ids.min() <= ids.max() < _MOST_IDS:
+                raise InvalidInput("ids of tokens are not negative, and have at most 31 bits")
+            texts = [decode(row, skips_special=not self.special) for row in ids.tolist()]
+            return {"text": object_row([text.encode() for text in texts])}
+
+        return run
 
 
 class TextNormalise(Step, frozen=True):
@@ -225,6 +247,18 @@ class Labels(Step, frozen=True):
             return {"label": object_row(found).reshape(index.shape)}
 
         return run
+
+
+def _encoder(folder: Path, path: str) -> TextEncoder:
+    """Return the tokenizer of a folder. Raises LoadFailed."""
+    # Read at the first batch. With threads, 8 short texts took five times as long on busy cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError as error:
+        fix = "Install it with: pip install 'salver[text]'"
+        raise LoadFailed("steps on tokens need the package 'tokenizers'", fix=fix) from error
+    return TextEncoder(read_tokenizer(inside(folder, path)), dict(_TOKENS), Tokenizer.from_str)
 
 
 def _labels_in(path: Path) -> dict[int, str]:
