@@ -320,7 +320,7 @@ def _resources(rows: Mapping[str, Row]) -> str:
     for row in rows.values():
         cells = [_bounded(row[case]["rolled_back"], row["releases"]) for case in ("good", "tight")]
         for case in ("margin", "good"):
-            cells.append(_bounded(row[case]["passed"], row["releases"]))
+            cells.append(_found(row[case] | {"releases": row["releases"]}, "passed"))
         harm = row["harm"] | {"releases": row["releases"]}
         cells.append(f"{_found(harm)}, {_minutes(harm, 'rolled_back')}")
         table.append([row["world"], *cells])
