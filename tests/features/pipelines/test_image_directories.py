@@ -1,5 +1,6 @@
 """What a directory for images may say, what is refused by name, and what the options of decoding change."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,6 @@ def test_names_of_older_and_newer_files(tmp_path: Path) -> None:
 
 
 def photo(width: int, height: int) -> bytes:
-    import io
-
     ramp = np.linspace(0, 255, width * height * 3).reshape(height, width, 3)
     file = io.BytesIO()
     Image.fromarray((ramp + 40 * np.sin(ramp)).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
@@ -129,7 +128,7 @@ def test_fast_decoding_is_nearly_the_same() -> None:
     plan = images.Plan(64, 96, (56, 56))
     exact = images.load(photo(600, 400))
     assert (exact.image.size, exact.height, exact.width) == ((600, 400), 400, 600)
-    small = images.load(photo(600, 400), plan=lambda height, width: plan)
+    small = images.load(photo(600, 400), plan=lambda height, width: plan, is_fast=True)
     assert small.image.size == (150, 100), "a quarter is still larger than the plan"
     assert (small.height, small.width) == (400, 600)
     pixels = images.fitted(exact.image, plan).astype(int)
@@ -151,7 +150,9 @@ def test_an_image_is_turned_upright_before_its_size_is_told() -> None:
     assert (turned.height, turned.width) == (64, 48) and turned.image.size == (48, 64)
 
 
-def test_sizes_that_need_too_much_memory_are_refused() -> None:
-    thin = Image.new("RGB", (2, 1_000_000))
+def test_sizes_that_need_too_much_memory_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    Image.new("1", (2, 1_000_000)).save(file, "PNG")
+    monkeypatch.setattr(images, "_decoded", None)
     with pytest.raises(InvalidInput, match="which would become 224 x 224"):
-        images.fitted(thin, images.Plan(224, 224))
+        images.load(file.getvalue(), plan=lambda height, width: images.Plan(224, 224))

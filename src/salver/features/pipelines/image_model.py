@@ -146,7 +146,8 @@ class ImageModel:
 
     def _loaded(self, data: bytes) -> DecodedImage:
         decoding = self._decoding
-        return load(data, decoding.most_pixels, self._processor.sizes.plan if decoding.is_fast else None)
+        plan = self._processor.sizes.plan
+        return load(data, decoding.most_pixels, plan, is_fast=decoding.is_fast)
 
     def _check(self, size: tuple[int, ...]) -> None:
         wanted = self._specs[PIXELS].shape[2:]

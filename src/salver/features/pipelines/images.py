@@ -89,26 +89,33 @@ class DecodedImage(msgspec.Struct, frozen=True):
 
 
 def load(
-    data: bytes, most_pixels: int = MOST_PIXELS, plan: Callable[[int, int], Plan] | None = None
+    data: bytes,
+    most_pixels: int = MOST_PIXELS,
+    plan: Callable[[int, int], Plan] | None = None,
+    *,
+    is_fast: bool = False,
 ) -> DecodedImage:
     """Decode a file into RGB pixels, upright: alpha is dropped, of an animation the first picture is taken.
 
     Args:
-        plan: From height and width to the sizes that are needed; a JPEG is then decoded at a half, quarter or
-            eighth of its size if that is enough, which is faster and changes pixels.
+        plan: From height and width to the sizes that the image is made for.
+        is_fast: Decode a JPEG at a half, quarter or eighth of its size if that is enough for the plan, which
+            changes pixels.
 
     Raises:
-        InvalidInput: it is no image, broken, or has more pixels.
+        InvalidInput: it is no image, broken, has more pixels, or is so long and thin that the plan has more.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check(image, most_pixels)
         width, height = image.size
+        if plan is not None:
+            _check_plan(plan(height, width), height, width)
         orientation = image.getexif().get(_ORIENTATION, 1)
         if orientation in _LYING:
             height, width = width, height
         whole = image.size
-        if plan is not None:
+        if plan is not None and is_fast:
             needed = plan(height, width)
             least = (needed.width, needed.height)
             image.draft("RGB", least[::-1] if orientation in _LYING else least)
@@ -137,6 +144,17 @@ def _check(image: Any, most_pixels: int) -> None:
             "are decoded",
             field="inputs",
             fix=_FEWER,
+        )
+
+
+def _check_plan(plan: Plan, height: int, width: int) -> None:
+    # Before one edge is resized the other one is, and orientation, which PNG tells at its end, swaps them.
+    if max(plan.height, plan.width, height, width) * max(plan.height, plan.width) > MOST_PIXELS:
+        raise InvalidInput(
+            f"inputs has an image of {width} x {height} pixels, which would become {plan.width} x "
+            f"{plan.height}",
+            field="inputs",
+            fix="Cut it into images that are less long and thin.",
         )
 
 
@@ -198,18 +216,8 @@ def fitted(image: Any, plan: Plan, resample: int = BILINEAR, *, is_fast: bool = 
 
     Args:
         is_fast: Compute only the part that is left; about one value in 10,000 is off by one.
-
-    Raises:
-        InvalidInput: it is so long and thin that its intermediate size is out of bounds.
     """
     width, height = image.size
-    if max(plan.height, height) * plan.width > MOST_PIXELS:
-        raise InvalidInput(
-            f"inputs has an image of {width} x {height} pixels, which would become {plan.width} x "
-            f"{plan.height}",
-            field="inputs",
-            fix="Cut it into images that are less long and thin.",
-        )
     kind = Image.Resampling(resample)
     rows, columns = plan.crop or (plan.height, plan.width)
     top, left = (plan.height - rows) // 2, (plan.width - columns) // 2

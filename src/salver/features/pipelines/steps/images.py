@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from salver.words.tensor import Array
 
 _FILTERS: Final = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
-_MOST_EDGE: Final = 8192
+_MOST_EDGE: Final = 4096
 _GREY: Final = 114
 #: A little below what Pillow itself refuses.
 MOST_ALLOWED: Final = 178_000_000
@@ -84,7 +84,7 @@ class Pixels(Step, frozen=True):
             pixels = np.empty((len(values), 3, height, width), np.float32)
             size = np.empty((len(values), 2), np.int64)
             for row, value in enumerate(values):
-                image = load(plain_bytes(value), self.max_pixels, plan if is_fast else None)
+                image = load(plain_bytes(value), self.max_pixels, plan, is_fast=is_fast)
                 pixels[row], size[row] = pixels_of(image), (image.height, image.width)
             return {"pixels": pixels, "size": size}
 
