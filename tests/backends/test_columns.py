@@ -1,6 +1,7 @@
 """Named columns of models: read from the artefact, and answered as the framework answers a data frame."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from packaged import load
 from real_tables import (
     NUMBERS,
@@ -105,6 +108,36 @@ def test_categories_of_lightgbm(frame: Any, tmp_path: Path) -> None:
         model.run({**wrong, **MARK})
     assert "Send one of: female, male, or null" in str(refused.value)
     model.close()
+
+
+@given(st.lists(st.integers(0, 441), min_size=1, max_size=12))
+def test_rows_together_answer_as_one_by_one(models: Any, indices: list[int]) -> None:
+    for model, columns in models:
+        mark = MARK if model.signature.others else {}
+        together = model.run({name: values[indices] for name, values in columns.items()} | mark)
+        for place, index in enumerate(indices):
+            alone = model.run({name: values[[index]] for name, values in columns.items()} | mark)
+            for name, values in together.items():
+                if values.dtype.kind == "f":
+                    np.testing.assert_allclose(values[place], alone[name][0], rtol=1e-12)
+                else:
+                    assert values[place] == alone[name][0]
+
+
+@pytest.fixture(scope="module")
+def models(frame: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    folder = tmp_path_factory.mktemp("models")
+    write_pipeline(frame, folder)
+    write_xgboost(frame, folder)
+    write_lightgbm(frame, folder)
+    made = [
+        load(SklearnBackend(), folder / "model.skops"),
+        load(XgboostBackend(), folder / "model.ubj"),
+        load(LightgbmBackend(), folder / "model.txt"),
+    ]
+    yield [(model, sent(frame, model)) for model in made]
+    for model in made:
+        model.close()
 
 
 def test_categories_that_are_numbers(tmp_path: Path) -> None:

@@ -237,6 +237,22 @@ def test_hostile_tables_are_refused_and_the_server_goes_on(world: World) -> None
     assert world.ask("sick", {"inputs": records(world.read[:1])})[0] == 200
 
 
+def test_a_body_that_lies_of_its_size_costs_its_own_request(world: World) -> None:
+    import pyarrow
+
+    rows = 50_001
+    table = pyarrow.table({"age": np.zeros(rows)})
+    out = io.BytesIO()
+    options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    with pyarrow.ipc.new_stream(out, table.schema, options=options) as writer:
+        writer.write_table(table)
+    honest, lie = (8 * rows).to_bytes(8, "little"), (1 << 42).to_bytes(8, "little")
+    assert out.getvalue().count(honest) >= 1
+    status, told = world.ask("sick", out.getvalue().replace(honest, lie), ARROW)
+    assert status in (400, 413), told
+    assert world.ask("sick", world.read[:2].to_parquet(index=False), PARQUET)[0] == 200
+
+
 def test_a_large_table_is_answered_whole(world: World) -> None:
     many = pd.concat([world.read] * 40)
     status, told = world.ask("lgb", many.to_csv(index=False).encode(), CSV)
