@@ -227,6 +227,29 @@ def test_categories_of_boosters_with_the_interface_of_estimators(
     model.close()
 
 
+def test_categories_behind_another_step_are_not_those_of_callers(tmp_path: Path) -> None:
+    import joblib
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
+
+    table = pd.DataFrame({"plan": ["Free", "PRO", "pro", "free"]})
+    lowered = make_pipeline(FunctionTransformer(lower), OneHotEncoder())
+    own = make_pipeline(ColumnTransformer([("plan", lowered, ["plan"])]), LinearRegression())
+    joblib.dump(own.fit(table, [1, 2, 2, 1]), tmp_path / "m.joblib")
+    backend = SklearnBackend()
+    model = backend.load(manifest_of(backend, tmp_path / "m.joblib"), LoadOptions(trust_pickle=True))
+    assert told(model) == {"plan": Column("text")}
+    answer = model.run({"plan": np.array([b"FREE", b"Pro"], object)})["prediction"]
+    np.testing.assert_allclose(answer, [1, 2])
+    model.close()
+
+
+def lower(table: Any) -> Any:
+    return table.apply(lambda column: column.str.lower())
+
+
 def months(table: Any) -> Array:
     found: Array = table.apply(lambda column: column.dt.month).fillna(0).to_numpy("f8")
     return found

@@ -35,7 +35,7 @@ class SklearnTable:
     """
 
     def __init__(self, estimator: Any, days: Sequence[str] = ()) -> None:
-        self.columns = _columns(estimator)
+        self.columns, self._known = _columns(estimator)
         if unknown := sorted(set(days) - {spec.name for spec in self.columns}):
             raise LoadFailed(
                 f"option dates names {unknown[0]!r}, which is no column of the estimator",
@@ -86,7 +86,7 @@ class SklearnTable:
         inputs = {}
         for spec in self.columns:
             column = spec.column or Column()
-            value: Any = column.categories[0] if column.categories else 0
+            value: Any = column.categories[0] if column.categories else self._known.get(spec.name, 0)
             if spec.datatype is DataType.BYTES:
                 value = str(value or "").encode() if column.kind == "text" else b"2000-01-01"
             if spec.name in missing:
@@ -132,24 +132,28 @@ def _pandas(*, is_needed: bool) -> Any:
     return pandas
 
 
-def _columns(estimator: Any) -> tuple[TensorSpec, ...]:
+def _columns(estimator: Any) -> tuple[tuple[TensorSpec, ...], Mapping[str, Category]]:
+    """Return the columns of an estimator, and a value of those of which one is known."""
     names = getattr(estimator, "feature_names_in_", None)
     if names is None or len(names) > MOST_COLUMNS:
-        return ()
+        return (), {}
     # All columns are numbers, except those of transformers that have learned texts.
     columns = {str(name): TensorSpec(str(name), DataType.FP64, (-1,), column=Column()) for name in names}
-    read = set()
+    read, values = set(), {}
     for transformer, chosen in _chosen(estimator):
         if transformer == "drop":
             continue
         read.update(chosen)
         for index, name in enumerate(chosen):
-            columns[name] = _learned(columns[name], transformer, index)
-    return tuple(
+            columns[name], value = _learned(columns[name], transformer, index)
+            if value is not None:
+                values[name] = value
+    specs = tuple(
         replace(spec, column=replace(spec.column, is_read=spec.name in read))
         for spec in columns.values()
         if spec.column is not None
     )
+    return specs, values
 
 
 def _chosen(estimator: Any) -> Iterator[tuple[Any, list[str]]]:
@@ -176,35 +180,37 @@ def _names(names: Sequence[str], chosen: Any) -> list[str]:
     return [str(c) if isinstance(c, str) else names[c] for c in listed.tolist()]
 
 
-def _learned(spec: TensorSpec, transformer: Any, index: int) -> TensorSpec:
-    """Return the specification of a column with what a transformer has learned about it."""
-    column = spec.column or Column()
+def _learned(spec: TensorSpec, transformer: Any, index: int) -> tuple[TensorSpec, Category | None]:
+    """Return a column's specification with what a transformer has learned about it, and a known value."""
+    text = replace(spec, datatype=DataType.BYTES, column=replace(spec.column or Column(), kind="text"))
+    is_raw = True
     for _, step in getattr(transformer, "steps", [("", transformer)]):
         if hasattr(step, "vocabulary_"):
-            return replace(spec, datatype=DataType.BYTES, column=replace(column, kind="text"))
+            return text, None
         # Encoders keep the categories of each column, imputers the value that fills it.
         if (categories := getattr(step, "categories_", None)) is not None:
-            return _encoded(spec, step, np.asarray(categories[index]))
-        learned = getattr(step, "statistics_", None)
-        if learned is None:
-            return spec
-        filled = np.asarray(learned)[index]
-        if isinstance(filled, str):
-            spec = replace(spec, datatype=DataType.BYTES, column=replace(column, kind="text"))
-    return spec
+            # Missing values are NaN among numbers and among texts.
+            known = [
+                value
+                for value in np.asarray(categories[index]).tolist()
+                if value is not None and value == value
+            ]
+            is_strict = is_raw and getattr(step, "handle_unknown", "") == "error"
+            return _encoded(spec, text, known, is_strict=is_strict), next(iter(known), None)
+        if (learned := getattr(step, "statistics_", None)) is None:
+            is_raw = False  # later categories are those of other values than callers send
+        elif isinstance(np.asarray(learned)[index], str):
+            spec = text
+    return spec, None
 
 
-def _encoded(spec: TensorSpec, encoder: Any, categories: Array) -> TensorSpec:
-    column = spec.column or Column()
-    # Missing values are NaN among numbers and among texts.
-    known: list[Category] = [value for value in categories.tolist() if value is not None and value == value]
-    if getattr(encoder, "handle_unknown", "") == "error":
-        column = replace(column, categories=tuple(known))
+def _encoded(spec: TensorSpec, text: TensorSpec, known: Sequence[Category], *, is_strict: bool) -> TensorSpec:
     if any(isinstance(value, str) for value in known):
-        return replace(spec, datatype=DataType.BYTES, column=replace(column, kind="text"))
+        spec = text
+    column = spec.column or Column()
     if known and all(isinstance(value, bool) for value in known):
-        return replace(spec, column=replace(column, kind="boolean"))
-    return replace(spec, column=column)
+        column = replace(column, kind="boolean")
+    return replace(spec, column=replace(column, categories=tuple(known) if is_strict else column.categories))
 
 
 def _with_nulls(

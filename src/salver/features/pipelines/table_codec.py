@@ -84,7 +84,7 @@ class TableCodec(Codec[HttpBody | Message, HttpReply]):
         outputs, labels = [RequestedOutput(first.name)], tuple[str, ...]()
         if _wants_probabilities(parameters):
             scores = next((spec for spec in signature.outputs if spec.name == _PROBABILITIES), None)
-            if scores is None:
+            if scores is None or not scores.labels:
                 raise InvalidInput(
                     "the model gives no probabilities",
                     field=_PROBABILITIES,
