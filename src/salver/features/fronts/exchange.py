@@ -30,9 +30,8 @@ class PassedExchange(Exchange):
         """Address and port of the caller; None = it came by a UNIX socket."""
         return self._request.client
 
-    @property
     def is_in_rush(self) -> bool:
-        """Whether answers are copied; no, because each goes to its own number."""
+        """Return False: no answer is copied, because each goes to its own number."""
         return False
 
     async def send(self, message: dict[str, Any]) -> None:
