@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from salver.features.access.key_format import digest_of
-from salver.features.access.key_table import Key, KeyTable
+from salver.features.access.key_table import Key, KeyGrant, KeyTable
 from salver.features.access.limits import LimitRules, Limits
 from salver.features.access.plane import CheckingPlane
 from salver.features.access.scopes import Scopes
@@ -61,6 +61,23 @@ def test_a_limit_is_asked_before_the_body_and_charged_with_the_run(clock: Clock)
         assert (refusal.limit, refusal.retry_after) == (("key-requests", 2, 2, "requests"), 1.0)
     clock.now = NS
     assert grant_of(table) is not None
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_run_that_one_limit_refuses_is_charged_to_none(clock: Clock, whole: bool) -> None:
+    """The grant of a known head is asked again and again, without the look that comes before its making."""
+    table = table_of(clock, LimitRules("10/s+10", tokens="1/s+1", at_once=5))
+    grant = cast(KeyGrant, grant_of(table))
+    (limits,) = grant.limits("m", "")
+    begin = grant.enter if whole else grant.begin
+    assert not isinstance(begin("m"), RateLimited)
+    left = [limits.running, *(cell.left(0) for cell in limits.cells)]
+    assert left == [1, 9, 0]
+    for _ in range(3):
+        refused = begin("m")
+        assert isinstance(refused, RateLimited) and refused.limit is not None
+        assert refused.limit.name == "key-tokens"
+    assert [limits.running, *(cell.left(0) for cell in limits.cells)] == left
 
 
 @pytest.mark.parametrize(("rules", "sure_ns"), [("10/s+1", 5_000_000), ("1000/s+1", 1_000_000)])

@@ -53,7 +53,7 @@ class RunCharge(RunUsage):
         if tenant != plan.tenant:
             plan = self._move(tenant)
         self._is_decided = True
-        if plan.charge(rows):
+        if plan.weigh(rows, tenant):
             return True
         plan.take(rows)  # now, as others may pass it while it waits for its quotas
         return False

@@ -79,7 +79,7 @@ class RunPlan:
         """Count a run that begins; return why it is refused; None = it is accepted."""
         now = self.ticks()
         if not self.is_early:
-            refused = refusal(self.limits, now)
+            refused = refusal(self.limits, now) if self.limits else None
             if refused is None and self.quotas is not None:
                 refused = self.quotas.refusal(is_trial=False)
             if refused is not None:
@@ -109,15 +109,9 @@ class RunPlan:
             cell.free_at = cell.before
 
     def weigh(self, rows: int, tenant: str) -> bool:
-        """See :class:`~salver.words.messages.Charge`. A run that is not settled begins in another way."""
-        return self.is_early or self.charge(rows)
-
-    def charge(self, rows: int) -> bool:
-        """Charge a run to all limits and quotas, or to none; return False if it is not charged yet.
-
-        Raises:
-            RateLimited: it is beyond one of them.
-        """
+        """See :class:`~salver.words.messages.Charge`."""
+        if self.is_early:
+            return True
         refused = refusal(self.limits, self.ticks(), rows, own=1) if self.limits else None
         if refused is not None:
             raise self.record(refused, self.model)

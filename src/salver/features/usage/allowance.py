@@ -73,6 +73,7 @@ class Slice:
 
     Attributes:
         per_request, per_row: What a request takes before it runs.
+        used: What this server has used.
         granted: What it may use.
         retry_at: Unix seconds until which the ledger is not asked again.
         is_reached: The ledger has told what there is.
@@ -84,7 +85,7 @@ class Slice:
 
     __slots__ = (
         "asking", "at", "counts", "elsewhere", "granted", "is_reached", "per_request", "per_row", "period",
-        "refill_at", "retry_at", "rule", "wanted",
+        "refill_at", "retry_at", "rule", "used", "wanted",
     )  # fmt: skip
 
     def __init__(self, rule: QuotaRule, period: Period, counts: Counts, at: int) -> None:
@@ -94,7 +95,9 @@ class Slice:
         self.per_row = int(rule.unit == "rows")
         self.counts = counts
         self.at = at
-        self.granted = self.refill_at = counts[at]
+        #: The count in that memory, which takes longer to read.
+        self.used = counts[at]
+        self.granted = self.refill_at = self.used
         self.retry_at = 0.0
         self.is_reached = True
         self.asking: Awaitable[None] | None = None
@@ -105,14 +108,9 @@ class Slice:
         return f"<Slice of {self.rule} in {self.period.name}: {self.used} of {self.granted}>"
 
     @property
-    def used(self) -> int:
-        """Return how much this server has used."""
-        return self.counts[self.at]
-
-    @property
     def left(self) -> int:
         """Return how much it may still use; below 0 = it owes that much."""
-        return self.granted - self.counts[self.at]
+        return self.granted - self.used
 
     def settle(self, granted: SliceGrant | None, now: float) -> None:
         """Take the ledger's answer; None = it cannot be reached."""
@@ -211,14 +209,14 @@ class KeyQuotas:
         now = self._shell.now()
         if now < self._ends:
             for slice in self._slices:
-                if slice.granted <= slice.counts[slice.at]:
+                if slice.granted <= slice.used:
                     break
             else:  # most are accepted
                 return None
         for index, slice in enumerate(self._slices):
             if now >= slice.period.ends:
                 slice = self._renew(index, now)
-            if slice.granted > slice.counts[slice.at]:
+            if slice.granted > slice.used:
                 continue
             if now < slice.retry_at:
                 return self._refused(slice, now)
@@ -232,14 +230,14 @@ class KeyQuotas:
         """See :class:`~salver.features.access.ports.Quotas`."""
         for slice in self._before:
             needed = rows if slice.per_row else 1
-            if slice.counts[slice.at] + needed > slice.granted and needed:
+            if slice.used + needed > slice.granted and needed:
                 now = self._shell.now()
                 if now < slice.retry_at:
                     raise self._refused(slice, now, rows)
                 return False
         for slice in self._before:  # as _use(), written out for each request
-            counts, at = slice.counts, slice.at
-            counts[at] = used = counts[at] + (rows if slice.per_row else 1)
+            used = slice.used + (rows if slice.per_row else 1)
+            slice.used = slice.counts[slice.at] = used
             if used > slice.refill_at:
                 self._refill(slice)
         return True
@@ -268,8 +266,8 @@ class KeyQuotas:
 
     def _use(self, slice: Slice, count: int) -> None:
         """Count what is used."""
-        counts, at = slice.counts, slice.at
-        counts[at] = used = counts[at] + count
+        used = slice.used + count
+        slice.used = slice.counts[slice.at] = used
         if used > slice.refill_at:
             self._refill(slice)
 
