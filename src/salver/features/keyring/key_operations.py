@@ -56,7 +56,7 @@ class HeldLimits(Why, frozen=True, forbid_unknown_fields=True):
 
     @property
     def change(self) -> LimitChange:
-        """The change."""
+        """Return the change."""
         return LimitChange(self.holder, self.name, self.limits)
 
 
