@@ -85,6 +85,21 @@ def root(*values: float) -> InferRequest:
 COUNTING = InferRequest("m", (), signature="count")
 
 
+async def test_answers_through_callbacks_are_those_of_the_signature() -> None:
+    async with Rig() as rig:
+        told: list[object] = []
+        for asked in (request(4.0), root(4.0), COUNTING):
+            rig.all.post(asked, None, lambda answer, _: told.append(answer))
+        await auntil(lambda: len(told) == 3)
+        answers = [answer.outputs[0].array.ravel().tolist() for answer in told]  # type: ignore[attr-defined]
+        assert answers == [(await rig.infer(request(4.0))).outputs[0].array.ravel().tolist(), [2.0], [1]]
+        with pytest.raises(InvalidInput, match="Serving signature key"):
+            rig.all.post(
+                InferRequest("m", (), signature="absent"), None, lambda answer, _: told.append(answer)
+            )
+        assert len(told) == 3
+
+
 @pytest.mark.clause("TF-B1")
 async def test_each_signature_answers_and_batches_by_itself() -> None:
     async with Rig() as rig:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from salver.backends.protocol import SIGNATURE
+from salver.kernel.engine.delivery import ReplyCallback
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.ports import Gave, PostRunner, RestartingRunner, Runner
 from salver.words.artifacts import ModelConfig, Ragged
@@ -155,6 +156,15 @@ class Signatures:
         standing: Standing = ANYBODY,
     ) -> InferResponse:
         """Answer a request as :meth:`~salver.kernel.engine.engine.Engine.infer`, with its signature."""
+        return await self._chosen(request).infer(request, deadline, sender, standing)
+
+    def post(
+        self, request: InferRequest, deadline: float | None, told: ReplyCallback, standing: Standing = ANYBODY
+    ) -> Callable[[], None]:
+        """Answer a request as :meth:`~salver.kernel.engine.engine.Engine.post`, with its signature."""
+        return self._chosen(request).post(request, deadline, told, standing)
+
+    def _chosen(self, request: InferRequest) -> Engine:
         engine: Engine | None = self._first
         if request.signature:
             engine = self._all.get(request.signature)
@@ -166,7 +176,7 @@ class Signatures:
                 field="signature_name",
                 fix=f"There are: {', '.join(self._all)}.",
             )
-        return await engine.infer(request, deadline, sender, standing)
+        return engine
 
     async def resize(self, slots: int) -> None:
         """Set the number of instances, as the first engine has."""

@@ -128,7 +128,8 @@ class Servable:
         self.signatures = signatures
         self.infer = self._in_order(self._whole.infer)
         if signatures is not None:
-            self.declare(post=None)
+            may_post = all(_may_post(each, manifest) for each in signatures.others.values())
+            self.declare(post=signatures.post if self.capabilities.post and may_post else None)
         self.leave: Callable[[float], Awaitable[None]] | None
         self.leave = engine.leave if isinstance(engine, SequenceEngine) else None
         self.adjustment = Adjustment()
