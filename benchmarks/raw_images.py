@@ -3,11 +3,11 @@
     python benchmarks/raw_images.py [--seconds 4] [--rounds 3] [--connections 1,8] [--networks small]
 
 MobileNetV2 with ImageNet's weights, and a network of about 2 ms, each as a Hugging Face directory; a photo of
-640 x 427 and one of 1280 x 854 pixels. ``exact`` and ``fast`` are Salver with that ``decode``, one thread a
-run; ``handler`` is ``peers/fastapi/images.py``, one thread a session. All servers of a network run at once
-and are loaded in turn; figures are medians over the rounds of requests/s, of the processor time of a
-request, and of the ratios to the handler in the same round. Where others use the machine, the handler's many
-threads get more of it than one thread a core, so that the processor time counts.
+640 x 427 and one of 1280 x 854 pixels. ``exact``, ``near`` and ``fast`` are Salver with that ``decode``,
+one thread a run; ``handler`` is ``peers/fastapi/images.py``, one thread a session. All servers of a network
+run at once and are loaded in turn; figures are medians over the rounds of requests/s, of the processor time
+of a request, and of the ratios to the handler in the same round. Where others use the machine, the handler's
+many threads get more of it than one thread a core, so that the processor time counts.
 """
 
 import argparse
@@ -132,7 +132,7 @@ def measure(network: bytes, folder: Path, options: argparse.Namespace) -> dict[s
     found: dict[str, dict[str, list[float]]] = {}
     with contextlib.ExitStack() as stack:
         systems = {}
-        for name in ("exact", "fast", "handler"):
+        for name in ("exact", "near", "fast", "handler"):
             path, port = (
                 write(folder / name / "photos", network, "exact" if name == "handler" else name),
                 free_port(),
@@ -181,7 +181,7 @@ def report(name: str, found: Mapping[str, Mapping[str, list[float]]]) -> None:
     print(f"{name}: requests/s and processor ms; in brackets the ratio to the handler")
     for cell, got in found.items():
         parts = [f"handler {median(got['handler']):.0f}/s {median(got['handler ms']):.1f} ms"]
-        for system in ("exact", "fast"):
+        for system in ("exact", "near", "fast"):
             rates = [own / other for own, other in zip(got[system], got["handler"], strict=True)]
             spent = [other / own for own, other in zip(got[f"{system} ms"], got["handler ms"], strict=True)]
             parts.append(

@@ -132,9 +132,9 @@ def test_fast_decoding_is_nearly_the_same() -> None:
     assert small.image.size == (150, 100), "a quarter is still larger than the plan"
     assert (small.height, small.width) == (400, 600)
     pixels = images.fitted(exact.image, plan).astype(int)
-    cropped = images.fitted(exact.image, plan, is_fast=True).astype(int)
+    cropped = images.fitted(exact.image, plan, is_near=True).astype(int)
     assert np.abs(cropped - pixels).max() <= 1 and (cropped != pixels).mean() < 0.01
-    assert np.abs(images.fitted(small.image, plan, is_fast=True) - pixels).mean() < 8
+    assert np.abs(images.fitted(small.image, plan, is_near=True) - pixels).mean() < 8
 
 
 def test_steps_by_themselves_are_the_whole() -> None:

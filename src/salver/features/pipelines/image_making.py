@@ -1,12 +1,14 @@
 """Making of the model of a directory for images, from its files and the network's inputs and outputs."""
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, get_args
+
+import msgspec
 
 from salver.backends.protocol import RunnableModel
 from salver.features.pipelines.directory import ModelDirectory
 from salver.features.pipelines.image_model import IMAGE, MASK, PIXELS, Decoding, ImageModel
-from salver.features.pipelines.images import MOST_PIXELS
+from salver.features.pipelines.images import MOST_PIXELS, How
 from salver.features.pipelines.ports import ImageTask
 from salver.features.pipelines.processor import read_processor
 from salver.features.pipelines.steps.images import MOST_ALLOWED
@@ -67,11 +69,11 @@ def decoding_of(options: Mapping[str, str]) -> Decoding:
         LoadFailed: one is unknown or out of range.
     """
     decode, most = options.get("decode", "exact"), options.get("max_pixels", str(MOST_PIXELS))
-    if decode not in ("exact", "fast"):
+    if decode not in get_args(How):
         raise LoadFailed(
             f"decode is {decode[:40]!r}",
             field="options.decode",
-            fix='Write "exact", or "fast" to decode large JPEGs at a fraction of their size.',
+            fix='Write "exact", "near" (resize only what is kept) or "fast" (decode JPEGs smaller, too).',
         )
     if not (most.isascii() and most.isdecimal() and 0 < int(most) <= MOST_ALLOWED):
         raise LoadFailed(
@@ -79,7 +81,7 @@ def decoding_of(options: Mapping[str, str]) -> Decoding:
             field="options.max_pixels",
             fix=f"Write a number of pixels from 1 to {MOST_ALLOWED}, for example {MOST_PIXELS}.",
         )
-    return Decoding(int(most), decode == "fast")
+    return Decoding(int(most), msgspec.convert(decode, How))
 
 
 def _taken(directory: ModelDirectory, network: Signature) -> tuple[int, ...]:

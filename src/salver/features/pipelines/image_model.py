@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from salver.backends.protocol import Answer, RunnableModel
-from salver.features.pipelines.images import DecodedImage, fitted, load, plain_bytes
+from salver.features.pipelines.images import DecodedImage, How, fitted, load, plain_bytes
 from salver.features.pipelines.parameters import from_request
 from salver.features.pipelines.ports import ImageOutputs, ImageTask
 from salver.features.pipelines.processor import ImageProcessor
@@ -31,11 +31,12 @@ class Decoding(msgspec.Struct, frozen=True):
 
     Attributes:
         most_pixels: Images with more are refused.
-        is_fast: Decode large JPEGs at a fraction of their size, which changes pixels.
+        how: ``exact`` = Pillow's pixels; ``near`` = resize only what is kept, which rounds one value in
+            10,000 differently; ``fast`` = the same, with large JPEGs decoded at a fraction of their size.
     """
 
     most_pixels: int
-    is_fast: bool = False
+    how: How = "exact"
 
 
 class _Ready(NamedTuple):
@@ -138,7 +139,9 @@ class ImageModel:
             data = plain_bytes(file)
             loaded = self._loaded(data)
             plan = self._processor.sizes.plan(loaded.image.height, loaded.image.width)
-            pixels = fitted(loaded.image, plan, self._processor.resample, is_fast=self._decoding.is_fast)
+            pixels = fitted(
+                loaded.image, plan, self._processor.resample, is_near=self._decoding.how != "exact"
+            )
             self._check(pixels.shape[:2])
         except SalverError as error:
             return error
@@ -147,7 +150,7 @@ class ImageModel:
     def _loaded(self, data: bytes) -> DecodedImage:
         decoding = self._decoding
         plan = self._processor.sizes.plan
-        return load(data, decoding.most_pixels, plan, is_fast=decoding.is_fast)
+        return load(data, decoding.most_pixels, plan, is_fast=decoding.how == "fast")
 
     def _check(self, size: tuple[int, ...]) -> None:
         wanted = self._specs[PIXELS].shape[2:]

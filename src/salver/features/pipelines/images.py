@@ -12,7 +12,7 @@ import importlib
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -30,6 +30,8 @@ MOST_PIXELS: Final = 50_000_000
 _ORIENTATION: Final = 0x0112  # tag of EXIF
 _ROTATED: Final = range(2, 9)
 _LYING: Final = range(5, 9)  # height and width are swapped
+#: Choices between exactness and speed.
+How = Literal["exact", "near", "fast"]
 #: What no image begins with: 64 letters of base64.
 _BASE64: Final = re.compile(rb"(?:data:[^,]{0,200},|[A-Za-z0-9+/=\r\n]{64})")
 _SEND: Final = "Send the bytes of an image (JPEG, PNG, WebP, GIF, BMP, TIFF), or its base64."
@@ -211,17 +213,17 @@ def center_crop(pixels: Array, height: int, width: int) -> Array:
     return canvas
 
 
-def fitted(image: Any, plan: Plan, resample: int = BILINEAR, *, is_fast: bool = False) -> Array:
+def fitted(image: Any, plan: Plan, resample: int = BILINEAR, *, is_near: bool = False) -> Array:
     """Return a decoded image as UINT8 [height, width, 3], resized and cropped.
 
     Args:
-        is_fast: Compute only the part that is left; about one value in 10,000 is off by one.
+        is_near: Compute only the part that is left; about one value in 10,000 is off by one.
     """
     width, height = image.size
     kind = Image.Resampling(resample)
     rows, columns = plan.crop or (plan.height, plan.width)
     top, left = (plan.height - rows) // 2, (plan.width - columns) // 2
-    if is_fast and min(top, left) >= 0:
+    if is_near and min(top, left) >= 0:
         across, down = width / plan.width, height / plan.height
         box = (left * across, top * down, (left + columns) * across, (top + rows) * down)
         return np.asarray(image.resize((columns, rows), kind, box=box))
