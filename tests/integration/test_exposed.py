@@ -13,7 +13,7 @@ CHANGES: tuple[Right, ...] = ("models", "registry", "releases", "outcomes", "acc
 #: Ports whose only caller is a platform.
 PLATFORMS = ("sagemaker", "vertex-ai")
 #: Operations that only read, but by the right over access.
-READING = ("/api/v1/keys", "/api/v1/keys/mlp")
+READING = ("/api/v1/keys", "/api/v1/keys/mlp", "/api/v1/limits")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
