@@ -96,6 +96,11 @@ def _two_fronts(model: Model, port: int, folder: Path) -> Launch:
     return Launch([*one.argv, "--fronts", "2"], one.env, folder)
 
 
+def _two_accelerated(model: Model, port: int, folder: Path) -> Launch:
+    one = _accelerated(model, port, folder)
+    return Launch([*one.argv, "--fronts", "2"], one.env, folder)
+
+
 def _ours(script: str) -> Callable[[Model, int, Path], Launch]:
     def launch(model: Model, port: int, folder: Path) -> Launch:
         return Launch([sys.executable, str(HERE / script), str(model.path), "--port", str(port)], cwd=folder)
@@ -128,6 +133,15 @@ OURS = (
         forms.oip,
         "two fronts, set alike",
         counts_batches=True,
+    ),
+    System(
+        "salver_accelerated_fronts_2",
+        "salver",
+        _two_accelerated,
+        forms.oip,
+        "the accelerated build with two fronts, set alike",
+        counts_batches=True,
+        built=ACCELERATED,
     ),
     System(
         "prototype",
