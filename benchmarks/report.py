@@ -167,8 +167,9 @@ def targets(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
             got for name, got in cell["systems"].items() if name.startswith("triton_onnx") and "rate" in got
         ]:
             yield from _beside_native("", label, ours, native)
-            if "rate" in (accelerated := cell["systems"].get("salver_accelerated", {})):
-                yield from _beside_native("accelerated: ", label, accelerated, native)
+            for words in ("accelerated", "accelerated fronts 2"):
+                if "rate" in (other := cell["systems"].get(f"salver_{words.replace(' ', '_')}", {})):
+                    yield from _beside_native(f"{words}: ", label, other, native)
         for name, rate in rates.items():
             if needed := _needed(name, result["systems"][name]["kind"], cell):
                 yield _at_least(f"times {name}", label, needed, ours["rate"] / rate)
