@@ -179,8 +179,8 @@ def _sight(metric: MetricOutlook, index: int, minutes: float | None) -> str:
     if not metric.rate:
         if not metric.alone:
             return "none foreseen; however many there are of the canary alone, they prove nothing"
-        minutes = f"{metric.alone} minutes in a row"
-        return f"none foreseen; {minutes} in which the canary alone has some roll it back"
+        in_a_row = f"{metric.alone} minutes in a row"
+        return f"none foreseen; {in_a_row} in which the canary alone has some roll it back"
     until = math.inf if minutes is None else minutes
     detects = metric.stages[index].detects
     seen = {ratio: time for ratio, time in detects.items() if time <= until}
