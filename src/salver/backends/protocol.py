@@ -15,8 +15,8 @@ import msgspec
 from salver.backends.callbacks import ServerAccess
 from salver.words.artifacts import Cost, Manifest
 from salver.words.errors import SalverError
-from salver.words.messages import InferRequest, Parameter, Signature
-from salver.words.tensor import Array
+from salver.words.messages import InferRequest, Parameter, RequestedOutput, Signature
+from salver.words.tensor import Array, Tensor
 
 _NONE: Mapping[str, Parameter] = {}
 #: Hidden input that selects a signature other than the first: its index in ``signature.others``. Callers
@@ -133,6 +133,17 @@ class RequestModel(RunnableModel, Protocol):
         Requests name their model, version and all requested outputs. An exception fails all of them.
         """
         ...
+
+
+def run_alone(model: RequestModel, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return all outputs of a model for inputs of no request; for its ``run``. Raises its error."""
+    types = {spec.name: spec.datatype for spec in model.signature.inputs}
+    tensors = tuple(Tensor(name, types[name], array) for name, array in inputs.items())
+    outputs = tuple(RequestedOutput(spec.name) for spec in model.signature.outputs)
+    (answer,) = model.answer([InferRequest("", tensors, outputs=outputs)])
+    if isinstance(answer, SalverError):
+        raise answer
+    return answer.outputs
 
 
 @runtime_checkable

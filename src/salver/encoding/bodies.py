@@ -33,6 +33,20 @@ class HttpBody(msgspec.Struct, gc=False):
     headers: Mapping[bytes, bytes] = _NO_HEADERS
     large: memoryview | None = None
 
+    @property
+    def content(self) -> bytes | memoryview:
+        """Return the body, whichever of the two it is."""
+        return self.body if self.large is None else self.large
+
+
+def media_type(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the content type without its parameters, in lower case; empty = there is none.
+
+    >>> media_type({b"content-type": b"Text/CSV; charset=utf-8"}), media_type({})
+    (b'text/csv', b'')
+    """
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
 
 class Message(msgspec.Struct, frozen=True, gc=False):
     """A large gRPC message that has not been parsed."""

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from salver.encoding.bodies import media_type
 from salver.transport.calls import printable
 from salver.transport.exchange import Prompt
 from salver.transport.restrict import Guard, Right
@@ -460,7 +461,7 @@ def _unquoted(name: str) -> str:
 
 def _check_json(headers: Mapping[bytes, bytes]) -> None:
     """Require JSON, which forms cannot send and pages of other origins only after a preflight."""
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    kind = media_type(headers)
     if kind != b"application/json":
         raise InvalidInput(
             f"a change comes as application/json, not as {printable(kind) or 'nothing'}", field="content-type"

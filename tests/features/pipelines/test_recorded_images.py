@@ -8,15 +8,13 @@ import json
 import numpy as np
 import pytest
 from image_directories import FILES, IMAGES, image_directory, lines
+from pipeline_answers import alike, asked
 
 from salver.backends.protocol import LoadOptions
-from salver.encoding.bodies import HttpBody
 from salver.features.pipelines.backend import HuggingFaceBackend
-from salver.features.pipelines.forms import PipelineJson
 from salver.words.artifacts import Manifest
-from salver.words.errors import InvalidInput, SalverError
-from salver.words.messages import InferResponse, ModelId
-from salver.words.tensor import tensor
+from salver.words.errors import InvalidInput
+from salver.words.messages import ModelId
 
 pytest.importorskip("PIL")
 pytest.importorskip("onnxruntime")
@@ -40,26 +38,8 @@ def model_of(tmp_path_factory):
     return load
 
 
-def asked(model, body):
-    codec = PipelineJson()
-    request = codec.decode(HttpBody("m", "1", json.dumps(body).encode()), model.signature)
-    (answer,) = model.answer([request])
-    if isinstance(answer, SalverError):
-        raise answer
-    outputs = tuple(tensor(name, array) for name, array in answer.outputs.items())
-    return json.loads(codec.encode(request, InferResponse("m", "1", outputs)).body)
-
-
 def in_base64(name):
     return base64.b64encode((FILES / name).read_bytes()).decode()
-
-
-def alike(got, want):
-    if isinstance(want, dict):
-        return got.keys() == want.keys() and all(alike(got[key], want[key]) for key in want)
-    if isinstance(want, list):
-        return len(got) == len(want) and all(map(alike, got, want))
-    return abs(got - want) <= 1e-5 if isinstance(want, float) else got == want
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
@@ -72,8 +52,7 @@ def test_answer_is_that_of_the_library(case, model_of):
             asked(model_of(case["model"]), body)
         assert refused.value.field == "inputs" and "JPEG, PNG" in refused.value.fix
         return
-    got = asked(model_of(case["model"]), body)
-    assert alike(got, case["output"]), (got, case["output"])
+    alike(asked(model_of(case["model"]), body), case["output"])
 
 
 @pytest.mark.parametrize("is_by_pillow", [True, False])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from salver.kernel.serving.servable import Servable
     from salver.transport.ports import ModelView
     from salver.words.artifacts import Manifest
+    from salver.words.messages import Signature
 
 _PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?", re.ASCII)
 _SUMMARY: Final = "Answer raw inputs of a Hugging Face directory or a pipeline, or rows by column name"
@@ -42,29 +43,25 @@ def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = Fa
     if match is None:
         return None
     model, version = unquoted(match[1]), unquoted(match[2] or "")
-    is_meant = has_keys or takes_raw_inputs(models, model, version)
+    is_meant = has_keys or is_raw(signature_of(models, model, version))
     return Route("pipeline", model, version) if is_meant else None
 
 
-def takes_raw_inputs(models: "ModelView", model: str, version: str) -> bool:
+def signature_of(models: "ModelView", model: str, version: str) -> "Signature | None":
+    """Return the signature of a model; None if it is not known."""
+    try:
+        _, signature = models.signature(model, version)
+    except SalverError:
+        return None
+    return signature
+
+
+def is_raw(signature: "Signature | None") -> bool:
     """Return whether a model is a pipeline, or has a task or named columns.
 
     Also True if that is not known, as the call itself says why.
     """
-    try:
-        _, signature = models.signature(model, version)
-    except SalverError:
-        return True
-    return bool(signature.task) or signature.table is not None
-
-
-def takes_tables(models: "ModelView", model: str, version: str) -> bool:
-    """Return whether a model takes rows by the names of columns; False if that is not known."""
-    try:
-        _, signature = models.signature(model, version)
-    except SalverError:
-        return False
-    return signature.table is not None
+    return signature is None or bool(signature.task) or signature.table is not None
 
 
 async def build(kernel: "Kernel", config: None) -> "Parts":

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from salver.encoding.bodies import HttpBody, HttpReply
+from salver.encoding.bodies import HttpBody, HttpReply, media_type
 from salver.encoding.json_text import dumps, kind_of, loads
 from salver.features.pipelines import raw_rows
 from salver.features.pipelines.names import OF_IMAGES, SUPPORTED
@@ -107,8 +107,8 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
 
 def _of_pipeline(http: HttpBody, signature: Signature) -> PipelineRequest:
     """Return the request of a pipeline, whose only input may be the body itself."""
-    body = http.body if http.large is None else http.large
-    kind = _kind(http)
+    body = http.content
+    kind = media_type(http.headers)
     is_json = kind in _JSON and (kind == b"application/json" or bytes(body[:64]).lstrip().startswith(b"{"))
     inputs, parameters = _json_parts(body) if is_json else (bytes(body), {})
     tensors, wrap = raw_rows.read(inputs, signature.inputs)
@@ -123,8 +123,8 @@ def no_path(model: str, version: str) -> InvalidInput:
 
 def _parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
     """Return the inputs and the parameters of a body."""
-    body = http.body if http.large is None else http.large
-    kind = _kind(http)
+    body = http.content
+    kind = media_type(http.headers)
     if kind.startswith((b"image/", b"audio/", b"video/")):
         raise InvalidInput(
             f"the model takes texts, not {kind[:80].decode('latin-1')}", field="content-type", fix=_NO_TEXTS
@@ -142,8 +142,8 @@ def _parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
 
 def _image_parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
     """Return the same for a task of images."""
-    body = http.body if http.large is None else http.large
-    kind = _kind(http)
+    body = http.content
+    kind = media_type(http.headers)
     # curl sends any file as a form if it is not told the type.
     is_file = kind == _JSON[2] and not bytes(body[:64]).lstrip().startswith(b"{")
     if is_file or kind.startswith(b"image/") or kind == b"application/octet-stream":
@@ -153,10 +153,6 @@ def _image_parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
             f"the model takes images, not {kind[:80].decode('latin-1')}", field="content-type", fix=_IMAGE
         )
     return _json_parts(body)
-
-
-def _kind(http: HttpBody) -> bytes:
-    return http.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def _json_parts(body: bytes | memoryview) -> tuple[Any, Mapping[str, Any]]:

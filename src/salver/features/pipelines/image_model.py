@@ -11,14 +11,14 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from salver.backends.protocol import Answer, RunnableModel
+from salver.backends.protocol import Answer, RunnableModel, run_alone
 from salver.features.pipelines.images import DecodedImage, How, fitted, load, plain_bytes
 from salver.features.pipelines.parameters import from_request
 from salver.features.pipelines.ports import ImageOutputs, ImageTask
 from salver.features.pipelines.processor import ImageProcessor
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
-from salver.words.messages import InferRequest, RequestedOutput, Signature, TensorSpec
-from salver.words.tensor import Array, DataType, Tensor
+from salver.words.messages import InferRequest, Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 
 IMAGE: Final = TensorSpec("image", DataType.BYTES, (-1,))
 PIXELS: Final = "pixel_values"
@@ -84,15 +84,10 @@ class ImageModel:
         self._specs = {spec.name: spec for spec in network.signature.inputs}
         self._most_rows = max(0, self._specs[PIXELS].shape[0])
         self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
-        self._all = tuple(RequestedOutput(spec.name) for spec in signature.outputs)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
-        tensors = tuple(Tensor(name, DataType.BYTES, array) for name, array in inputs.items())
-        (answer,) = self.answer([InferRequest("", tensors, outputs=self._all)])
-        if isinstance(answer, SalverError):
-            raise answer
-        return answer.outputs
+        return run_alone(self, inputs)
 
     def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
         """See :class:`~salver.backends.protocol.RequestModel`."""

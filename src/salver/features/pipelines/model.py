@@ -7,12 +7,12 @@ with an error fails alone.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from salver.backends.protocol import Answer, RunnableModel
+from salver.backends.protocol import Answer, RunnableModel, run_alone
 from salver.features.pipelines.parameters import from_request
 from salver.features.pipelines.ports import Columns, Scored, Task
 from salver.features.pipelines.texts import MOST_TOKENS, Piece, TextEncoder, decoded, grouped
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
-from salver.words.messages import InferRequest, RequestedOutput, Signature
+from salver.words.messages import InferRequest, Signature
 from salver.words.tensor import Array, Tensor
 
 _MOST_NUMBERS: Final = 64 << 20  # of all outputs of a run
@@ -51,19 +51,13 @@ class PipelineModel:
         self._task = task
         self._most_rows = most_rows
         self._names = [spec.name for spec in network.signature.outputs]
-        self._types = {spec.name: spec.datatype for spec in signature.inputs}
         #: A run's outputs take memory, above all where each token has a score for each word.
         numbers = sum(max(1, spec.shape[-1]) for spec in network.signature.outputs)
         self._most_tokens = max(1, min(MOST_TOKENS, _MOST_NUMBERS // numbers))
-        self._all = tuple(RequestedOutput(spec.name) for spec in signature.outputs)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
-        tensors = tuple(Tensor(name, self._types[name], array) for name, array in inputs.items())
-        (answer,) = self.answer([InferRequest("", tensors, outputs=self._all)])
-        if isinstance(answer, SalverError):
-            raise answer
-        return answer.outputs
+        return run_alone(self, inputs)
 
     def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
         """See :class:`~salver.backends.protocol.RequestModel`."""

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
-from salver.encoding.bodies import HttpBody, HttpReply, Message
-from salver.features.pipelines import takes_raw_inputs, takes_tables
+from salver.encoding.bodies import HttpBody, HttpReply, Message, media_type
+from salver.features.pipelines import is_raw, signature_of
 from salver.features.pipelines.columnar import TYPES
 from salver.features.pipelines.forms import PipelineJson, no_path
 from salver.features.pipelines.table_codec import DELIMITED, TableCodec
@@ -32,15 +32,15 @@ class PipelineOperations:
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         # Known only here where callers need keys; raised, it has the form of the dialect that owns the path.
-        if not takes_raw_inputs(self._door, route.model, route.version):
+        signature = signature_of(self._door, route.model, route.version)
+        if not is_raw(signature):
             raise no_path(route.model, route.version)
-        if takes_tables(self._door, route.model, route.version):
+        if signature is not None and signature.table is not None:
             return self._infer_table(route, http, call)
         return self._door.infer(self._codec, http, route.model, route.version, call)
 
     def _infer_table(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
-        kind = http.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        sent = http.body if http.large is None else bytes(http.large)
+        kind, sent = media_type(http.headers), bytes(http.content)
         form = TYPES.get(kind, "")
         if kind in DELIMITED and len(sent) > _LARGE:
             form = kind.decode()

@@ -94,9 +94,7 @@ def _values(tensor: Tensor) -> list[Any]:
         return [_told(value) for value in tensor.array.tolist()]
     if tensor.datatype is DataType.BF16:
         return list(bf16_to_fp32(tensor.array))
-    return list(
-        tensor.array
-    )  # numbers keep their precision, which floats of Python would show as longer ones
+    return list(tensor.array)  # numbers keep their precision; as floats of Python they would be longer
 
 
 def _told(value: Any) -> Any:

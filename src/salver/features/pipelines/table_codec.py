@@ -9,7 +9,7 @@ Pure, but for Parquet and Arrow.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from salver.encoding.bodies import HttpBody, HttpReply, Message
+from salver.encoding.bodies import HttpBody, HttpReply, Message, media_type
 from salver.encoding.json_text import dumps, kind_of, loads
 from salver.features.pipelines.cells import tensors
 from salver.features.pipelines.columnar import read_columnar
@@ -124,11 +124,10 @@ class TableCodec(Codec[HttpBody | Message, HttpReply]):
 
 
 def _table(http: HttpBody, specs: Specs) -> tuple[Table, Mapping[str, Any]]:
-    body = http.body if http.large is None else http.large
-    kind = http.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    kind = media_type(http.headers)
     if kind in DELIMITED:
-        return _delimited(bytes(body), kind, specs), {}
-    root = loads(body)
+        return _delimited(bytes(http.content), kind, specs), {}
+    root = loads(http.content)
     table = from_json(root, specs)
     if unknown := [name for name in root if name not in _FORMS]:
         raise InvalidInput(
