@@ -150,6 +150,8 @@ class Assembly:
                 self._fetching.loader = part.wrap_loader(self._fetching.loader)
             if part.changes is not None:
                 kernel.plane.changes = part.changes
+            if part.residence is not None:
+                kernel.models.residence = part.residence
             if part.stage is not None:
                 kernel.door.path = msgspec.structs.replace(kernel.door.path, stage=part.stage)
         self._fetching.checks = tuple(chain.from_iterable(part.checks for part in parts))

@@ -14,6 +14,7 @@ from salver.backends.protocol import Recogniser, TouchesMachine
 from salver.configuration import ServeConfig
 from salver.feature import Feature, discover, load
 from salver.kernel.lifecycle.manager import Manager
+from salver.kernel.lifecycle.ports import Residence
 from salver.kernel.repository import Formats
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.control import ServerControl
@@ -138,6 +139,7 @@ class Parts(msgspec.Struct, frozen=True):
         checks: Called with each version before it is loaded; they raise LoadFailed.
         stage: Stage on the path of every request; one feature at most has one.
         changes: Changes to the list of models from the repository; one feature at most has them.
+        residence: Decides which wanted versions are in memory; one feature at most does.
         enclose: Wraps the applications of all ports, outside everything else; in the order of their
             configurations.
         opened: Called with the ports when they accept connections.
@@ -164,6 +166,7 @@ class Parts(msgspec.Struct, frozen=True):
     checks: Sequence[Callable[[Manifest], None]] = ()
     stage: Stage | None = None
     changes: Changes | None = None
+    residence: Residence | None = None
     enclose: Callable[[Sequence[App]], Sequence[App]] = _unchanged
     opened: Callable[[Sequence[int]], Awaitable[None]] = _ignore
     ticks: Sequence[Tick] = ()

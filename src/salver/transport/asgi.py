@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from salver.encoding.bodies import HttpBody, HttpReply
+from salver.kernel.serving.leases import until_resident
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.lazy import lazy_imports
 from salver.transport.access_check import LOCAL, Access, RawHeaders
@@ -26,6 +27,7 @@ from salver.transport.routes import NO_ENDPOINT, Endpoint, Headers, HttpRouter, 
 from salver.words.errors import (
     Internal,
     InvalidInput,
+    NotResident,
     OutOfScope,
     RateLimited,
     SalverError,
@@ -113,6 +115,7 @@ class Front:
         call = Call("oip-http", arrival, None, (given and printable(given)) or self._new_id(), lag=lag)
         endpoint = NO_ENDPOINT
         share: Share | None = None
+        reply: HttpReply | None = None
         try:
             # Before anything else: a foreign host name means that a browser was tricked (DNS rebinding).
             if self._checks_hosts and headers.get(b"host") not in self._access.known_hosts:
@@ -148,14 +151,16 @@ class Front:
             if message["type"] != "http.request" or body is None:
                 return  # the caller left before the request was complete
             http = HttpBody(route.model, route.version, body, headers)
-            work: Awaitable[HttpReply | None]
             if endpoint.run is not None:
-                work = endpoint.run(route, http, call)
+                try:
+                    reply = await endpoint.run(route, http, call)
+                except NotResident as absent:  # metadata; inference waits by itself
+                    await until_resident(absent, call.deadline, self._clock)
+                    reply = await endpoint.run(route, http, call)
             else:
                 assert endpoint.stream is not None
                 events = EventStream(send, call, partial(_reports, endpoint, route, headers, call))
-                work = endpoint.stream(route, http, call, events.write)
-            reply = await work
+                reply = await endpoint.stream(route, http, call, events.write)
             if reply is not None and (endpoint.run is not None or reply.status == 200):
                 reply.headers += _reports(endpoint, route, headers, call, reply.status)
         except SalverError as error:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from salver.encoding.bodies import GrpcStatus
 from salver.encoding.varints import check_fields, texts_at
+from salver.kernel.serving.leases import until_resident
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.lazy import lazy_imports
 from salver.transport import grpc_health
@@ -38,6 +39,7 @@ from salver.words.errors import (
     InvalidInput,
     NoRoute,
     NotReady,
+    NotResident,
     OutOfScope,
     RateLimited,
     SalverError,
@@ -212,11 +214,10 @@ class GrpcFront:
             if call.grant is not None:
                 self._check_names(path, message, call.grant)
             # Inference keeps its deadline itself, and says whether the request was running by then.
-            if call.deadline is None or path in self._inferring:
+            if path in self._inferring:
                 reply = await method(message, call)
             else:
-                async with asyncio.timeout(call.deadline - arrival):
-                    reply = await method(message, call)
+                reply = await self._call(method, message, call)
         except SalverError as error:
             error.in_tritons_words = self._tritons_words
             reply = fault(error)
@@ -233,6 +234,16 @@ class GrpcFront:
             await self._answer(send, reply, headers, call, path in self._inferring)
         else:  # "Trailers-Only": a client that has seen other headers does not retry (gRPC's A6)
             await _end(send, reply)
+
+    async def _call(self, method: Method, message: bytes, call: Call) -> Reply:
+        """Call a method that runs no model, by its deadline; one about an absent version once more."""
+        seconds = None if call.deadline is None else call.deadline - self._clock()
+        async with asyncio.timeout(seconds):
+            try:
+                return await method(message, call)
+            except NotResident as absent:
+                await until_resident(absent, call.deadline, self._clock)
+                return await method(message, call)
 
     def find_prompt(self, head: Head, headers: Mapping[bytes, bytes], access: Access) -> Prompt | None:
         """See :data:`~salver.transport.exchange.PromptFinder`."""

@@ -162,6 +162,18 @@ class NotReady(SalverError):
     code = Code.NOT_READY
 
 
+class NotResident(NotReady):
+    """Version that is not in memory.
+
+    Args:
+        arrives: Brings it there, and raises why it cannot; the request can then be repeated.
+    """
+
+    def __init__(self, message: str, arrives: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(message, field="model")
+        self.arrives = arrives
+
+
 class Conflict(SalverError):
     """Change that contradicts the current state."""
 

@@ -8,7 +8,8 @@ servable computes.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -28,12 +29,20 @@ from salver.kernel.lifecycle.policy import (
     plan,
     version_key,
 )
-from salver.kernel.lifecycle.ports import LifecycleConfig, Loader, Servable
+from salver.kernel.lifecycle.ports import LifecycleConfig, Loader, Residence, Servable
 from salver.kernel.lifecycle.routes import Routes
-from salver.kernel.lifecycle.states import RISING, advance
+from salver.kernel.lifecycle.states import RISING, Copy, advance
 from salver.kernel.supervise import reporting
 from salver.words.artifacts import Manifest
-from salver.words.errors import InvalidInput, LoadFailed, NotFound, NotReady, NoVersion, SalverError
+from salver.words.errors import (
+    InvalidInput,
+    LoadFailed,
+    NotFound,
+    NotReady,
+    NotResident,
+    NoVersion,
+    SalverError,
+)
 from salver.words.events import StateChanged
 from salver.words.handlers import FORMAT
 from salver.words.messages import ModelId, State, VersionStatus
@@ -45,46 +54,12 @@ _MOST_ENDED = 4096
 ServableT = TypeVar("ServableT", bound=Servable)
 
 
-class _Copy(Generic[ServableT]):
-    """One loaded copy of a version, from NEW to GONE."""
-
-    __slots__ = (
-        "adjusting", "ending", "failures", "id", "is_rigid", "key", "leases", "load_seconds", "manifest",
-        "on_idle", "reason", "retry_at", "servable", "state", "task",
-    )  # fmt: skip
-
-    def __init__(self, key: int, manifest: Manifest, failures: int) -> None:
-        self.key = key
-        self.manifest = manifest
-        self.id = manifest.id
-        self.failures = failures
-        self.state = State.NEW
-        self.reason = ""
-        self.retry_at: float | None = None
-        self.leases = 0
-        self.load_seconds = 0.0
-        self.servable: ServableT | None = None
-        self.on_idle: Callable[[], None] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.adjusting: asyncio.Task[None] | None = None
-        self.ending: asyncio.Task[None] | None = None  # draining; its sequences may continue until then
-        self.is_rigid = False  # its number of instances cannot be changed
-
-    @property
-    def is_rising(self) -> bool:
-        """Return whether it is being loaded, or will be retried."""
-        return self.state in RISING or (self.state is State.FAILED and self.retry_at is not None)
-
-    def __repr__(self) -> str:
-        return f"<Copy {self.id} {self.state.value}, {self.leases} leases>"
-
-
 class Lease(msgspec.Struct, Generic[ServableT], gc=False):
     """The right to use a loaded version, which stays loaded until all its leases are released."""
 
     id: ModelId
     servable: ServableT
-    copy: _Copy[ServableT] | None
+    copy: Copy[ServableT] | None
 
     def __repr__(self) -> str:
         return f"<Lease {self.id}{' released' if self.copy is None else ''}>"
@@ -107,7 +82,12 @@ class Manager(Generic[ServableT]):
         clock: Monotonic seconds.
         emit: Called on every change of state.
         reclaim: Called in a thread after unloading, to return freed memory to the system.
+
+    Attributes:
+        residence: Decides which wanted versions are in memory; None = all are.
     """
+
+    residence: Residence | None = None
 
     def __init__(
         self,
@@ -126,8 +106,9 @@ class Manager(Generic[ServableT]):
         self._known: tuple[Manifest, ...] | None = None  # never ready before the first wanted list
         self._bound = BoundEnsembles(())  # the same, bound to the members that are ready
         self._targets: dict[ModelId, str] = {}
-        self._copies: dict[int, _Copy[ServableT]] = {}
-        self._routes: Routes[_Copy[ServableT]] = Routes()
+        self._absent: Set[ModelId] = frozenset()  # wanted, and not to be in memory
+        self._copies: dict[int, Copy[ServableT]] = {}
+        self._routes: Routes[Copy[ServableT]] = Routes()
         self._next_key = 0
         self._ended: dict[ModelId, None] = {}  # versions with a copy that has been closed, latest last
         self._is_stopping = False
@@ -176,6 +157,8 @@ class Manager(Generic[ServableT]):
 
     def _missing(self, name: str, version: str) -> SalverError:
         """Return the error for a missing route, with Triton's text (TR-R30) and any pending reason."""
+        if self._absent and (absent := self._absent_version(name, version)) is not None:
+            return absent
         statuses = [s for s in self.statuses() if s.id.name == name]
         if version and not version.isdecimal() and all(s.id.version != version for s in statuses):
             return NoVersion(
@@ -212,6 +195,15 @@ class Manager(Generic[ServableT]):
             f"version {s.id.version} is {s.state.value}: {s.reason}" for s in statuses if s.reason
         )
         return NotReady(f"{text} ({reasons})" if reasons else text, field="model")
+
+    def _absent_version(self, name: str, version: str) -> NotResident | None:
+        """Return the error for a version that is not in memory, with what brings it there."""
+        mine = [id for id in self._absent if id.name == name and version in ("", id.version)]
+        if not mine or self.residence is None:
+            return None
+        pinned = [id for id in mine if id.version == self._routes.pins.get(name)]
+        id = max(pinned or mine, key=lambda each: version_key(each.version))
+        return NotResident(f"model '{name}' is not in memory", partial(self.residence.demand, id))
 
     def version_of_label(self, name: str, label: str) -> str:
         """Return the version that a label points to now, loaded or not.
@@ -290,6 +282,9 @@ class Manager(Generic[ServableT]):
             if copy.id.name in names and copy.state is State.FAILED:
                 self._forget(copy)
         self._tick()
+        for id in [id for id in self._absent if id.name in names]:
+            if self.residence is not None:
+                await self.residence.demand(id)
         await self.settled(name)
         mine = [m for m in self._bound.known if m.id.name == name]
         if broken := [m.problem for m in mine if m.id in self._bound.broken]:
@@ -330,7 +325,7 @@ class Manager(Generic[ServableT]):
             self._gone.clear()
             await self._gone.wait()
 
-    def _stays(self, copy: _Copy[ServableT]) -> bool:
+    def _stays(self, copy: Copy[ServableT]) -> bool:
         is_up = copy.state is State.READY or copy.is_rising
         return is_up and self._targets.get(copy.id) == copy.manifest.fingerprint
 
@@ -357,9 +352,16 @@ class Manager(Generic[ServableT]):
                 for c in self._copies.values()
             ]
             known, waiting, broken = self._bound = bind(self._known or (), present)
-            self._targets = {m.id: m.fingerprint for m in choose(known) if m.id not in waiting}
+            chosen = choose(known)
+            if self.residence is not None:
+                self._absent = self.residence.absent(chosen)
+            absent = self._absent
+            self._targets = {
+                m.id: m.fingerprint for m in chosen if m.id not in waiting and m.id not in absent
+            }
             self._hurry()
-            steps = plan(known, present, self._clock(), waiting, broken | self._removed(), self._relabel())
+            broken |= self._removed()
+            steps = plan(known, present, self._clock(), waiting, broken, self._relabel(), absent)
             if not steps:
                 return
             for step in steps:
@@ -397,11 +399,11 @@ class Manager(Generic[ServableT]):
                 failures = old.failures
                 self._forget(old)
         self._next_key += 1
-        copy = _Copy[ServableT](self._next_key, manifest, failures)
+        copy = Copy[ServableT](self._next_key, manifest, failures)
         self._copies[copy.key] = copy
         copy.task = asyncio.get_running_loop().create_task(self._bring_up(copy), name=f"load {copy.id}")
 
-    async def _bring_up(self, copy: _Copy[ServableT]) -> None:
+    async def _bring_up(self, copy: Copy[ServableT]) -> None:
         async with self._loading:
             try:
                 began = self._clock()
@@ -426,13 +428,13 @@ class Manager(Generic[ServableT]):
         else:
             await self._close(copy)
 
-    def _adjust(self, copy: _Copy[ServableT], manifest: Manifest) -> None:
+    def _adjust(self, copy: Copy[ServableT], manifest: Manifest) -> None:
         """Change the number of instances in place; state and active requests are kept (TR-L4)."""
         assert copy.servable is not None
         work = self._adjusted(copy, copy.servable, manifest)
         copy.adjusting = asyncio.get_running_loop().create_task(work, name=f"adjust {copy.id}")
 
-    async def _adjusted(self, copy: _Copy[ServableT], servable: ServableT, manifest: Manifest) -> None:
+    async def _adjusted(self, copy: Copy[ServableT], servable: ServableT, manifest: Manifest) -> None:
         try:
             is_done = await servable.adjust(manifest)
         except Exception as error:
@@ -448,10 +450,10 @@ class Manager(Generic[ServableT]):
             copy.is_rigid = True
         self._tick()
 
-    def _is_wanted(self, copy: _Copy[ServableT]) -> bool:
+    def _is_wanted(self, copy: Copy[ServableT]) -> bool:
         return self._targets.get(copy.id) == copy.manifest.fingerprint
 
-    async def _fail(self, copy: _Copy[ServableT], error: Exception) -> None:
+    async def _fail(self, copy: Copy[ServableT], error: Exception) -> None:
         # the event has the reason; an unexpected error needs its traceback
         is_told = isinstance(error, SalverError)
         reason = str(error) if is_told else f"{type(error).__name__}: {error}"
@@ -475,7 +477,7 @@ class Manager(Generic[ServableT]):
 
     # -- unloading -----------------------------------------------------------------------------
 
-    def _drain(self, copy: _Copy[ServableT]) -> None:
+    def _drain(self, copy: Copy[ServableT]) -> None:
         self._move(copy, State.DRAINING)
         self._publish(copy.id.name)
         # Called by the last lease that is released, so that nothing polls for it.
@@ -490,7 +492,7 @@ class Manager(Generic[ServableT]):
     def _knows(self, name: str) -> bool:
         return any(manifest.id.name == name for manifest in self._known or ())
 
-    async def _see_off(self, copy: _Copy[ServableT], leave: Callable[[float], Awaitable[None]]) -> None:
+    async def _see_off(self, copy: Copy[ServableT], leave: Callable[[float], Awaitable[None]]) -> None:
         await leave(self._config.sequences_s)
         copy.ending = None
         self._close_if_idle(copy)
@@ -503,15 +505,15 @@ class Manager(Generic[ServableT]):
                 copy.ending = None
                 self._close_if_idle(copy)
 
-    def _close_if_idle(self, copy: _Copy[ServableT]) -> None:
+    def _close_if_idle(self, copy: Copy[ServableT]) -> None:
         if not copy.leases and copy.ending is None:
             self._start_closing(copy)
 
-    def _start_closing(self, copy: _Copy[ServableT]) -> None:
+    def _start_closing(self, copy: Copy[ServableT]) -> None:
         copy.on_idle = None
         copy.task = asyncio.get_running_loop().create_task(self._close(copy), name=f"unload {copy.id}")
 
-    async def _close(self, copy: _Copy[ServableT]) -> None:
+    async def _close(self, copy: Copy[ServableT]) -> None:
         """Move a copy to GONE, from any state but READY and FAILED."""
         if copy.state is not State.NEW:
             self._move(copy, State.UNLOADING)
@@ -529,7 +531,7 @@ class Manager(Generic[ServableT]):
         except Exception:
             _LOG.exception("%s did not close cleanly", id)
 
-    def _forget(self, copy: _Copy[ServableT]) -> None:
+    def _forget(self, copy: Copy[ServableT]) -> None:
         if copy.state in (State.NEW, State.FAILED) and copy.task is not None:
             copy.task.cancel()
         self._move(copy, State.GONE)
@@ -576,7 +578,7 @@ class Manager(Generic[ServableT]):
         """Return whether every known model has all its chosen versions loaded, and at least one."""
         if self._is_stopping or self._known is None:
             return False
-        if {id.name for id in self._targets} != {m.id.name for m in self._known}:
+        if {id.name for id in (*self._targets, *self._absent)} != {m.id.name for m in self._known}:
             return False
         return all(
             (copy := self._routes.exact.get((id.name, id.version))) is not None
@@ -585,10 +587,16 @@ class Manager(Generic[ServableT]):
         )
 
     def wanted(self) -> frozenset[str] | None:
-        """Return the names of the wanted models; None = unknown yet, or shutting down."""
+        """Return the names of the models that are to be in memory; None = unknown yet, or shutting down."""
         if self._is_stopping or self._known is None:
             return None
-        return frozenset(manifest.id.name for manifest in self._known)
+        names = {manifest.id.name for manifest in self._known}
+        return frozenset(names - ({id.name for id in self._absent} - {id.name for id in self._targets}))
+
+    def leases(self, id: ModelId) -> int:
+        """Return how many requests use the copy of a version that answers now."""
+        copy = self._routes.exact.get((id.name, id.version))
+        return copy.leases if copy is not None else 0
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         """Return one status per version, sorted; a running copy reports why its successor is missing."""
@@ -597,6 +605,8 @@ class Manager(Generic[ServableT]):
             state, reason = State.NEW, self._bound.waiting.get(manifest.id, "")
             if manifest.problem:
                 state, reason = State.FAILED, manifest.problem
+            elif manifest.id in self._absent:
+                state, reason = State.GONE, "not in memory; the next request loads it"
             elif manifest.id not in self._targets and not reason:
                 state, reason = State.GONE, "not among the versions that the model's version policy wants"
             rows[manifest.id] = VersionStatus(manifest.id, state, reason, manifest.backend)
@@ -618,7 +628,10 @@ class Manager(Generic[ServableT]):
         rows = {
             row.id: row
             for row in self.statuses()
-            if row.id.name == name and (row.state not in (State.NEW, State.GONE) or row.id in self._targets)
+            if row.id.name == name
+            and (
+                row.state not in (State.NEW, State.GONE) or row.id in self._targets or row.id in self._absent
+            )
         }
         ended = [id for id in self._ended if id.name == name and id not in rows]
         return (*rows.values(), *(VersionStatus(id, State.GONE) for id in ended))
@@ -636,7 +649,7 @@ class Manager(Generic[ServableT]):
         """Return all servables that can answer now, one per version."""
         return [copy.servable for copy in list(self._routes.exact.values()) if copy.servable is not None]
 
-    def _pending_reasons(self, copy: _Copy[ServableT]) -> Iterator[str]:
+    def _pending_reasons(self, copy: Copy[ServableT]) -> Iterator[str]:
         """Return the reasons why wanted successors of running copies are missing."""
         for manifest in self._bound.known:
             if manifest.id == copy.id and manifest.problem:
@@ -651,12 +664,12 @@ class Manager(Generic[ServableT]):
 
     def _is_let_go(self, id: ModelId) -> bool:
         """Return whether a version is unwanted and gone, so that its pin has no effect."""
-        if id in self._targets or id in self._bound.waiting:
+        if id in self._targets or id in self._bound.waiting or id in self._absent:
             return False
         if any(copy.id == id and copy.state is State.READY for copy in self._copies.values()):
             return False
         return any(m.id == id and not m.problem for m in self._bound.known)
 
-    def _move(self, copy: _Copy[ServableT], after: State) -> None:
+    def _move(self, copy: Copy[ServableT], after: State) -> None:
         before, copy.state = copy.state, advance(copy.state, after)
         self._emit(StateChanged(copy.id, before, after, copy.reason))

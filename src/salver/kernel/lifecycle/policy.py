@@ -114,6 +114,7 @@ def plan(
     waiting: Container[ModelId] = (),
     broken: Container[ModelId] = (),
     labelled: Container[ModelId] = (),
+    absent: Container[ModelId] = (),
 ) -> tuple[Step, ...]:
     """Return the steps that are due now.
 
@@ -123,8 +124,9 @@ def plan(
         waiting: Versions that must not be loaded yet.
         broken: Ready and wanted versions that can no longer answer.
         labelled: Versions that a label points to until its new version is ready.
+        absent: Wanted versions that are not to be in memory now.
     """
-    chosen = choose(known)
+    chosen = [manifest for manifest in choose(known) if manifest.id not in absent]
     targets = {m.id: m.fingerprint for m in chosen}
     names = {m.id.name for m in known}
     ready = {p.id for p in present if p.state is State.READY and targets.get(p.id) == p.fingerprint}
@@ -140,7 +142,8 @@ def plan(
             replaced = copy.id in ready if copy.id in targets else copy.id.name in ready_names
             # A label keeps an unwanted version until the label's new version is ready.
             replaced = replaced and (copy.id in targets or copy.id not in labelled)
-            if replaced or copy.id.name not in names or copy.id in broken:
+            is_useless = copy.id.name not in names or copy.id in broken or copy.id in absent
+            if replaced or is_useless:
                 steps.append(Drain(copy.key))
         elif copy.state in (State.NEW, State.FAILED) and not current:  # loading ones end by themselves
             steps.append(Forget(copy.key))

@@ -1,13 +1,14 @@
 """Protocols that the lifecycle calls, and its settings."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from salver.kernel.supervise import Backoff
 from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.messages import ModelId
 
 ServableT_co = TypeVar("ServableT_co", covariant=True)
 
@@ -44,6 +45,23 @@ class Loader(Protocol[ServableT_co]):
 
         Raises:
             LoadFailed: with the reason.
+        """
+        ...
+
+
+class Residence(Protocol):
+    """Decision which of the wanted versions are in memory (features/memory)."""
+
+    def absent(self, chosen: Sequence[Manifest]) -> Set[ModelId]:
+        """Return those of the wanted versions that are not to be in memory now."""
+        ...
+
+    async def demand(self, id: ModelId) -> None:
+        """Bring an absent version into memory, and return when it answers.
+
+        Raises:
+            NotReady: there is no room for it.
+            LoadFailed: it did not load.
         """
         ...
 

@@ -5,7 +5,7 @@ from salver.kernel.serving.controlplane import ControlPlane
 from salver.kernel.serving.readiness import Readiness
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import LoadOrder
-from salver.words.errors import InvalidInput, SalverError
+from salver.words.errors import InvalidInput, NotResident, SalverError
 from salver.words.messages import VersionStatus
 
 
@@ -38,6 +38,8 @@ class ServerControl:
             lease = self._manager.acquire(model, version)
         except InvalidInput:  # the version cannot exist
             raise
+        except NotResident:
+            return True
         except SalverError:
             return False
         try:

@@ -12,12 +12,22 @@ from typing import Generic, TypeVar
 import msgspec
 
 from salver.kernel.serving.decoding import Decoders
+from salver.kernel.serving.leases import until_resident
 from salver.kernel.serving.ports import Codec, Inferring, Lease, Lessor
 from salver.kernel.serving.stages import Passage, Stage, VersionChoice
 from salver.kernel.serving.standing import PARAMETERS as STANDING_PARAMETERS
 from salver.kernel.serving.standing import from_parameters
 from salver.lazy import lazy_imports
-from salver.words.errors import Code, Internal, InvalidInput, NotFound, NotReady, SalverError, tritons
+from salver.words.errors import (
+    Code,
+    Internal,
+    InvalidInput,
+    NotFound,
+    NotReady,
+    NotResident,
+    SalverError,
+    tritons,
+)
 from salver.words.events import Event, Predicted, Served
 from salver.words.handlers import status_of
 from salver.words.messages import (
@@ -141,9 +151,14 @@ class Exchange(Generic[BodyT, ReplyT]):
             try:
                 lease = self._path.lessor.acquire(self.model, self.version)
             except SalverError as error:
+                if isinstance(error, NotResident):
+                    return self._begin_later(body, error)
                 lease, refusal = self._replaced(error), error
         else:
-            lease, refusal = self.leased(passage)
+            try:
+                lease, refusal = self.leased(passage)
+            except NotResident as error:
+                return self._begin_later(body, error)
         self.lease = lease
         self.servable = servable = lease.servable
         if (foresee := servable.capabilities.foresee) is not None:
@@ -158,6 +173,13 @@ class Exchange(Generic[BodyT, ReplyT]):
         ):
             return self._finish(body, request, refusal)
         return None if self.accept(request) else self._settle()
+
+    async def _begin_later(self, body: BodyT, absent: NotResident) -> None:
+        """Begin when the version is in memory. Raises DeadlineExceeded, or why it does not get there."""
+        await until_resident(absent, self.call.deadline, self._path.clock)
+        rest = self.begin(body)
+        if rest is not None:
+            await rest
 
     async def _settle(self) -> None:
         """Wait until it is known that the caller has enough left for the request. Raises RateLimited."""
@@ -252,10 +274,14 @@ class Exchange(Generic[BodyT, ReplyT]):
         for version in choice.versions:
             try:
                 return lessor.acquire(choice.model, version), None
+            except NotResident:
+                raise
             except (NotFound, NotReady):
                 continue
         try:
             return lessor.acquire(self.model, self.version), None
+        except NotResident:
+            raise
         except SalverError as error:
             return self._replaced(error), error
 

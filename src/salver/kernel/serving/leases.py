@@ -1,5 +1,6 @@
 """Lessors in front of the lifecycle's: one holds versions, the other skips caches and logs."""
 
+import asyncio
 from collections.abc import Callable, Hashable, Iterable
 from typing import Generic
 
@@ -7,7 +8,28 @@ import msgspec
 
 from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.ports import Inferring, Lease, Lessor, ServableT
+from salver.words.errors import DeadlineExceeded, NotResident
 from salver.words.messages import ANYBODY, InferRequest, InferResponse, ModelId, Signature, Standing
+
+
+async def until_resident(absent: NotResident, deadline: float | None, clock: Callable[[], float]) -> None:
+    """Bring a version into memory that is not there, and wait for it.
+
+    Args:
+        deadline: Of the request, by the clock; None = it has none.
+
+    Raises:
+        DeadlineExceeded: it did not arrive in time; loading goes on.
+        NotReady, LoadFailed: why it cannot.
+    """
+    if deadline is None:
+        await absent.arrives()
+        return
+    try:
+        async with asyncio.timeout(deadline - clock()):
+            await absent.arrives()
+    except TimeoutError:
+        raise DeadlineExceeded(f"{absent.message}, and was not loaded by the deadline") from None
 
 
 class _Borrowed(msgspec.Struct, Generic[ServableT], frozen=True):
