@@ -16,7 +16,9 @@ import numpy as np
 from salver.backends.protocol import LoadOptions, RunnableModel
 from salver.encoding.values import typed
 from salver.features.pipelines.local import LocalPipeline
+from salver.features.pipelines.locking import Skew
 from salver.kernel.engine.admission import Admission
+from salver.words.errors import LoadFailed
 from salver.words.messages import InferRequest, Signature
 from salver.words.tensor import Array, DataType, Tensor
 
@@ -38,6 +40,25 @@ class Pipeline:
     def signature(self) -> Signature:
         """Inputs and outputs, each with the rows first."""
         return self._pipeline.signature
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides its answers: graph, options, files, models, versions of libraries.
+
+        Raises:
+            LoadFailed: a file cannot be read.
+        """
+        return self._pipeline.fingerprint().digest
+
+    def lock(self) -> str:
+        """Write ``pipeline.lock`` beside ``pipeline.toml``, and return the digest.
+
+        A server or a program that loads the pipeline after that is told what has changed.
+
+        Raises:
+            LoadFailed: a file cannot be read or written.
+        """
+        return self._pipeline.lock().digest
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Return the outputs by name, for arrays or lists of equally many rows.
@@ -74,6 +95,8 @@ def load(
     *,
     threads: int = 1,
     trust_pickle: bool = False,
+    skew: Skew | None = "refuse",
+    expected: str = "",
 ) -> Pipeline:
     """Load the pipeline of a directory with a ``pipeline.toml``.
 
@@ -81,8 +104,18 @@ def load(
         models: Models that the file names and that are not beside it, by name.
         threads: Threads inside one run of a model.
         trust_pickle: Load models whose files can execute code.
+        skew: What happens if it is not the pipeline of its ``pipeline.lock``: ``refuse``, ``warn`` (in the
+            log ``salver.pipelines``), or None = nothing.
+        expected: Digest that it must have, where that is kept elsewhere; empty = any.
 
     Raises:
-        LoadFailed: the pipeline does not fit; names the edge.
+        LoadFailed: the pipeline does not fit, which names the edge, or is not the expected one.
     """
-    return Pipeline(LocalPipeline(Path(path), models, LoadOptions(threads, trust_pickle)))
+    found = Pipeline(LocalPipeline(Path(path), models, LoadOptions(threads, trust_pickle), skew))
+    if expected and found.digest != expected:
+        text = f"the pipeline {path} has the digest {found.digest}, not {expected}"
+        found.close()
+        raise LoadFailed(
+            text, fix="salver pipelines lock records what it consists of, and names what changed"
+        )
+    return found

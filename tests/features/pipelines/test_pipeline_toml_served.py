@@ -18,6 +18,8 @@ from tritonclient.utils import InferenceServerException
 from waiting import until
 from zoo import mlp_answer, write_mlp
 
+from salver.features.pipelines.local import described_lock
+from salver.features.pipelines.locking import write_lock
 from salver.testing.process import ServerProcess
 
 GOOD = """
@@ -124,6 +126,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(
         folder, "unfit", '[steps.a]\nmodel = "words"\n[steps.b]\nuse = "text-join"\ninputs = { text = "a" }\n'
     )
+    for name in ("locked", "skewed"):
+        path = write(folder, name, '[steps.words]\nmodel = "words"\n[steps.chances]\nuse = "softmax"\n')
+        write_lock(path, described_lock(path))
+    path.joinpath("pipeline.toml").write_text(
+        path.joinpath("pipeline.toml").read_text() + "temperature = 2\n"
+    )
     write(folder, "orphan", '[steps.a]\nmodel = "absent"\n')
     return folder
 
@@ -210,6 +218,7 @@ def test_a_model_beside_the_file_belongs_to_the_pipeline(server: ServerProcess) 
         ("broken", "line 2: step `a`: there is no step `softmaxx`"),
         ("unfit", "a.scores -> b.text: FP32[-1,2] where BYTES[-1] is wanted"),
         ("orphan", "absent"),
+        ("skewed", "step `chances`: temperature its default there, 2.0 here"),
     ],
 )
 def test_a_pipeline_that_does_not_fit_says_why(server: ServerProcess, model: str, said: str) -> None:
@@ -218,6 +227,10 @@ def test_a_pipeline_that_does_not_fit_says_why(server: ServerProcess, model: str
         return next(each.get("reason", "") for each in index if each["name"] == model)
 
     until(lambda: said in reason())
+
+
+def test_a_pipeline_that_is_the_locked_one_is_served(server: ServerProcess) -> None:
+    until(lambda: infer(server, "locked", "good")[0] == 200)
 
 
 def test_a_failing_row_fails_its_own_request(server: ServerProcess) -> None:

@@ -24,10 +24,12 @@ with lazy_imports():
     from salver.transport.first_call import endpoints_later
     from salver.transport.routes import HttpTable, Operation, Route, unquoted
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from salver.kernel.serving.servable import Servable
     from salver.transport.ports import ModelView
     from salver.words.artifacts import Manifest
-    from salver.words.messages import Signature
+    from salver.words.messages import ModelId, Signature
 
 _PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?", re.ASCII)
 _SUMMARY: Final = "Answer raw inputs of a Hugging Face directory or a pipeline, or rows by column name"
@@ -92,7 +94,11 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
         # Runs of a pipeline's own models are part of its runs, and nobody else hears of them.
         return await Loader(backends(), Bus(), kernel.clock, kernel.terms).load(manifest)
 
-    pipelines = lazily(PipelineLoader, kernel.inner, load_own, kernel.bus.emit, kernel.clock)
+    def path_of(id: "ModelId") -> "Path | None":
+        known = (servable.manifest for servable in kernel.models.servables())
+        return next((manifest.path for manifest in known if manifest.id == id), None)
+
+    pipelines = lazily(PipelineLoader, kernel.inner, load_own, kernel.bus.emit, kernel.clock, path_of)
     return Parts(http=[table], additions=Additions({"ensemble": ensembles, "pipeline": pipelines}))
 
 

@@ -31,6 +31,7 @@ with lazy_imports():
     )
     from salver.features.pipelines.image_making import image_model
     from salver.features.pipelines.local import LocalPipeline, model_beside, read_document
+    from salver.features.pipelines.locking import skew_of
     from salver.features.pipelines.making import task_of_network
     from salver.features.pipelines.model import PipelineModel
     from salver.features.pipelines.texts import TextEncoder
@@ -166,9 +167,13 @@ class PipelineBackend:
         return PIPELINE if (path / _PIPELINE_FILE).is_file() else None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "LocalPipeline":
-        """See :class:`~salver.backends.protocol.Backend`."""
-        options_of(manifest, ())
-        return LocalPipeline(manifest.path, options=options)
+        """See :class:`~salver.backends.protocol.Backend`.
+
+        Options: ``skew``, which says what happens if it is not the pipeline of its ``pipeline.lock``:
+            ``refuse`` or ``warn``.
+        """
+        skew = skew_of(options_of(manifest, ("skew",)).get("skew", "refuse"))
+        return LocalPipeline(manifest.path, options=options, skew=skew)
 
 
 class PipelineFormat:

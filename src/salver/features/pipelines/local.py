@@ -5,7 +5,7 @@ The plan, the graph and the steps are those of a server.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from salver.features.pipelines.compiling import LocalRun, Runner, compiled
 from salver.features.pipelines.directory import inside
 from salver.features.pipelines.document import FILE, Document, StepTable, parse
 from salver.features.pipelines.graph import Flow, Marks, Value
+from salver.features.pipelines.locking import Skew, check_lock, fingerprint_of, model_path, write_lock
+from salver.features.pipelines.locks import Fingerprint, Lock
 from salver.features.pipelines.planning import Node, Plan, RowForm, plan
 from salver.features.pipelines.steps.step import Arrays, Run
 from salver.words.artifacts import Manifest
@@ -25,6 +27,7 @@ from salver.words.tensor import Array, Tensor
 _MOST: Final = 1 << 20  # bytes of a pipeline.toml
 _MARKS: Final = Marks()
 _NONE: Final[Mapping[str, RunnableModel]] = {}
+_NO_STATISTICS: Final[Mapping[str, Any]] = {}
 
 
 def read_document(folder: Path) -> Document:
@@ -91,11 +94,34 @@ def plan_of(folder: Path, *, trust_pickle: bool = False) -> tuple[Plan, list[str
     return found, [table.name for table in document.steps if table.model and table.name not in signatures]
 
 
+def described_lock(folder: Path, *, trust_pickle: bool = False) -> Lock:
+    """Return what a lock file of a folder's pipeline would hold now.
+
+    Raises:
+        LoadFailed: something does not fit, or a model is not here.
+    """
+    found, unknown = plan_of(folder, trust_pickle=trust_pickle)
+    if unknown:
+        raise LoadFailed(
+            f"models of the steps {', '.join(unknown)} are not beside {folder}, so its digest is not known",
+            fix="Keep the models of the server in folders beside that of the pipeline",
+        )
+    own = fingerprint_of(found, folder, model_paths(folder, read_document(folder)))
+    return Lock(own.digest, own)
+
+
+def model_paths(folder: Path, document: Document) -> dict[str, Path]:
+    """Return the paths of models by the names of their steps, as far as they are here. Raises LoadFailed."""
+    found = ((table.name, model_path(folder, table)) for table in document.steps if table.model)
+    return {name: path for name, path in found if path is not None}
+
+
 class LocalPipeline:
     """Pipeline whose steps and models run on the caller's thread.
 
     Args:
         models: Models by their names in ``pipeline.toml``, where they are not beside it.
+        skew: What happens if it is not the pipeline of its lock file; None = nothing.
 
     Raises:
         LoadFailed: something does not fit, or a model is missing.
@@ -106,8 +132,11 @@ class LocalPipeline:
         folder: Path,
         models: Mapping[str, RunnableModel] = _NONE,
         options: LoadOptions | None = None,
+        skew: Skew | None = "refuse",
     ) -> None:
         document = read_document(folder)
+        self._folder = folder
+        self._paths = model_paths(folder, document)
         self._loaded: list[RunnableModel] = []
         self._models: dict[str, RunnableModel] = {}
         try:
@@ -115,11 +144,24 @@ class LocalPipeline:
                 if table.model:
                     self._models[table.name] = self._model(folder, table, models, options or LoadOptions())
             self.plan = plan(folder.resolve().name, document, folder, self._signature)
+            if skew is not None:
+                check_lock(self.plan, folder, self._paths, skew)
             self._graph = compiled(self.plan, lambda node: Runner(self._run_of(node, folder)))
         except BaseException:
             self.close()
             raise
         self.signature = self._graph.signature
+
+    def fingerprint(self) -> Fingerprint:
+        """Return what decides its answers; reads its files. Raises LoadFailed."""
+        return fingerprint_of(self.plan, self._folder, self._paths)
+
+    def lock(self, statistics: Mapping[str, Any] = _NO_STATISTICS) -> Lock:
+        """Write its lock file, and return its content. Raises LoadFailed."""
+        found = self.fingerprint()
+        lock = Lock(found.digest, found, statistics)
+        write_lock(self._folder, lock)
+        return lock
 
     def _model(
         self, folder: Path, table: StepTable, models: Mapping[str, RunnableModel], options: LoadOptions

@@ -19,6 +19,7 @@ from salver.features.pipelines.edges import EdgeType
 from salver.features.pipelines.ensemble import Ensemble
 from salver.features.pipelines.graph import Graph
 from salver.features.pipelines.local import manifest_beside, model_beside, read_document
+from salver.features.pipelines.locking import Skew, check_lock, skew_of
 from salver.features.pipelines.planning import Node, plan
 from salver.features.pipelines.steps.step import Arrays, RunMany
 from salver.kernel.engine.engine import Engine
@@ -27,7 +28,7 @@ from salver.kernel.engine.request_thread import RequestThreadRunner
 from salver.kernel.serving.capabilities import Infer
 from salver.kernel.serving.inner import HeldInner, Inner
 from salver.kernel.serving.servable import Servable
-from salver.words.artifacts import Batching, Manifest, ModelConfig
+from salver.words.artifacts import Batching, EnsembleStep, Manifest, ModelConfig
 from salver.words.errors import LoadFailed, SalverError
 from salver.words.events import BatchRan
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature, TensorSpec
@@ -37,6 +38,8 @@ _TRAITS: Final = Traits()
 _WHOLE: Final = ModelConfig(batching=Batching(max_rows=1 << 20))
 #: Those of a step on several threads are, so that none is idle while another has many rows.
 _PARTS: Final = ModelConfig(batching=Batching(max_rows=2))
+#: Returns the artefact of a version of the server; None = it is not known.
+PathOf = Callable[[ModelId], Path | None]
 
 
 class PipelineEngine(Ensemble):
@@ -68,6 +71,7 @@ class PipelineLoader:
         load: Loads a model beside ``pipeline.toml``.
         emit: Receives the pipelines' events.
         clock: Monotonic seconds.
+        path_of: Returns the artefact of a model of the server; None = it is not known.
     """
 
     def __init__(
@@ -76,16 +80,18 @@ class PipelineLoader:
         load: Callable[[Manifest], Awaitable[Servable]],
         emit: Callable[[BatchRan], None],
         clock: Callable[[], float],
+        path_of: PathOf | None = None,
     ) -> None:
         self._inner = inner
         self._load = load
         self._emit = emit
         self._clock = clock
+        self._path_of = path_of
 
     async def load(self, manifest: Manifest) -> Servable:
         """See :class:`~salver.kernel.serving.loading.VersionLoader`."""
         config = manifest.config
-        options_of(manifest, ())
+        skew = skew_of(options_of(manifest, ("skew",)).get("skew", "refuse"))
         try:
             inner = self._inner.hold(config.ensemble.models)
         except SalverError as error:
@@ -93,8 +99,8 @@ class PipelineLoader:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(inner.release)
             ends = await stack.enter_async_context(contextlib.AsyncExitStack())
-            build = _Building(manifest, inner, self._load, self._clock, ends)
-            graph = await build.graph()
+            build = _Building(manifest, inner, self._load, self._clock, ends, self._path_of)
+            graph = await build.graph(skew)
             engine = PipelineEngine(manifest.id, graph, inner, config, self._clock, self._emit)
             engine.ends = ends.pop_all()
             stack.pop_all()
@@ -111,7 +117,10 @@ class _Building:
         load: Callable[[Manifest], Awaitable[Servable]],
         clock: Callable[[], float],
         ends: contextlib.AsyncExitStack,
+        path_of: PathOf | None,
     ) -> None:
+        self._path_of = path_of
+        self._paths: dict[str, Path] = {}
         self._manifest = manifest
         self._inner = inner
         self._load = load
@@ -120,7 +129,7 @@ class _Building:
         self._own: dict[str, Servable] = {}
         self._names: dict[str, tuple[str, str]] = {}
 
-    async def graph(self) -> Graph:
+    async def graph(self, skew: Skew) -> Graph:
         """Return the graph, with the models beside it loaded. Raises LoadFailed."""
         id, folder = self._manifest.id, self._manifest.path
         document = read_document(folder)
@@ -131,12 +140,22 @@ class _Building:
             if path is not None:
                 own = ModelId(f"{id.name}.{table.name}", id.version)
                 await self._load_own(table.name, manifest_beside(own, table, path))
+                self._paths[table.name] = path
             elif table.model:
                 member = next(members)
                 self._names[table.name] = (member.model, member.version)
+                self._find_artefact(table.name, member)
         found = await asyncio.to_thread(plan, id.name, document, folder, self._signature)
+        await asyncio.to_thread(check_lock, found, folder, self._paths, skew)
         runners = {node.name: await self._runner(node, folder) for node in found.nodes}
         return compiled(found, lambda node: runners[node.name])
+
+    def _find_artefact(self, name: str, member: EnsembleStep) -> None:
+        path = None
+        if self._path_of is not None:
+            path = self._path_of(self._inner.find(member.model, member.version))
+        if path is not None:
+            self._paths[name] = path
 
     async def _load_own(self, name: str, manifest: Manifest) -> None:
         self._own[name] = servable = await self._load(manifest)

@@ -46,6 +46,8 @@ class Pixels(Step, frozen=True):
     inputs: ClassVar = {"image": "BYTES[rows]"}
     is_heavy: ClassVar = True
     threads: ClassVar = 4
+    libraries: ClassVar = ("pillow", "simplejpeg")
+    reads: ClassVar = ("preprocessor_config.json", "processor_config.json")
 
     path: str = ""
     height: int = 224

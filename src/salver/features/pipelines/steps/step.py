@@ -6,9 +6,9 @@ A step is a frozen record, whose fields are its options in ``pipeline.toml``. It
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 
@@ -17,10 +17,14 @@ from salver.lazy import installed
 from salver.words.errors import LoadFailed, SalverError
 from salver.words.tensor import Array
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 GROUP: Final = "salver.steps"
 #: Where the items of each row begin, ``INT64[rows + 1]``: an output of steps that take lists apart, an input
 #: of those that put them together. The items of row r are ``[offsets[r]:offsets[r + 1]]``.
 OFFSETS: Final = "offsets"
+_LONGEST_NAME: Final = 256
 Arrays = Mapping[str, Array]
 Run = Callable[[Arrays], Arrays]
 #: Runs the inputs of several requests at once; a request with an error fails alone.
@@ -52,6 +56,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             changing threads would cost more.
         merges: Its two inputs are rows with different conditions; see the step ``merge``.
         others: Type of inputs with names of the user's; empty = there are none.
+        revision: To be raised when the step gives other results for the same inputs and options, or a default
+            changes: pipelines that were locked before are then refused.
+        libraries: Packages whose version may change the results.
+        reads: Files that it reads in the folders that options name.
     """
 
     inputs: ClassVar[Mapping[str, str]] = {}
@@ -61,6 +69,9 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quick_bytes: ClassVar[int] = 0
     merges: ClassVar[bool] = False
     others: ClassVar[str] = ""
+    revision: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def described(self, folder: Path) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Return its inputs and outputs, where they depend on the options.
@@ -72,6 +83,19 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             LoadFailed: an option does not fit.
         """
         return self.inputs, self.outputs
+
+    def files(self, folder: Path) -> Iterator[Path]:
+        """Yield the files that decide its results: by default those that options name.
+
+        A step whose file is data that changes while it is served yields none.
+        """
+        root = folder.resolve()
+        for field in self.__struct_fields__:
+            told = getattr(self, field)
+            if isinstance(told, str) and 0 < len(told) < _LONGEST_NAME:
+                path = folder / told
+                if path.resolve().is_relative_to(root):
+                    yield from filter(Path.is_file, (path, *(path / name for name in self.reads)))
 
     def open(self, folder: Path) -> Run:
         """Return the function of a request's arrays: rows in, rows out, in their order.
@@ -114,6 +138,21 @@ def step_names() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in installed(GROUP)}))
 
 
+def provider(name: str) -> tuple[str, str]:
+    """Return name and version of the package that brings a kind of step; empty for Salver's own."""
+    entry = _entry(name)
+    if entry is None or entry.dist is None or entry.value.startswith("salver."):
+        return "", ""
+    return entry.dist.name, entry.dist.version
+
+
+def _entry(name: str) -> "EntryPoint | None":
+    # A package's own step takes the place of Salver's of the same name.
+    found = [entry for entry in installed(GROUP) if entry.name == name]
+    found.sort(key=lambda entry: entry.value.startswith("salver."))
+    return found[0] if found else None
+
+
 @functools.cache
 def step_class(name: str) -> type[Step] | None:
     """Return the record of a kind of step; None = it is not installed.
@@ -121,16 +160,14 @@ def step_class(name: str) -> type[Step] | None:
     Raises:
         LoadFailed: it cannot be imported.
     """
-    found = [entry for entry in installed(GROUP) if entry.name == name]
-    if not found:
+    entry = _entry(name)
+    if entry is None:
         return None
-    # A package's own step takes the place of Salver's of the same name.
-    found.sort(key=lambda entry: entry.value.startswith("salver."))
     try:
-        kind: type[Step] = found[0].load()
+        kind: type[Step] = entry.load()
     except ModuleNotFoundError as error:
         fix = f"Install the package {error.name!r}"
         raise LoadFailed(f"the step {name!r} needs a package that is not installed", fix=fix) from error
     except Exception as error:
-        raise LoadFailed(f"the step {name!r} of {found[0].value} cannot be imported: {error}") from error
+        raise LoadFailed(f"the step {name!r} of {entry.value} cannot be imported: {error}") from error
     return kind

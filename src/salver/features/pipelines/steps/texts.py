@@ -20,6 +20,9 @@ from salver.words.tensor import Array, as_bytes
 
 _TOKENS: Final = {"input_ids": "int64", "attention_mask": "int64", "token_type_ids": "int64"}
 _MOST_IDS: Final = 1 << 31
+_LIBRARIES: Final = ("tokenizers",)
+#: Files of a tokenizer; the others tell its limit.
+_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "config.json", "sentence_bert_config.json")
 _SPLITS: Final = {
     "sentences": re.compile(r"(?<=[.!?…。！？])\s+"),
     "lines": re.compile(r"[\r\n]+"),
@@ -42,6 +45,8 @@ class Tokenize(Step, frozen=True):
     outputs: ClassVar = dict.fromkeys(_TOKENS, "INT64[rows, tokens]")
     is_heavy: ClassVar = True
     quick_bytes: ClassVar = 512
+    libraries: ClassVar = _LIBRARIES
+    reads: ClassVar = _FILES
 
     path: str = "."
     max_length: int = 0
@@ -110,6 +115,8 @@ class Detokenize(Step, frozen=True):
 
     inputs: ClassVar = {"ids": "INT[rows, tokens]"}
     outputs: ClassVar = {"text": "BYTES[rows]"}
+    libraries: ClassVar = _LIBRARIES
+    reads: ClassVar = _FILES
 
     path: str = "."
     special: bool = False
