@@ -15,12 +15,15 @@ import numpy as np
 
 from salver.backends.protocol import LoadOptions, RunnableModel
 from salver.encoding.values import typed
+from salver.features.pipelines.fitted import fitted_values
 from salver.features.pipelines.local import LocalPipeline
 from salver.features.pipelines.locking import Skew
 from salver.kernel.engine.admission import Admission
 from salver.words.errors import LoadFailed
 from salver.words.messages import InferRequest, Signature
 from salver.words.tensor import Array, DataType, Tensor
+
+__all__ = ["Pipeline", "fitted_values", "load"]
 
 _NOTHING: Final = (DataType.BOOL, np.zeros(0, bool))  # of an unknown input, which is refused by its name
 _NO_MODELS: Final[Mapping[str, RunnableModel]] = {}

@@ -21,6 +21,7 @@ from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import (
     PIPELINE,
     Call,
+    Column,
     InferRequest,
     InferResponse,
     RequestedOutput,
@@ -68,7 +69,7 @@ def compiled(plan: Plan, runner_of: Callable[[Node], Runner]) -> Graph:
             readers[tensor] = (*readers.get(tensor, ()), step)
     outputs = [(output.name, output.source, _known(output.type)) for output in plan.outputs]
     signature = Signature(
-        tuple(_spec(name, _known(type)) for name, type in plan.inputs.items()),
+        tuple(_spec(name, _known(type), plan.columns.get(name)) for name, type in plan.inputs.items()),
         tuple(_spec(name, type) for name, _, type in outputs),
         True,
         PIPELINE,
@@ -83,8 +84,8 @@ def _known(type: EdgeType | None) -> EdgeType:
     return type
 
 
-def _spec(name: str, type: EdgeType) -> TensorSpec:
-    return TensorSpec(name, type.datatype, type.shape)
+def _spec(name: str, type: EdgeType, column: Column | None = None) -> TensorSpec:
+    return TensorSpec(name, type.datatype, type.shape, column=column)
 
 
 def _offsets(axis: Axis) -> str:

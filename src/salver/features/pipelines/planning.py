@@ -5,7 +5,7 @@ the edge that does not fit: ``tokens.ids -> network.input_ids: INT64[-1] where I
 step reads only steps above it, so that there are no cycles.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from salver.features.pipelines.document import Document, StepTable, nearest
 from salver.features.pipelines.edges import Axis, Bindings, EdgeType, Pattern, pattern
 from salver.features.pipelines.steps.step import Step, StepPort, ports_of, step_class, step_names
 from salver.words.errors import LoadFailed
-from salver.words.messages import Signature, TensorSpec
+from salver.words.messages import Column, Signature, TensorSpec
 from salver.words.tensor import DataType
 
 #: How a model takes rows: many at once, one with an extent of 1 in front, or one as it is.
@@ -88,12 +88,17 @@ class Output(NamedTuple):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A pipeline that fits."""
+    """A pipeline that fits.
+
+    Attributes:
+        columns: Inputs that are columns of a table.
+    """
 
     name: str
     inputs: Mapping[str, EdgeType | None]
     nodes: tuple[Node, ...]
     outputs: tuple[Output, ...]
+    columns: Mapping[str, Column] = {}
 
 
 #: Returns the signature of the model of a step; None = it is not known here.
@@ -148,6 +153,8 @@ class _Planner:
         self._nodes: dict[str, Node] = {}
         self._read: set[str] = set()
         self._wanted: set[str] = set()
+        #: What each reader of an input takes; None = it takes no columns.
+        self._columns: dict[str, list[Column | None]] = {}
 
     def plan(self, name: str) -> Plan:
         """Return the plan. Raises LoadFailed."""
@@ -160,7 +167,8 @@ class _Planner:
                 raise self._document.fault(f"steps.{step}", problem)
         for given in self._inputs.keys() - self._wanted:
             raise self._document.fault(f"inputs.{given}", f"input `{given}`: nothing reads it")
-        return Plan(name, self._inputs, tuple(self._nodes.values()), outputs)
+        columns = {told: column for told, known in self._columns.items() if (column := _common(known))}
+        return Plan(name, self._inputs, tuple(self._nodes.values()), outputs, columns)
 
     def _outputs(self) -> tuple[Output, ...]:
         wanted = self._document.outputs
@@ -192,7 +200,8 @@ class _Planner:
         patterns = {port.name: port.pattern for port in ins}
         for edge in edges:
             # Inputs with names of the user's have nothing in common with one another.
-            names: Bindings = {} if step is not None and step.others else bound
+            is_apart = step is not None and (step.others or step.by_name)
+            names: Bindings = {} if is_apart else bound
             self._check(edge, patterns.get(edge.port), names, where)
         axis, items = self._rows(table, step, edges, condition, outs)
         outputs: dict[str, EdgeType | None] = {}
@@ -229,7 +238,9 @@ class _Planner:
             source, type = self._source(told, f"{where}.{name}", f"{told} -> {table.name}.{name}", port)
             found[name] = Edge(source, name, type, port is not None and port.pattern.is_item)
         for index, port in enumerate(ports):
-            if port.name not in found and (told := self._implied(table, port, index == 0)):
+            # The only input of a model continues the chain, also if it is a column.
+            is_first = index == 0 and (port.column is None or (not table.use and len(ports) == 1))
+            if port.name not in found and (told := self._implied(table, port, is_first)):
                 place = f"{told} -> {table.name}.{port.name}"
                 source, type = self._source(told, where, place, port)
                 found[port.name] = Edge(source, port.name, type, port.pattern.is_item)
@@ -246,7 +257,10 @@ class _Planner:
         for node in reversed(above):
             if port.name in node.outputs:
                 return f"{node.name}.{port.name}"
-        if port.name in self._inputs:
+        if port.column is not None and any(step.name == port.name for step in self._document.steps):
+            problem = f"step `{port.name}` has the name of a column that `{table.name}` reads"
+            raise self._document.fault(f"steps.{port.name}", problem, "Give the step another name")
+        if port.name in self._inputs or (port.column is not None and not self._document.inputs):
             return port.name
         if port.is_optional:
             return ""
@@ -280,11 +294,15 @@ class _Planner:
             known = [*self._nodes, *(() if dot else self._inputs)]
             raise self._document.fault(path, f"{place}: there is no {kind} `{step}`", nearest(step, known))
         self._wanted.add(told)
+        if not path.startswith("outputs"):
+            self._columns.setdefault(told, []).append(port.column if port else None)
         if told not in self._inputs:
             self._inputs[told] = self._inferred(told, path, place, port)
         return told, self._inputs[told]
 
     def _inferred(self, told: str, path: str, place: str, port: StepPort | None) -> EdgeType | None:
+        if port is not None and port.column is not None:
+            return port.pattern.filled({}, _NO_AXIS) or EdgeType(DataType.FP64, (-1,))
         close = nearest(told, self._nodes)
         if close.startswith("Did"):
             raise self._document.fault(path, f"{place}: there is no step or input `{told}`", close)
@@ -428,6 +446,17 @@ def _opposite(axis: Axis) -> Axis:
     return (*axis[:-1], f"{key} {_condition_of(axis)}")
 
 
+def _common(readers: Sequence[Column | None]) -> Column | None:
+    """Return what callers send for a column, from what its readers take; None = it is no column."""
+    known = [column for column in readers if column is not None]
+    if not known:
+        return None
+    listed = next((column for column in known if column.categories), known[0])
+    takes_null = len(known) == len(readers) and all(column.takes_null for column in known)
+    is_read = any(column.is_read for column in known)
+    return msgspec.structs.replace(listed, takes_null=takes_null, is_read=is_read)
+
+
 def _what(table: StepTable) -> str:
     return f"step {table.use}" if table.use else f"model {table.model}"
 
@@ -452,6 +481,7 @@ def _ports_of_model(
                 spec.name,
                 Pattern(spec.datatype.name, False, ("...",) if spec.any_rank else spec.shape[skipped:]),
                 spec.optional,
+                spec.column,
             )
             for spec in side
         )

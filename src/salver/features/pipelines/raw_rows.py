@@ -73,14 +73,14 @@ def _fix(specs: Any) -> str:
 
 
 def _row(response: InferResponse) -> bytes:
-    return dumps(_answers(response)[0])
+    return dumps(rows_of(response)[0])
 
 
 def _rows(response: InferResponse) -> bytes:
-    return dumps(_answers(response))
+    return dumps(rows_of(response))
 
 
-def _answers(response: InferResponse) -> list[Any]:
+def rows_of(response: InferResponse) -> list[Any]:
     """Return the rows of the answer: values of the only output, or objects of several."""
     columns = {tensor.name: _values(tensor) for tensor in response.outputs}
     if len(columns) == 1:

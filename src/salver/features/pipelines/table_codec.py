@@ -14,11 +14,12 @@ from salver.encoding.json_text import dumps, kind_of, loads
 from salver.features.pipelines.cells import tensors
 from salver.features.pipelines.columnar import read_columnar
 from salver.features.pipelines.forms import no_path
+from salver.features.pipelines.raw_rows import rows_of
 from salver.features.pipelines.tables import Specs, Table, from_json, from_text
 from salver.kernel.serving.ports import Codec
 from salver.transport.faults import http_fault
 from salver.words.errors import InvalidInput, SalverError
-from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature
+from salver.words.messages import PIPELINE, InferRequest, InferResponse, RequestedOutput, Signature
 from salver.words.tensor import DataType, Tensor
 
 _MANY: Final = 8_192  # values that take milliseconds to write
@@ -82,6 +83,8 @@ class TableCodec(Codec[HttpBody | Message, HttpReply]):
             sent, parameters = _table(body, specs)
         first = signature.outputs[0]
         outputs, labels = [RequestedOutput(first.name)], tuple[str, ...]()
+        if signature.platform == PIPELINE:
+            outputs = []  # all that its file names
         if _wants_probabilities(parameters):
             scores = next((spec for spec in signature.outputs if spec.name == _PROBABILITIES), None)
             if scores is None or not scores.labels:
@@ -110,6 +113,8 @@ class TableCodec(Codec[HttpBody | Message, HttpReply]):
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
         """Return predictions by row, and probabilities by label if they were asked for."""
         found = {tensor.name: tensor for tensor in response.outputs}
+        if len(found) > 1 and not (isinstance(request, TableRequest) and request.labels):
+            return HttpReply(200, dumps({"predictions": rows_of(response)}))
         labels = request.labels if isinstance(request, TableRequest) else ()
         scores = found.pop(_PROBABILITIES) if labels else None
         answer: dict[str, Any] = {"predictions": _values(next(iter(found.values())))}

@@ -15,6 +15,7 @@ import msgspec
 from salver.features.pipelines.edges import Pattern, pattern
 from salver.lazy import installed
 from salver.words.errors import LoadFailed, SalverError
+from salver.words.messages import Column
 from salver.words.tensor import Array
 
 if TYPE_CHECKING:
@@ -32,11 +33,16 @@ RunMany = Callable[[Sequence[Arrays]], Sequence[Arrays | SalverError]]
 
 
 class StepPort(NamedTuple):
-    """Input or output of a step."""
+    """Input or output of a step.
+
+    Attributes:
+        column: It is a column of a table, which goes by its name; None = it is not one.
+    """
 
     name: str
     pattern: Pattern
     is_optional: bool = False
+    column: Column | None = None
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +66,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             changes: pipelines that were locked before are then refused.
         libraries: Packages whose version may change the results.
         reads: Files that it reads in the folders that options name.
+        by_name: Its inputs are columns (``table_columns``): each takes the nearest output of its name above
+            it, or else is an input of the pipeline. Their types have nothing in common.
     """
 
     inputs: ClassVar[Mapping[str, str]] = {}
@@ -72,6 +80,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revision: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
+    by_name: ClassVar[bool] = False
 
     def described(self, folder: Path) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Return its inputs and outputs, where they depend on the options.
@@ -96,6 +105,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 path = folder / told
                 if path.resolve().is_relative_to(root):
                     yield from filter(Path.is_file, (path, *(path / name for name in self.reads)))
+
+    def table_columns(self, folder: Path) -> Mapping[str, Column]:
+        """Return what callers send for its inputs, where these are columns of a table. Raises LoadFailed."""
+        return {}
 
     def open(self, folder: Path) -> Run:
         """Return the function of a request's arrays: rows in, rows out, in their order.
@@ -126,11 +139,15 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def ports_of(step: Step, folder: Path) -> tuple[tuple[StepPort, ...], tuple[StepPort, ...]]:
     """Return the inputs and outputs of a step. Raises LoadFailed, as ``described``."""
     inputs, outputs = step.described(folder)
-    return tuple(_port(*pair) for pair in inputs.items()), tuple(_port(*pair) for pair in outputs.items())
+    columns = step.table_columns(folder)
+    return (
+        tuple(_port(name, told, columns.get(name)) for name, told in inputs.items()),
+        tuple(_port(name, told) for name, told in outputs.items()),
+    )
 
 
-def _port(name: str, told: str) -> StepPort:
-    return StepPort(name.removesuffix("?"), pattern(told), name.endswith("?"))
+def _port(name: str, told: str, column: Column | None = None) -> StepPort:
+    return StepPort(name.removesuffix("?"), pattern(told), name.endswith("?"), column)
 
 
 def step_names() -> tuple[str, ...]:
