@@ -6,7 +6,7 @@ from playwright.sync_api import ConsoleMessage, Page
 
 #: No sandbox, since tests may run as root; nothing is fetched but what a page asks for.
 FLAGS = (
-    "--headless=new",
+    "--headless",
     "--no-sandbox",
     "--disable-gpu",
     "--in-process-gpu",
