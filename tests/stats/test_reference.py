@@ -6,9 +6,10 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "statistics.md"
 MODULES = (
-    "binomial_evidence", "bounded_mean", "boundaries", "combine", "exact", "group_sequential",
+    "binomial_evidence", "bounded_mean", "boundaries", "calibration", "calibration_fitting",
+    "combine", "exact", "group_sequential",
     "mean_evidence", "mean_sequence", "multinomial_evidence", "pending", "quantile_sequence", "sample_ratio",
-    "sign_flip", "strata",
+    "scoring", "sign_flip", "strata",
 )  # fmt: skip
 #: What others of Salver's modules take from these.
 INNER = {"checked_counts", "checked_shares"}

@@ -55,6 +55,10 @@ COMMANDS: Final = {
         "salver.features.pipelines.command:pipelines",
         "Show the graph of a pipeline.toml, checked as a server checks it.",
     ),
+    "calibrate": (
+        "salver.features.evaluation.calibrate_command:calibrate",
+        "Fit the calibration of scores on predictions with their outcomes, and show how reliable they are.",
+    ),
     "infer": (
         "salver.cli.infer:infer",
         "Ask a model of a running server once, or about every row of a file.",
