@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -72,6 +73,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("fronts")
     root = folder / "models"
     write_mlp(root / "mlp", 1)
+    write_mlp(root / "hosted", 1)
+    (root / "hosted" / "salver.toml").write_text('instances.runner = "process"')
     write_constant(root, 1)
     write_moody(root)
     write_identity(root, "FP32")
@@ -79,11 +82,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     (root / "count" / "1" / "model.py").write_text(COUNTING)
     (root / "count" / "config.pbtxt").write_text(COUNTING_CONFIG)
     options = ["--fronts", "2", "--control", "explicit", "--state-dir="]
-    for name in ("mlp", "constant", "moody", "identity_fp32", "count"):
+    for name in ("mlp", "hosted", "constant", "moody", "identity_fp32", "count"):
         options += ["--load", name]
     with ServerProcess([root], folder / "log", options) as server:
         server.wait_ready()
         runs_copies(server)
+        assert ways(server) == WAYS
         yield server
 
 
@@ -130,16 +134,40 @@ def both(server: ServerProcess) -> list[http.client.HTTPConnection]:
     return [at(server, pid) for pid in (server.pid, *fronts_of(server))]
 
 
+#: Where fronts have the models run; others' requests are passed on.
+WAYS = {"mlp": "copy", "constant": "copy", "hosted": "shared", "identity_fp32": "shared"}
+
+
+def ways(server: ServerProcess) -> dict[str, str]:
+    page = server.get("/metrics")[1].decode().splitlines()
+    found = [
+        re.fullmatch(r'salver_front_models{model="(\w+)",version="\d+",way="(\w+)"} 1.0', line)
+        for line in page
+    ]
+    return {each[1]: each[2] for each in found if each}
+
+
 BINARY, LENGTH = binary_body(3)
 LARGE, LARGE_LENGTH = binary_body(20_000)
+#: Asked of a model of which fronts have a copy, and of one that the home process runs for them.
+DECODED: list[tuple[str, Any, dict[str, str]]] = [
+    ("infer", infer_body(rows=3), {}),
+    ("versions/1/infer", infer_body(), {}),
+    ("versions/2/infer", infer_body(), {}),
+    ("infer", {"id": "7", **infer_body()}, {}),
+    ("infer", {"id": "7", **infer_body(columns=3)}, {}),
+    ("infer", {"x": [[0.5] * 16]}, {}),
+    ("infer", {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1, 16], "data": ["a"] * 16}]}, {}),
+    ("infer", {**infer_body(), "outputs": [{"name": "none"}]}, {}),
+    ("infer", {**infer_body(), "parameters": {"a": 2**70, "b": "c", "d": 1.5, "e": True}}, {}),
+    ("infer", {**infer_body(), "parameters": {"timeout": -1}}, {}),
+    ("infer", {**infer_body(), "parameters": {"timeout": 1}}, {}),
+    ("infer", BINARY, LENGTH),
+    ("infer", LARGE, LARGE_LENGTH),
+    ("infer", b"{", {}),
+]
 REQUESTS: list[tuple[str, str, Any, dict[str, str]]] = [
     ("POST", "/v2/models/mlp/infer", infer_body(rows=3), {}),
-    ("POST", "/v2/models/mlp/versions/1/infer", infer_body(), {}),
-    ("POST", "/v2/models/mlp/versions/2/infer", infer_body(), {}),
-    ("POST", "/v2/models/mlp/infer", {"id": "7", **infer_body()}, {}),
-    ("POST", "/v2/models/mlp/infer", {"x": [[0.5] * 16]}, {}),
-    ("POST", "/v2/models/mlp/infer", BINARY, LENGTH),
-    ("POST", "/v2/models/mlp/infer", LARGE, LARGE_LENGTH),
     ("POST", "/v2/models/mlp/infer", infer_body(columns=3), {}),
     ("POST", "/v2/models/mlp/infer", b"{", {}),
     ("POST", "/v2/models/mlp/infer", infer_body(), {"Expect": "100-continue"}),
@@ -170,18 +198,28 @@ def test_every_process_gives_the_same_answer(
     assert front == home
 
 
-def test_grpc_gives_the_same_answers(server: ServerProcess) -> None:
+@pytest.mark.parametrize("model", ["mlp", "hosted"])
+@pytest.mark.parametrize(("path", "body", "headers"), DECODED)
+def test_a_front_decodes_and_encodes_as_the_home_process_does(
+    server: ServerProcess, model: str, path: str, body: Any, headers: dict[str, str]
+) -> None:
+    home, front = (ask(each, "POST", f"/v2/models/{model}/{path}", body, **headers) for each in both(server))
+    assert front == home
+
+
+@pytest.mark.parametrize("model", ["mlp", "hosted"])
+def test_grpc_gives_the_same_answers(server: ServerProcess, model: str) -> None:
     (front,) = fronts_of(server)
     seen: list[list[Any]] = []
     for pid in (server.pid, front):
         with grpc_at(server, pid) as client:
-            answers: list[Any] = [infer_grpc(client, "mlp", rows) for rows in (1, 3, 20_000)]
-            answers.append(client.get_model_metadata("mlp"))
+            answers: list[Any] = [infer_grpc(client, model, rows) for rows in (1, 3, 20_000)]
+            answers.append(client.get_model_metadata(model))
             with pytest.raises(InferenceServerException) as caught:
                 infer_grpc(client, "none")
             answers.append((caught.value.status(), caught.value.message()))
             with pytest.raises(InferenceServerException) as caught:
-                infer_grpc(client, "mlp", version="9")
+                infer_grpc(client, model, version="9")
             seen.append([*answers, (caught.value.status(), caught.value.message())])
     assert seen[0] == seen[1]
 
@@ -195,26 +233,28 @@ def test_unmodified_clients_get_right_answers(server: ServerProcess) -> None:
             np.testing.assert_allclose(client.infer("mlp", [given]).as_numpy("y"), mlp_answer(ROW), 1e-5)
 
 
-def counters(server: ServerProcess, model: str) -> tuple[float, float]:
-    """Requests in Prometheus's metrics, and in Triton's statistics."""
+def counters(server: ServerProcess, model: str) -> tuple[float, ...]:
+    """Requests in Prometheus's metrics and in Triton's statistics, and the runs there."""
     page = server.get("/metrics")[1].decode().splitlines()
     ours = [line for line in page if line.startswith(f'salver_requests_total{{model="{model}",outcome="ok"')]
     rows = json.loads(server.get(f"/v2/models/{model}/stats")[1])["model_stats"]
     counted = sum(row["inference_stats"]["success"]["count"] for row in rows)
-    return sum(float(line.rsplit(" ", 1)[1]) for line in ours), counted
+    runs = sum(row["execution_count"] for row in rows)
+    return sum(float(line.rsplit(" ", 1)[1]) for line in ours), counted, runs
 
 
-def test_counters_add_up(server: ServerProcess) -> None:
-    before = counters(server, "constant")
+@pytest.mark.parametrize("model", ["constant", "hosted"])
+def test_counters_add_up(server: ServerProcess, model: str) -> None:
+    before = counters(server, model)
     for connection in both(server):
         for _ in range(20):
-            assert ask(connection, "POST", "/v2/models/constant/infer", BODY)[0] == 200
+            assert ask(connection, "POST", f"/v2/models/{model}/infer", BODY)[0] == 200
     for pid in (server.pid, *fronts_of(server)):
         with grpc_at(server, pid) as client:
             for _ in range(5):
-                infer_grpc(client, "constant")
-    wanted = before[0] + 50, before[1] + 50
-    until(lambda: counters(server, "constant") == wanted, lambda: counters(server, "constant"))
+                infer_grpc(client, model)
+    wanted = tuple(count + 50 for count in before)
+    until(lambda: counters(server, model) == wanted, lambda: counters(server, model))
 
 
 def test_nobody_meets_an_old_version_after_a_change_was_acknowledged(

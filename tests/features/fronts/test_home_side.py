@@ -21,7 +21,7 @@ class Hanging(Front):
     """Front without a process, which keeps what it is sent."""
 
     def __init__(self, side: HomeSide, server: Server) -> None:
-        super().__init__(server.kernel, self._app, side._hear)
+        super().__init__(server.kernel, self._app, side.grants.engines, side._hear)
         self.sent: list[Any] = []
         self.killed = False
         self.channel.send = self.sent.append  # type: ignore[method-assign]
@@ -69,13 +69,14 @@ async def test_an_answer_waits_for_the_end_of_a_copy(config: ServeConfig) -> Non
         front = Hanging(side, server)
         front._hear(Ack(0))
         await side.tick()
+        await auntil(lambda: front.sent[-1].granted)
         granted: Copies = front.sent[-1]
-        assert len(granted.manifests) == 1
+        assert len(granted.granted) == 1
         front._hear(Ack(granted.epoch))
         await side.settle()
         server.kernel.models.apply([])
         settling = asyncio.ensure_future(side.settle())
-        await auntil(lambda: front.sent[-1].manifests == ())
+        await auntil(lambda: front.sent[-1].granted == ())
         assert not settling.done()
         front._hear(Ack(front.sent[-1].epoch))
         await settling
@@ -89,7 +90,7 @@ async def test_no_copies_where_something_else_decides(config: ServeConfig) -> No
         server.kernel.keys = object()  # type: ignore[assignment]
         front._hear(Ack(0))
         await side.tick()
-        assert all(each.manifests == () for each in front.sent)
+        assert all(each.granted == () for each in front.sent)
 
 
 async def test_what_connections_tell_needs_one_front(config: ServeConfig) -> None:

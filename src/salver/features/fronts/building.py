@@ -5,6 +5,8 @@ import msgspec
 from salver.features import FrontsConfig
 from salver.features.fronts.front import FrontSide
 from salver.features.fronts.home import HomeSide
+from salver.features.fronts.remote_engine import BACKEND
+from salver.kernel.serving.loading import Additions
 from salver.parts import Kernel, Parts, Tick
 from salver.transport.server import bind
 from salver.words.errors import InvalidInput
@@ -22,7 +24,14 @@ async def build(kernel: Kernel, config: FrontsConfig) -> Parts:
     if config.channel >= 0:
         side = FrontSide(kernel)
         await side.connect(config.channel)
-        return Parts([side], enclose=side.enclose, opened=side.opened, changes=side, close=side.close)
+        return Parts(
+            [side],
+            additions=Additions(loaders={BACKEND: side.loader}),
+            enclose=side.enclose,
+            opened=side.opened,
+            changes=side,
+            close=side.close,
+        )
     if not kernel.config.opens_ports:
         return Parts()
     front = kernel.config.front
@@ -32,6 +41,7 @@ async def build(kernel: Kernel, config: FrontsConfig) -> Parts:
         bind(msgspec.structs.replace(front, shares_port=False)).close()
     home = HomeSide(kernel, config)
     return Parts(
+        [home],
         [home],
         enclose=home.enclose,
         opened=home.opened,

@@ -1,4 +1,4 @@
-"""A front's side: the copies that it runs, and its end of the socket to the home process."""
+"""A front's side: the models whose requests it decodes, and its end of the socket to the home process."""
 
 import asyncio
 import logging
@@ -12,9 +12,20 @@ from typing import Any, Final
 import msgspec
 
 from salver.features.fronts.channel import Channel
+from salver.features.fronts.copies import Granted
 from salver.features.fronts.front_app import FrontApp
-from salver.features.fronts.messages import Ack, Copies, FromHome, Happened, Logged, Parting
+from salver.features.fronts.messages import (
+    Ack,
+    Copies,
+    FromHome,
+    Happened,
+    Logged,
+    Outputs,
+    Parting,
+    Refusal,
+)
 from salver.features.fronts.outgoing import OutgoingRequests
+from salver.features.fronts.remote_engine import RemoteLoader, RemoteRequests
 from salver.parts import Kernel
 from salver.transport.doors import App
 from salver.words.artifacts import Manifest
@@ -26,21 +37,24 @@ _HEALTH: Final = "/grpc.health.v1.Health/Check"
 
 
 class FrontSide:
-    """A front's end of the socket, with the copies that it runs.
+    """A front's end of the socket, with the models whose requests it decodes.
 
     Attributes:
-        copies: Names of the models that it can run itself.
+        copies: Names of these models: it runs copies, or has the home process's engines run them.
+        loader: Loads versions that the home process runs.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._pickled: tuple[bytes, ...] = ()
+        self._granted: dict[bytes, Granted] = {}
         self._manifests: tuple[Manifest, ...] = ()
         self._warming: asyncio.Task[None] | None = None
         self._app: App | None = None
         self.copies: frozenset[str] = frozenset()
         self.channel: Channel[FromHome] = Channel(FromHome, self._hear, _end)
         self._requests = OutgoingRequests(self.channel.send)
+        self._decoded = RemoteRequests(self.channel.send)
+        self.loader = RemoteLoader(self._decoded)
 
     def __repr__(self) -> str:
         return f"<FrontSide, {self._requests!r}, copies of {', '.join(sorted(self.copies)) or 'nothing'}>"
@@ -69,7 +83,9 @@ class FrontSide:
         self.channel.close()
 
     def _hear(self, message: FromHome) -> None:
-        if isinstance(message, Copies):
+        if isinstance(message, Outputs | Refusal):
+            self._decoded.hear(message)
+        elif isinstance(message, Copies):
             self._take(message)
         elif not isinstance(message, Parting):
             self._requests.hear(message)
@@ -89,18 +105,20 @@ class FrontSide:
 
     def _take(self, message: Copies) -> None:
         """Stop what is not in the list any more, at once; then begin to load what is new."""
-        if message.manifests == self._pickled:
+        known, granted = self._granted, message.granted
+        if granted == tuple(known):
             self.channel.send(Ack(message.epoch))
             return
-        known = dict(zip(self._pickled, self._manifests, strict=True))
-        kept = {pickled: known[pickled] for pickled in message.manifests if pickled in known}
+        kept = {pickled: known[pickled] for pickled in granted if pickled in known}
         if len(kept) < len(known):
-            self._manifests = tuple(kept.values())
-            self._kernel.plane.refresh()
+            self._grant(kept)
             self._note()
         self.channel.send(Ack(message.epoch))
-        self._pickled = message.manifests
-        self._manifests = tuple(kept.get(each) or pickle.loads(each) for each in message.manifests)
+        self._grant({each: kept.get(each) or pickle.loads(each) for each in granted})
+
+    def _grant(self, granted: dict[bytes, Granted]) -> None:
+        self._granted = granted
+        self._manifests = self.loader.take(tuple(granted.values()))
         self._kernel.plane.refresh()
 
     def _note(self) -> None:

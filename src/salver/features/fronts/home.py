@@ -1,6 +1,6 @@
-"""Home process: starts the fronts, answers what they pass on, and says which models they run themselves.
+"""Home process: starts the fronts, answers what they pass on, and says which models they answer for.
 
-A copy answers only while the home process would answer with the same loaded version. Whatever ends that is
+A front answers only while the home process would answer with the same loaded version. Whatever ends that is
 told to the fronts before any answer of the home process can show it: an answer waits until every front has
 acknowledged, or is killed. So nobody who was told of a change meets an old version afterwards.
 """
@@ -12,36 +12,38 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Protocol
 
 import msgspec
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
 
-from salver.backends.discovery import backends
 from salver.configuration import ServeConfig
 from salver.features import FrontsConfig
 from salver.features.fronts.channel import Channel, frame
-from salver.features.fronts.copies import MOST_COPIES, can_copy
+from salver.features.fronts.granting import Grants
+from salver.features.fronts.lent_engines import LentEngine, LentRequests
 from salver.features.fronts.messages import (
     Ack,
+    Ask,
     Begin,
     Copies,
     FromFront,
     Gone,
     Happened,
+    Leave,
     Logged,
     Parting,
     Piece,
     Read,
 )
 from salver.features.fronts.passing import PassedRequests
-from salver.kernel.serving.servable import Servable
 from salver.kernel.supervise import Backoff, Supervisor, retry
 from salver.parts import Kernel
 from salver.transport.doors import App, Receive, Scope, Send
-from salver.words.artifacts import Manifest
-from salver.words.errors import NotReady, SalverError, Unsupported
+from salver.words.errors import NotReady, Unsupported
 from salver.words.events import BatchRan, Event, Served, StateChanged
 
 _LOG: Final = logging.getLogger("salver.fronts")
@@ -57,13 +59,12 @@ class FrontEnded(NotReady):
     """A front has ended."""
 
 
-class _Copied(NamedTuple):
-    """Version that fronts run, with what the home process had then."""
+class FrontObserver(Protocol):
+    """Receiver of what a front tells."""
 
-    servable: Servable
-    manifest: Manifest
-    capabilities: Any
-    pickled: bytes
+    def __call__(self, front: "Front", *, is_new: bool = False) -> None:
+        """Note a change of ``acked`` or ``ended``; ``is_new`` = its port is open now."""
+        ...
 
 
 class Front:
@@ -71,16 +72,23 @@ class Front:
 
     Args:
         kernel, app: Answer its requests.
-        told: Called when it acknowledges a list of copies, the first time when its port is open, and when it
-            ends.
+        engines: Run what it has decoded.
+        told: Called when it acknowledges a list of versions, the first time when its port is open, and when
+            it ends.
 
     Attributes:
-        acked: Last epoch of copies that it has acknowledged; -1 = it runs no copies yet.
-        asked: When it was sent a list of copies that it has not acknowledged; None = it has.
+        acked: Last epoch of the list that it has acknowledged; -1 = it answers for no version yet.
+        asked: When it was sent a list that it has not acknowledged; None = it has.
         ended: Set when its socket is closed.
     """
 
-    def __init__(self, kernel: Kernel, app: App, told: "Callable[[Front], None]") -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        app: App,
+        engines: Mapping[int, LentEngine],
+        told: "FrontObserver",
+    ) -> None:
         self._kernel = kernel
         self._told = told
         self.acked = -1
@@ -88,6 +96,7 @@ class Front:
         self.ended = asyncio.Event()
         self.channel: Channel[FromFront] = Channel(FromFront, self._hear, self._lost)
         self._requests = PassedRequests(app, self.channel.send)
+        self._decoded = LentRequests(engines, self.channel.send)
         self.process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -108,10 +117,14 @@ class Front:
         await asyncio.get_running_loop().create_unix_connection(lambda: self.channel, sock=mine)
 
     def _hear(self, message: FromFront) -> None:
-        if isinstance(message, Begin):
+        if isinstance(message, Ask):
+            self._decoded.begin(message)
+        elif isinstance(message, Begin):
             self._requests.begin(message)
         elif isinstance(message, Piece | Gone | Read):
             self._requests.hear(message)
+        elif isinstance(message, Leave):
+            self._decoded.leave(message)
         elif isinstance(message, Happened):
             emit = self._kernel.bus.emit
             for served in _SERVED.decode(message.served):
@@ -119,13 +132,14 @@ class Front:
             for ran in _RAN.decode(message.ran):
                 emit(ran)
         elif isinstance(message, Ack):
-            self._told(self)
-            self.acked, self.asked = message.epoch, None
+            is_new, self.acked, self.asked = self.acked < 0, message.epoch, None
+            self._told(self, is_new=is_new)
         else:
             _log(message)
 
     def _lost(self) -> None:
         self._requests.abandon()
+        self._decoded.abandon()
         self.ended.set()
         self._told(self)
 
@@ -144,7 +158,7 @@ class Front:
 
 
 class HomeSide:
-    """The home process's side: the fronts of a server, and the copies that they run.
+    """The home process's side: the fronts of a server, and the versions that they answer for.
 
     Args:
         config: Number of processes.
@@ -156,16 +170,13 @@ class HomeSide:
         self._app: App | None = None
         self._port = 0
         self._fronts: set[Front] = set()
-        self._copied: dict[str, _Copied] = {}
-        self._epoch = 0
-        self._revoked = 0  # the last epoch that has ended a copy
+        self.grants = Grants(kernel, self._send_all)
         self._acks = asyncio.Event()
         self._is_leaving = False
-        self._backends = backends()
         self._running = Supervisor(_LOG, "a front is not started again")
 
     def __repr__(self) -> str:
-        return f"<HomeSide of {len(self._fronts)} fronts, copies of {', '.join(self._copied) or 'nothing'}>"
+        return f"<HomeSide of {len(self._fronts)} fronts, {self.grants!r}>"
 
     # -- life --
 
@@ -208,6 +219,7 @@ class HomeSide:
         await self._running.close()
         for task in waiting:
             task.cancel()
+        await self.grants.close()
 
     async def _keep(self, number: int) -> None:
         """Keep a front running."""
@@ -230,7 +242,7 @@ class HomeSide:
     async def _run(self) -> None:
         """Run one front until it ends."""
         assert self._app is not None
-        front = Front(self._kernel, self._app, self._hear)
+        front = Front(self._kernel, self._app, self.grants.engines, self._hear)
         self._fronts.add(front)
         try:
             await front.start(self._config)
@@ -258,107 +270,70 @@ class HomeSide:
             tables={"fronts": {"channel": descriptor}},
         )
 
-    # -- copies --
+    def collect(self) -> Iterator[Metric]:
+        """Return the metric families; called by the Prometheus registry."""
+        yield GaugeMetricFamily(
+            "salver_fronts", "Processes that answer at the port.", value=1 + len(self._listening())
+        )
+        models = GaugeMetricFamily(
+            "salver_front_models",
+            "Models whose requests fronts decode, by where they run.",
+            labels=("model", "version", "way"),
+        )
+        for manifest, way in self.grants.ways():
+            models.add_metric((manifest.id.name, manifest.id.version, way), 1)
+        yield models
 
-    def _hear(self, front: Front) -> None:
-        """Note that a front has acknowledged a list of copies, or has ended."""
-        if front.acked < 0 and not front.ended.is_set():
-            self._send_copies(front)
+    # -- what they answer for --
+
+    def _hear(self, front: Front, *, is_new: bool = False) -> None:
+        """Note that a front has acknowledged a list of versions, or has ended."""
+        if is_new:
+            self._send(front)
         self._acks.set()
+        self.grants.acknowledged(min((each.acked for each in self._listening()), default=self.grants.epoch))
 
     def observe(self, events: Sequence[Event]) -> None:
         """Look again when a version has changed its state."""
         if any(type(event) is StateChanged for event in events):
-            self._look()
+            self.grants.look()
 
     async def tick(self) -> None:
         """Look again at what no event tells: a pinned version, or a front that hangs."""
-        self._look()
+        self.grants.look()
         now = self._kernel.clock()
-        for front in [front for front in self._fronts if front.acked >= 0]:
+        for front in self._listening():
             if front.asked is None:
                 front.asked = now
-                self._send_copies(front)
+                self._send(front)
             elif now - front.asked > _SILENT_S:
                 _LOG.error("%r hangs, and is killed", front)
                 front.kill()
 
-    def _look(self) -> None:
-        """Decide which versions the fronts run, and tell them if that has changed."""
-        found: dict[str, _Copied] = {}
-        if self._may_copy():
-            for servable in self._kernel.models.servables():
-                name = servable.manifest.id.name
-                if len(found) < MOST_COPIES and self._default(name) is servable and self._can_copy(servable):
-                    found[name] = self._copy(servable)
-        self._replace(found)
+    def _listening(self) -> list[Front]:
+        """Return the fronts that know versions."""
+        return [front for front in self._fronts if front.acked >= 0 and not front.ended.is_set()]
 
-    def _may_copy(self) -> bool:
-        """Return whether any request can be answered without the home process."""
-        kernel = self._kernel
-        path, context = kernel.door.path, kernel.context
-        return not (
-            kernel.keys is not None
-            or kernel.config.allow_client_shm
-            or path.stage is not None
-            or path.samples is not None
-            or context.interest.headers
-            or any(rules.guard or rules.forwarding for rules in (context.http, context.grpc))
-        )
+    def _send_all(self) -> None:
+        """Tell the fronts of a change; those that do not acknowledge must not hold up an unloading."""
+        for front in self._listening():
+            self._send(front)
+        if self._behind(self.grants.revoked):
+            self._running.start_unless_running("await fronts", self.settle)
 
-    def _default(self, name: str) -> Servable | None:
-        try:
-            lease = self._kernel.models.acquire(name)
-        except SalverError:
-            return None
-        lease.release()
-        return lease.servable
-
-    def _can_copy(self, servable: Servable) -> bool:
-        backend = self._backends.get(servable.manifest.backend)
-        return backend is not None and can_copy(servable, is_native=backend.traits.native)
-
-    def _copy(self, servable: Servable) -> _Copied:
-        known = self._copied.get(servable.manifest.id.name)
-        if known is not None and self._is_current(known):
-            return known
-        return _Copied(servable, servable.manifest, servable.capabilities, pickle.dumps(servable.manifest))
-
-    def _is_current(self, copied: _Copied) -> bool:
-        """Return whether the home process would still answer with the version that was copied."""
-        servable = copied.servable
-        return (
-            self._default(copied.manifest.id.name) is servable
-            and servable.manifest is copied.manifest
-            and servable.capabilities is copied.capabilities
-        )
-
-    def _replace(self, found: dict[str, _Copied]) -> None:
-        if found == self._copied:
-            return
-        self._epoch += 1
-        if any(found.get(name) is not copied for name, copied in self._copied.items()):
-            self._revoked = self._epoch
-        self._copied = found
-        for front in self._fronts:
-            if front.acked >= 0:
-                self._send_copies(front)
-
-    def _send_copies(self, front: Front) -> None:
-        pickled = tuple(copied.pickled for copied in self._copied.values())
-        front.channel.send(Copies(self._epoch, pickled))
+    def _send(self, front: Front) -> None:
+        front.channel.send(Copies(self.grants.epoch, self.grants.pickled()))
 
     async def settle(self) -> None:
-        """Return when no front runs a version that the home process would not answer with."""
-        copied = self._copied
-        if copied and not (self._may_copy() and all(map(self._is_current, copied.values()))):
-            self._look()
-        if self._behind(self._revoked):
-            await self._acknowledged(self._revoked)
+        """Return when no front answers for a version that the home process would not answer with."""
+        if not self.grants.are_current():
+            self.grants.look()
+        while self._behind(self.grants.revoked):
+            await self._acknowledged(self.grants.revoked)
 
     def _behind(self, epoch: int) -> list[Front]:
-        """Return the fronts that may still run a copy that the list of this epoch has not."""
-        return [front for front in self._fronts if 0 <= front.acked < epoch and not front.ended.is_set()]
+        """Return the fronts that may still answer for a version that the list of this epoch has not."""
+        return [front for front in self._listening() if front.acked < epoch]
 
     async def _acknowledged(self, epoch: int) -> None:
         try:

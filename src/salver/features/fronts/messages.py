@@ -4,6 +4,10 @@ from typing import Any
 
 import msgspec
 
+from salver.words.messages import Parameter, Standing, Timing
+
+#: Name, datatype, shape and bytes of a tensor.
+SentTensor = tuple[str, str, tuple[int, ...], bytes]
 Headers = tuple[tuple[bytes, bytes], ...]
 Address = tuple[str, int] | None
 
@@ -79,7 +83,36 @@ class Logged(msgspec.Struct, tag=7, array_like=True, gc=False):
     message: Any
 
 
-FromFront = Begin | Piece | Gone | Read | Ack | Happened | Logged
+class Ask(msgspec.Struct, tag=8, array_like=True, gc=False):
+    """Decoded request to an engine of the home process. Its numbers are counted by themselves.
+
+    Attributes:
+        engine: Key of the engine, as in :class:`Copies`.
+        id: The caller's own id.
+        outputs: Names of the requested outputs; empty = all.
+        deadline: By the monotonic clock, which all processes share; None = none.
+        standing: None = that of a request without one.
+        came: See :class:`~salver.words.messages.InferRequest`.
+    """
+
+    number: int
+    engine: int
+    id: str
+    inputs: tuple[SentTensor, ...]
+    outputs: tuple[str, ...]
+    parameters: dict[str, Parameter] | None
+    deadline: float | None
+    standing: Standing | None
+    came: float
+
+
+class Leave(msgspec.Struct, tag=9, array_like=True, gc=False):
+    """The caller of a decoded request is gone."""
+
+    number: int
+
+
+FromFront = Begin | Piece | Gone | Read | Ack | Happened | Logged | Ask | Leave
 
 
 class Answer(msgspec.Struct, tag=1, array_like=True, gc=False):
@@ -142,10 +175,10 @@ class Pull(msgspec.Struct, tag=4, array_like=True, gc=False):
 
 
 class Copies(msgspec.Struct, tag=5, array_like=True, gc=False):
-    """Versions that the front runs itself, each as a pickled manifest."""
+    """Versions whose requests the front decodes, each as a pickled :class:`~.copies.Granted`."""
 
     epoch: int
-    manifests: tuple[bytes, ...]
+    granted: tuple[bytes, ...]
 
 
 class Parting(msgspec.Struct, tag=6, array_like=True, gc=False):
@@ -154,4 +187,20 @@ class Parting(msgspec.Struct, tag=6, array_like=True, gc=False):
     is_last: bool
 
 
-FromHome = Reply | GrpcReply | Answer | Trailers | Failed | Pull | Copies | Parting
+class Outputs(msgspec.Struct, tag=9, array_like=True, gc=False):
+    """Answer to an :class:`Ask`."""
+
+    number: int
+    outputs: tuple[SentTensor, ...]
+    parameters: dict[str, Parameter] | None
+    timing: Timing
+
+
+class Refusal(msgspec.Struct, tag=10, array_like=True, gc=False):
+    """Error of an :class:`Ask`, as a pickled :class:`~salver.words.errors.SalverError` and its attributes."""
+
+    number: int
+    error: bytes
+
+
+FromHome = Reply | GrpcReply | Outputs | Refusal | Answer | Trailers | Failed | Pull | Copies | Parting

@@ -256,6 +256,16 @@ class Engine:
             stack.check(outputs, rows)
         return gave
 
+    async def time_alone(self, inputs: Mapping[str, Array]) -> float:
+        """Run once, bypassing the queue; return the seconds in the model."""
+        executor = self._executor
+        return (await executor.runner.run(executor.stack.alone(inputs)))[1]
+
+    def runs_inline(self, inputs: Mapping[str, Array]) -> bool:
+        """Return whether a run is so short that it happens on the event loop's thread; run it there if so."""
+        executor = self._executor
+        return executor.may_inline and executor.runner.run_inline(executor.stack.alone(inputs)) is not None
+
     def _ask(
         self,
         bound: BoundRequest,
