@@ -13,9 +13,10 @@ import msgspec
 import numpy as np
 
 from salver.features.pipelines.edges import Axis, EdgeType
-from salver.features.pipelines.graph import Graph, Port, Step
+from salver.features.pipelines.graph import Graph, Port, Rescue, Step
 from salver.features.pipelines.one_by_one import one_by_one
 from salver.features.pipelines.planning import Edge, Node, Plan
+from salver.features.pipelines.rescue import Constants, OnError, constant
 from salver.features.pipelines.steps.step import OFFSETS, Arrays, Run
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import (
@@ -64,8 +65,9 @@ def compiled(plan: Plan, runner_of: Callable[[Node], Runner]) -> Graph:
         compiler.add(node, runner_of(node))
     steps = compiler.steps
     readers: dict[str, tuple[Step, ...]] = {}
+    standby = {compiler.main[name].index for name in plan.standby}
     for step in steps:
-        for tensor in step.reads:
+        for tensor in step.reads if step.index not in standby else ():
             readers[tensor] = (*readers.get(tensor, ()), step)
     outputs = [(output.name, output.source, _known(output.type)) for output in plan.outputs]
     signature = Signature(
@@ -98,11 +100,18 @@ class _Compiler:
 
     def __init__(self, plan: Plan) -> None:
         self.steps: list[Step] = []
+        #: Steps that give the outputs of nodes, by their names.
+        self.main: dict[str, Step] = {}
+        self._standby = plan.standby
         self._conditions: set[Axis] = set()
         #: Outputs that nothing reads are not asked for.
         self._used = {output.source for output in plan.outputs}
         for node in plan.nodes:
             self._used.update(edge.source for edge in (*node.edges, *filter(None, [node.condition])))
+        for node in reversed(plan.nodes):
+            if node.table.on_error is not None and node.table.on_error.step:
+                read = [name for name in node.outputs if f"{node.name}.{name}" in self._used]
+                self._used.update(f"{node.table.on_error.step}.{name}" for name in read)
 
     def add(self, node: Node, runner: Runner) -> None:
         """Add the steps of a node."""
@@ -113,9 +122,43 @@ class _Compiler:
         ):
             self._conditions.add(node.axis)
             self._add_condition(node, node.condition)
-        if runner.run is not None and runner.ask is None:
+        if runner.run is not None and runner.ask is None and node.table.on_error is None:
             self._add_run(node, runner.run)
-            return
+        else:
+            self._add_asked(node, runner)
+        self._adopt(node)
+
+    def _adopt(self, node: Node) -> None:
+        """Add what the file says of a node to its step, the last of those that were added."""
+        rescue = None
+        if node.table.on_error is not None:
+            rescue = self._rescue(node, node.table.on_error)
+        step = self.steps[-1]
+        reads = dict.fromkeys(step.reads)
+        if rescue is not None:
+            reads.update(dict.fromkeys(rescue.tensors.values() if rescue.step is None else rescue.step.reads))
+        self.steps[-1] = self.main[node.name] = msgspec.structs.replace(
+            step,
+            rescue=rescue,
+            reads=tuple(reads),
+            is_sure=node.axis == _NO_AXIS and rescue is None,
+            time_share=node.table.time_share,
+        )
+
+    def _rescue(self, node: Node, rule: OnError) -> Rescue:
+        outputs = self._outputs(node)
+        if rule.default is not None:
+            rows = {
+                tensor: (constant(name, rule.default[name], type), type.datatype)
+                for name, (tensor, type) in outputs.items()
+            }
+            return Rescue(Constants(rows))
+        other = self.main[rule.step]
+        tensors = {tensor: f"{rule.step}.{name}" for name, (tensor, _) in outputs.items()}
+        return Rescue(None, other if rule.step in self._standby else None, tensors)
+
+    def _add_asked(self, node: Node, runner: Runner) -> None:
+        """Add a step that is waited for, or may fail, and before it one that takes its rows."""
         edges = node.edges
         taken = [edge for edge in edges if _known(edge.type).axis != node.axis]
         if taken:
@@ -128,7 +171,12 @@ class _Compiler:
             )
         ports = tuple(Port(edge.port, edge.source, _known(edge.type).shape, True) for edge in edges)
         outputs = {name: tensor for name, (tensor, _) in self._outputs(node).items()}
-        ask = ModelAsk(node, runner.ask) if runner.ask is not None else None
+        if runner.ask is None and runner.run is not None:
+            local = LocalRun(node.name, runner.run, (), node.axis, self._outputs(node))
+            self._add(node.name, "", ports, {tensor: tensor for tensor in outputs.values()}, run=local)
+            return
+        assert runner.ask is not None
+        ask = ModelAsk(node, runner.ask)
         if node.step is None:
             self._add(node.table.model, node.table.version, ports, outputs, ask=ask)
             return

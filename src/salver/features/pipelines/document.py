@@ -11,13 +11,14 @@ from typing import Any, Final
 import msgspec
 
 from salver.features.pipelines.edges import EdgeType, edge_type
+from salver.features.pipelines.rescue import OnError, on_error
 from salver.kernel.repository.toml import read_document
 from salver.words.errors import InvalidInput, LoadFailed
 
 FILE: Final = "pipeline.toml"
 _TOP: Final = ("inputs", "outputs", "steps")
 #: Keys of every step; all others are options of its kind.
-_KEYS: Final = ("use", "model", "version", "inputs", "when", "unless")
+_KEYS: Final = ("use", "model", "version", "inputs", "when", "unless", "on-error", "time-share")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _MOST_STEPS: Final = 1000
 
@@ -30,6 +31,8 @@ class StepTable(msgspec.Struct, frozen=True):
         model: Name of a model of the same server, or a file or folder beside ``pipeline.toml``.
         inputs: Sources of its inputs, by their names.
         when, unless: Source of a condition; the step runs on the rows for which it is true, or false.
+        on_error: What stands in for its outputs if it fails; None = its request fails.
+        time_share: Largest part of a request's time that it may take; 0 = any.
     """
 
     name: str
@@ -40,6 +43,8 @@ class StepTable(msgspec.Struct, frozen=True):
     when: str = ""
     unless: str = ""
     options: Mapping[str, Any] = {}
+    on_error: OnError | None = None
+    time_share: float = 0.0
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -160,4 +165,11 @@ def _step(document: Document, name: str, value: Any) -> StepTable:
     for key in options if texts["model"] else ():
         raise document.fault(f"{path}.{key}", f"unknown key `{key}` of a model's step", nearest(key, _KEYS))
     inputs = _texts(document, f"{path}.inputs", value.get("inputs", {}))
-    return StepTable(name, inputs=inputs, options=options, **texts)
+    try:
+        rule = on_error(value.get("on-error", "fail"))
+    except ValueError as error:
+        raise document.fault(f"{path}.on-error", f"step `{name}`: {error}") from error
+    share = value.get("time-share", 0.0)
+    if "time-share" in value and (not isinstance(share, float | int) or not 0 < share <= 1):
+        raise document.fault(f"{path}.time-share", f"step `{name}`: `time-share` is above 0 and at most 1")
+    return StepTable(name, inputs=inputs, options=options, on_error=rule, time_share=share, **texts)

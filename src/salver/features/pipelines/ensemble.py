@@ -7,11 +7,12 @@ past the deadline. The models are those that were ready when the ensemble was lo
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, Final
 
 from salver.backends.reshaped import in_shape
-from salver.features.pipelines.graph import Flow, Graph, Marks, Step, Value
+from salver.features.pipelines.graph import Flow, Graph, Marks, Rescue, Step, Value
+from salver.features.pipelines.shares import Shares
 from salver.kernel.engine.admission import Admission, BoundRequest
 from salver.kernel.engine.refusals import LATE, closing, due, full
 from salver.kernel.serving.capabilities import Capabilities
@@ -52,6 +53,8 @@ class Ensemble:
     """
 
     tells_sequence = True
+    #: By when steps must have ended; None = by the deadline.
+    shares: Shares | None = None
 
     def __init__(
         self,
@@ -243,6 +246,9 @@ class _Run:
         self._sender = sender
         self.bound = bound
         self.seconds = [0.0, 0.0, 0.0]
+        #: Steps that failed and were stood in for, and why.
+        self.rescued: dict[str, str] = {}
+        self._errors: dict[int, SalverError] = {}
         graph = ensemble.graph
         is_whole = len(bound.outputs) == len(graph.outputs)
         self._only = None if is_whole else graph.needed(bound.outputs)
@@ -299,6 +305,8 @@ class _Run:
             ModelFailed: a step raised something of its own.
         """
         left = []
+        if ready and self._call.deadline is not None and self._ensemble.clock() >= self._call.deadline:
+            raise DeadlineExceeded(LATE)
         for step in ready:  # the list grows while it is read
             if step.run is None:
                 left.append(step)
@@ -307,10 +315,12 @@ class _Run:
             began = time.perf_counter()
             try:
                 tensors = step.run(given)
-            except SalverError:
-                raise
             except Exception as error:
-                raise ModelFailed(f"step '{step.model}' raised {type(error).__name__}: {error}") from error
+                failed = own_error(step, error)
+                if step.rescue is None:
+                    raise failed from error
+                self._errors[step.index] = failed
+                tensors = None
             self.seconds[1] += time.perf_counter() - began
             if tensors is None:
                 left.append(step)
@@ -319,17 +329,49 @@ class _Run:
         return left
 
     async def _ask(self, step: Step, flow: Flow) -> tuple[Mapping[str, Value], Sequence[str]]:
-        """Run one step; return its tensors and the missing ones."""
+        """Run one step, or what stands in for it; return its tensors and the missing ones."""
+        rescue = step.rescue
+        if rescue is None:
+            return await self._ask_once(step, flow)
+        try:
+            if step.index in self._errors:  # it ran at once, and failed
+                raise self._errors[step.index]
+            return await self._ask_once(step, flow)
+        except SalverError as error:
+            deadline = self._call.deadline
+            if isinstance(error, Cancelled) or (deadline is not None and self._ensemble.clock() >= deadline):
+                raise
+            self.rescued[step.model] = error.code.value
+        if rescue.step is not None:
+            found, _ = await self._ask(rescue.step, flow)
+            return {own: found[other] for own, other in rescue.tensors.items()}, _ALL
+        return stood_in(step, rescue, flow), _ALL
+
+    async def _ask_once(self, step: Step, flow: Flow) -> tuple[Mapping[str, Value], Sequence[str]]:
         ensemble = self._ensemble
         turn = await self._turn(step) if ensemble.turns else None
         try:
             request, call, rows, marks = self._asked(step, flow)
-            response = await (step.ask or ensemble.inner.infer)(request, call, self._sender)
+            asked = (step.ask or ensemble.inner.infer)(request, call, self._sender)
+            if step.rescue is None or call.deadline is None:
+                response = await asked
+            else:  # what stands in needs the time that is left
+                response = await self._in_time(asked, call.deadline)
         finally:
             if turn is not None:
                 turn.release()
-        self._count(response.timing)
+        timing = response.timing
+        if ensemble.shares is not None:
+            ensemble.shares.seen(step, timing.inference or ensemble.clock() - call.arrival)
+        self._count(timing)
         return _taken(step, response, rows, marks)
+
+    async def _in_time(self, asked: Awaitable[InferResponse], end: float) -> InferResponse:
+        try:
+            async with asyncio.timeout(end - self._ensemble.clock()):
+                return await asked
+        except TimeoutError:
+            raise DeadlineExceeded(LATE) from None
 
     async def _stream(
         self, step: Step, flow: Flow, write: _Write | None, before: "asyncio.Task[None] | None"
@@ -390,8 +432,11 @@ class _Run:
         """
         ensemble, mine, outer = self._ensemble, self._call, self._request
         now, deadline = ensemble.clock(), mine.deadline
-        if deadline is not None and now >= deadline:
-            raise DeadlineExceeded(LATE)
+        if deadline is not None:
+            if now >= deadline:
+                raise DeadlineExceeded(LATE)
+            if ensemble.shares is not None:
+                deadline = ensemble.shares.end(step, now, mine.arrival, deadline)
         tensors, marks = [], self._marks
         for port in step.inputs:
             value = flow.values.get(port.tensor)
@@ -440,6 +485,9 @@ class _Run:
         )
         version = ensemble.id.version
         parameters = marks.parameters() if ensemble.tells_sequence else {}
+        if self.rescued:
+            told = (f"{step}: {code}" for step, code in self.rescued.items())
+            parameters = {**parameters, "on_error": ", ".join(told)}
         return InferResponse(request.model, version, tuple(tensors), request.id, parameters, spent)
 
 
@@ -453,6 +501,22 @@ def _taken(
         if tensor.name in names:
             values[names[tensor.name]] = Value(tensor, rows, marks)
     return values, [name for name in step.writes if name not in values] if len(values) < len(names) else _ALL
+
+
+def own_error(step: Step, error: Exception) -> SalverError:
+    """Return the error of a step that raised something."""
+    if isinstance(error, SalverError):
+        return error
+    return ModelFailed(f"step '{step.model}' raised {type(error).__name__}: {error}")
+
+
+def stood_in(step: Step, rescue: Rescue, flow: Flow) -> dict[str, Value]:
+    """Return what stands in for the outputs of a step, where nothing has to run for that."""
+    if rescue.constants is None:
+        found = ((own, flow.values[other]) for own, other in rescue.tensors.items())
+        return {own: value for own, value in found if value is not None}
+    rows = len(flow.array(step.inputs[0].tensor))
+    return {tensor.name: Value(tensor, rows, _NO_MARKS) for tensor in rescue.constants(rows)}
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

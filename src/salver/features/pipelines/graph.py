@@ -72,6 +72,9 @@ class Step(msgspec.Struct, frozen=True):
         run: Runs it at once, from arrays by input to tensors by name in the graph, or returns None if that
             would take its time; None = it always does.
         ask: Asks what runs it; None = the server's model of that name.
+        rescue: What stands in for it if it fails; None = nothing.
+        is_sure: It runs for every request with rows.
+        time_share: Largest part of a request's time that it may take; 0 = any.
     """
 
     index: int
@@ -90,6 +93,28 @@ class Step(msgspec.Struct, frozen=True):
     gives: int
     run: Callable[[dict[str, Array]], dict[str, Tensor] | None] | None = None
     ask: Callable[[InferRequest, Call, Hashable], Awaitable[InferResponse]] | None = None
+    rescue: "Rescue | None" = None
+    is_sure: bool = True
+    time_share: float = 0.0
+
+    @property
+    def spare(self) -> "Step | None":
+        """Step that runs if this one fails."""
+        return None if self.rescue is None else self.rescue.step
+
+
+class Rescue(msgspec.Struct, frozen=True):
+    """Substitute for the outputs of a step that failed.
+
+    Attributes:
+        constants: Returns so many rows of its outputs.
+        step: Step to run, which nothing else does; None = its tensors have arrived already.
+        tensors: Tensors of that step by those of the failed one.
+    """
+
+    constants: Callable[[int], Sequence[Tensor]] | None = None
+    step: Step | None = None
+    tensors: Mapping[str, str] = {}
 
 
 class Graph(msgspec.Struct, frozen=True):

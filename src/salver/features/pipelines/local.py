@@ -3,6 +3,7 @@
 The plan, the graph and the steps are those of a server.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,8 @@ from salver.backends.protocol import LoadOptions, RunnableModel
 from salver.features.pipelines.compiling import LocalRun, Runner, compiled
 from salver.features.pipelines.directory import inside
 from salver.features.pipelines.document import FILE, Document, StepTable, parse
-from salver.features.pipelines.graph import Flow, Marks, Value
+from salver.features.pipelines.ensemble import own_error, stood_in
+from salver.features.pipelines.graph import Flow, Marks, Step, Value
 from salver.features.pipelines.locking import Skew, check_lock, fingerprint_of, model_path, write_lock
 from salver.features.pipelines.locks import Fingerprint, Lock
 from salver.features.pipelines.planning import Node, Plan, RowForm, plan
@@ -24,6 +26,7 @@ from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import ModelId, Signature
 from salver.words.tensor import Array, Tensor
 
+_LOG: Final = logging.getLogger("salver.pipelines")
 _MOST: Final = 1 << 20  # bytes of a pipeline.toml
 _MARKS: Final = Marks()
 _NONE: Final[Mapping[str, RunnableModel]] = {}
@@ -202,9 +205,23 @@ class LocalPipeline:
         for step in ready:  # the list grows while it is read
             if not isinstance(step.run, LocalRun):
                 raise ModelFailed(f"step '{step.model}' cannot run here")
-            tensors = step.run.always({port.name: flow.array(port.tensor) for port in step.inputs})
-            ready += flow.put({name: Value(tensor, 1, _MARKS) for name, tensor in tensors.items()})
+            ready += flow.put(self._values(step, step.run, flow))
         return {port.name: flow.array(port.tensor) for port in self._graph.outputs}
+
+    def _values(self, step: Step, run: LocalRun, flow: Flow) -> Mapping[str, Value]:
+        """Return the outputs of a step, or what stands in for them."""
+        try:
+            tensors = run.always({port.name: flow.array(port.tensor) for port in step.inputs})
+        except Exception as error:
+            if step.rescue is None:
+                raise
+            _LOG.info("%s", own_error(step, error))
+            other = step.rescue.step
+            if other is None or not isinstance(other.run, LocalRun):
+                return stood_in(step, step.rescue, flow)
+            found = self._values(other, other.run, flow)
+            return {own: found[name] for own, name in step.rescue.tensors.items()}
+        return {name: Value(tensor, 1, _MARKS) for name, tensor in tensors.items()}
 
     def close(self) -> None:
         """Close the models that it has loaded."""

@@ -92,7 +92,8 @@ def step_print(node: Node) -> StepPrint:
     inputs = {edge.port: edge.source for edge in node.edges}
     if node.condition is not None:
         inputs[node.condition.port] = node.condition.source
-    return StepPrint(table.use, table.model, table.version, revision, options, inputs)
+    rule = None if table.on_error is None else msgspec.json.decode(msgspec.json.encode(table.on_error))
+    return StepPrint(table.use, table.model, table.version, revision, options, inputs, rule)
 
 
 def fingerprint(

@@ -13,6 +13,7 @@ import msgspec
 
 from salver.features.pipelines.document import Document, StepTable, nearest
 from salver.features.pipelines.edges import Axis, Bindings, EdgeType, Pattern, pattern
+from salver.features.pipelines.rescue import OnError, constant
 from salver.features.pipelines.steps.step import Step, StepPort, ports_of, step_class, step_names
 from salver.words.errors import LoadFailed
 from salver.words.messages import Column, Signature, TensorSpec
@@ -92,6 +93,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     Attributes:
         columns: Inputs that are columns of a table.
+        standby: Steps that run only for another one that failed.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Plan(msgspec.Struct, frozen=True):
     nodes: tuple[Node, ...]
     outputs: tuple[Output, ...]
     columns: Mapping[str, Column] = {}
+    standby: frozenset[str] = frozenset()
 
 
 #: Returns the signature of the model of a step; None = it is not known here.
@@ -155,6 +158,7 @@ class _Planner:
         self._wanted: set[str] = set()
         #: What each reader of an input takes; None = it takes no columns.
         self._columns: dict[str, list[Column | None]] = {}
+        self._stand_ins: set[str] = set()
 
     def plan(self, name: str) -> Plan:
         """Return the plan. Raises LoadFailed."""
@@ -162,13 +166,16 @@ class _Planner:
             self._nodes[table.name] = self._node(table)
         outputs = self._outputs()
         for step in self._nodes:
-            if step not in self._read:
+            if step not in self._read | self._stand_ins:
                 problem = f"step `{step}`: nothing reads it, and it is no output"
                 raise self._document.fault(f"steps.{step}", problem)
+        self._check_rescued(outputs)
         for given in self._inputs.keys() - self._wanted:
             raise self._document.fault(f"inputs.{given}", f"input `{given}`: nothing reads it")
         columns = {told: column for told, known in self._columns.items() if (column := _common(known))}
-        return Plan(name, self._inputs, tuple(self._nodes.values()), outputs, columns)
+        nodes = tuple(self._nodes.values())
+        standby = frozenset(self._stand_ins - self._read)
+        return Plan(name, self._inputs, nodes, outputs, columns, standby)
 
     def _outputs(self) -> tuple[Output, ...]:
         wanted = self._document.outputs
@@ -211,7 +218,60 @@ class _Planner:
             if outputs[port.name] is None and all(edge.type is not None for edge in edges):
                 problem = f"step `{table.name}`: the type of {port.name} is not known"
                 raise self._document.fault(where, problem)
-        return Node(table, step, form, edges, condition, outputs, axis, items)
+        node = Node(table, step, form, edges, condition, outputs, axis, items)
+        if table.on_error is not None:
+            self._check_rescue(node, table.on_error)
+        return node
+
+    def _check_rescue(self, node: Node, rule: OnError) -> None:
+        """Raise LoadFailed unless what stands in for a step has the types of its outputs."""
+        where = f"steps.{node.name}.on-error"
+        if node.items is not None or (node.step is not None and node.step.merges):
+            problem = (
+                f"step `{node.name}`: it takes lists apart or puts rows together, and cannot be stood in for"
+            )
+            raise self._document.fault(where, problem)
+        if rule.default is not None:
+            for name in rule.default.keys() - node.outputs.keys():
+                problem = f"step `{node.name}`: it has no output `{name}`"
+                raise self._document.fault(where, problem, nearest(name, node.outputs, "It has"))
+            for name, type in node.outputs.items():
+                if name in rule.default and type is not None:
+                    try:
+                        constant(name, rule.default[name], type)
+                    except ValueError as error:
+                        raise self._document.fault(where, f"step `{node.name}`: {error}") from error
+            return
+        other = self._nodes.get(rule.step)
+        if other is None:
+            problem = f"step `{node.name}`: no step `{rule.step}` is above it"
+            raise self._document.fault(where, problem, nearest(rule.step, self._nodes))
+        self._stand_ins.add(rule.step)
+        if other.axis != node.axis:
+            problem = (
+                f"{rule.step} for {node.name}: {_rows_of(other.axis)} where {_rows_of(node.axis)} are wanted"
+            )
+            raise self._document.fault(where, problem)
+        for name, type in node.outputs.items():
+            found = other.outputs.get(name)
+            if found is not None and type is not None and not _stands_in(found, type):
+                problem = f"{rule.step}.{name} for {node.name}.{name}: {found} where {type} is wanted"
+                raise self._document.fault(where, problem)
+
+    def _check_rescued(self, outputs: tuple[Output, ...]) -> None:
+        """Raise LoadFailed if something reads an output for which nothing stands in."""
+        read = {output.source for output in outputs}
+        for node in self._nodes.values():
+            read.update(edge.source for edge in (*node.edges, *filter(None, [node.condition])))
+        for node in self._nodes.values():
+            rule = node.table.on_error
+            if rule is None:
+                continue
+            known = self._nodes[rule.step].outputs if rule.default is None else rule.default
+            for name in node.outputs:
+                if f"{node.name}.{name}" in read and name not in known:
+                    problem = f"step `{node.name}`: nothing stands in for its output {name}"
+                    raise self._document.fault(f"steps.{node.name}.on-error", problem)
 
     def _ports_of_step(
         self, step: Step, table: StepTable
@@ -418,6 +478,13 @@ def shown(wanted: Pattern, bound: Bindings) -> str:
 def _is_below(one: Axis, other: Axis) -> bool:
     """Return whether the rows of one are those of the other, or parts of them."""
     return one[: len(other)] == other
+
+
+def _stands_in(found: EdgeType, wanted: EdgeType) -> bool:
+    """Return whether an edge may be in the place of another."""
+    if found.datatype is not wanted.datatype or len(found.shape) != len(wanted.shape):
+        return False
+    return all(b in (-1, a) for a, b in zip(found.shape, wanted.shape, strict=True))
 
 
 def _rows_of(axis: Axis) -> str:

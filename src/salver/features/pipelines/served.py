@@ -21,6 +21,7 @@ from salver.features.pipelines.graph import Graph
 from salver.features.pipelines.local import manifest_beside, model_beside, read_document
 from salver.features.pipelines.locking import Skew, check_lock, skew_of
 from salver.features.pipelines.planning import Node, plan
+from salver.features.pipelines.shares import Shares
 from salver.features.pipelines.steps.step import Arrays, RunMany
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.placement import Placement
@@ -103,6 +104,7 @@ class PipelineLoader:
             graph = await build.graph(skew)
             engine = PipelineEngine(manifest.id, graph, inner, config, self._clock, self._emit)
             engine.ends = ends.pop_all()
+            engine.shares = Shares(graph)
             stack.pop_all()
         return Servable(manifest, engine, Placement("thread", 0, 0))
 
