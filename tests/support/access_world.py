@@ -297,7 +297,12 @@ async def serving(
         more=tuple(fronts[1:]),
         control="explicit",
         load=("mlp",),
-        tables={"torchserve": {"handlers": handlers}, "access": {"keys_file": str(keys)}, **tables},
+        tables={
+            "torchserve": {"handlers": handlers},
+            "access": {"keys_file": str(keys)},
+            "cache": {"name": "local", "options": {"size": "1m"}},
+            **tables,
+        },
     )
     async with Server(config) as server, httpx.AsyncClient(timeout=PATIENCE_S) as client:
         ports = Ports(server, client)

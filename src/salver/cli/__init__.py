@@ -59,6 +59,10 @@ COMMANDS: Final = {
         "salver.features.evaluation.calibrate_command:calibrate",
         "Fit the calibration of scores on predictions with their outcomes, and show how reliable they are.",
     ),
+    "cache": (
+        "salver.features.cache.command:cache",
+        "Show what the response cache saves, by model, and which size would save most.",
+    ),
     "infer": (
         "salver.cli.infer:infer",
         "Ask a model of a running server once, or about every row of a file.",

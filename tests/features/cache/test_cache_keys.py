@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from salver.features.cache.key import key_of, owner_of
+from salver.features.cache.key import KeyMaker, glimpse, key_of, owner_of
 from salver.features.cache.packing import pack, unpack
 from salver.words.messages import InferRequest, InferResponse, ModelId, RequestedOutput
 from salver.words.tensor import Tensor, as_bytes, tensor
@@ -75,6 +75,22 @@ ARRAYS = st.one_of(
     ),
     st.lists(st.binary(max_size=9), max_size=5).map(as_bytes),
 )
+
+
+@given(st.lists(ARRAYS, min_size=1, max_size=2), st.booleans(), st.sampled_from(["x", "y" * 200]))
+def test_the_quick_way_gives_the_same_key(arrays: list[np.ndarray], sees: bool, name: str):
+    inputs = tuple(tensor(f"{name}{i}", array) for i, array in enumerate(arrays))
+    for request in (InferRequest("m", inputs), InferRequest("m", inputs, parameters={"colour": "red"})):
+        maker = KeyMaker(OWNER, sees_parameters=sees)
+        for _ in range(2):  # the second time from what the first one kept
+            assert maker.key(request) == key_of(request, OWNER, sees_parameters=sees)
+        assert 0 <= glimpse(request) == glimpse(request) < 1 << 32
+
+
+def test_keys_of_more_forms_than_are_kept_stay_right():
+    maker = KeyMaker(OWNER, sees_parameters=False)
+    requests = [InferRequest("m", (tensor("x", np.zeros(n, "u1")),)) for n in range(300)]
+    assert [maker.key(each) for each in requests] == [digest(each) for each in requests]
 
 
 PARAMETERS = st.dictionaries(st.text(), st.one_of(st.booleans(), st.text()), max_size=2)

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 
+from salver.features.cache.cached import CachedModel
 from salver.features.cache.caching import Caching
 from salver.features.cache.local import LocalCache
 from salver.words.errors import ModelFailed
@@ -51,7 +52,7 @@ def ask(value, id=""):
 
 def cached(model, cache=None, **more):
     caching = Caching(cache or LocalCache(1 << 16), model.clock)
-    return caching, caching.before(model.infer, ID, "f", **{"sees_parameters": False, **more})
+    return caching, CachedModel(caching, model.infer, ID, "f", **{"sees_parameters": False, **more})
 
 
 @pytest.mark.clause("TR-S10")
@@ -129,7 +130,7 @@ async def test_a_cache_that_failed_is_not_asked_for_a_while():
 
     broken.lookup = broken.insert = lookup
     now = 100.0
-    front = Caching(broken, lambda: now).before(model.infer, ID, "f", sees_parameters=False)
+    front = CachedModel(Caching(broken, lambda: now), model.infer, ID, "f", sees_parameters=False)
     for _ in range(5):
         await front.infer(ask(1))
     assert (len(asked), model.runs) == (1, 5)
@@ -144,7 +145,8 @@ async def test_what_is_kept_is_no_view_of_what_others_may_change():
     async def infer(request, deadline=None, sender=None, standing=None):
         return InferResponse("m", "7", (tensor("y", kept),))
 
-    front = Caching(LocalCache(1 << 16), Model().clock).before(infer, ID, "f", sees_parameters=False)
+    caching = Caching(LocalCache(1 << 16), Model().clock)
+    front = CachedModel(caching, infer, ID, "f", sees_parameters=False)
     await front.infer(ask(1))
     kept[:] = 9
     assert (await front.infer(ask(1))).outputs[0].array.tolist() == [0, 1, 2, 3]

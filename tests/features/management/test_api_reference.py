@@ -12,6 +12,7 @@ from typing import Any
 import schemathesis
 
 from salver.features.access import me
+from salver.features.cache import operations as cache
 from salver.features.keyring.key_operations import key_operations
 from salver.features.management.openapi import describe
 from salver.features.management.serving_operations import serving_operations
@@ -47,7 +48,7 @@ def operations() -> list[Operation]:
     kept = LedgerApi(nobody, nobody, nobody, ReleaseStores(nobody, nobody, nobody), str)
     serving = serving_operations(nobody, nobody, ("salver", "0"), has_registry=True)
     keys = [*key_operations(nobody, nobody), *usage.operations(nobody, nobody)]
-    return [*serving, *me.operations(nobody), *kept.operations(), *keys]
+    return [*serving, *me.operations(nobody), *kept.operations(), *keys, *cache.operations(nobody)]
 
 
 def page() -> str:

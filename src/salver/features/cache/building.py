@@ -5,10 +5,13 @@ from typing import Final
 
 from salver.features.cache import CacheConfig
 from salver.features.cache.caching import Caching
+from salver.features.cache.control import TICK_S, CacheControl
 from salver.features.cache.loading import CacheAttachment
-from salver.features.cache.ports import ResponseCache
+from salver.features.cache.local import LocalCache
+from salver.features.cache.operations import operations
+from salver.features.cache.ports import KEY_BYTES, ResponseCache
 from salver.kernel.serving.loading import Additions
-from salver.parts import Kernel, Parts
+from salver.parts import Kernel, Parts, Tick
 from salver.words.errors import InvalidInput
 
 GROUP: Final = "salver.response_caches"
@@ -40,6 +43,15 @@ async def build(kernel: Kernel, config: CacheConfig) -> Parts:
     cache = open_cache(config)
     if cache is None:
         return Parts()
-    caching = Caching(cache, kernel.clock)
+    overhead = KEY_BYTES
+    if isinstance(cache, LocalCache):
+        overhead = cache.overhead
+    caching = Caching(cache, kernel.clock, overhead)
     kernel.state.cache_use = caching.use
-    return Parts(additions=Additions(attachments=[CacheAttachment(caching)]), close=cache.close)
+    control = CacheControl(caching, cache)
+    return Parts(
+        additions=Additions(attachments=[CacheAttachment(caching)]),
+        operations=operations(control),
+        ticks=[Tick("cache", TICK_S, control.tick)],
+        close=cache.close,
+    )

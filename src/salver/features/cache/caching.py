@@ -1,7 +1,7 @@
 """Use of the response cache in front of a model's engine.
 
 A request that has been answered before is answered from the cache, without reaching the model. Others go to
-the engine, and their answers are stored. A cache that fails costs time, but no answers.
+the engine, equal ones together, and their answers are stored. A cache that fails costs time, but no answers.
 """
 
 import asyncio
@@ -11,21 +11,21 @@ from typing import Protocol
 
 import msgspec
 
-from salver.features.cache.key import key_of, owner_of
-from salver.features.cache.packing import pack, size_of, unpack
-from salver.features.cache.ports import MeasuredCache, ResponseCache
+from salver.features.cache.flights import Flights
+from salver.features.cache.meter import Counts, ModelMeter, seconds_of
+from salver.features.cache.packing import pack, size_of
+from salver.features.cache.ports import KEY_BYTES, MeasuredCache, NearCache, ResponseCache
 from salver.kernel.serving.present import CacheUse
-from salver.words.messages import ANYBODY, InferRequest, InferResponse, ModelId, Standing, Timing
+from salver.words.messages import ANYBODY, InferRequest, InferResponse, ModelId, Standing
 
 _LOG = logging.getLogger("salver.cache")
-#: Inputs of this many bytes are hashed on another thread: about a millisecond of work.
-_MANY_BYTES = 1 << 20
 _SILENCE_S = 60.0  # seconds between two log lines about a failing cache
+_MOST_GONE = 16
 _REST_S = 1.0  # seconds for which a failed cache is not used
 
 
-class _Infer(Protocol):
-    """The engine's interface."""
+class Infer(Protocol):
+    """Method that answers a request; the engine's."""
 
     def __call__(
         self,
@@ -33,7 +33,22 @@ class _Infer(Protocol):
         deadline: float | None = None,
         sender: Hashable = None,
         standing: Standing = ANYBODY,
-    ) -> Awaitable[InferResponse]: ...
+    ) -> Awaitable[InferResponse]:
+        """See :meth:`salver.kernel.engine.engine.Engine.infer`."""
+        ...
+
+
+class Computed(msgspec.Struct, frozen=True, gc=False):
+    """Answer to all equal requests in flight.
+
+    Attributes:
+        inserting: Seconds to store it.
+        is_hit: It was in a cache that had to be waited for.
+    """
+
+    response: InferResponse
+    inserting: float = 0.0
+    is_hit: bool = False
 
 
 class Caching:
@@ -42,15 +57,29 @@ class Caching:
     Args:
         cache: Store of the answers; closed by its creator.
         clock: Monotonic seconds.
+        overhead: Bytes of an entry besides its value.
+
+    Attributes:
+        near: The store, if it never waits.
+        flights: Requests that are being computed.
+        meters: What each version's cache has done.
+        arrived: Called with the meter of each version that is loaded, and the prefix of the keys of the copy
+            that it replaces; empty = it replaces none.
     """
 
-    def __init__(self, cache: ResponseCache, clock: Callable[[], float]) -> None:
+    def __init__(self, cache: ResponseCache, clock: Callable[[], float], overhead: int = KEY_BYTES) -> None:
         self._cache = cache
+        self.near = cache if isinstance(cache, NearCache) else None
         self._clock = clock
+        self._overhead = overhead
         self._silent_until = self._resting_until = float("-inf")
         self._has_failed = False
-        self._hits = self._misses = 0
-        self._looking = self._inserting = 0.0
+        self.flights: Flights[bytes, Computed] = Flights(
+            lambda call: asyncio.get_running_loop().call_soon(call)
+        )
+        self.meters: dict[ModelId, ModelMeter] = {}
+        self.arrived: Callable[[ModelMeter, bytes], None] = lambda meter, before: None
+        self._gone = [Counts()]  # of versions that are gone; the first is the sum of the oldest
 
     def __repr__(self) -> str:
         return f"<Caching in {self._cache!r}>"
@@ -60,27 +89,39 @@ class Caching:
         facts = None
         if isinstance(self._cache, MeasuredCache):
             facts = self._cache.facts()
-        return CacheUse(self._hits, self._misses, self._looking, self._inserting, facts)
+        every = [*(meter.counts for meter in self.meters.values()), *self._gone]
+        return CacheUse(
+            sum(counts.hits + counts.joined for counts in every),
+            sum(counts.misses for counts in every),
+            sum(counts.looking for counts in every),
+            sum(counts.inserting for counts in every),
+            facts,
+        )
 
-    def count(self, *, is_hit: bool, looking: float, inserting: float = 0.0) -> None:
-        """Count a request; durations in seconds."""
-        self._hits += is_hit
-        self._misses += not is_hit
-        self._looking += looking
-        self._inserting += inserting
-
-    def before(self, infer: _Infer, id: ModelId, fingerprint: str, *, sees_parameters: bool) -> "CachedModel":
-        """Wrap a model with cached answers.
-
-        Args:
-            infer: The model itself.
-            sees_parameters: The model receives the requests' parameters.
-        """
-        return CachedModel(self, infer, id, owner_of(id, fingerprint), sees_parameters=sees_parameters)
+    def meter(self, id: ModelId, owner: bytes) -> ModelMeter:
+        """Return the meter of a version that is loaded; a version that is loaded again keeps its own."""
+        meter = self.meters.get(id)
+        if meter is None:
+            meter = self.meters[id] = ModelMeter(id, owner)
+        before = meter.owner if meter.owner != owner else b""
+        meter.owner = owner
+        self.arrived(meter, before)
+        return meter
 
     def now(self) -> float:
         """Return the current time."""
         return self._clock()
+
+    def find(self, key: bytes) -> bytes | None:
+        """Return the value of a near cache or None; never raises."""
+        assert self.near is not None
+        if self._has_failed and self._clock() < self._resting_until:
+            return None
+        try:
+            return self.near.find(key)
+        except Exception as error:
+            self._complain(error)
+            return None
 
     async def lookup(self, key: bytes) -> bytes | None:
         """Return the cached value or None; never raises."""
@@ -92,24 +133,56 @@ class Caching:
             self._complain(error)
             return None
 
-    async def insert(self, key: bytes, response: InferResponse) -> None:
-        """Store a value unless it is too large; never raises."""
-        if self._has_failed and self._clock() < self._resting_until:
-            return
+    def keep(self, key: bytes, request: InferRequest, response: InferResponse) -> int:
+        """Store a value in a near cache unless it is too large; return its entry's bytes. Never raises."""
+        assert self.near is not None
+        packed = self._packed(response)
+        if packed is None:
+            return size_of(response) + self._overhead
         try:
-            if size_of(response) <= self._cache.max_bytes:
-                packed = pack(response)
-                if len(packed) <= self._cache.max_bytes:
-                    await self._cache.insert(key, packed)
+            self.near.keep(key, packed, seconds_of(request, response.timing))
         except Exception as error:
             self._complain(error)
+        return len(packed) + self._overhead
 
-    async def forget(self, owner: bytes) -> None:
+    async def insert(self, key: bytes, response: InferResponse) -> int:
+        """Store a value unless it is too large; return its entry's bytes. Never raises."""
+        packed = self._packed(response)
+        if packed is None:
+            return size_of(response) + self._overhead
+        try:
+            await self._cache.insert(key, packed)
+        except Exception as error:
+            self._complain(error)
+        return len(packed) + self._overhead
+
+    async def forget(self, owner: bytes, meter: ModelMeter) -> None:
         """Remove the values of an unloaded version; never raises."""
+        if meter.owner == owner and self.meters.get(meter.id) is meter:
+            del self.meters[meter.id]
+            self._retire(meter.counts)
         try:
             await self._cache.forget(owner)
         except Exception as error:
             self._complain(error)
+
+    def _retire(self, counts: Counts) -> None:
+        """Keep the counts of a version that is gone; its last requests may still be answered."""
+        self._gone.append(counts)
+        if len(self._gone) > _MOST_GONE:
+            self._gone[:2] = [self._gone[0].plus(self._gone[1])]
+
+    def _packed(self, response: InferResponse) -> bytes | None:
+        if self._has_failed and self._clock() < self._resting_until:
+            return None
+        try:
+            if size_of(response) > self._cache.max_bytes:
+                return None
+            packed = pack(response)
+        except Exception as error:
+            self._complain(error)
+            return None
+        return packed if len(packed) <= self._cache.max_bytes else None
 
     def _complain(self, error: Exception) -> None:
         now = self._clock()
@@ -117,60 +190,3 @@ class Caching:
         if now >= self._silent_until:
             self._silent_until = now + _SILENCE_S
             _LOG.warning("the response cache fails; requests go to the models: %s", error or repr(error))
-
-
-class CachedModel:
-    """A version with cached answers. Created by :meth:`Caching.before`."""
-
-    def __init__(
-        self, caching: Caching, infer: _Infer, id: ModelId, owner: bytes, *, sees_parameters: bool
-    ) -> None:
-        self.id = id
-        self._caching = caching
-        self._infer = infer
-        self._owner = owner
-        self._sees_parameters = sees_parameters
-
-    def __repr__(self) -> str:
-        return f"<CachedModel {self.id}>"
-
-    async def infer(
-        self,
-        request: InferRequest,
-        deadline: float | None = None,
-        sender: Hashable = None,
-        standing: Standing = ANYBODY,
-    ) -> InferResponse:
-        """See :meth:`salver.kernel.serving.ports.Inferring.infer`."""
-        caching = self._caching
-        began = caching.now()
-        key = await self._key(request)
-        packed = await caching.lookup(key)
-        answer = None if packed is None else self._answer(packed, request)
-        took = caching.now() - began
-        if answer is not None:
-            caching.count(is_hit=True, looking=took)
-            return msgspec.structs.replace(answer, timing=Timing(cache="hit", cache_seconds=took))
-        response = await self._infer(request, deadline, sender, standing)
-        began = caching.now()
-        await caching.insert(key, response)
-        inserting = caching.now() - began
-        caching.count(is_hit=False, looking=took, inserting=inserting)
-        timing = msgspec.structs.replace(response.timing, cache="miss", cache_seconds=took + inserting)
-        return msgspec.structs.replace(response, timing=timing)
-
-    async def close(self) -> None:
-        """Note that the version is unloaded."""
-        await self._caching.forget(self._owner)
-
-    async def _key(self, request: InferRequest) -> bytes:
-        if sum(tensor.array.nbytes for tensor in request.inputs) < _MANY_BYTES:
-            return key_of(request, self._owner, sees_parameters=self._sees_parameters)
-        return await asyncio.to_thread(key_of, request, self._owner, sees_parameters=self._sees_parameters)
-
-    def _answer(self, packed: bytes, request: InferRequest) -> InferResponse | None:
-        found = unpack(packed)
-        if found is None:
-            return None
-        outputs, parameters = found
-        return InferResponse(request.model, self.id.version, outputs, request.id, parameters)

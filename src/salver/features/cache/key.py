@@ -6,6 +6,7 @@ that collisions are neither likely nor can be constructed.
 """
 
 import hashlib
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -16,6 +17,9 @@ from salver.words.tensor import DataType, Tensor
 
 #: Parameters that affect when, for whom and in which form, but not what.
 _FORM = frozenset(("timeout", "priority", "tenant", "service_class", "binary_data_output"))
+_MOST_FORMS = 256
+_LONGEST_NAME = 128
+_GLIMPSE = 64  # bytes of each end of a string
 
 
 def owner_of(id: ModelId, fingerprint: str) -> bytes:
@@ -48,6 +52,66 @@ def key_of(request: InferRequest, owner: bytes, *, sees_parameters: bool) -> byt
         else:
             digest.update(tensor.array.reshape(-1).view(np.uint8).data)
     return owner + digest.digest()
+
+
+class KeyMaker:
+    """Maker of the keys of one version: :func:`key_of`, quicker for the usual request.
+
+    Most requests have one numeric input, of few shapes. Of these, the digest's state after all but the data
+    is kept, which halves the time of a key (``benchmarks/cache_hits.py``).
+    """
+
+    def __init__(self, owner: bytes, *, sees_parameters: bool) -> None:
+        self.owner = owner
+        self._sees_parameters = sees_parameters
+        self._begun: dict[tuple[str, str, tuple[int, ...]], hashlib.blake2b] = {}
+
+    def __repr__(self) -> str:
+        return f"<KeyMaker {self.owner.hex()}>"
+
+    def key(self, request: InferRequest) -> bytes:
+        """Return the key of a request."""
+        inputs = request.inputs
+        if (
+            len(inputs) != 1
+            or request.outputs
+            or request.signature
+            or (self._sees_parameters and request.parameters)
+            or (tensor := inputs[0]).datatype is DataType.BYTES
+        ):
+            return key_of(request, self.owner, sees_parameters=self._sees_parameters)
+        array = tensor.array
+        # The plain attribute: Enum.name takes as long as the digest's copy.
+        form = (tensor.name, tensor.datatype._value_, array.shape)
+        begun = self._begun.get(form)
+        if begun is None:
+            begun = self._begin(form)
+        digest = begun.copy()
+        digest.update(array.tobytes())
+        return self.owner + digest.digest()
+
+    def _begin(self, form: tuple[str, str, tuple[int, ...]]) -> hashlib.blake2b:
+        begun = hashlib.blake2b(msgspec.msgpack.encode(([], [], [form])), digest_size=16)
+        if len(form[0]) <= _LONGEST_NAME:  # names and shapes come from callers
+            if len(self._begun) >= _MOST_FORMS:
+                self._begun.clear()
+            self._begun[form] = begun
+        return begun
+
+
+def glimpse(request: InferRequest) -> int:
+    """Return 32 bits of a quick hash of the ends of each input; equal for equal requests."""
+    found = 0
+    for tensor in request.inputs:
+        array = tensor.array
+        if tensor.datatype is DataType.BYTES:
+            flat = array.reshape(-1)
+            for element in (flat[0], flat[-1]) if flat.size else ():
+                found = crc32(element[-_GLIMPSE:], crc32(element[:_GLIMPSE], found))
+        else:
+            flat = array.reshape(-1)
+            found = crc32(flat[-8:].tobytes(), crc32(flat[:8].tobytes(), found))
+    return found
 
 
 def _name(tensor: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from salver.features.cache.cached import CachedModel
 from salver.features.cache.caching import Caching
 from salver.kernel.engine.engine import Engine
 from salver.kernel.serving.capabilities import Infer
@@ -24,12 +25,24 @@ class CacheAttachment:
     def _attach(self, servable: Servable) -> None:
         manifest, engine = servable.manifest, servable.engine
         sees_parameters = not isinstance(engine, Engine) or engine.answers_each
+        post = None
+        if self._caching.near is not None:  # others have to be waited for
+            post = servable.capabilities.post
+        made: list[CachedModel] = []
 
         def cover(infer: Infer) -> Infer:
-            cached = self._caching.before(
-                infer, manifest.id, manifest.fingerprint, sees_parameters=sees_parameters
+            cached = CachedModel(
+                self._caching,
+                infer,
+                manifest.id,
+                manifest.fingerprint,
+                sees_parameters=sees_parameters,
+                post=post,
             )
-            servable.at_end(cached.close)
+            made.append(cached)
             return cached.infer
 
         servable.cover(cover)
+        servable.at_end(made[0].close)
+        # A full queue refuses no hit, so no request is refused before it is decoded.
+        servable.declare(post=made[0].post if post is not None else None, foresee=None)

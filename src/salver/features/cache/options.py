@@ -36,3 +36,21 @@ def byte_size(text: str, what: str) -> int:
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= 18 and int(digits)):
         raise InvalidInput(f"{what} {text!r} is not a positive number of bytes", fix="As 67108864, or 64m.")
     return int(digits) * unit
+
+
+def number(options: Mapping[str, str], name: str, default: float, cache: str) -> float:
+    """Parse a number of at least 0; the default if it is not given.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    text = options.get(name, "")
+    if not text:
+        return default
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1e9:
+        raise InvalidInput(f"{name} {text!r} of the cache {cache!r} is not a number from 0 to 1e9")
+    return found

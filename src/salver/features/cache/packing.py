@@ -4,15 +4,17 @@ Pure. A msgpack head with names, datatypes and shapes, then each tensor in wire 
 so that a restored answer is a view of the bytes.
 """
 
+import functools
 import math
 import struct
 
 import msgspec
+import numpy as np
 
-from salver.encoding.raw import from_raw, to_raw
+from salver.encoding.raw import SWAP, from_raw, to_raw
 from salver.words.errors import InvalidInput
 from salver.words.messages import InferResponse, Parameter
-from salver.words.tensor import DATATYPES, Tensor
+from salver.words.tensor import DATATYPES, DataType, Tensor
 
 _ALIGNMENT = 16
 _LENGTH = struct.Struct("<I")
@@ -20,6 +22,9 @@ _Fact = tuple[str, str, tuple[int, ...], int]
 #: Parameters; then name, datatype, shape and size of each output.
 _Head = tuple[dict[str, Parameter], tuple[_Fact, ...]]
 _HEAD = msgspec.msgpack.Decoder(_Head)
+#: Name, datatype, shape, offset from the first output, and size; -1 - size = it is checked and converted.
+_Place = tuple[str, DataType, tuple[int, ...], int, int]
+_SHORT = 512  # bytes of heads whose decoded form is kept
 
 
 def size_of(response: InferResponse) -> int:
@@ -46,17 +51,43 @@ def pack(response: InferResponse) -> bytes:
 
 def unpack(packed: bytes) -> tuple[tuple[Tensor, ...], dict[str, Parameter]] | None:
     """Unpack outputs (read-only arrays) and parameters; return None for other data."""
-    view = memoryview(packed)
     try:
         (length,) = _LENGTH.unpack_from(packed)
-        at = _LENGTH.size + length
-        parameters, facts = _HEAD.decode(view[_LENGTH.size : at])
+        end = _LENGTH.size + length
+        read = _read_short if length <= _SHORT else _read
+        parameters, plan = read(packed[_LENGTH.size : end])
         outputs = []
-        for name, kind, shape, size in facts:
-            at += -at % _ALIGNMENT
-            array = from_raw(view[at : at + size], DATATYPES[kind], shape, math.prod(shape), name)
-            outputs.append(Tensor(name, DATATYPES[kind], array))
-            at += size
-    except (struct.error, msgspec.DecodeError, KeyError, ValueError, InvalidInput):
+        for name, datatype, shape, offset, size in plan:
+            at = end + -end % _ALIGNMENT + offset
+            if size >= 0:
+                array = np.ndarray(shape, datatype.dtype, packed, at)
+            else:
+                raw = memoryview(packed)[at : at - size - 1]
+                array = from_raw(raw, datatype, shape, math.prod(shape), name)
+            outputs.append(Tensor(name, datatype, array))
+    except (struct.error, msgspec.DecodeError, KeyError, TypeError, ValueError, InvalidInput):
         return None
-    return tuple(outputs), parameters
+    return tuple(outputs), dict(parameters)
+
+
+def _read(head: bytes) -> tuple[dict[str, Parameter], tuple[_Place, ...]]:
+    """Return parameters, and where each output lies.
+
+    Raises:
+        ValueError: an output has another size than its shape and datatype ask for.
+    """
+    parameters, facts = _HEAD.decode(head)
+    plan, at = [], 0
+    for name, kind, shape, size in facts:
+        datatype = DATATYPES[kind]
+        at += -at % _ALIGNMENT
+        is_view = datatype not in (DataType.BYTES, DataType.BOOL) and not SWAP
+        if is_view and (size != math.prod(shape) * datatype.itemsize or min(shape, default=0) < 0):
+            raise ValueError(f"{name} has another size")
+        plan.append((name, datatype, shape, at, size if is_view else -size - 1))
+        at += size
+    return parameters, tuple(plan)
+
+
+#: Answers of one model mostly have the same head.
+_read_short = functools.lru_cache(256)(_read)

@@ -47,3 +47,20 @@ class MeasuredCache(Protocol):
     def facts(self) -> CacheFacts:
         """Return the current figures."""
         ...
+
+
+@runtime_checkable
+class NearCache(ResponseCache, Protocol):
+    """A cache in this process, which never waits: hits need no task."""
+
+    def find(self, key: bytes) -> bytes | None:
+        """Return the value exactly as inserted, or None."""
+        ...
+
+    def keep(self, key: bytes, value: bytes, cost: float = 1.0) -> None:
+        """Store a value, if it is worth it.
+
+        Args:
+            cost: Seconds of a model that a hit saves, or another measure of what computing it again costs.
+        """
+        ...
