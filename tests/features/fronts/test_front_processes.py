@@ -1,6 +1,7 @@
 """Servers with several fronts: whichever process has a caller's connection, the answers are those of one."""
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from front_callers import ask, at, connected, fronts_of, grpc_at, infer_grpc
+from soaking import one_in
 from tritonclient.utils import InferenceServerException
 from waiting import PATIENCE_S, until
 from zoo import infer_body, mlp_answer, write_constant, write_identity, write_mlp, write_moody
@@ -418,21 +420,50 @@ def test_fronts_end_with_a_home_process_that_is_killed(tmp_path: Path) -> None:
         until(lambda: not Path(f"/proc/{front}").exists())
 
 
-def test_keys_and_their_limits_hold_over_all_fronts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", one_in(2, [2, 4]))
+def test_keys_and_their_limits_hold_over_all_fronts(tmp_path: Path, count: int) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     key = new_key()
     record = KeyRecord("k", "k", hash_of(key), ("infer",), limits=LimitRules(quotas=("12/day",)))
     (tmp_path / "keys.toml").write_text(written([record]))
-    options = ["--fronts", "2", "--keys-file", str(tmp_path / "keys.toml")]
+    options = ["--fronts", f"{count}", "--keys-file", str(tmp_path / "keys.toml")]
     path = "/v2/models/mlp/infer"
     with ServerProcess([tmp_path / "models"], tmp_path / "log", options) as server:
-        server.wait_for("/v2/health/live")
-        until(lambda: fronts_of(server) and listens(server, fronts_of(server)[0]))
-        home, front = both(server)
-        until(lambda: ask(home, "POST", path, BODY, X_Api_Key=key)[0] == 200)
-        assert [ask(each, "POST", path, BODY)[0] for each in (home, front)] == [401, 401]
-        for each in (home, front) * 5 + (front,):
+        until(lambda: "ready in" in server.output(), server.output)
+        until(lambda: sum(listens(server, pid) for pid in fronts_of(server)) == count - 1)
+        processes = both(server)
+        until(lambda: ask(processes[0], "POST", path, BODY, X_Api_Key=key)[0] == 200)
+        assert {ask(each, "POST", path, BODY)[0] for each in processes} == {401}
+        for each in itertools.islice(itertools.cycle(processes[::-1]), 11):
             assert ask(each, "POST", path, BODY, X_Api_Key=key)[0] == 200
-        refused = [ask(each, "POST", path, BODY, X_Api_Key=key) for each in (home, front)]
-        assert [status for status, _, _ in refused] == [429, 429]
-        assert refused[0][2] == refused[1][2]
+        refused = [ask(each, "POST", path, BODY, X_Api_Key=key) for each in processes]
+        assert {status for status, _, _ in refused} == {429}
+        assert len({body for _, _, body in refused}) == 1
+
+
+@pytest.mark.parametrize("count", one_in(3, [4, 1, 2]))
+def test_any_number_of_fronts_is_one_server(tmp_path: Path, count: int) -> None:
+    """Each process gives the right answers, and all are counted once."""
+    root, models = tmp_path / "models", ("mlp", "hosted")
+    for model in models:
+        write_mlp(root / model, 1)
+    (root / "hosted" / "salver.toml").write_text('instances.runner = "process"')
+    rows = np.random.default_rng(1).standard_normal((8, 16)).astype(np.float32).round(3)
+    with ServerProcess([root], tmp_path / "log", ["--fronts", f"{count}"]) as server:
+        server.wait_ready()
+        until(lambda: count == 1 or set(ways(server)) == set(models), server.output)
+        until(lambda: sum(listens(server, pid) for pid in fronts_of(server)) == count - 1, server.output)
+        processes = both(server)
+        assert len(processes) == count
+        for model, connection, row in itertools.product(models, processes, rows):
+            body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": row.tolist()}]}
+            status, _, said = ask(connection, "POST", f"/v2/models/{model}/infer", body)
+            assert status == 200
+            np.testing.assert_allclose(json.loads(said)["outputs"][0]["data"], mlp_answer(row[None])[0], 1e-4)
+        for model in models:
+            assert_counted(server, model, 8 * count)
+
+
+def assert_counted(server: ServerProcess, model: str, requests: int) -> None:
+    """Wait until each of the counters has that number."""
+    until(lambda: counters(server, model) == (requests,) * 3, lambda: counters(server, model))
