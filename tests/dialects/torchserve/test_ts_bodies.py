@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.dialects.torchserve import bodies as ts_bodies
-from salver.dialects.torchserve.bodies import LARGE, MOST_PARTS, is_large, query_of, read_form
+from salver.dialects.torchserve.bodies import LARGE, is_large, query_of, read_form
 from salver.dialects.torchserve.faults import NamedFault
+from salver.encoding import multipart
+from salver.encoding.multipart import MOST_PARTS
 from salver.words.errors import InvalidInput, SalverError
 
 MULTIPART = "multipart/form-data; boundary=B"
@@ -242,7 +244,7 @@ def test_a_long_value_is_read_in_steps_as_a_short_one_is(text: str, step: int) -
 @pytest.mark.parametrize("step", range(1, 12))
 def test_a_boundary_is_found_wherever_a_step_ends(step: int) -> None:
     body = field("a", "12") + field("b", "345\r\n--A") + END
-    with patch.object(ts_bodies, "_STEP", step):
+    with patch.object(multipart, "_STEP", step):
         assert fields(body) == {"a": (b"12", ""), "b": (b"345\r\n--A", "")}
 
 

@@ -12,28 +12,16 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from salver.dialects.torchserve.faults import NamedFault
+from salver.encoding.multipart import MOST_PARTS, MULTIPART, multipart
 from salver.words.errors import InvalidInput
 from salver.words.handlers import Form, Part, part
 
-#: More than any form has; keeps the cost of a request proportional to its bytes.
-MOST_PARTS: Final = 1024
-_MOST_HEAD: Final = 8192
 #: Bytes of a form up to which parsing takes a few milliseconds.
 LARGE: Final = 1 << 16
 #: Bytes of one step through a body, after which other threads can run.
 _STEP: Final = 1 << 20
-_MULTIPART: Final = "multipart/form-data"
 _URLENCODED: Final = "application/x-www-form-urlencoded"
-#: Default content type of a file.
-_OCTETS: Final = "application/octet-stream"
-_ENCODINGS: Final = frozenset(("7bit", "8bit", "binary"))
 _HEX: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_BLANK: Final = re.compile(rb"[\x00-\x20\x7f]*")
-_LINE: Final = re.compile(rb"\r?\n")
-#: Parameters of a header: between semicolons that are not quoted.
-_PARAMETER: Final = re.compile(r'(?:[^;"\\]++|\\.|"(?:[^"\\]++|\\.)*+"?)++', re.DOTALL)
-#: What Netty makes of marks in a quoted value.
-_MARKS: Final = str.maketrans({**dict.fromkeys(":,=;\t", " "), '"': None})
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
@@ -60,8 +48,9 @@ def read_form(
     """
     mime, _, rest = content_type.partition(";")
     fields: Iterable[Part]
-    if mime == _MULTIPART and "boundary" in rest.lower():
-        fields = _multipart(body, _boundary(rest))
+    if mime == MULTIPART and "boundary" in rest.lower():
+        found = multipart(body, content_type, _broken)
+        fields = (part(_named(each.name), each.data, each.content_type) for each in found)
     elif mime.lower().strip() == _URLENCODED:
         fields = _urlencoded(body)
     else:
@@ -75,7 +64,7 @@ def read_form(
 
 def is_large(body: bytes, content_type: str) -> bool:
     """Return whether this is a form so large that it must be parsed on a thread."""
-    return len(body) > LARGE and content_type.lower().lstrip().startswith((_MULTIPART, _URLENCODED))
+    return len(body) > LARGE and content_type.lower().lstrip().startswith((MULTIPART, _URLENCODED))
 
 
 def query_of(text: bytes, path: bytes = b"") -> list[tuple[str, str]]:
@@ -173,99 +162,3 @@ def _named(name: str) -> str:
 
 def _broken(message: str) -> NamedFault:
     return NamedFault(message, 500, "ErrorDataDecoderException")
-
-
-def _boundary(parameters: str) -> bytes:
-    for parameter in _PARAMETER.findall(parameters):
-        name, _, value = parameter.partition("=")
-        mark: str = value.strip().strip('"')
-        if name.strip().lower() == "boundary" and mark:
-            return b"--" + mark.encode("latin-1", "replace")
-    raise _broken("Needs a boundary value")
-
-
-def _multipart(body: bytes, boundary: bytes) -> Iterator[Part]:
-    """Yield the fields from the first byte on, up to the first that does not end."""
-    view = memoryview(body)
-    # Netty skips control characters before the first boundary.
-    blank = _BLANK.match(body, 0, _MOST_HEAD)
-    if blank is None or not body.startswith(boundary, blank.end()):
-        return
-    end = blank.end() + len(boundary)
-    count = 0
-    while line := _LINE.match(body, end):
-        count += 1
-        if count > MOST_PARTS + 1:  # the caller raises the error
-            return
-        head = _head(body, line.end())
-        if head is None:
-            return
-        name, content_type, begin = head
-        following = _following(body, begin, boundary)
-        if following is None:
-            return
-        data_end, end = following
-        yield part(name, view[begin:data_end], content_type)
-
-
-def _head(body: bytes, begin: int) -> tuple[str, str, int] | None:
-    """Return name and content type of a field, and the start of its data; None if its headers do not end."""
-    name: str | None = None
-    is_file = False
-    content_type = _OCTETS
-    encoding = ""
-    limit = begin + _MOST_HEAD
-    while end := _LINE.search(body, begin, limit):
-        line = body[begin : end.start()]
-        begin = end.end()
-        if not line:
-            if name is None:
-                raise _broken("a field has no name in its Content-Disposition")
-            if is_file and encoding and encoding not in _ENCODINGS:
-                raise _broken(f"TransferEncoding Unknown: {encoding}")
-            return _named(name), content_type if is_file else "", begin
-        header, _, value = line.decode("utf-8", "replace").partition(":")
-        match header.strip().lower():
-            case "content-disposition":
-                name, is_file = _disposition(value)
-            case "content-type":
-                content_type = value.partition(";")[0].strip() or _OCTETS
-            case "content-transfer-encoding":
-                encoding = value.strip().lower()
-    if len(body) > limit:
-        raise InvalidInput(
-            f"the headers of a field are longer than {_MOST_HEAD} bytes", field="body", fix="Shorten them."
-        )
-    return None
-
-
-def _disposition(value: str) -> tuple[str | None, bool]:
-    """Return the name of a field, and whether it is a file."""
-    name, is_file = None, False
-    for parameter in _PARAMETER.findall(value):
-        key, _, text = parameter.partition("=")
-        match key.strip().lower():
-            case "name":
-                name = text.translate(_MARKS).strip()
-            case "filename" | "filename*":
-                is_file = True
-    return name, is_file
-
-
-def _following(body: bytes, begin: int, boundary: bytes) -> tuple[int, int] | None:
-    """Return the ends of data that begin there and of the boundary after them; None if there is none."""
-    if body.startswith(boundary, begin):  # no data, and not even the line that ends them
-        return begin, begin + len(boundary)
-    at = _find(body, b"\n" + boundary, begin)
-    if at < 0:
-        return None
-    has_return = at > begin and body[at - 1] == 13
-    return at - has_return, at + 1 + len(boundary)
-
-
-def _find(body: bytes, mark: bytes, begin: int) -> int:
-    """Return what ``body.find`` does, in steps, so that other threads can run in between."""
-    for at in range(begin, len(body), _STEP):
-        if (found := body.find(mark, at, at + _STEP + len(mark))) >= 0:
-            return found
-    return -1

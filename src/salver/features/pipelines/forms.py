@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from salver.encoding.bodies import HttpBody, HttpReply, media_type
-from salver.encoding.json_text import dumps, kind_of, loads
+from salver.encoding.bodies import HttpBody, HttpReply
+from salver.encoding.json_text import dumps, kind_of
 from salver.features.pipelines import raw_rows
+from salver.features.pipelines.bodies import IMAGE, NO_TEXTS, parts
 from salver.features.pipelines.names import OF_IMAGES, SUPPORTED
 from salver.features.pipelines.parameters import PARAMETERS, from_json, plain_names, to_request
 from salver.kernel.serving.ports import Codec
@@ -24,15 +25,8 @@ from salver.words.messages import PIPELINE, InferRequest, InferResponse, Signatu
 from salver.words.tensor import DataType, Tensor
 
 _MANY: Final = 32_768  # numbers that take milliseconds to write
-_NO_TEXTS: Final = "Send a text, or a list of texts."
 _QUERY: Final = 'Send {"query": "…", "texts": ["…", "…"]}, or a pair ["…", "…"].'
 _QUESTION: Final = 'Send {"question": "…", "context": "…"}, or a list of such objects.'
-
-_IMAGE: Final = (
-    'Send the bytes of an image with its content type (image/jpeg, image/png, …), or {"inputs": "<base64>"}, '
-    "or a list of them."
-)
-_JSON: Final = (b"", b"application/json", b"application/x-www-form-urlencoded")
 
 Row = Sequence[str | bytes]
 Wrap = Callable[[InferResponse], bytes]
@@ -44,8 +38,8 @@ class PipelineRequest(InferRequest, frozen=True):
     wrap: Wrap | None = None
 
 
-class _Rows:
-    """Rows of a request by the inputs of its task, and the form of the answer."""
+class AskedRows:
+    """Rows of a request by the inputs of its task, and what writes the answer."""
 
     def __init__(self, rows: Sequence[Row], wrap: Wrap) -> None:
         self.rows = rows
@@ -76,24 +70,8 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
             return _of_pipeline(http, signature)
         if task not in SUPPORTED:
             raise no_path(http.model, http.version)
-        inputs, parameters = (_image_parts if task in OF_IMAGES else _parts)(http)
-        if task == "zero-shot-classification" and isinstance(inputs, dict):
-            inputs, parameters = _zero_shot(inputs, parameters)
-        kind = PARAMETERS[task]
-        from_json(parameters, kind)  # what is wrong is said before the request waits for a batch
-        asked = _READERS.get(task, _texts)(inputs, parameters)
-        if not asked.rows:
-            fix = _IMAGE if task in OF_IMAGES else _NO_TEXTS
-            raise InvalidInput("inputs is an empty list", field="inputs", fix=fix)
-        names = [spec.name for spec in signature.inputs][: len(asked.rows[0])]
-        tensors = tuple(Tensor(name, DataType.BYTES, _column(asked.rows, i)) for i, name in enumerate(names))
-        return PipelineRequest(
-            http.model,
-            tensors,
-            http.version,
-            parameters=to_request(plain_names(parameters, kind)),
-            wrap=asked.wrap,
-        )
+        inputs, parameters = parts(http, signature)
+        return task_request(http, signature, inputs, parameters)
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
         """Return the answer of the task, or of the pipeline."""
@@ -105,12 +83,50 @@ class PipelineJson(Codec[HttpBody, HttpReply]):
         return http_fault(error)
 
 
+def task_request(
+    http: HttpBody, signature: Signature, inputs: Any, parameters: Mapping[str, Any], wrap: Wrap | None = None
+) -> PipelineRequest:
+    """Return the request of a model for a task.
+
+    Args:
+        wrap: Writes the answer; None = as the task's pipeline does.
+
+    Raises:
+        InvalidInput: the inputs or parameters do not fit the task.
+    """
+    asked, parameters = asked_rows(signature.task, inputs, parameters)
+    return request_of(http, signature, asked.rows, parameters, wrap or asked.wrap)
+
+
+def asked_rows(task: str, inputs: Any, parameters: Mapping[str, Any]) -> tuple[AskedRows, Mapping[str, Any]]:
+    """Return the rows and the parameters that inputs in the form of transformers' pipelines mean.
+
+    Raises:
+        InvalidInput: they do not fit the task.
+    """
+    if task == "zero-shot-classification" and isinstance(inputs, dict):
+        inputs, parameters = _zero_shot(inputs, parameters)
+    kind = PARAMETERS[task]
+    from_json(parameters, kind)  # what is wrong is said before the request waits for a batch
+    asked = _READERS.get(task, _texts)(inputs, parameters)
+    if not asked.rows:
+        fix = IMAGE if task in OF_IMAGES else NO_TEXTS
+        raise InvalidInput("inputs is an empty list", field="inputs", fix=fix)
+    return asked, plain_names(parameters, kind)
+
+
+def request_of(
+    http: HttpBody, signature: Signature, rows: Sequence[Row], parameters: Mapping[str, Any], wrap: Wrap
+) -> PipelineRequest:
+    """Return the request with these rows of a task's inputs."""
+    names = [spec.name for spec in signature.inputs][: len(rows[0])]
+    tensors = tuple(Tensor(name, DataType.BYTES, _column(rows, i)) for i, name in enumerate(names))
+    return PipelineRequest(http.model, tensors, http.version, parameters=to_request(parameters), wrap=wrap)
+
+
 def _of_pipeline(http: HttpBody, signature: Signature) -> PipelineRequest:
     """Return the request of a pipeline, whose only input may be the body itself."""
-    body = http.content
-    kind = media_type(http.headers)
-    is_json = kind in _JSON and (kind == b"application/json" or bytes(body[:64]).lstrip().startswith(b"{"))
-    inputs, parameters = _json_parts(body) if is_json else (bytes(body), {})
+    inputs, parameters = parts(http, signature)
     tensors, wrap = raw_rows.read(inputs, signature.inputs)
     return PipelineRequest(http.model, tensors, http.version, parameters=to_request(parameters), wrap=wrap)
 
@@ -121,67 +137,7 @@ def no_path(model: str, version: str) -> InvalidInput:
     return InvalidInput(f"Malformed request: POST /v1/models/{model}{part}")
 
 
-def _parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
-    """Return the inputs and the parameters of a body."""
-    body = http.content
-    kind = media_type(http.headers)
-    if kind.startswith((b"image/", b"audio/", b"video/")):
-        raise InvalidInput(
-            f"the model takes texts, not {kind[:80].decode('latin-1')}", field="content-type", fix=_NO_TEXTS
-        )
-    if kind == b"text/plain":
-        try:
-            return bytes(body).decode(), {}
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"the text is not valid UTF-8 ({error.reason} at byte {error.start})",
-                fix="Send it encoded as UTF-8.",
-            ) from error
-    return _json_parts(body)
-
-
-def _image_parts(http: HttpBody) -> tuple[Any, Mapping[str, Any]]:
-    """Return the same for a task of images."""
-    body = http.content
-    kind = media_type(http.headers)
-    # curl sends any file as a form if it is not told the type.
-    is_file = kind == _JSON[2] and not bytes(body[:64]).lstrip().startswith(b"{")
-    if is_file or kind.startswith(b"image/") or kind == b"application/octet-stream":
-        return bytes(body), {}
-    if kind not in _JSON:
-        raise InvalidInput(
-            f"the model takes images, not {kind[:80].decode('latin-1')}", field="content-type", fix=_IMAGE
-        )
-    return _json_parts(body)
-
-
-def _json_parts(body: bytes | memoryview) -> tuple[Any, Mapping[str, Any]]:
-    root = loads(body)
-    if type(root) is not dict:
-        raise InvalidInput(
-            f"the request must be a JSON object, not {kind_of(root)}", fix='Send {"inputs": …}.'
-        )
-    if "inputs" not in root:
-        raise InvalidInput("inputs is missing", field="inputs", fix='Send {"inputs": …, "parameters": {…}}.')
-    if unknown := [name for name in root if name not in ("inputs", "parameters", "options")]:
-        raise InvalidInput(
-            f"{unknown[0][:100]} is unknown; a request has inputs and parameters",
-            field=unknown[0][:100],
-            fix='Put it into "parameters", if it is one.',
-        )
-    parameters = root.get("parameters")
-    if parameters is None:
-        parameters = {}
-    if type(parameters) is not dict:
-        raise InvalidInput(
-            f"parameters must be an object, not {kind_of(parameters)}",
-            field="parameters",
-            fix='Send, for example, {"parameters": {"top_k": 2}}.',
-        )
-    return root["inputs"], parameters
-
-
-def _text(value: Any, field: str, fix: str = _NO_TEXTS) -> str:
+def _text(value: Any, field: str, fix: str = NO_TEXTS) -> str:
     if type(value) is not str:
         raise InvalidInput(f"{field} must be a text, not {kind_of(value)}", field=field, fix=fix)
     return value
@@ -206,72 +162,79 @@ def _named(value: Any, names: Sequence[str], field: str, fix: str) -> Row:
     return [_text(value[name], f"{field}.{name}", fix) for name in names]
 
 
-def _texts(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+def _texts(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
     """Read a text or a list of texts; the answer is one row, or a list of them."""
     if type(inputs) is list:
-        return _Rows([[_text(each, f"inputs[{i}]")] for i, each in enumerate(inputs)], _listed)
+        return AskedRows([[_text(each, f"inputs[{i}]")] for i, each in enumerate(inputs)], _listed)
     if type(inputs) is dict and list(inputs) == ["text"]:
         inputs = inputs["text"]
-    return _Rows([[_text(inputs, "inputs")]], _bare)
+    return AskedRows([[_text(inputs, "inputs")]], _bare)
 
 
-def _images(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+def _images(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
     """Read an image or a list of images; each is decoded when its batch runs."""
-    if type(inputs) is bytes:
-        return _Rows([[inputs]], _bare)
     if type(inputs) is list:
-        return _Rows([[_text(each, f"inputs[{i}]", _IMAGE)] for i, each in enumerate(inputs)], _listed)
-    return _Rows([[_text(inputs, "inputs", _IMAGE)]], _bare)
+        return AskedRows([[_image(each, f"inputs[{i}]")] for i, each in enumerate(inputs)], _listed)
+    return AskedRows([[_image(inputs, "inputs")]], _bare)
 
 
-def _masked(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+def _image(value: Any, field: str) -> str | bytes:
+    """Return the bytes of an image, or its base64, perhaps as ``{"b64": …}`` (TensorFlow Serving's)."""
+    if type(value) is bytes:
+        return value
+    if type(value) is dict and list(value) == ["b64"]:
+        value = value["b64"]
+    return _text(value, field, IMAGE)
+
+
+def _masked(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
     asked = _texts(inputs, parameters)
     if len(asked.rows) == 1:  # as transformers does, also for a list of one
         asked.wrap = _bare
     return asked
 
 
-def _classes(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+def _classes(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
     fix = 'Send a text, a list of texts, or {"text": "…", "text_pair": "…"}.'
     if type(inputs) is str:
-        return _Rows([[inputs]], _bare if "top_k" in parameters else _listed)
+        return AskedRows([[inputs]], _bare if "top_k" in parameters else _listed)
     if type(inputs) is dict:
         names = ("text", "text_pair") if "text_pair" in inputs else ("text",)
-        return _Rows([_named(inputs, names, "inputs", fix)], _bare)
+        return AskedRows([_named(inputs, names, "inputs", fix)], _bare)
     if type(inputs) is not list:
         raise InvalidInput(f"inputs must be a text, not {kind_of(inputs)}", field="inputs", fix=fix)
     if len(inputs) == 1 and type(inputs[0]) is list and len(inputs[0]) == 2:
-        return _Rows([_list(inputs[0], "inputs[0]", fix)], _listed)
+        return AskedRows([_list(inputs[0], "inputs[0]", fix)], _listed)
     if inputs and type(inputs[0]) is dict:
         names = ("text", "text_pair") if "text_pair" in inputs[0] else ("text",)
-        return _Rows([_named(each, names, f"inputs[{i}]", fix) for i, each in enumerate(inputs)], _listed)
-    return _Rows([[_text(each, f"inputs[{i}]", fix)] for i, each in enumerate(inputs)], _listed)
+        return AskedRows([_named(each, names, f"inputs[{i}]", fix) for i, each in enumerate(inputs)], _listed)
+    return AskedRows([[_text(each, f"inputs[{i}]", fix)] for i, each in enumerate(inputs)], _listed)
 
 
-def _sentences(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+def _sentences(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
     if type(inputs) is dict and "source_sentence" in inputs:
         fix = 'Send {"source_sentence": "…", "sentences": ["…"]}.'
         source = _text(inputs["source_sentence"], "inputs.source_sentence", fix)
         others = _list(inputs.get("sentences"), "inputs.sentences", fix)
-        return _Rows([[text] for text in (source, *others)], _similarities)
+        return AskedRows([[text] for text in (source, *others)], _similarities)
     asked = _texts(inputs, parameters)
     asked.wrap = _embeddings if asked.wrap is _listed else _embedding
     return asked
 
 
-def _ranked(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+def _ranked(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
     if type(inputs) is dict and "query" in inputs:
         query = _text(inputs["query"], "inputs.query", _QUERY)
         texts = _list(inputs.get("texts"), "inputs.texts", _QUERY)
         shows = inputs.get("return_documents") or inputs.get("return_text")
-        return _Rows(
+        return AskedRows(
             [[query, text] for text in texts],
             lambda response: _order(response, texts if shows else None),
         )
     if type(inputs) is dict:
-        return _Rows([_named(inputs, ("text", "text_pair"), "inputs", _QUERY)], _score)
+        return AskedRows([_named(inputs, ("text", "text_pair"), "inputs", _QUERY)], _score)
     if type(inputs) is list and len(inputs) == 2 and type(inputs[0]) is str:
-        return _Rows([_list(inputs, "inputs", _QUERY)], _score)
+        return AskedRows([_list(inputs, "inputs", _QUERY)], _score)
     if type(inputs) is not list:
         raise InvalidInput(f"inputs must be an object, not {kind_of(inputs)}", field="inputs", fix=_QUERY)
     rows = []
@@ -282,14 +245,14 @@ def _ranked(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
                 f"inputs[{i}] must be a pair of texts, not {len(pair)}", field=f"inputs[{i}]", fix=_QUERY
             )
         rows.append(pair)
-    return _Rows(rows, _scores)
+    return AskedRows(rows, _scores)
 
 
-def _questions(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
+def _questions(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
     names = ("question", "context")
     if type(inputs) is list:
         rows = [_named(each, names, f"inputs[{i}]", _QUESTION) for i, each in enumerate(inputs)]
-        return _Rows(rows, _bare if len(rows) == 1 else _listed)
+        return AskedRows(rows, _bare if len(rows) == 1 else _listed)
     if type(inputs) is dict and type(inputs.get("question")) is list:
         columns = [_list(inputs.get(name), f"inputs.{name}", _QUESTION) for name in names]
         if len(columns[0]) != len(columns[1]):
@@ -297,8 +260,8 @@ def _questions(inputs: Any, parameters: Mapping[str, Any]) -> _Rows:
                 "inputs.question and inputs.context have different lengths", field="inputs", fix=_QUESTION
             )
         rows = [list(row) for row in zip(*columns, strict=True)]
-        return _Rows(rows, _bare if len(rows) == 1 else _listed)
-    return _Rows([_named(inputs, names, "inputs", _QUESTION)], _bare)
+        return AskedRows(rows, _bare if len(rows) == 1 else _listed)
+    return AskedRows([_named(inputs, names, "inputs", _QUESTION)], _bare)
 
 
 def _zero_shot(inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:

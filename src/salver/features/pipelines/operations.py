@@ -4,10 +4,13 @@ from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from salver.encoding.bodies import HttpBody, HttpReply, Message, media_type
+from salver.encoding.multipart import MULTIPART
 from salver.features.pipelines import is_raw, signature_of
+from salver.features.pipelines.bodies import file_of_form
 from salver.features.pipelines.columnar import TYPES
 from salver.features.pipelines.forms import PipelineJson, no_path
-from salver.features.pipelines.table_codec import DELIMITED, TableCodec
+from salver.features.pipelines.table_codec import TableCodec
+from salver.features.pipelines.tables import DELIMITED
 from salver.transport.faults import http_fault
 from salver.transport.ports import InferDoor
 from salver.transport.routes import Endpoint, HttpTable, Operation, Route
@@ -41,6 +44,9 @@ class PipelineOperations:
 
     def _infer_table(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         kind, sent = media_type(http.headers), bytes(http.content)
+        if kind == MULTIPART.encode():
+            http = file_of_form(http)
+            kind, sent = media_type(http.headers), http.body
         form = TYPES.get(kind, "")
         if kind in DELIMITED and len(sent) > _LARGE:
             form = kind.decode()

@@ -15,7 +15,7 @@ from salver.features.pipelines.cells import tensors
 from salver.features.pipelines.columnar import read_columnar
 from salver.features.pipelines.forms import no_path
 from salver.features.pipelines.raw_rows import rows_of
-from salver.features.pipelines.tables import Specs, Table, from_json, from_text
+from salver.features.pipelines.tables import DELIMITED, Specs, Table, from_json, from_text
 from salver.kernel.serving.ports import Codec
 from salver.transport.faults import http_fault
 from salver.words.errors import InvalidInput, SalverError
@@ -23,8 +23,6 @@ from salver.words.messages import PIPELINE, InferRequest, InferResponse, Request
 from salver.words.tensor import DataType, Tensor
 
 _MANY: Final = 8_192  # values that take milliseconds to write
-#: Delimiters by content type.
-DELIMITED: Final = {b"text/csv": ",", b"application/csv": ",", b"text/tab-separated-values": "\t"}
 _PARAMETERS: Final = ("parameters", "params")
 _PROBABILITIES: Final = "probabilities"
 _FORMS: Final = frozenset(("inputs", "instances", "dataframe_records", "dataframe_split", *_PARAMETERS))

@@ -16,6 +16,8 @@ from salver.encoding.json_text import kind_of
 from salver.words.errors import InvalidInput
 from salver.words.messages import Column, TensorSpec
 
+#: Delimiters by content type.
+DELIMITED: Final = {b"text/csv": ",", b"application/csv": ",", b"text/tab-separated-values": "\t"}
 #: Most rows in one request.
 MOST_ROWS: Final = 100_000
 _MOST_SHOWN: Final = 20
