@@ -25,6 +25,7 @@ class HttpBody(msgspec.Struct, gc=False):
     Attributes:
         headers: With lower-case names.
         large: A large body, instead of ``body``, for a codec whose ``weigh`` returned 0 for it.
+        query: Query string of the request, for endpoints that take one.
     """
 
     model: str
@@ -32,6 +33,7 @@ class HttpBody(msgspec.Struct, gc=False):
     body: bytes
     headers: Mapping[bytes, bytes] = _NO_HEADERS
     large: memoryview | None = None
+    query: bytes = b""
 
     @property
     def content(self) -> bytes | memoryview:

@@ -151,6 +151,8 @@ class Front:
             if message["type"] != "http.request" or body is None:
                 return  # the caller left before the request was complete
             http = HttpBody(route.model, route.version, body, headers)
+            if endpoint.takes_query:
+                http.query = scope["query_string"]
             if endpoint.run is not None:
                 try:
                     reply = await endpoint.run(route, http, call)

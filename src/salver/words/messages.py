@@ -121,6 +121,11 @@ class Signature(msgspec.Struct, frozen=True):
         return self.platform.removeprefix(HUGGING_FACE)
 
     @property
+    def takes_raw(self) -> bool:
+        """Whether the model takes raw inputs, for a task or a pipeline, or rows by column name."""
+        return bool(self.task) or self.table is not None
+
+    @property
     def table(self) -> "Signature | None":
         """Return the signature that takes a table by its columns, among this and the others; None = none."""
         for each in (self, *self.others):

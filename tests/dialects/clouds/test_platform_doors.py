@@ -77,6 +77,19 @@ def ask(door: App, verb: str, path: str, body: bytes = b"", headers: dict[str, s
     return sent[0]["status"], dict(sent[0]["headers"]), b"".join(m.get("body", b"") for m in sent[1:])
 
 
+def test_models_that_take_raw_inputs_answer_at_their_own_path() -> None:
+    many = ManyModels(Control(), None, http_fault, is_allowed=False)
+    doors = (
+        (SageMakerDoor, SageMaker(), "/invocations", (many, http_fault), "sagemaker"),
+        (VertexDoor, Vertex(), "/predict", (http_fault,), "vertex-ai"),
+    )
+    for kind, config, path, rest, platform in doors:
+        door: App = kind(application, config, Control("a b"), *rest, takes_raw=lambda name: name == "a b")  # type: ignore[operator]
+        assert ask(door, "POST", path)[2].decode() == "POST /v1/models/a%20b/invocations"
+        binary = {"Content-Type": BINARY.replace("sagemaker", platform) + "17"}
+        assert ask(door, "POST", path, headers=binary)[2].decode() == "POST /v2/models/a%20b/infer"
+
+
 def sagemaker(control: Control | None = None, guard: Guard | None = None, **config: Any) -> SageMakerDoor:
     control = control or Control("m")
     door = SageMaker(**config)

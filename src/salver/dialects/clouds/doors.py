@@ -1,7 +1,9 @@
 """Ports of Amazon SageMaker and Google Vertex AI.
 
 Wrappers around the application: they map a platform's routes to those of Open Inference, and adapt the
-answers (TR-V1, TR-V4). ``many_models.py`` loads the models of SageMaker's multi-model endpoints.
+answers (TR-V1, TR-V4). Models that take raw inputs answer at a path for what the platform's containers for
+Hugging Face take, and for tensors in JSON. ``many_models.py`` loads the models of SageMaker's multi-model
+endpoints.
 """
 
 import re
@@ -40,6 +42,13 @@ _CHANGING: Final = re.compile(
 )
 
 Fault = Callable[[SalverError], HttpReply]
+#: Returns whether a model takes raw inputs.
+TakesRaw = Callable[[str], bool]
+
+
+def takes_none(model: str) -> bool:
+    """Return False: every model takes tensors."""
+    return False
 
 
 class SageMaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +98,7 @@ class SageMakerDoor:
     Args:
         fault: Writes an error of Open Inference.
         access: Decides who may load models.
+        takes_raw: Tells models that take raw inputs.
     """
 
     def __init__(
@@ -99,8 +109,10 @@ class SageMakerDoor:
         models: EndpointModels,
         fault: Fault,
         access: Access = LOCAL,
+        takes_raw: TakesRaw = takes_none,
     ) -> None:
         self._app = app
+        self._takes_raw = takes_raw
         self._fault = fault
         self._access = access
         self._config = config
@@ -152,8 +164,10 @@ class SageMakerDoor:
             await self._infer(scope, receive, send, name, "infer")
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send, name: str, operation: str) -> None:
-        path = f"/v2/models/{quote(name, safe='')}/{operation}"
         mime = _BINARY.format("sagemaker")
+        if operation == "infer" and not _is_binary(scope, mime) and self._takes_raw(name):
+            return await self._app(_moved(scope, _raw(name)), receive, send)
+        path = f"/v2/models/{quote(name, safe='')}/{operation}"
         moved = _moved(scope, path)
         if operation == "infer":
             moved = _sized(moved, mime)
@@ -176,12 +190,20 @@ class VertexDoor:
     Args:
         fault: Writes an error of Open Inference.
         access: Asks for keys.
+        takes_raw: Tells models that take raw inputs.
     """
 
     def __init__(
-        self, app: App, config: Vertex, looking: StatusView, fault: Fault, access: Access = LOCAL
+        self,
+        app: App,
+        config: Vertex,
+        looking: StatusView,
+        fault: Fault,
+        access: Access = LOCAL,
+        takes_raw: TakesRaw = takes_none,
     ) -> None:
         self._app = app
+        self._takes_raw = takes_raw
         self._fault = fault
         self._access = access
         self._config = config
@@ -203,8 +225,11 @@ class VertexDoor:
                     return await self._redirect(scope, receive, send, redirect)
                 await self._access.admit(scope["headers"], "known", "")
                 name = _default(self._config.model, self._looking)
+                mime = _BINARY.format("vertex-ai")
+                if not _is_binary(scope, mime) and self._takes_raw(name):
+                    return await self._app(_moved(scope, _raw(name)), receive, send)
                 moved = _moved(scope, f"/v2/models/{quote(name, safe='')}/infer")
-                return await self._app(_sized(moved, _BINARY.format("vertex-ai")), receive, send)
+                return await self._app(_sized(moved, mime), receive, send)
         except SalverError as error:
             error.in_tritons_words = True
             return await say(send, self._fault(error))
@@ -227,6 +252,15 @@ class VertexDoor:
 
 def _moved(scope: Scope, path: str) -> dict[str, Any]:
     return {**scope, "path": path, "raw_path": path.encode("latin-1")}
+
+
+def _raw(name: str) -> str:
+    """Return the path at which a model takes raw inputs (features/pipelines)."""
+    return f"/v1/models/{quote(name, safe='')}/invocations"
+
+
+def _is_binary(scope: Scope, mime: str) -> bool:
+    return mime.encode() in dict(scope["headers"]).get(b"content-type", b"")
 
 
 def _sized(scope: dict[str, Any], mime: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Serving's paths begin in the same way, so that :func:`find` matches this one, an
 """
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from salver.feature import Feature
@@ -15,6 +16,8 @@ with lazy_imports():
     from salver.backends.discovery import backends
     from salver.features.pipelines.loading import EnsembleLoader
     from salver.features.pipelines.operations import PipelineOperations
+    from salver.features.pipelines.peers.choosing import FormModels
+    from salver.features.pipelines.peers.operations import PeerOperations
     from salver.features.pipelines.served import PipelineLoader
     from salver.kernel.serving.bus import Bus
     from salver.kernel.serving.loader import Loader
@@ -33,6 +36,23 @@ if TYPE_CHECKING:
 
 _PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?", re.ASCII)
 _SUMMARY: Final = "Answer raw inputs of a Hugging Face directory or a pipeline, or rows by column name"
+_BELOW: Final = re.compile(r"/v1/models/([^/:]+)(/[a-z_]+)", re.ASCII)
+#: Operations at the paths of peers: Hugging Face's inference toolkit, and Text Embeddings Inference (TEI).
+_PEERS: Final = (
+    ("peer_root", "POST", "/", "Answer raw inputs (Hugging Face Inference Endpoints)"),
+    ("peer_predict", "POST", "/predict", "Answer raw inputs (Hugging Face Inference Endpoints, TEI)"),
+    ("peer_invocations", "POST", "/invocations", "Answer raw inputs (SageMaker, Vertex AI)"),
+    ("tei_embed", "POST", "/embed", "Embed texts (TEI)"),
+    ("tei_embed_all", "POST", "/embed_all", "Return the states of each token (TEI)"),
+    ("tei_similarity", "POST", "/similarity", "Compare a text with others (TEI)"),
+    ("tei_rerank", "POST", "/rerank", "Rank texts for a query (TEI)"),
+    ("tei_tokenize", "POST", "/tokenize", "Return the tokens of texts (TEI)"),
+    ("tei_decode", "POST", "/decode", "Return the texts of tokens (TEI)"),
+    ("tei_info", "GET", "/info", "Facts of a model (TEI)"),
+)
+#: Without a model's name before it, this path is TorchServe's; without one after it, ``pipeline`` is meant.
+_ONLY_BELOW, _ONLY_ALONE = "/invocations", "/"
+_AT: Final = {(verb, path): name for name, verb, path, _ in _PEERS}
 
 
 def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = False) -> "Route | None":
@@ -49,6 +69,36 @@ def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = Fa
     return Route("pipeline", model, version) if is_meant else None
 
 
+def find_peer(
+    models: "ModelView", verb: str, raw_path: bytes, forms: "FormModels", *, has_keys: bool = False
+) -> "Route | None":
+    """Return the route of a peer's path, alone or below a model; None if no model of the server is meant.
+
+    Args:
+        forms: Models of the server that have a form.
+        has_keys: See :func:`find`.
+    """
+    path, model = raw_path.decode("latin-1"), ""
+    if path.startswith("/v1/"):
+        match = _BELOW.fullmatch(path)
+        if match is None or match[2] == _ONLY_ALONE:
+            return None
+        model, path = unquoted(match[1]), match[2]
+    operation = _AT.get((verb, path))
+    if operation is None or (path == _ONLY_BELOW and not model):
+        return None
+    is_meant = has_keys or (is_raw(signature_of(models, model, "")) if model else forms.are_there())
+    return Route(operation, model) if is_meant else None
+
+
+def _peer_rows() -> Iterator[Operation]:
+    """Yield the verb and path of each peer's operation, for the only model and for one that is named."""
+    for name, verb, path, summary in _PEERS:
+        for prefix, other in (("", _ONLY_BELOW), ("/v1/models/{model}", _ONLY_ALONE)):
+            if path != other:
+                yield Operation(name, verb, prefix + path, summary, is_matched=False, right="infer")
+
+
 def signature_of(models: "ModelView", model: str, version: str) -> "Signature | None":
     """Return the signature of a model; None if it is not known."""
     try:
@@ -63,7 +113,7 @@ def is_raw(signature: "Signature | None") -> bool:
 
     Also True if that is not known, as the call itself says why.
     """
-    return signature is None or bool(signature.task) or signature.table is not None
+    return signature is None or signature.takes_raw
 
 
 async def build(kernel: "Kernel", config: None) -> "Parts":
@@ -88,6 +138,20 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
         owns=lambda path: False,
         find=lambda verb, path: find(kernel.door, verb, path, has_keys=has_keys()),
     )
+    forms = lazily(FormModels, kernel.door, kernel.control)
+    peer_rows = tuple(_peer_rows())
+
+    def peers() -> "HttpTable":
+        control, models = kernel.control, kernel.models
+        return PeerOperations(kernel.door, control, models, peer_rows, kernel.version).table()
+
+    peer_table = HttpTable(
+        peer_rows,
+        endpoints_later(peers),
+        http_fault,
+        owns=lambda path: False,
+        find=lambda verb, path: find_peer(kernel.door, verb, path, forms, has_keys=has_keys()),
+    )
     ensembles = lazily(EnsembleLoader, kernel.inner, kernel.bus.emit, kernel.clock)
 
     async def load_own(manifest: "Manifest") -> "Servable":
@@ -99,7 +163,8 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
         return next((manifest.path for manifest in known if manifest.id == id), None)
 
     pipelines = lazily(PipelineLoader, kernel.inner, load_own, kernel.bus.emit, kernel.clock, path_of)
-    return Parts(http=[table], additions=Additions({"ensemble": ensembles, "pipeline": pipelines}))
+    additions = Additions({"ensemble": ensembles, "pipeline": pipelines})
+    return Parts(http=[table, peer_table], additions=additions)
 
 
 feature = Feature(

@@ -67,8 +67,8 @@ def _pipeline_parts(http: HttpBody, kind: bytes) -> tuple[Any, Mapping[str, Any]
 def _image_parts(http: HttpBody, kind: bytes) -> tuple[Any, Mapping[str, Any]]:
     """Return the same for a task of images."""
     body = http.content
-    # curl sends any file as a form if it is not told the type.
-    is_file = kind == JSON[2] and not bytes(body[:64]).lstrip().startswith(b"{")
+    # Untold of the type, curl sends any file as a form, and Hugging Face's client without a type.
+    is_file = kind in (JSON[0], JSON[2]) and not bytes(body[:64]).lstrip().startswith(b"{")
     if is_file or kind.startswith(b"image/") or kind == b"application/octet-stream":
         return bytes(body), {}
     if kind not in JSON:

@@ -22,7 +22,7 @@ from salver.kernel.serving.ports import Codec
 from salver.transport.faults import http_fault
 from salver.words.errors import InvalidInput, SalverError
 from salver.words.messages import PIPELINE, InferRequest, InferResponse, Signature
-from salver.words.tensor import DataType, Tensor
+from salver.words.tensor import Array, DataType, Tensor
 
 _MANY: Final = 32_768  # numbers that take milliseconds to write
 _QUERY: Final = 'Send {"query": "…", "texts": ["…", "…"]}, or a pair ["…", "…"].'
@@ -229,7 +229,7 @@ def _ranked(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
         shows = inputs.get("return_documents") or inputs.get("return_text")
         return AskedRows(
             [[query, text] for text in texts],
-            lambda response: _order(response, texts if shows else None),
+            lambda response: order_of(response, texts if shows else None),
         )
     if type(inputs) is dict:
         return AskedRows([_named(inputs, ("text", "text_pair"), "inputs", _QUERY)], _score)
@@ -320,10 +320,15 @@ def _embedding(response: InferResponse) -> bytes:
 
 
 def _similarities(response: InferResponse) -> bytes:
+    return dumps({"similarities": similarities(response)})
+
+
+def similarities(response: InferResponse) -> Array:
     """Return the cosine of the first text with each other one."""
     rows = response.outputs[0].array
     lengths = np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
-    return dumps({"similarities": (rows[1:] @ rows[0]) / (lengths[1:] * lengths[0])})
+    found: Array = (rows[1:] @ rows[0]) / (lengths[1:] * lengths[0])
+    return found
 
 
 def _scores(response: InferResponse) -> bytes:
@@ -334,7 +339,7 @@ def _score(response: InferResponse) -> bytes:
     return dumps({"scores": float(response.outputs[0].array[0])})
 
 
-def _order(response: InferResponse, texts: Sequence[str] | None) -> bytes:
+def order_of(response: InferResponse, texts: Sequence[str] | None) -> bytes:
     """Return the texts' numbers and scores, the best one first."""
     scores = response.outputs[0].array
     order = np.argsort(-scores, kind="stable").tolist()

@@ -44,7 +44,7 @@ class DenseConfig(msgspec.Struct, frozen=True):
     bias: bool = True
 
 
-_POOLING: Final = Reader(PoolingConfig)
+POOLING: Final = Reader(PoolingConfig)
 _DENSE: Final = Reader(DenseConfig)
 
 
@@ -97,7 +97,7 @@ def _embeddings(directory: ModelDirectory, encoder: TextEncoder, network: Signat
     for module in directory.modules[1:]:
         folder = inside(directory.path, module.path)
         if module.kind == "Pooling":
-            pooling, has_pooling = _POOLING.read(folder / "config.json"), True
+            pooling, has_pooling = POOLING.read(folder / "config.json"), True
             width *= len(pooling.modes)
         elif module.kind == "Normalize":
             steps.append(normalized)

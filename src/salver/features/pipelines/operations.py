@@ -9,6 +9,8 @@ from salver.features.pipelines import is_raw, signature_of
 from salver.features.pipelines.bodies import file_of_form
 from salver.features.pipelines.columnar import TYPES
 from salver.features.pipelines.forms import PipelineJson, no_path
+from salver.features.pipelines.peers import hub
+from salver.features.pipelines.peers.codec import PeerCodec
 from salver.features.pipelines.table_codec import TableCodec
 from salver.features.pipelines.tables import DELIMITED
 from salver.transport.faults import http_fault
@@ -27,6 +29,7 @@ class PipelineOperations:
         self._door = door
         self._rows = tuple(rows)
         self._codec = PipelineJson()
+        self._hub = PeerCodec(hub.read, http_fault)
 
     def table(self) -> HttpTable:
         """Return the operations."""
@@ -39,10 +42,12 @@ class PipelineOperations:
         if not is_raw(signature):
             raise no_path(route.model, route.version)
         if signature is not None and signature.table is not None:
-            return self._infer_table(route, http, call)
-        return self._door.infer(self._codec, http, route.model, route.version, call)
+            return self.infer_table(route, http, call)
+        codec = self._hub if hub.is_meant(http) else self._codec
+        return self._door.infer(codec, http, route.model, route.version, call)
 
-    def _infer_table(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
+    def infer_table(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
+        """Answer a request to a model of tables."""
         kind, sent = media_type(http.headers), bytes(http.content)
         if kind == MULTIPART.encode():
             http = file_of_form(http)
