@@ -25,7 +25,7 @@ class HttpBody(msgspec.Struct, gc=False):
     Attributes:
         headers: With lower-case names.
         large: A large body, instead of ``body``, for a codec whose ``weigh`` returned 0 for it.
-        query: Query string of the request, for endpoints that take one.
+        query: Query string, except of requests that are answered without a task.
     """
 
     model: str

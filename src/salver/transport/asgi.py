@@ -150,9 +150,7 @@ class Front:
                 call.is_large = _is_large(body, endpoint)
             if message["type"] != "http.request" or body is None:
                 return  # the caller left before the request was complete
-            http = HttpBody(route.model, route.version, body, headers)
-            if endpoint.takes_query:
-                http.query = scope["query_string"]
+            http = HttpBody(route.model, route.version, body, headers, None, scope.get("query_string", b""))
             if endpoint.run is not None:
                 try:
                     reply = await endpoint.run(route, http, call)

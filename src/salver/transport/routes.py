@@ -81,7 +81,6 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
         foresee: Refuses a request of which only the head has come, by raising; None = none is refused so.
         load_report: Returns the headers with a model's load, in the caller's form (``orca.py``).
         filters: The reply leaves out the models that the caller may not read.
-        takes_query: The query string is part of the request.
         changes, group, right: Set by the router from the operation's rows.
     """
 
@@ -97,7 +96,6 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     foresee: Callable[[Route, Call], None] | None = None
     load_report: Callable[[Route, bytes], Headers] | None = None
     filters: bool = False
-    takes_query: bool = False
     changes: bool = True
     group: str = ""
     right: Right = "models"

@@ -71,7 +71,7 @@ class PeerOperations:
         """Return the operations."""
 
         def large(run: Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]) -> Endpoint:
-            return Endpoint(run, is_large=True, is_compressible=True, takes_query=True)
+            return Endpoint(run, is_large=True, is_compressible=True)
 
         endpoints = {
             "peer_root": large(self._answer_root),
