@@ -5,7 +5,7 @@ Serving's paths begin in the same way, so that :func:`find` matches this one, an
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from salver.feature import Feature
@@ -13,6 +13,9 @@ from salver.lazy import lazily, lazy_imports
 from salver.words.errors import SalverError
 
 with lazy_imports():
+    from prometheus_client import Metric
+    from prometheus_client.core import CounterMetricFamily
+
     from salver.backends.discovery import backends
     from salver.features.pipelines.loading import EnsembleLoader
     from salver.features.pipelines.operations import PipelineOperations
@@ -116,6 +119,34 @@ def is_raw(signature: "Signature | None") -> bool:
     return signature is None or signature.takes_raw
 
 
+class StepCounts:
+    """Counts of the steps that count something, for the metrics page.
+
+    Attributes:
+        known: Counts by outcome, by model, version and step.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str, str], Mapping[str, int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<StepCounts of {len(self.known)} steps>"
+
+    def collect(self) -> "Iterator[Metric]":
+        """Return the metric family; called by the Prometheus registry."""
+        if not self.known:
+            return
+        family = CounterMetricFamily(
+            "salver_pipeline_look_ups",
+            "Keys and calls of look-up steps by outcome.",
+            labels=("model", "version", "step", "outcome"),
+        )
+        for step, counts in [*self.known.items()]:
+            for outcome, count in counts.items():
+                family.add_metric((*step, outcome), count)
+        yield family
+
+
 async def build(kernel: "Kernel", config: None) -> "Parts":
     """Return the loader of ensembles, and the path for raw inputs."""
     rows = tuple(
@@ -162,9 +193,10 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
         known = (servable.manifest for servable in kernel.models.servables())
         return next((manifest.path for manifest in known if manifest.id == id), None)
 
-    pipelines = lazily(PipelineLoader, kernel.inner, load_own, kernel.bus.emit, kernel.clock, path_of)
+    counts = StepCounts()
+    pipelines = lazily(PipelineLoader, kernel.inner, load_own, kernel.bus.emit, kernel.clock, path_of, counts)
     additions = Additions({"ensemble": ensembles, "pipeline": pipelines})
-    return Parts(http=[table, peer_table], additions=additions)
+    return Parts(http=[table, peer_table], additions=additions, collectors=[counts])
 
 
 feature = Feature(

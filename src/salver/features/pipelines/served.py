@@ -13,6 +13,7 @@ import msgspec
 
 from salver.backends.loading import options_of
 from salver.backends.protocol import Answer, Traits
+from salver.features.pipelines import StepCounts
 from salver.features.pipelines.compiling import Ask, Runner, compiled
 from salver.features.pipelines.document import StepTable
 from salver.features.pipelines.edges import EdgeType
@@ -73,6 +74,7 @@ class PipelineLoader:
         emit: Receives the pipelines' events.
         clock: Monotonic seconds.
         path_of: Returns the artefact of a model of the server; None = it is not known.
+        counts: Takes the counts of steps, for the metrics page.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class PipelineLoader:
         emit: Callable[[BatchRan], None],
         clock: Callable[[], float],
         path_of: PathOf | None = None,
+        counts: StepCounts | None = None,
     ) -> None:
+        self._counts = counts
         self._inner = inner
         self._load = load
         self._emit = emit
@@ -100,7 +104,7 @@ class PipelineLoader:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(inner.release)
             ends = await stack.enter_async_context(contextlib.AsyncExitStack())
-            build = _Building(manifest, inner, self._load, self._clock, ends, self._path_of)
+            build = _Building(manifest, inner, self._load, self._clock, ends, self._path_of, self._counts)
             graph = await build.graph(skew)
             engine = PipelineEngine(manifest.id, graph, inner, config, self._clock, self._emit)
             engine.ends = ends.pop_all()
@@ -120,8 +124,10 @@ class _Building:
         clock: Callable[[], float],
         ends: contextlib.AsyncExitStack,
         path_of: PathOf | None,
+        counts: StepCounts | None,
     ) -> None:
         self._path_of = path_of
+        self._counts = counts
         self._paths: dict[str, Path] = {}
         self._manifest = manifest
         self._inner = inner
@@ -183,6 +189,7 @@ class _Building:
         if not node.step.is_heavy:
             return Runner(await asyncio.to_thread(node.step.open, folder))
         run_many = await asyncio.to_thread(node.step.open_many, folder)
+        self._count(node, run_many)
         model = StepModel(node, run_many)
         runner = RequestThreadRunner([model], _TRAITS, slots=node.step.threads, name=node.name)
         id = ModelId(f"{self._manifest.id.name}.{node.name}", self._manifest.id.version)
@@ -190,6 +197,15 @@ class _Building:
         engine = Engine(id, runner, config, clock=self._clock, emit=_tell_nobody)
         self._ends.push_async_callback(engine.close)
         return Runner(model.run if node.step.quick_bytes else None, _asker(engine.infer))
+
+    def _count(self, node: Node, run_many: RunMany) -> None:
+        """Show what a step counts as long as the pipeline is loaded."""
+        counts = getattr(run_many, "counts", None)
+        if counts is None or self._counts is None:
+            return
+        key = (self._manifest.id.name, self._manifest.id.version, node.name)
+        self._counts.known[key] = counts
+        self._ends.callback(self._counts.known.pop, key, None)
 
     def _member(self, name: str, version: str) -> Ask:
         """Return what asks a model of the server by its name there."""

@@ -121,7 +121,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise NotImplementedError
 
     def open_many(self, folder: Path) -> RunMany:
-        """Return the function of several requests' arrays, for a heavy step. Raises as ``open``."""
+        """Return the function of several requests' arrays, for a heavy step. Raises as ``open``.
+
+        If it has the attribute ``counts``, numbers by outcome, these are shown on the metrics page.
+        """
         run = self.open(folder)
 
         def run_each(many: Sequence[Arrays]) -> Sequence[Arrays | SalverError]:

@@ -1,0 +1,1 @@
+"""Sources of features that the step ``look-up`` asks, and the cache of their answers."""
