@@ -70,7 +70,7 @@ TOGETHER: dict[str, set[str]] = {
     "features/pipelines/test_load_ensemble.py": {_CACHE},
     "features/pipelines/test_pipelines_served.py": {_ACCESS},
     "features/keyring/test_keys_served.py": {_RELEASES},
-    "features/management/test_api_reference.py": {_ACCESS, _KEYRING, _RELEASES, _USAGE},
+    "features/management/test_api_reference.py": {_ACCESS, _KEYRING, "features/memory", _RELEASES, _USAGE},
     "features/management/test_controllers_page.py": {_ACCESS, _KEYRING, _RELEASES, _USAGE},
     "features/registry/test_api_registry.py": {_MANAGEMENT, _RELEASES},
     "features/releases/test_api_releases.py": {_MANAGEMENT},

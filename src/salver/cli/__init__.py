@@ -39,6 +39,10 @@ COMMANDS: Final = {
         "salver.features.keyring.command:keys",
         "Make, list, rotate, limit and revoke the keys that callers of a server need.",
     ),
+    "memory": (
+        "salver.features.memory.command:memory",
+        "Show which models of a server are in memory, and what makes room.",
+    ),
     "usage": (
         "salver.features.usage.command:usage",
         "Show what keys have used, by model and hour, or export it as CSV or Parquet.",

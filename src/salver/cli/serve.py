@@ -133,6 +133,8 @@ def _tables(
         tables["cache"] = cache_of([limits.response_cache], "--response-cache")
     if execution.fronts != _EXECUTION.fronts:
         tables["fronts"] = {"count": execution.fronts}
+    if execution.memory:
+        tables["memory"] = {"budget": execution.memory}
     if execution.prefer != _EXECUTION.prefer:
         tables["twins"] = {"prefer": execution.prefer}
     if logs.predictions:

@@ -187,6 +187,14 @@ class Execution:
             "callers.",
         ),
     ] = 1
+    memory: Annotated[
+        str,
+        Parameter(
+            name="--memory",
+            help="Memory for all models, such as 8GiB; auto = what the machine allows. Models then make room "
+            "for each other, and requests wait while theirs is loaded.",
+        ),
+    ] = ""
     resources: Annotated[
         tuple[str, ...],
         Parameter(

@@ -25,11 +25,29 @@ class FrontsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidInput(f"there may be 1 to {_MOST_FRONTS} fronts", field="--fronts")
 
 
-#: Described here, so that a server with one front imports nothing of it.
+class MemoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the memory budget.
+
+    Attributes:
+        budget: Memory of the server with its host processes, such as ``8GiB``; ``auto`` = nine tenths of what
+            the machine or the control group has; empty = no budget, and every model stays in memory.
+    """
+
+    budget: str = ""
+
+
+# Described here, so that a server that uses neither imports nothing of them.
 fronts_feature = Feature(
     "fronts",
     "salver.features.fronts.building:build",
     config=FrontsConfig,
     has_table=False,
     is_used=lambda config: config.count > 1 or config.channel >= 0,
+)
+memory_feature = Feature(
+    "memory",
+    "salver.features.memory.building:build",
+    config=MemoryConfig,
+    has_table=False,
+    is_used=lambda config: bool(config.budget),
 )

@@ -155,6 +155,25 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_ms: float = 100.0
 
 
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Place of a model in a server with a memory budget; without one, every model stays in memory.
+
+    Attributes:
+        residence: ``eager`` = loaded at the start if there is room; ``lazy`` = loaded by its first request;
+            ``pinned`` = loaded at the start, and never unloaded to make room.
+        idle_s: Seconds without a request after which it is unloaded; 0 = it stays until others need room.
+        min_s: Seconds for which it stays at least once it is loaded.
+        priority: Weight of its value when room is needed.
+        max_mb: MiB that it may take; a version that takes more is unloaded and refused. 0 = the whole budget.
+    """
+
+    residence: Literal["eager", "lazy", "pinned"] = "eager"
+    idle_s: float = 0.0
+    min_s: float = 1.0
+    priority: float = 1.0
+    max_mb: float = 0.0
+
+
 class LearnedPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weights of the policy ``learned``: latency against energy.
 
@@ -567,6 +586,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fairness: Fairness = Fairness()
     bulk: Bulk = Bulk()
     limit: Limit = Limit()
+    memory: Memory = Memory()
     steps: Steps = Steps()
     chat: Chat = Chat()
     sequences: Sequences = Sequences()

@@ -16,6 +16,7 @@ from salver.features.cache import operations as cache
 from salver.features.keyring.key_operations import key_operations
 from salver.features.management.openapi import describe
 from salver.features.management.serving_operations import serving_operations
+from salver.features.memory import operations as memory
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.features.usage import operations as usage
 from salver.transport.operations import ROOT, Operation
@@ -48,7 +49,8 @@ def operations() -> list[Operation]:
     kept = LedgerApi(nobody, nobody, nobody, ReleaseStores(nobody, nobody, nobody), str)
     serving = serving_operations(nobody, nobody, ("salver", "0"), has_registry=True)
     keys = [*key_operations(nobody, nobody), *usage.operations(nobody, nobody)]
-    return [*serving, *me.operations(nobody), *kept.operations(), *keys, *cache.operations(nobody)]
+    more = [*cache.operations(nobody), *memory.operations(nobody)]
+    return [*serving, *me.operations(nobody), *kept.operations(), *keys, *more]
 
 
 def page() -> str:

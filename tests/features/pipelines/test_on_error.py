@@ -140,9 +140,7 @@ async def ask(servable, *ids, deadline=None):
 @pytest.mark.parametrize("use", ["light", "heavy"])
 async def test_constants_stand_in_and_the_answer_says_so(load, use):
     servable = await load(LOOKUP.format(use=use))
-    good, broken, bad = await asyncio.gather(
-        ask(servable, 2, 4), ask(servable, -1, 2, 6), ask(servable, 3)
-    )
+    good, broken, bad = await asyncio.gather(ask(servable, 2, 4), ask(servable, -1, 2, 6), ask(servable, 3))
     assert good == ({"balance": [2, 4], "plan": [b"pro", b"pro"]}, None)
     assert broken == ({"balance": [-1.5] * 3, "plan": [b"none"] * 3}, "found: model_failed")
     assert bad == ({"balance": [-1.5], "plan": [b"none"]}, "found: invalid_input")

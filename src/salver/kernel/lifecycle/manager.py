@@ -24,6 +24,7 @@ from salver.kernel.lifecycle.policy import (
     Load,
     Present,
     Step,
+    before_loading,
     choose,
     missed,
     plan,
@@ -31,7 +32,7 @@ from salver.kernel.lifecycle.policy import (
 )
 from salver.kernel.lifecycle.ports import LifecycleConfig, Loader, Residence, Servable
 from salver.kernel.lifecycle.routes import Routes
-from salver.kernel.lifecycle.states import RISING, Copy, advance
+from salver.kernel.lifecycle.states import RISING, advance
 from salver.kernel.supervise import reporting
 from salver.words.artifacts import Manifest
 from salver.words.errors import (
@@ -54,12 +55,46 @@ _MOST_ENDED = 4096
 ServableT = TypeVar("ServableT", bound=Servable)
 
 
+class _Copy(Generic[ServableT]):
+    """One loaded copy of a version, from NEW to GONE."""
+
+    __slots__ = (
+        "adjusting", "ending", "failures", "id", "is_rigid", "key", "leases", "load_seconds", "manifest",
+        "on_idle", "reason", "retry_at", "servable", "state", "task",
+    )  # fmt: skip
+
+    def __init__(self, key: int, manifest: Manifest, failures: int) -> None:
+        self.key = key
+        self.manifest = manifest
+        self.id = manifest.id
+        self.failures = failures
+        self.state = State.NEW
+        self.reason = ""
+        self.retry_at: float | None = None
+        self.leases = 0
+        self.load_seconds = 0.0
+        self.servable: ServableT | None = None
+        self.on_idle: Callable[[], None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.adjusting: asyncio.Task[None] | None = None
+        self.ending: asyncio.Task[None] | None = None  # draining; its sequences may continue until then
+        self.is_rigid = False  # its number of instances cannot be changed
+
+    @property
+    def is_rising(self) -> bool:
+        """Return whether it is being loaded, or will be retried."""
+        return self.state in RISING or (self.state is State.FAILED and self.retry_at is not None)
+
+    def __repr__(self) -> str:
+        return f"<Copy {self.id} {self.state.value}, {self.leases} leases>"
+
+
 class Lease(msgspec.Struct, Generic[ServableT], gc=False):
     """The right to use a loaded version, which stays loaded until all its leases are released."""
 
     id: ModelId
     servable: ServableT
-    copy: Copy[ServableT] | None
+    copy: _Copy[ServableT] | None
 
     def __repr__(self) -> str:
         return f"<Lease {self.id}{' released' if self.copy is None else ''}>"
@@ -107,8 +142,8 @@ class Manager(Generic[ServableT]):
         self._bound = BoundEnsembles(())  # the same, bound to the members that are ready
         self._targets: dict[ModelId, str] = {}
         self._absent: Set[ModelId] = frozenset()  # wanted, and not to be in memory
-        self._copies: dict[int, Copy[ServableT]] = {}
-        self._routes: Routes[Copy[ServableT]] = Routes()
+        self._copies: dict[int, _Copy[ServableT]] = {}
+        self._routes: Routes[_Copy[ServableT]] = Routes()
         self._next_key = 0
         self._ended: dict[ModelId, None] = {}  # versions with a copy that has been closed, latest last
         self._is_stopping = False
@@ -157,8 +192,11 @@ class Manager(Generic[ServableT]):
 
     def _missing(self, name: str, version: str) -> SalverError:
         """Return the error for a missing route, with Triton's text (TR-R30) and any pending reason."""
-        if self._absent and (absent := self._absent_version(name, version)) is not None:
-            return absent
+        if self.residence is not None:
+            coming = [copy.id for copy in self._copies.values() if copy.state in RISING]
+            id = self._routes.meant((*self._absent, *coming), name, version)
+            if id is not None:
+                return NotResident(f"model '{name}' is not in memory", partial(self.residence.demand, id))
         statuses = [s for s in self.statuses() if s.id.name == name]
         if version and not version.isdecimal() and all(s.id.version != version for s in statuses):
             return NoVersion(
@@ -195,15 +233,6 @@ class Manager(Generic[ServableT]):
             f"version {s.id.version} is {s.state.value}: {s.reason}" for s in statuses if s.reason
         )
         return NotReady(f"{text} ({reasons})" if reasons else text, field="model")
-
-    def _absent_version(self, name: str, version: str) -> NotResident | None:
-        """Return the error for a version that is not in memory, with what brings it there."""
-        mine = [id for id in self._absent if id.name == name and version in ("", id.version)]
-        if not mine or self.residence is None:
-            return None
-        pinned = [id for id in mine if id.version == self._routes.pins.get(name)]
-        id = max(pinned or mine, key=lambda each: version_key(each.version))
-        return NotResident(f"model '{name}' is not in memory", partial(self.residence.demand, id))
 
     def version_of_label(self, name: str, label: str) -> str:
         """Return the version that a label points to now, loaded or not.
@@ -325,7 +354,7 @@ class Manager(Generic[ServableT]):
             self._gone.clear()
             await self._gone.wait()
 
-    def _stays(self, copy: Copy[ServableT]) -> bool:
+    def _stays(self, copy: _Copy[ServableT]) -> bool:
         is_up = copy.state is State.READY or copy.is_rising
         return is_up and self._targets.get(copy.id) == copy.manifest.fingerprint
 
@@ -355,13 +384,11 @@ class Manager(Generic[ServableT]):
             chosen = choose(known)
             if self.residence is not None:
                 self._absent = self.residence.absent(chosen)
-            absent = self._absent
-            self._targets = {
-                m.id: m.fingerprint for m in chosen if m.id not in waiting and m.id not in absent
-            }
+            missing = {*waiting, *self._absent}
+            self._targets = {m.id: m.fingerprint for m in chosen if m.id not in missing}
             self._hurry()
-            broken |= self._removed()
-            steps = plan(known, present, self._clock(), waiting, broken, self._relabel(), absent)
+            marks = waiting, broken | self._removed(), self._relabel(), self._absent
+            steps = plan(known, present, self._clock(), *marks)
             if not steps:
                 return
             for step in steps:
@@ -399,11 +426,11 @@ class Manager(Generic[ServableT]):
                 failures = old.failures
                 self._forget(old)
         self._next_key += 1
-        copy = Copy[ServableT](self._next_key, manifest, failures)
+        copy = _Copy[ServableT](self._next_key, manifest, failures)
         self._copies[copy.key] = copy
         copy.task = asyncio.get_running_loop().create_task(self._bring_up(copy), name=f"load {copy.id}")
 
-    async def _bring_up(self, copy: Copy[ServableT]) -> None:
+    async def _bring_up(self, copy: _Copy[ServableT]) -> None:
         async with self._loading:
             try:
                 began = self._clock()
@@ -428,13 +455,13 @@ class Manager(Generic[ServableT]):
         else:
             await self._close(copy)
 
-    def _adjust(self, copy: Copy[ServableT], manifest: Manifest) -> None:
+    def _adjust(self, copy: _Copy[ServableT], manifest: Manifest) -> None:
         """Change the number of instances in place; state and active requests are kept (TR-L4)."""
         assert copy.servable is not None
         work = self._adjusted(copy, copy.servable, manifest)
         copy.adjusting = asyncio.get_running_loop().create_task(work, name=f"adjust {copy.id}")
 
-    async def _adjusted(self, copy: Copy[ServableT], servable: ServableT, manifest: Manifest) -> None:
+    async def _adjusted(self, copy: _Copy[ServableT], servable: ServableT, manifest: Manifest) -> None:
         try:
             is_done = await servable.adjust(manifest)
         except Exception as error:
@@ -450,10 +477,10 @@ class Manager(Generic[ServableT]):
             copy.is_rigid = True
         self._tick()
 
-    def _is_wanted(self, copy: Copy[ServableT]) -> bool:
+    def _is_wanted(self, copy: _Copy[ServableT]) -> bool:
         return self._targets.get(copy.id) == copy.manifest.fingerprint
 
-    async def _fail(self, copy: Copy[ServableT], error: Exception) -> None:
+    async def _fail(self, copy: _Copy[ServableT], error: Exception) -> None:
         # the event has the reason; an unexpected error needs its traceback
         is_told = isinstance(error, SalverError)
         reason = str(error) if is_told else f"{type(error).__name__}: {error}"
@@ -477,7 +504,7 @@ class Manager(Generic[ServableT]):
 
     # -- unloading -----------------------------------------------------------------------------
 
-    def _drain(self, copy: Copy[ServableT]) -> None:
+    def _drain(self, copy: _Copy[ServableT]) -> None:
         self._move(copy, State.DRAINING)
         self._publish(copy.id.name)
         # Called by the last lease that is released, so that nothing polls for it.
@@ -492,7 +519,7 @@ class Manager(Generic[ServableT]):
     def _knows(self, name: str) -> bool:
         return any(manifest.id.name == name for manifest in self._known or ())
 
-    async def _see_off(self, copy: Copy[ServableT], leave: Callable[[float], Awaitable[None]]) -> None:
+    async def _see_off(self, copy: _Copy[ServableT], leave: Callable[[float], Awaitable[None]]) -> None:
         await leave(self._config.sequences_s)
         copy.ending = None
         self._close_if_idle(copy)
@@ -505,15 +532,15 @@ class Manager(Generic[ServableT]):
                 copy.ending = None
                 self._close_if_idle(copy)
 
-    def _close_if_idle(self, copy: Copy[ServableT]) -> None:
+    def _close_if_idle(self, copy: _Copy[ServableT]) -> None:
         if not copy.leases and copy.ending is None:
             self._start_closing(copy)
 
-    def _start_closing(self, copy: Copy[ServableT]) -> None:
+    def _start_closing(self, copy: _Copy[ServableT]) -> None:
         copy.on_idle = None
         copy.task = asyncio.get_running_loop().create_task(self._close(copy), name=f"unload {copy.id}")
 
-    async def _close(self, copy: Copy[ServableT]) -> None:
+    async def _close(self, copy: _Copy[ServableT]) -> None:
         """Move a copy to GONE, from any state but READY and FAILED."""
         if copy.state is not State.NEW:
             self._move(copy, State.UNLOADING)
@@ -531,7 +558,7 @@ class Manager(Generic[ServableT]):
         except Exception:
             _LOG.exception("%s did not close cleanly", id)
 
-    def _forget(self, copy: Copy[ServableT]) -> None:
+    def _forget(self, copy: _Copy[ServableT]) -> None:
         if copy.state in (State.NEW, State.FAILED) and copy.task is not None:
             copy.task.cancel()
         self._move(copy, State.GONE)
@@ -602,13 +629,9 @@ class Manager(Generic[ServableT]):
         """Return one status per version, sorted; a running copy reports why its successor is missing."""
         rows: dict[ModelId, VersionStatus] = {}
         for manifest in self._bound.known:
-            state, reason = State.NEW, self._bound.waiting.get(manifest.id, "")
-            if manifest.problem:
-                state, reason = State.FAILED, manifest.problem
-            elif manifest.id in self._absent:
-                state, reason = State.GONE, "not in memory; the next request loads it"
-            elif manifest.id not in self._targets and not reason:
-                state, reason = State.GONE, "not among the versions that the model's version policy wants"
+            waits = self._bound.waiting.get(manifest.id, "")
+            is_absent, is_wanted = manifest.id in self._absent, manifest.id in self._targets
+            state, reason = before_loading(manifest, waits, is_absent=is_absent, is_wanted=is_wanted)
             rows[manifest.id] = VersionStatus(manifest.id, state, reason, manifest.backend)
         copies = sorted(self._copies.values(), key=lambda c: (c.state is State.READY, c.key))
         for copy in copies:  # a ready copy comes last and takes precedence
@@ -649,7 +672,7 @@ class Manager(Generic[ServableT]):
         """Return all servables that can answer now, one per version."""
         return [copy.servable for copy in list(self._routes.exact.values()) if copy.servable is not None]
 
-    def _pending_reasons(self, copy: Copy[ServableT]) -> Iterator[str]:
+    def _pending_reasons(self, copy: _Copy[ServableT]) -> Iterator[str]:
         """Return the reasons why wanted successors of running copies are missing."""
         for manifest in self._bound.known:
             if manifest.id == copy.id and manifest.problem:
@@ -670,6 +693,6 @@ class Manager(Generic[ServableT]):
             return False
         return any(m.id == id and not m.problem for m in self._bound.known)
 
-    def _move(self, copy: Copy[ServableT], after: State) -> None:
+    def _move(self, copy: _Copy[ServableT], after: State) -> None:
         before, copy.state = copy.state, advance(copy.state, after)
         self._emit(StateChanged(copy.id, before, after, copy.reason))

@@ -78,8 +78,10 @@ def give_back_memory() -> None:
         gc.collect()
         if _tuned.is_set():
             gc.freeze()
-        try:
-            trim = ctypes.CDLL(None).malloc_trim
-        except (AttributeError, OSError, TypeError):  # not glibc
-            return
-        trim(0)
+        trim_heap()
+
+
+def trim_heap() -> None:
+    """Return free pages of the heap to the system if the C library can. Blocking, without the interpreter."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)

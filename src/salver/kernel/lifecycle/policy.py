@@ -107,6 +107,23 @@ def missed(manifests: Sequence[Manifest]) -> tuple[Manifest, ...]:
     return tuple(m for m in manifests if m.problem and m.id in wanted)
 
 
+def before_loading(manifest: Manifest, waits: str, *, is_absent: bool, is_wanted: bool) -> tuple[State, str]:
+    """Return state and reason of a version that has no copy.
+
+    Args:
+        waits: What it waits for before it is loaded; empty = nothing.
+        is_absent: It is not to be in memory now.
+        is_wanted: It is to be loaded.
+    """
+    if manifest.problem:
+        return State.FAILED, manifest.problem
+    if is_absent:
+        return State.GONE, "not in memory; the next request loads it"
+    if not is_wanted and not waits:
+        return State.GONE, "not among the versions that the model's version policy wants"
+    return State.NEW, waits
+
+
 def plan(
     known: Sequence[Manifest],
     present: Sequence[Present],

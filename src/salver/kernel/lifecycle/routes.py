@@ -109,6 +109,12 @@ class Routes(Generic[CopyT]):
             return (model, label)
         return None
 
+    def meant(self, ids: Iterable[ModelId], name: str, version: str) -> ModelId | None:
+        """Return which of these versions a request means: of several, the pinned one, else the newest."""
+        mine = [id for id in ids if id.name == name and version in ("", id.version)]
+        pinned = [id for id in mine if id.version == self.pins.get(name)]
+        return max(pinned or mine, key=lambda id: version_key(id.version), default=None)
+
     def publish(self, name: str, copies: Iterable[CopyT], is_let_go: Callable[[ModelId], bool]) -> None:
         """Set the routes of a model.
 

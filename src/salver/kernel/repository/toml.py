@@ -24,6 +24,7 @@ from salver.words.artifacts import (
     LearnedPolicy,
     Limit,
     Logging,
+    Memory,
     ModelConfig,
     Objective,
     Priorities,
@@ -72,6 +73,7 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "fairness": Fairness.__struct_fields__,
     "bulk": Bulk.__struct_fields__,
     "limit": Limit.__struct_fields__,
+    "memory": Memory.__struct_fields__,
     "logging": Logging.__struct_fields__,
     "workers": Workers.__struct_fields__,
     "ensemble": Ensemble.__struct_fields__,
@@ -231,6 +233,10 @@ LEAST: Final[dict[str, float]] = {
     "bulk.max_run_ms": 0,
     "limit.target_delay_ms": 0,
     "limit.interval_ms": 1,
+    "memory.idle_s": 0,
+    "memory.min_s": 0,
+    "memory.priority": 0.001,
+    "memory.max_mb": 0,
     "ensemble.max_inflight_requests": 0,
 }
 #: Keys on how a model is run, which mean nothing to an ensemble.

@@ -1,0 +1,75 @@
+"""``salver memory``: what is in memory, what is not, and why."""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+import orjson
+from cyclopts import Parameter
+
+from salver.features.memory.estimates import told
+from salver.terminal.options import DEFAULT_URL, Json, Url, token
+from salver.terminal.output import line, listed, on_terminal, record
+
+_COLUMNS = ("model", "place", "bytes", "residence", "rate", "idle", "reload", "loads", "evictions", "why")
+_CLEAR = "\x1b[H\x1b[2J"
+
+
+def memory(
+    *,
+    watch: Annotated[
+        float, Parameter(help="Show it again after this many seconds, until Ctrl-C; 0 = once.")
+    ] = 0.0,
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+) -> None:
+    """Show which models of a server are in memory, what they take, and why others are not.
+
+    Needs a server with --memory, and the right to read. Set SALVER_TOKEN to the key.
+    """
+    while True:
+        found = asyncio.run(_ask(url))
+        if watch > 0 and on_terminal():
+            line(_CLEAR)
+        _show(found, json=json)
+        if watch <= 0:
+            return
+        time.sleep(watch)
+
+
+async def _ask(url: str) -> dict[str, Any]:
+    from salver.client import Client
+
+    async with Client(url, token=token()) as client:
+        found: dict[str, Any] = orjson.loads(await client.api("GET", "/memory"))
+        return found
+
+
+def _show(found: dict[str, Any], *, json: bool) -> None:
+    if json:
+        record(found)
+        return
+    rows = sorted(found["models"], key=lambda row: (row["place"] == "absent", -row["bytes"], row["model"]))
+    listed(rows, _COLUMNS, _texts, json=False, none="no model is served")
+    line(
+        f"{told(found['used'])} of {told(found['budget'])} are used, {told(found['base'])} without models; "
+        f"{found['refusals']} refusals"
+    )
+
+
+def _texts(row: dict[str, Any]) -> list[str]:
+    size = told(row["bytes"])
+    if not row["is_measured"]:
+        size = f"about {size}"
+    return [
+        f"{row['model']}:{row['version']}",
+        row["place"],
+        size,
+        row["stays"] or row["residence"],
+        f"{row['rate']:.3g}/s",
+        f"{row['idle_seconds']:.0f} s",
+        f"{row['reload_seconds']:.2f} s",
+        str(row["loads"]),
+        str(row["evictions"]),
+        row["why"],
+    ]

@@ -1,0 +1,104 @@
+"""Estimates of the memory that a version needs. Pure.
+
+Before its first load a version is judged by its format and its size on disk; afterwards by what was measured.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from salver.words.artifacts import Manifest
+from salver.words.errors import InvalidInput
+
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_LEAST_BUDGET: Final = 64 << 20
+_LEAST_NEED: Final = 1 << 20
+_MARGIN: Final = 1.03
+_PEAK_MARGIN: Final = 1.1
+_MIB: Final = 1 << 20
+
+
+class Need(NamedTuple):
+    """Bytes of a loaded version, and the most while it loads."""
+
+    resident: int
+    peak: int
+
+
+#: Bytes in memory for each byte on disk, loaded and at most while loading, by format. Measured on models of
+#: 134 MB (forests and boosters: 7 to 137): runtimes read a file whole, and keep a packed copy of the weights.
+_FACTORS: Final[Mapping[str, tuple[float, float]]] = {
+    "onnx": (1.1, 2.1),
+    "torchscript": (1.1, 2.1),
+    "torch_export": (1.1, 2.1),
+    "savedmodel": (1.2, 2.2),
+    "openvino": (2.1, 2.2),
+    "litert": (2.1, 2.1),
+    "xgboost": (3.0, 4.0),
+    "lightgbm": (1.0, 2.0),
+}
+_USUAL: Final = (1.3, 2.3)
+#: Bytes that the first model of a framework adds to a process, in MiB.
+_IMPORTS: Final[Mapping[str, int]] = {
+    "onnx": 30, "torch": 220, "tensorflow": 640, "openvino": 40, "sklearn": 180, "lightgbm": 170,
+    "xgboost": 190, "litert": 15,
+}  # fmt: skip
+
+
+def parse_size(text: str, field: str) -> int:
+    """Return the bytes of a size.
+
+    Raises:
+        InvalidInput: it is none, or too small for a server.
+
+    >>> parse_size("1.5 GiB", "--memory"), parse_size("512m", "--memory")
+    (1610612736, 536870912)
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise InvalidInput(f"{text!r} is no size", field=field, fix="Write it as 8GiB or 512MiB.")
+    size = int(float(found[1]) * _UNITS[found[2].lower()])
+    if not _LEAST_BUDGET <= size <= 1 << 60:
+        raise InvalidInput(
+            f"a budget of {text!r} is not between 64 MiB and 1 EiB",
+            field=field,
+            fix="Write the unit: 8GiB or 512MiB.",
+        )
+    return size
+
+
+def estimate(manifest: Manifest, has_framework: bool) -> Need:
+    """Return what a version that was never loaded may need.
+
+    Args:
+        has_framework: A model of the same backend has been loaded in this process.
+    """
+    resident, peak = _FACTORS.get(manifest.format, _USUAL)
+    extra = 0
+    if not has_framework:
+        extra = _IMPORTS.get(manifest.backend, 0) * _MIB
+    least = _LEAST_NEED
+    return Need(int(manifest.bytes * resident) + least + extra, int(manifest.bytes * peak) + least + extra)
+
+
+def learned(growth: int, peak: int) -> Need:
+    """Return the need after a load that was measured.
+
+    Args:
+        growth: Bytes by which the processes have grown.
+        peak: The most by which they had grown while it loaded; short peaks may be missed.
+    """
+    resident = max(_LEAST_NEED, int(growth * _MARGIN))
+    return Need(resident, max(resident, int(peak * _PEAK_MARGIN)))
+
+
+def told(size: int) -> str:
+    """Return bytes for a person.
+
+    >>> told(3 << 20), told(5 << 30)
+    ('3.0 MiB', '5.00 GiB')
+    """
+    if size >= 1 << 30:
+        return f"{size / (1 << 30):.2f} GiB"
+    return f"{size / _MIB:.1f} MiB"

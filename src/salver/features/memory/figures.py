@@ -1,0 +1,45 @@
+"""Metrics of the memory budget."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from salver.features.memory.residence import REASONS, Residence
+
+
+class MemoryFigures:
+    """Collector of the metrics."""
+
+    def __init__(self, residence: Residence) -> None:
+        self._residence = residence
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metric families; called by the Prometheus registry."""
+        residence = self._residence
+        yield GaugeMetricFamily(
+            "salver_memory_budget_bytes", "Memory that the server may use.", value=residence.budget
+        )
+        yield GaugeMetricFamily(
+            "salver_memory_used_bytes",
+            "Memory that the server and its processes use (proportional set size).",
+            value=residence.used,
+        )
+        yield CounterMetricFamily(
+            "salver_memory_refusals", "Demands for a model without room for it.", value=residence.refusals
+        )
+        labels = ("model", "version")
+        sizes = GaugeMetricFamily(
+            "salver_memory_model_bytes", "Memory of a version that is loaded.", labels=labels
+        )
+        loads = CounterMetricFamily("salver_memory_loads", "Loads of a version.", labels=labels)
+        for id, each in residence.residents.items():
+            if each.is_up:
+                sizes.add_metric((id.name, id.version), each.need.resident)
+            loads.add_metric((id.name, id.version), each.loads)
+        evictions = CounterMetricFamily(
+            "salver_memory_evictions", "Versions that were unloaded, by reason.", labels=("reason",)
+        )
+        for reason in REASONS:
+            evictions.add_metric((reason,), residence.evictions[reason])
+        yield from (sizes, loads, evictions)

@@ -1,0 +1,88 @@
+"""Operation of the management interface that tells what is in memory."""
+
+from typing import Literal
+
+import msgspec
+
+from salver.features.memory.residence import Residence
+from salver.features.memory.states import Resident
+from salver.transport.operations import Answer, ApiRequest, Operation
+
+
+class MemoryRow(msgspec.Struct, frozen=True):
+    """One wanted version.
+
+    Attributes:
+        place: ``absent``, ``loading``, ``resident`` or ``leaving``.
+        bytes: What it takes in memory, or would take.
+        is_measured: ``bytes`` was measured; else estimated by format and size on disk.
+        residence: Wish of its configuration: ``eager``, ``lazy`` or ``pinned``.
+        stays: Why it never makes room; empty = it may.
+        rate: Requests per second, with a half-life of five minutes.
+        idle_seconds: Time since its last request, or since it came.
+        reload_seconds: Time of its last load.
+        why: Why it was unloaded last; empty = it never was.
+    """
+
+    model: str
+    version: str
+    place: str
+    bytes: int
+    is_measured: bool
+    residence: str
+    stays: str
+    rate: float
+    idle_seconds: float
+    reload_seconds: float
+    loads: int
+    evictions: int
+    why: str
+
+
+class MemoryState(msgspec.Struct, frozen=True):
+    """Memory of a server with a budget.
+
+    Attributes:
+        budget, used: Bytes that it may use, and uses with its processes (proportional set size).
+        base: Bytes of the server without models.
+        refusals: Demands without room, since the start.
+    """
+
+    budget: int
+    used: int
+    base: int
+    refusals: int
+    models: list[MemoryRow]
+
+
+def operations(residence: Residence) -> list[Operation]:
+    """Return the operations."""
+
+    async def tell(asked: ApiRequest) -> Answer:
+        now = residence.now()
+        rows = [_row(each, now) for each in residence.residents.values()]
+        rows.sort(key=lambda row: (row.model, row.version))
+        return Answer(MemoryState(residence.budget, residence.used, residence.base, residence.refusals, rows))
+
+    verb: Literal["GET"] = "GET"
+    summary = "What is in memory, what is not, and why"
+    return [Operation("memory", verb, "/memory", summary, tell, MemoryState, right="read")]
+
+
+def _row(each: Resident, now: float) -> MemoryRow:
+    id = each.manifest.id
+    return MemoryRow(
+        id.name,
+        id.version,
+        each.place,
+        each.need.resident,
+        each.is_measured,
+        each.manifest.config.memory.residence,
+        each.stays,
+        round(each.rate(now), 6),
+        round(now - each.last, 3),
+        round(each.reload_s, 3),
+        each.loads,
+        each.evictions,
+        each.why,
+    )

@@ -1,0 +1,300 @@
+"""Shell around ``policy`` that loads and unloads versions within the budget.
+
+The lifecycle asks :meth:`Residence.absent` which versions are not to be in memory, and loads or unloads by
+the answer; requests for an absent version wait in :meth:`Residence.demand`. Use from one event loop only.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
+from typing import Final
+
+from salver.features.memory import policy
+from salver.features.memory.estimates import Need, estimate, learned, told
+from salver.features.memory.policy import Admit, Evict, Refuse, Snapshot
+from salver.features.memory.ports import Lifecycle, Meter
+from salver.features.memory.states import Resident, members, stays
+from salver.words.artifacts import Manifest
+from salver.words.errors import NotReady
+from salver.words.events import Event, Served
+from salver.words.messages import ModelId
+
+_LOG: Final = logging.getLogger("salver.memory")
+_SAMPLE_S: Final = 0.02  # between two looks at a load
+#: Why a version was unloaded, for people.
+REASONS: Final[Mapping[str, str]] = {
+    "room": "because another needs its memory",
+    "idle": "because nobody asked it",
+    "over": "because more memory is used than allowed",
+    "ceiling": "because it takes more than its memory.max_mb",
+}
+
+
+class Residence:
+    """Versions in memory, within a budget (:class:`salver.kernel.lifecycle.ports.Residence`).
+
+    Args:
+        budget: Bytes for the server and all its processes.
+        clock: Monotonic seconds.
+        meter: Measures memory, in a thread.
+        refresh: Has the lifecycle ask again.
+
+    Attributes:
+        residents: Every wanted version.
+        refusals: Demands for which there was no room.
+        evictions: Unloaded versions, by reason.
+        used, base: Bytes that are used by everything, and by the server without its versions.
+    """
+
+    def __init__(
+        self,
+        budget: int,
+        lifecycle: Lifecycle,
+        clock: Callable[[], float],
+        meter: Meter,
+        refresh: Callable[[], None],
+    ) -> None:
+        self.budget = budget
+        self._lifecycle = lifecycle
+        self._clock = clock
+        self._meter = meter
+        self._refresh = refresh
+        self.residents: dict[ModelId, Resident] = {}
+        self.refusals = self.base = self.used = 0
+        self.evictions: Counter[str] = Counter()
+        self._members: frozenset[str] = frozenset()
+        self._frameworks: set[str] = set()
+        self._waiting: dict[ModelId, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._learned: dict[str, tuple[Need, float]] = {}  # by fingerprint: need, seconds of a load
+        self._measuring = asyncio.Lock()
+        self._moves = 0
+
+    def __repr__(self) -> str:
+        resident = sum(each.place == "resident" for each in self.residents.values())
+        return f"<Residence {resident} of {len(self.residents)} versions, {told(self.budget)}>"
+
+    def now(self) -> float:
+        """Return the time by the budget's clock."""
+        return self._clock()
+
+    async def begin(self) -> None:
+        """Measure the server without models."""
+        await self._look(is_exact=True)
+        self.base = self.used
+
+    # -- what the lifecycle asks ---------------------------------------------------------------
+
+    def absent(self, chosen: Sequence[Manifest]) -> Set[ModelId]:
+        """Return the wanted versions that are not to be in memory now."""
+        wanted = {manifest.id for manifest in chosen}
+        for id in [id for id in self.residents if id not in wanted]:
+            del self.residents[id]
+            self._answer(id, NotReady(f"model '{id.name}' is no longer served", field="model"))
+        self._members = members(chosen)
+        for manifest in chosen:
+            self._take_up(manifest)
+        self._decide()
+        return {id for id, each in self.residents.items() if each.place in ("absent", "leaving")}
+
+    def _take_up(self, manifest: Manifest) -> None:
+        """Note a version, and begin to load it if it has to be there."""
+        known = self.residents.get(manifest.id)
+        resident = known
+        if resident is None or resident.manifest.fingerprint != manifest.fingerprint:
+            resident = self.residents[manifest.id] = self._new(manifest)
+        resident.manifest = manifest
+        resident.stays = stays(manifest)
+        if manifest.id.name in self._members:
+            resident.stays = "another model is made of it"
+        # Other files of a loaded version are loaded beside it.
+        has_to = resident.stays or (known is not resident and known is not None and known.is_up)
+        if has_to and resident.place == "absent":
+            self._begin(resident)
+
+    def _new(self, manifest: Manifest) -> Resident:
+        need, seconds = self._learned.get(manifest.fingerprint, (None, 1.0))
+        has_framework = manifest.backend in self._frameworks
+        resident = Resident(manifest, need or estimate(manifest, has_framework), self._clock())
+        resident.is_measured, resident.reload_s = need is not None, seconds
+        resident.is_hoped = manifest.config.memory.residence == "eager"
+        return resident
+
+    async def demand(self, id: ModelId) -> None:
+        """Bring an absent version into memory, and return when it answers.
+
+        Raises:
+            NotReady: there is no room, or it did not load.
+        """
+        resident = self.residents.get(id)
+        if resident is None:
+            raise NotReady(f"model '{id.name}' is no longer served", field="model")
+        if resident.place == "resident":
+            if failure := await self._lifecycle.outcome(id):
+                raise NotReady(f"model '{id.name}': {failure}", field="model")
+            return
+        future = self._waiting.get(id)
+        if future is None:
+            future = self._waiting[id] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(_seen)
+            self._advance()
+        await asyncio.shield(future)
+
+    def observe(self, events: Sequence[Event]) -> None:
+        """Count the requests of each version."""
+        counts = Counter(ModelId(event.model, event.version) for event in events if isinstance(event, Served))
+        now = self._clock()
+        for id, count in counts.items():
+            if id in self.residents:
+                self.residents[id].asked(count, now)
+
+    async def tick(self) -> None:
+        """Measure, and do what is due because time has passed."""
+        await self._look(is_exact=False)
+        self._advance()
+
+    # -- one step after another ----------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return the state that the policy decides from."""
+        now = self._clock()
+        versions = [
+            each.version(now, is_pinned=bool(each.stays), is_held=self._lifecycle.leases(id) > 0)
+            for id, each in self.residents.items()
+        ]
+        absent = [id for id, each in self.residents.items() if each.place == "absent"]
+        waiting = [id for id in self._waiting if id in absent]
+        hoped = [id for id in absent if self.residents[id].is_hoped]
+        hoped.sort(key=lambda id: -self.residents[id].manifest.config.memory.priority)
+        return Snapshot(now, self.budget, self.base, self.used, versions, waiting, hoped)
+
+    def _advance(self) -> None:
+        """Do all steps that are due, and have the lifecycle ask again if there were any."""
+        if self._decide():
+            self._refresh()
+
+    def _decide(self) -> bool:
+        """Do all steps that are due; return whether what is absent has changed."""
+        has_changed = False
+        while (step := policy.next_step(self.snapshot())) is not None:
+            match step:
+                case Admit(id):
+                    self._begin(self.residents[id])
+                    has_changed = True
+                case Evict(id, why):
+                    self._evict(self.residents[id], why)
+                    has_changed = True
+                case Refuse():
+                    self._refuse(step)
+        return has_changed
+
+    def _begin(self, resident: Resident) -> None:
+        resident.place = "loading"
+        self._moves += 1
+        self._spawn(self._load(resident, self._moves))
+
+    def _evict(self, resident: Resident, why: str) -> None:
+        resident.place, resident.why = "leaving", why
+        resident.evictions += 1
+        self.evictions[why] += 1
+        resident.is_hoped = False
+        self._moves += 1
+        size = told(resident.need.resident)
+        _LOG.info("%s is unloaded, %s: %s", resident.manifest.id, REASONS[why], size)
+        self._spawn(self._unload(resident))
+
+    def _refuse(self, step: Refuse) -> None:
+        resident = self.residents[step.id]
+        self.refusals += 1
+        text = (
+            f"model '{step.id.name}' needs {told(resident.need.peak)} to load, and {told(step.short)} of the "
+            f"server's {told(self.budget)} are missing even if all that may go were unloaded"
+        )
+        fix = "Give the server a larger --memory."
+        if step.pinned:
+            kept = ", ".join(sorted(map(str, step.pinned)))
+            fix = f"Give the server a larger --memory, or let go of what stays: {kept}."
+        self._answer(step.id, NotReady(text, field="model", fix=fix))
+
+    def _answer(self, id: ModelId, error: NotReady | None) -> None:
+        """Answer all that wait for a version."""
+        future = self._waiting.pop(id, None)
+        if future is None or future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    # -- loads and unloads ---------------------------------------------------------------------
+
+    async def _load(self, resident: Resident, move: int) -> None:
+        id, began, before, bound = resident.manifest.id, self._clock(), self.used, self._meter.bound()
+        is_alone = all(each is resident or each.is_settled for each in self.residents.values())
+        outcome = asyncio.ensure_future(self._lifecycle.outcome(id))
+        peak = 0
+        while not (await asyncio.wait([outcome], timeout=_SAMPLE_S))[0]:
+            peak = max(peak, self._meter.bound() - bound)
+        failure = outcome.result()
+        resident.reload_s = max(0.001, self._clock() - began)
+        await self._look(is_exact=True)
+        if self.residents.get(id) is not resident:
+            return  # other files have come meanwhile, or it is no longer wanted
+        resident.place = "resident"  # also one that failed: the lifecycle tells why, and may try again
+        resident.since = resident.last = self._clock()
+        if failure:
+            resident.need = Need(0, resident.need.peak)
+            self._answer(id, NotReady(f"model '{id.name}': {failure}", field="model"))
+        else:
+            growth = self.used - before
+            if growth > 0 and is_alone and move == self._moves:
+                resident.need, resident.is_measured = learned(growth, peak), True
+                self._learned[resident.manifest.fingerprint] = (resident.need, resident.reload_s)
+            self._loaded(resident)
+        self._advance()
+
+    def _loaded(self, resident: Resident) -> None:
+        """Note that a version answers, and tell those who wait for it."""
+        manifest = resident.manifest
+        resident.loads += 1
+        self._frameworks.add(manifest.backend)
+        ceiling = int(manifest.config.memory.max_mb * (1 << 20))
+        if not ceiling or resident.need.resident <= ceiling:
+            self._answer(manifest.id, None)
+            return
+        size = told(resident.need.resident)
+        text = f"model '{manifest.id.name}' takes {size}, more than its memory.max_mb"
+        self._answer(manifest.id, NotReady(text, field="model"))
+        self._evict(resident, "ceiling")
+        self._refresh()
+
+    async def _unload(self, resident: Resident) -> None:
+        await asyncio.sleep(0)  # the lifecycle begins
+        await self._lifecycle.ended(resident.manifest.id)
+        await self._look(is_exact=True)
+        resident.place = "absent"
+        self._advance()
+
+    async def _look(self, *, is_exact: bool) -> None:
+        async with self._measuring:
+            self.used = await asyncio.to_thread(self._meter.read, is_exact=is_exact)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Cancel what is under way; nobody is answered any more."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for id in list(self._waiting):
+            self._answer(id, NotReady("the server is shutting down"))
+
+
+def _seen(future: "asyncio.Future[None]") -> None:
+    """Take note of an error, which nobody may be left to hear."""
+    if not future.cancelled():
+        future.exception()

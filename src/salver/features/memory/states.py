@@ -1,0 +1,103 @@
+"""What the budget knows of each version: where it is, what it needs, and how often it is asked."""
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from salver.features.memory.estimates import Need
+from salver.features.memory.policy import Place, Version
+from salver.words.artifacts import Manifest
+
+_HALF_LIFE_S: Final = 300.0
+_LEAST_STAY_S: Final = 0.1  # so that those who waited for it are served first
+
+
+class Resident:
+    """One version, for the life of the server.
+
+    Attributes:
+        place: Where it is.
+        need: Bytes that it takes.
+        is_measured: ``need`` was measured, not estimated.
+        loads, evictions: How often it came and went.
+        why: Why it went last (``residence.REASONS``); empty = it never did.
+        stays: Why it never makes room; empty = it may.
+        is_hoped: It is loaded as soon as there is room.
+        since, last: When it came into memory, and when it was asked last.
+        reload_s: Seconds of its last load.
+    """
+
+    def __init__(self, manifest: Manifest, need: Need, now: float) -> None:
+        self.manifest = manifest
+        self.place: Place = "absent"
+        self.need = need
+        self.is_measured = False
+        self.loads = self.evictions = 0
+        self.why = ""
+        self.stays = ""
+        self.is_hoped = False
+        self.since = self.last = now
+        self.reload_s = 1.0
+        self._rate, self._rated_at = 0.0, now
+
+    def __repr__(self) -> str:
+        return f"<Resident {self.manifest.id} {self.place}, {self.need.resident} bytes>"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it is in memory, or on its way."""
+        return self.place in ("loading", "resident")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it neither comes nor goes."""
+        return self.place in ("absent", "resident")
+
+    def asked(self, requests: int, now: float) -> None:
+        """Count requests that were answered."""
+        self._rate = self.rate(now) + requests * math.log(2) / _HALF_LIFE_S
+        self._rated_at = self.last = now
+
+    def rate(self, now: float) -> float:
+        """Return the requests per second, with a half-life of five minutes."""
+        return self._rate * math.exp2((self._rated_at - now) / _HALF_LIFE_S)
+
+    def version(self, now: float, *, is_pinned: bool, is_held: bool) -> Version:
+        """Return what the policy needs to know."""
+        wish = self.manifest.config.memory
+        return Version(
+            self.manifest.id,
+            self.place,
+            self.need.resident,
+            self.need.peak,
+            is_pinned=is_pinned,
+            is_held=is_held,
+            since=self.since,
+            last=self.last,
+            rate=self.rate(now),
+            reload_s=self.reload_s,
+            priority=wish.priority,
+            idle_s=wish.idle_s,
+            min_s=max(wish.min_s, _LEAST_STAY_S),
+        )
+
+
+def stays(manifest: Manifest) -> str:
+    """Return why a version is loaded at the start and never makes room; empty = it may come and go.
+
+    What depends on it, its state, or the form of its answers must be known before a request is read.
+    """
+    config = manifest.config
+    reasons = (
+        (config.memory.residence == "pinned", "it is pinned"),
+        (bool(config.sequences.strategy), "it keeps the state of sequences"),
+        (bool(config.steps.vocabulary), "it keeps the state of generations"),
+        (config.workers is not None, "it has workers of its own"),
+        (bool(config.ensemble.models), "it is made of other models"),
+    )
+    return next((reason for holds, reason in reasons if holds), "")
+
+
+def members(manifests: Iterable[Manifest]) -> frozenset[str]:
+    """Return the models that ensembles and pipelines among these are made of."""
+    return frozenset(name for manifest in manifests for name, _ in manifest.config.ensemble.models)

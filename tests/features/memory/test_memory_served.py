@@ -1,0 +1,143 @@
+"""A real server with more models than its memory holds, asked by unmodified clients."""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from onnx import TensorProto, helper, numpy_helper
+from waiting import until
+
+from salver.cli import main
+from salver.features.memory.estimates import parse_size
+from salver.features.memory.processes import pss, tree
+from salver.testing.process import ServerProcess
+from salver.words.errors import InvalidInput
+
+WIDE = 1448  # 16 MiB for two square matrices
+COUNT = 6
+MIB = 1 << 20
+BUDGET = 160 * MIB
+
+
+def _write(root: Path, number: int, settings: str = "") -> None:
+    """Write a model that multiplies by its number."""
+    weights = [np.eye(WIDE, dtype=np.float32) * factor for factor in (1, number)]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("MatMul", ["h", "b"], ["y"])],
+        "times",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", WIDE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", WIDE])],
+        [numpy_helper.from_array(array, name) for array, name in zip(weights, "ab", strict=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    folder = root / f"m{number}"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").write_bytes(model.SerializeToString())
+    if settings:
+        (folder / "salver.toml").write_text(settings)
+
+
+class Watch(threading.Thread):
+    """Highest memory of a server and its processes, looked at each 50 ms."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid, self.most, self.is_over = pid, 0, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self.is_over.wait(0.05):
+            self.most = max(self.most, pss(tree(self.pid)))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    root = tmp_path_factory.mktemp("memory") / "models"
+    for number in range(COUNT):
+        _write(root, number, "memory = { residence = 'lazy' }" if number % 2 else "")
+    _write(root, COUNT, "memory = { max_mb = 8, residence = 'lazy' }")
+    with ServerProcess([root], root.parent / "log", ["--memory", f"{BUDGET // MIB}MiB"]) as server:
+        yield server.wait_ready()
+
+
+def places(server: ServerProcess) -> dict[str, str]:
+    return {row["model"]: row["place"] for row in state(server)["models"]}
+
+
+def state(server: ServerProcess) -> Any:
+    return json.loads(server.get("/api/v1/memory")[1])
+
+
+def _ask(client: triton_http.InferenceServerClient, number: int) -> float:
+    rows = triton_http.InferInput("x", [1, WIDE], "FP32")
+    rows.set_data_from_numpy(np.ones((1, WIDE), np.float32))
+    answer = client.infer(f"m{number}", [rows]).as_numpy("y")
+    assert answer is not None
+    return float(answer[0, 5])
+
+
+def test_more_models_than_memory_all_answer_and_the_budget_is_kept(server: ServerProcess) -> None:
+    watch = Watch(server.pid)
+    draw = np.random.default_rng(7)
+    with triton_http.InferenceServerClient(f"127.0.0.1:{server.port}", concurrency=4) as client:
+        numbers = [*range(COUNT), *(int(n) for n in draw.zipf(1.9, 40) % COUNT)]
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda number: _ask(client, number), numbers)) == numbers
+    watch.is_over.set()
+    watch.join()
+    found = state(server)
+    assert 0 < watch.most <= BUDGET
+    assert found["refusals"] == 0
+    assert sum(row["loads"] for row in found["models"]) > COUNT
+    assert "absent" in places(server).values()
+    assert all(row["why"] == "room" for row in found["models"] if row["evictions"])
+
+
+def test_metadata_of_an_absent_model_is_told_over_http_and_grpc(server: ServerProcess) -> None:
+    until(lambda: "absent" in places(server).values())
+    with triton_http.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
+        absent = next(name for name, place in places(server).items() if place == "absent")
+        assert client.is_model_ready(absent)
+        assert client.get_model_metadata(absent)["inputs"][0]["shape"] == [-1, WIDE]
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
+        absent = next(n for n, place in places(server).items() if place == "absent" and n != f"m{COUNT}")
+        assert list(client.get_model_metadata(absent).inputs[0].shape) == [-1, WIDE]
+
+
+def test_a_model_beyond_its_ceiling_is_refused_by_name(server: ServerProcess) -> None:
+    body = {"inputs": [{"name": "x", "shape": [1, WIDE], "datatype": "FP32", "data": [1.0] * WIDE}]}
+    status, answer = server.post(f"/v2/models/m{COUNT}/infer", body)
+    assert status == 503
+    assert "more than its memory.max_mb" in answer["error"]
+
+
+def test_the_command_and_the_metrics_tell_it(
+    server: ServerProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["memory", "--url", server.url]) == 0
+    heading, *rows, total = capsys.readouterr().out.splitlines()
+    assert heading.split() == [
+        "model", "place", "bytes", "residence", "rate", "idle", "reload", "loads", "evictions", "why",
+    ]  # fmt: skip
+    assert len(rows) == COUNT + 1
+    assert f" of {BUDGET // MIB}.0 MiB are used" in total
+    assert main(["memory", "--json", "--url", server.url]) == 0
+    assert json.loads(capsys.readouterr().out)["budget"] == BUDGET
+    page = server.get("/metrics")[1].decode()
+    assert "salver_memory_budget_bytes 1.6777216e+08" in page
+    assert 'salver_memory_evictions_total{reason="room"}' in page
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("plenty", "'plenty' is no size"), ("3", "not between 64 MiB and 1 EiB")]
+)
+def test_what_is_no_budget_is_refused(text: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"{said} \(at --memory\)\. Write .*8GiB"):
+        parse_size(text, "--memory")

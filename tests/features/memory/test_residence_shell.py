@@ -1,0 +1,256 @@
+"""The shell of the budget: one load for all callers, and every way in which it can end."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from waiting import auntil
+
+from salver.features.memory.residence import Residence
+from salver.kernel.serving.ports import Observer
+from salver.words.artifacts import Ensemble, EnsembleStep, Manifest, Memory, ModelConfig
+from salver.words.errors import NotReady
+from salver.words.events import Served
+from salver.words.messages import ModelId, Timing
+
+MIB = 1 << 20
+
+
+def m(
+    name: str, mib: int = 10, fingerprint: str = "", config: ModelConfig | None = None, **wish: object
+) -> Manifest:
+    config = config or ModelConfig(memory=Memory(**{"min_s": 0.0, "residence": "lazy", **wish}))  # type: ignore[arg-type]
+    return Manifest(
+        ModelId(name, "1"), Path("/x"), "other", "none", config, fingerprint or name, bytes=mib * MIB
+    )
+
+
+class World:
+    """A lifecycle whose loads end when the test says so, with a meter that knows what is loaded."""
+
+    def __init__(self, budget_mib: int) -> None:
+        self.now = 0.0
+        self.held: set[ModelId] = set()
+        self.known: list[Manifest] = []
+        self.up: dict[ModelId, Manifest] = {}
+        self.loads: list[str] = []
+        self.failures: dict[str, str] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+        self.extra = 0
+        self.residence = Residence(budget_mib * MIB, self, lambda: self.now, self, self.refresh)
+
+    async def serve(self, *known: Manifest) -> None:
+        await self.residence.begin()
+        self.known = list(known)
+        self.refresh()
+
+    def refresh(self) -> None:
+        absent = self.residence.absent(self.known)
+        for manifest in self.known:
+            if manifest.id not in absent and self.up.get(manifest.id) != manifest:
+                self.up[manifest.id] = manifest
+                self.loads.append(manifest.id.name)
+        for id in [id for id in self.up if id in absent]:
+            self.up.pop(id)
+
+    def leases(self, id: ModelId) -> int:
+        return int(id in self.held)
+
+    async def outcome(self, id: ModelId) -> str:
+        if gate := self.gates.get(id.name):
+            await gate.wait()
+        return self.failures.get(id.name, "")
+
+    async def ended(self, id: ModelId) -> None:
+        if gate := self.gates.get(f"end {id.name}"):
+            await gate.wait()
+
+    def read(self, *, is_exact: bool) -> int:
+        return self.bound()
+
+    def bound(self) -> int:
+        return 50 * MIB + self.extra + sum(each.bytes for each in self.up.values())
+
+    def places(self) -> dict[str, str]:
+        return {id.name: each.place for id, each in self.residence.residents.items()}
+
+    async def are(self, **places: str) -> None:
+        await auntil(lambda: self.places() == places)
+
+    async def ask(self, name: str) -> None:
+        self.now += 1.0  # so that what was loaded before has stayed for long enough
+        await self.residence.demand(ModelId(name, "1"))
+
+    def gate(self, name: str) -> asyncio.Event:
+        self.gates[name] = asyncio.Event()
+        return self.gates[name]
+
+
+@pytest.fixture
+async def make() -> Callable[[int], World]:
+    return World
+
+
+async def test_eager_versions_are_loaded_while_there_is_room(make: Callable[[int], World]) -> None:
+    world = make(100)
+    await world.serve(*(m(name, residence="eager") for name in "abcd"), m("e"))
+    await auntil(lambda: "loading" not in world.places().values())
+    assert world.places() == {"a": "resident", "b": "resident", "c": "absent", "d": "absent", "e": "absent"}
+
+
+async def test_a_thousand_callers_load_it_once(make: Callable[[int], World]) -> None:
+    world = make(200)
+    gate = world.gate("a")
+    await world.serve(m("a"))
+    asks = [asyncio.create_task(world.ask("a")) for _ in range(1000)]
+    await world.are(a="loading")
+    for task in asks[::2]:
+        task.cancel()
+    gate.set()
+    outcomes = await asyncio.gather(*asks, return_exceptions=True)
+    assert [type(each) for each in outcomes[:2]] == [asyncio.CancelledError, type(None)]
+    assert world.loads == ["a"]
+
+
+async def test_another_makes_room_and_is_drained_first(make: Callable[[int], World]) -> None:
+    world = make(80)
+    await world.serve(m("a"), m("b"))
+    await world.ask("a")
+    end = world.gate("end a")
+    ask = asyncio.create_task(world.ask("b"))
+    await world.are(a="leaving", b="absent")
+    end.set()
+    await ask
+    assert world.places() == {"a": "absent", "b": "resident"}
+    assert world.residence.evictions == {"room": 1}
+
+
+async def test_what_requests_use_stays(make: Callable[[int], World]) -> None:
+    world = make(80)
+    await world.serve(m("a"), m("b"))
+    await world.ask("a")
+    world.held.add(ModelId("a", "1"))
+    ask = asyncio.create_task(world.ask("b"))
+    await world.residence.tick()
+    assert world.places() == {"a": "resident", "b": "absent"}
+    world.held.clear()
+    await world.residence.tick()
+    await ask
+
+
+async def test_no_room_is_told_with_what_is_short_and_what_stays(make: Callable[[int], World]) -> None:
+    world = make(100)
+    await world.serve(m("a", 20, residence="pinned"), m("b", 20))
+    await world.are(a="resident", b="absent")
+    text = (
+        r"model 'b' needs 47\.0 MiB to load, and 17\.\d MiB of the server's 100\.0 MiB are missing even "
+        r"if all that may go were unloaded\. Give the server a larger --memory, or let go of what stays: a:1"
+    )
+    with pytest.raises(NotReady, match=text):
+        await world.ask("b")
+    assert world.residence.refusals == 1
+
+
+async def test_a_failure_is_told_once_to_all_and_the_next_request_hears_it_too(
+    make: Callable[[int], World],
+) -> None:
+    world = make(200)
+    world.failures["a"] = "the file is torn"
+    await world.serve(m("a"), m("b"))
+    outcomes = await asyncio.gather(world.ask("a"), world.ask("a"), return_exceptions=True)
+    assert [str(each) for each in outcomes] == ["model 'a': the file is torn"] * 2
+    with pytest.raises(NotReady, match="the file is torn"):
+        await world.ask("a")
+    assert world.residence.residents[ModelId("a", "1")].need.resident == 0
+    await world.ask("b")
+
+
+async def test_needs_are_learned_and_kept_for_the_next_time(make: Callable[[int], World]) -> None:
+    world = make(200)
+    await world.serve(m("a", 10))
+    resident = world.residence.residents[ModelId("a", "1")]
+    assert (resident.need.resident // MIB, resident.is_measured) == (14, False)
+    await world.ask("a")
+    assert (resident.need.resident // MIB, resident.is_measured) == (10, True)
+    world.known = []
+    world.refresh()
+    await world.serve(m("a", 10))
+    assert world.residence.residents[ModelId("a", "1")].is_measured
+
+
+async def test_idle_versions_go_and_come_back_by_a_request(make: Callable[[int], World]) -> None:
+    world = make(200)
+    await world.serve(m("a", residence="eager", idle_s=60.0))
+    await world.are(a="resident")
+    world.now = 59.0
+    observer: Observer = world.residence
+    observer.observe([Served("a", "1", "oip-http", "ok", 0.01, Timing())])
+    world.now = 118.0
+    await world.residence.tick()
+    assert world.places() == {"a": "resident"}
+    world.now = 120.0
+    await world.residence.tick()
+    await world.are(a="absent")
+    await world.residence.tick()
+    assert world.places() == {"a": "absent"}  # although it was eager at the start
+    await world.ask("a")
+
+
+async def test_a_leak_is_answered_by_unloading_and_not_by_more(make: Callable[[int], World]) -> None:
+    world = make(150)
+    await world.serve(m("a"), m("b"))
+    await world.ask("a")
+    await world.ask("b")
+    world.residence.observe([Served("a", "1", "oip-http", "ok", 0.01, Timing())])
+    world.extra = 85 * MIB
+    world.now += 1.0
+    await world.residence.tick()
+    await world.are(a="resident", b="absent")
+    assert world.residence.evictions == {"over": 1}
+
+
+async def test_a_version_beyond_its_own_ceiling_is_refused(make: Callable[[int], World]) -> None:
+    world = make(200)
+    await world.serve(m("a", 20, max_mb=15))
+    with pytest.raises(NotReady, match=r"'a' takes 20\.6 MiB, more than its memory\.max_mb"):
+        await world.ask("a")
+    await world.are(a="absent")
+
+
+async def test_members_of_ensembles_stay(make: Callable[[int], World]) -> None:
+    world = make(100)
+    steps = (EnsembleStep("a", inputs={"x": "x"}, outputs={"y": "y"}),)
+    await world.serve(m("a", 20), m("both", 0, config=ModelConfig(ensemble=Ensemble(steps))), m("b", 20))
+    await world.are(a="resident", both="resident", b="absent")
+    with pytest.raises(NotReady, match="let go of what stays: a:1, both:1"):
+        await world.ask("b")
+    world.known = world.known[::2]
+    world.refresh()
+    await world.ask("b")
+    assert world.places() == {"a": "absent", "b": "resident"}
+
+
+async def test_changed_files_of_a_loaded_version_are_loaded_at_once(make: Callable[[int], World]) -> None:
+    world = make(200)
+    await world.serve(m("a"))
+    await world.ask("a")
+    world.known = [m("a", fingerprint="new")]
+    world.refresh()
+    await auntil(lambda: world.loads == ["a", "a"] and world.places() == {"a": "resident"})
+
+
+async def test_whoever_waits_when_a_model_is_taken_out_or_the_server_stops_is_told(
+    make: Callable[[int], World],
+) -> None:
+    world = make(200)
+    world.gate("a")
+    world.gate("b")
+    await world.serve(m("a"), m("b"))
+    asks = [asyncio.create_task(world.ask(name)) for name in "ab"]
+    await world.are(a="loading", b="loading")
+    world.known.pop(0)
+    world.refresh()
+    await world.residence.close()
+    texts = [str(each) for each in await asyncio.gather(*asks, return_exceptions=True)]
+    assert texts == ["model 'a' is no longer served", "the server is shutting down"]
