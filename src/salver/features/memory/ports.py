@@ -1,4 +1,4 @@
-"""What the budget calls."""
+"""Protocols that the memory budget calls."""
 
 from typing import Protocol
 

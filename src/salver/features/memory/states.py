@@ -1,4 +1,4 @@
-"""What the budget knows of each version: where it is, what it needs, and how often it is asked."""
+"""Record of each version for the memory budget: its place, its need, and its requests."""
 
 import math
 from collections.abc import Iterable
