@@ -10,6 +10,7 @@ import binascii
 import contextlib
 import importlib
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
@@ -229,6 +230,56 @@ def fitted(image: Any, plan: Plan, resample: int = BILINEAR, *, is_near: bool = 
         return np.asarray(image.resize((columns, rows), kind, box=box))
     whole = np.asarray(image.resize((plan.width, plan.height), kind))
     return center_crop(whole, rows, columns)
+
+
+def part_of(image: Any, corners: Array, height: int, width: int, *, is_lying: bool = False) -> Array:
+    """Return a part of an image as UINT8 [height, at most width, 3].
+
+    It keeps its shape, unless it is longer than the width, into which it is pressed then.
+
+    Args:
+        corners: Four points (x, y) in pixels, clockwise from the upper left one.
+        is_lying: Turn it to the left by 90 degrees if it is one and a half times as high as wide.
+    """
+    across = max(_distance(corners[0], corners[1]), _distance(corners[3], corners[2]))
+    down = max(_distance(corners[0], corners[3]), _distance(corners[1], corners[2]))
+    if is_lying and down >= 1.5 * across:
+        corners, across, down = corners[[1, 2, 3, 0]], down, across
+    columns, rows = max(1, round(across)), max(1, round(down))
+    if max(columns, width) * max(rows, height) > MOST_PIXELS:
+        raise InvalidInput("a box is larger than an image may be", field="box")
+    wide = min(width, max(1, math.ceil(height * columns / rows)))
+    part = image.transform(
+        (columns, rows),
+        Image.Transform.PERSPECTIVE,
+        _perspective(corners, columns, rows),
+        Image.Resampling.BICUBIC,
+    )
+    return np.asarray(part.resize((wide, height), Image.Resampling.BILINEAR))
+
+
+def _distance(one: Array, other: Array) -> float:
+    return float(np.hypot(*(one - other)))
+
+
+def _perspective(corners: Array, width: int, height: int) -> list[float]:
+    """Return Pillow's coefficients of the map from a rectangle to four points.
+
+    >>> corners = np.array([[2.0, 1], [6, 1], [6, 3], [2, 3]])
+    >>> [round(value, 6) for value in _perspective(corners, 4, 2)]
+    [1.0, 0.0, 2.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+
+    Raises:
+        InvalidInput: the points lie on a line.
+    """
+    rows = []
+    for (x, y), (u, v) in zip(((0, 0), (width, 0), (width, height), (0, height)), corners, strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+    try:
+        found: list[float] = np.linalg.solve(np.array(rows, np.float64), corners.ravel()).tolist()
+    except np.linalg.LinAlgError as error:
+        raise InvalidInput("a box has no area", field="box") from error
+    return found
 
 
 class Scale(msgspec.Struct, frozen=True):

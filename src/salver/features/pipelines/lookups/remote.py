@@ -129,9 +129,14 @@ class HttpSource:
         asked: dict[str, Any] = {"keys": [key.value for key in keys], "columns": self._query.columns}
         if self._query.time:
             asked["at"] = [key.at for key in keys]
-        call = HttpCall(seconds)
+        call, is_late = HttpCall(seconds), threading.Event()
+
+        def stop() -> None:
+            is_late.set()
+            call.cut()
+
         # The time-out of a socket begins anew with each packet.
-        timer = threading.Timer(seconds, call.cut)
+        timer = threading.Timer(seconds, stop)
         timer.daemon = True
         timer.start()
         try:
@@ -140,7 +145,7 @@ class HttpSource:
         except TimeoutError as error:
             raise SourceLate("the service gave no answer in time") from error
         except Exception as error:  # texts may repeat what was sent
-            if not timer.is_alive():
+            if is_late.is_set():
                 raise SourceLate("the service gave no answer in time") from None
             raise SourceFailed(f"the service cannot be asked ({type(error).__name__})") from None
         finally:

@@ -19,10 +19,27 @@ if TYPE_CHECKING:
     from salver.words.tensor import Array
 
 _FILTERS: Final = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
-_MOST_EDGE: Final = 4096
+MOST_EDGE: Final = 4096
 _GREY: Final = 114
+Fit = Literal["crop", "stretch", "letterbox"]
 #: A little below what Pillow itself refuses.
 MOST_ALLOWED: Final = 178_000_000
+
+
+def check_pillow(step: str) -> None:
+    """Raise LoadFailed if Pillow is not installed."""
+    if not is_installed("PIL"):
+        fix = "Install it with: pip install 'salver[images]'"
+        raise LoadFailed(f"the step {step} needs the package 'pillow'", fix=fix)
+
+
+def sizes_of(fit: Fit, height: int, width: int, shortest: int = 0) -> "Sizes":
+    """Return the sizes of images that are made fit for a network's input; see :class:`Pixels`."""
+    if fit == "crop":
+        return Sizes(shortest=shortest or max(height, width), crop=(height, width))
+    if fit == "stretch":
+        return Sizes(height=height, width=width)
+    return Sizes(most_height=height, most_width=width)
 
 
 class Pixels(Step, frozen=True):
@@ -38,6 +55,7 @@ class Pixels(Step, frozen=True):
         shortest: Shorter edge before the middle is taken; 0 = the longer one of ``height`` and ``width``.
         factor: 0.00392156862745098, the default, is 1/255.
         order: Order of the channels.
+        layout: ``nchw`` = channels first, as most networks take them; ``nhwc`` = last, as TensorFlow's do.
         decode: ``near`` resizes only what is kept, which rounds one value in 10,000 differently; ``fast``
             also decodes large JPEGs at a fraction of their size.
         max_pixels: An image with more is refused before it is decoded.
@@ -52,20 +70,22 @@ class Pixels(Step, frozen=True):
     path: str = ""
     height: int = 224
     width: int = 224
-    fit: Literal["crop", "stretch", "letterbox"] = "crop"
+    fit: Fit = "crop"
     shortest: int = 0
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     factor: float = 1 / 255
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     order: Literal["rgb", "bgr"] = "rgb"
+    layout: Literal["nchw", "nhwc"] = "nchw"
     decode: Literal["exact", "near", "fast"] = "exact"
     max_pixels: int = 50_000_000
 
     def described(self, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         """See :class:`~salver.features.pipelines.steps.step.Step`."""
         height, width = self._size(self._processor(folder))
-        return {**self.inputs}, {"pixels": f"FP32[rows, 3, {height}, {width}]", "size": "INT64[rows, 2]"}
+        shape = f"3, {height}, {width}" if self.layout == "nchw" else f"{height}, {width}, 3"
+        return {**self.inputs}, {"pixels": f"FP32[rows, {shape}]", "size": "INT64[rows, 2]"}
 
     def open(self, folder: Path) -> Run:
         """See :class:`~salver.features.pipelines.steps.step.Step`."""
@@ -90,30 +110,24 @@ class Pixels(Step, frozen=True):
             for row, value in enumerate(values):
                 image = load(plain_bytes(value), self.max_pixels, plan, is_fast=is_fast)
                 pixels[row], size[row] = pixels_of(image), (image.height, image.width)
+            if self.layout == "nhwc":
+                pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
             return {"pixels": pixels, "size": size}
 
         return run
 
     def _processor(self, folder: Path) -> "ImageProcessor":
-        if not is_installed("PIL"):
-            fix = "Install it with: pip install 'salver[images]'"
-            raise LoadFailed("the step image needs the package 'pillow'", fix=fix)
+        check_pillow("image")
         if not 0 < self.max_pixels <= MOST_ALLOWED:
             raise LoadFailed(f"image: `max_pixels` must be from 1 to {MOST_ALLOWED}")
         if self.path:
             return read_processor(inside(folder, self.path))
         edges = (self.height, self.width, self.shortest or 1)
-        if not all(0 < edge <= _MOST_EDGE for edge in edges) or 0 in self.std:
-            raise LoadFailed(f"image: edges must be from 1 to {_MOST_EDGE}, and `std` not 0")
-        sizes = {
-            "crop": Sizes(
-                shortest=self.shortest or max(self.height, self.width), crop=(self.height, self.width)
-            ),
-            "stretch": Sizes(height=self.height, width=self.width),
-            "letterbox": Sizes(most_height=self.height, most_width=self.width),
-        }
+        if not all(0 < edge <= MOST_EDGE for edge in edges) or 0 in self.std:
+            raise LoadFailed(f"image: edges must be from 1 to {MOST_EDGE}, and `std` not 0")
+        sizes = sizes_of(self.fit, self.height, self.width, self.shortest)
         scale = scale_of(self.factor, self.mean, self.std, is_bgr=self.order == "bgr")
-        return ImageProcessor(sizes[self.fit], _FILTERS[self.resample], scale)
+        return ImageProcessor(sizes, _FILTERS[self.resample], scale)
 
     def _size(self, processor: "ImageProcessor") -> tuple[int, int]:
         size = processor.sizes.fixed if self.path else (self.height, self.width)
