@@ -43,6 +43,7 @@ def told(sampler, sizes):
     return np.array([max([p.hit_ratio for p in points if p.bytes <= each], default=0.0) for each in sizes])
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("items", "exponent"),
     [

@@ -9,11 +9,13 @@ the largest hashes go, and older counts are scaled to the new rate.
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 _MODULUS: Final = 1 << 32
 #: Distances are counted in steps of this factor: fine enough for an error far below the sample's.
 _STEPS: Final = 64  # per doubling
+_MANY: Final = 512  # distances in entries that are kept
 
 
 class Point(NamedTuple):
@@ -42,6 +44,9 @@ class ReuseSampler:
         self._uniform = True  # all sizes equal
         self._now = 0
         self._counts: defaultdict[int, float] = defaultdict(float)  # by step of distance
+        self._entries: defaultdict[int, int] = defaultdict(
+            int
+        )  # by distance in entries, while sizes are equal
         self._sampled = 0.0  # accesses counted, scaled as the counts are
         self._seen = 0.0  # accesses, scaled by the same factors
 
@@ -59,42 +64,61 @@ class ReuseSampler:
         return self._seen
 
     def record(self, hashed: int, size: float) -> None:
-        """Note an access.
+        """Note an access; see :meth:`record_all`."""
+        self.record_all(((hashed, size),))
+
+    def record_all(self, accesses: Iterable[tuple[int, float]]) -> None:
+        """Note accesses.
 
         Args:
-            hashed: 32 bits of the key's digest.
-            size: Bytes of its entry.
+            accesses: 32 bits of each key's digest, and the bytes of its entry.
         """
-        self._seen += 1
-        if hashed >= self._threshold:
-            return
-        self._sampled += 1
-        self._now += 1
-        last = self._last.get(hashed)
-        if last is None:
-            if self._sizes and size != self._sizes[-1]:
-                self._uniform = False
-        else:
-            at = bisect_left(self._times, last)
-            size = self._sizes[at]
-            between = size * (len(self._times) - at)
-            if not self._uniform:
-                between = sum(self._sizes[at:])
-            self._counts[_step(between / self.rate)] += 1
-            del self._times[at], self._sizes[at]
-        self._times.append(self._now)
-        self._sizes.append(size)
-        self._last[hashed] = self._now
-        if len(self._last) > self._most:
-            self._narrow()
+        for hashed, size in accesses:
+            self._seen += 1
+            if hashed >= self._threshold:
+                continue
+            self._sampled += 1
+            times = self._times
+            last = self._last.get(hashed)
+            if last is None:
+                if self._sizes and size != self._sizes[-1]:
+                    self._settle()
+                    self._uniform = False
+            else:
+                at = bisect_left(times, last)
+                entries = len(times) - at
+                if self._uniform:
+                    self._entries[entries] += 1
+                else:
+                    self._counts[_step(sum(self._sizes[at:]) / self.rate)] += 1
+                if entries == 1:  # it is the latest already
+                    continue
+                size = self._sizes.pop(at)
+                del times[at]
+            self._now += 1
+            times.append(self._now)
+            self._sizes.append(size)
+            self._last[hashed] = self._now
+            if len(self._last) > self._most:
+                self._narrow()
+        if len(self._entries) > _MANY:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Turn distances in entries of one size into bytes."""
+        for entries, count in self._entries.items():
+            self._counts[_step(entries * self._sizes[-1] / self.rate)] += count
+        self._entries.clear()
 
     def fade(self, factor: float = 0.5) -> None:
         """Give what was seen until now a lower weight, so that the curve follows the traffic."""
+        self._settle()
         self._scale(factor)
         self._seen *= factor
 
     def curve(self) -> list[Point]:
         """Return sizes and their hit ratios, both rising; empty = nothing was seen twice."""
+        self._settle()
         expected = self._seen * self._threshold / _MODULUS
         if not self._counts or expected <= 0:
             return []
@@ -111,6 +135,7 @@ class ReuseSampler:
 
     def _narrow(self) -> None:
         """Drop the sixteenth of the keys with the largest hashes; scale the counts to the lower rate."""
+        self._settle()
         before = self._threshold
         self._threshold = sorted(self._last)[self._most * 15 // 16]
         self._last = {hashed: last for hashed, last in self._last.items() if hashed < self._threshold}
