@@ -67,6 +67,10 @@ COMMANDS: Final = {
         "salver.features.cache.command:cache",
         "Show what the response cache saves, by model, and which size would save most.",
     ),
+    "evaluate": (
+        "salver.features.evaluation.evaluate_command:evaluate",
+        "Compare pipelines and models on labelled rows: accuracy beside processor time.",
+    ),
     "infer": (
         "salver.cli.infer:infer",
         "Ask a model of a running server once, or about every row of a file.",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.features.pipelines.edges import EdgeType
-from salver.features.pipelines.steps.step import OFFSETS, Arrays, Run, Step, ports_of, step_class
+from salver.features.pipelines.edges import EdgeType, pattern
+from salver.features.pipelines.steps.step import OFFSETS, Arrays, Run, Step, StepPort, ports_of, step_class
 from salver.words.errors import SalverError
 from salver.words.messages import TensorSpec
 from salver.words.tensor import Array, datatype_of, tensor
@@ -86,9 +86,13 @@ class StepConformance:
         self.close_to(found, self.outputs)
         inputs, outputs = ports_of(step, self.folder)
         bound: dict[str, Any] = {}
+        if step.others:
+            own = given.keys() - {port.name for port in inputs}
+            inputs += tuple(StepPort(name, pattern(step.others)) for name in own)
         for port in inputs:
             if port.name in given:
-                names = {} if step.by_name else bound
+                is_apart = step.by_name or (step.others and not step.others_agree)
+                names = {} if is_apart else bound
                 assert port.pattern.matches(_type_of(port.name, given[port.name]), names), port.name
         for port in outputs:
             type, array = port.pattern.filled(bound, ()), found[port.name]

@@ -49,8 +49,8 @@ def read_labelled(path: Path, fields: Sequence[Field], label: str, fix: str) -> 
     try:
         reader = open_reader(path, fields, [label])
     except InvalidInput as error:
-        shown = error.fix.partition("--columns")[0]
-        raise InvalidInput(error.message.replace(" to keep", ""), fix=f"{shown}{fix}") from error
+        told = error.fix.partition("--columns")[0]
+        raise InvalidInput(error.message.replace(" to keep", ""), fix=f"{told}{fix}") from error
     pieces: list[dict[str, Array]] = []
     labels: list[Any] = []
     values = 0
@@ -119,19 +119,20 @@ def labels_of(told: Sequence[Any], names: Sequence[str], classes: int) -> Labels
             known |= _TRUTHS
     found = np.empty(len(told), np.int64)
     for row, label in enumerate(told):
-        text = _text(label)
+        text = shown(label)
         index = known.get(text, known.get(text.lower(), -1))
         if index < 0:
-            shown = ", ".join(list(known)[:_MOST_SHOWN])
+            some = ", ".join(list(known)[:_MOST_SHOWN])
             raise InvalidInput(
-                f"row {row + 1} has the label {text[:100]!r}, which is none of: {shown}",
+                f"row {row + 1} has the label {text[:100]!r}, which is none of: {some}",
                 fix="Name the classes in the order of the scores: --classes a,b,c",
             )
         found[row] = index
     return found
 
 
-def _text(label: Any) -> str:
+def shown(label: Any) -> str:
+    """Return a label as a text, in which it can be compared."""
     if isinstance(label, bytes):
         return label.decode(errors="replace")
     if isinstance(label, float) and label.is_integer():

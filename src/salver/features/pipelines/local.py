@@ -125,6 +125,7 @@ class LocalPipeline:
     Args:
         models: Models by their names in ``pipeline.toml``, where they are not beside it.
         skew: What happens if it is not the pipeline of its lock file; None = nothing.
+        document: What is run in place of the folder's ``pipeline.toml``; None = that.
 
     Raises:
         LoadFailed: something does not fit, or a model is missing.
@@ -136,8 +137,9 @@ class LocalPipeline:
         models: Mapping[str, RunnableModel] = _NONE,
         options: LoadOptions | None = None,
         skew: Skew | None = "refuse",
+        document: Document | None = None,
     ) -> None:
-        document = read_document(folder)
+        document = document or read_document(folder)
         self._folder = folder
         self._paths = model_paths(folder, document)
         self._loaded: list[RunnableModel] = []
@@ -149,7 +151,7 @@ class LocalPipeline:
             self.plan = plan(folder.resolve().name, document, folder, self._signature)
             if skew is not None:
                 check_lock(self.plan, folder, self._paths, skew)
-            self._graph = compiled(self.plan, lambda node: Runner(self._run_of(node, folder)))
+            self._graph = compiled(self.plan, lambda node: Runner(self.run_of(node, folder)))
         except BaseException:
             self.close()
             raise
@@ -185,7 +187,8 @@ class LocalPipeline:
     def _signature(self, table: StepTable) -> Signature:
         return self._models[table.name].signature
 
-    def _run_of(self, node: Node, folder: Path) -> Run:
+    def run_of(self, node: Node, folder: Path) -> Run:
+        """Return what runs a node; a subclass may watch it."""
         if node.step is not None:
             return node.step.open(folder)
         return _run_of_model(self._models[node.name], node.form)

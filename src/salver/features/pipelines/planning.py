@@ -207,7 +207,7 @@ class _Planner:
         patterns = {port.name: port.pattern for port in ins}
         for edge in edges:
             # Inputs with names of the user's have nothing in common with one another.
-            is_apart = step is not None and (step.others or step.by_name)
+            is_apart = step is not None and (step.by_name or (step.others and not step.others_agree))
             names: Bindings = {} if is_apart else bound
             self._check(edge, patterns.get(edge.port), names, where)
         axis, items = self._rows(table, step, edges, condition, outs)
@@ -281,7 +281,8 @@ class _Planner:
             names = {port.name for port in ins}
             if step.others:
                 own = [name for name in table.inputs if name not in names]
-                ins += tuple(StepPort(name, pattern(step.others)) for name in own)
+                step.check_others(own)
+                ins = (*(StepPort(name, pattern(step.others)) for name in own), *ins)
         except (LoadFailed, ValueError) as error:
             raise self._document.fault(f"steps.{table.name}", f"step `{table.name}`: {error}") from error
         return ins, outs
@@ -449,12 +450,16 @@ class _Planner:
         return deepest if part in deepest else (*deepest, part)
 
     def _merged(self, table: StepTable, edges: tuple[Edge, ...]) -> Axis:
-        first, second = (edge.type.axis if edge.type else _NO_AXIS for edge in edges)
-        if _condition_of(first) and second in (first[:-1], _opposite(first)):
+        first, *others = (edge.type.axis if edge.type else _NO_AXIS for edge in edges)
+        if _condition_of(first) and all(other in (first[:-1], _opposite(first)) for other in others):
             return first[:-1]
+        if not others:
+            problem = f"{edges[0].source} -> {table.name}: {_rows_of(first)} are no part of others"
+            fix = "Give it the output of a step with `when` or `unless`"
+            raise self._document.fault(f"steps.{table.name}", problem, fix)
         problem = (
             f"{edges[0].source} and {edges[1].source} -> {table.name}: {_rows_of(first)} and "
-            f"{_rows_of(second)} are not opposite parts of the same rows"
+            f"{_rows_of(others[0])} are not opposite parts of the same rows"
         )
         fix = "Give the branches `when` and `unless` of one condition, or let `second` have all rows"
         raise self._document.fault(f"steps.{table.name}", problem, fix)

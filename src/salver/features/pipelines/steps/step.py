@@ -60,8 +60,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             of outputs must not depend on other rows.
         quick_bytes: Bytes of inputs for which a heavy step runs on the event loop nevertheless, since
             changing threads would cost more.
-        merges: Its two inputs are rows with different conditions; see the step ``merge``.
+        merges: Its two inputs are rows with different conditions; see the step ``merge``. With one input,
+            that has the rows of a condition, and its outputs have all of them.
         others: Type of inputs with names of the user's; empty = there are none.
+        others_agree: Those inputs have one datatype and one shape.
         revision: To be raised when the step gives other results for the same inputs and options, or a default
             changes: pipelines that were locked before are then refused.
         libraries: Packages whose version may change the results.
@@ -77,6 +79,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quick_bytes: ClassVar[int] = 0
     merges: ClassVar[bool] = False
     others: ClassVar[str] = ""
+    others_agree: ClassVar[bool] = False
     revision: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
@@ -109,6 +112,13 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def table_columns(self, folder: Path) -> Mapping[str, Column]:
         """Return what callers send for its inputs, where these are columns of a table. Raises LoadFailed."""
         return {}
+
+    def check_others(self, names: Sequence[str]) -> None:
+        """Check the names of the inputs that the user has named, in order, against the options.
+
+        Raises:
+            LoadFailed: they do not fit.
+        """
 
     def open(self, folder: Path) -> Run:
         """Return the function of a request's arrays: rows in, rows out, in their order.
