@@ -79,6 +79,7 @@ class Run:
             began = time.monotonic()
             try:
                 if connection is None or draw.random() < 0.01:
+                    connection, owner = None, 0
                     connection, owner = self.connect()
                 fault = ask(connection, model, draw)
             except (OSError, http.client.HTTPException) as error:
@@ -97,8 +98,9 @@ class Run:
         connection.getresponse().read()
         port = connection.sock.getsockname()[1]
         for pid in (self.server.pid, *fronts_of(self.server)):
-            if port in connected(self.server, pid):
-                return connection, pid
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                if port in connected(self.server, pid):
+                    return connection, pid
         return connection, 0
 
     def lost(self, model: str, owner: int, began: float, why: str) -> None:
@@ -169,6 +171,8 @@ def counted(server: ServerProcess, model: str) -> int:
 def check_end(run: Run, fronts: int) -> None:
     """Note what is not as it should be when all is over."""
     server = run.server
+    # A front that was stopped is killed some seconds later, with what it has by then.
+    time.sleep(max(0.0, max((kill.until for kill in run.kills), default=0.0) - time.monotonic()))
     until(lambda: len(fronts_of(server)) == fronts - 1, server.output)
     until(lambda: f"salver_fronts {fronts:.1f}" in server.get("/metrics")[1].decode(), server.output)
     killed = sum(count for (model, what), count in run.outcomes.items() if not model and what != "host")
@@ -225,7 +229,7 @@ def main() -> int:
             server.signal(signal.SIGKILL)
             until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in fronts))
             if run.faults:
-                print(server.output()[-5000:])
+                print(server.output()[-20_000:])
     print(", ".join(f"{what} {count}" for (model, what), count in sorted(run.outcomes.items()) if not model))
     for fault in run.faults[:50]:
         print("FAULT", fault)

@@ -2,6 +2,7 @@
 
     python benchmarks/front_overload.py [--models tiny] [--forms json,grpc] [--cells p0.8,c2] [--publish]
     python benchmarks/front_overload.py --beside triton,torchserve
+    python benchmarks/front_overload.py --fronts 1,2 --models tiny,medium
 
 ``overload.py`` has models that are the bottleneck; here reading and decoding is. The model has the objective
 ``latency_p99 = "50ms"``. Its capacity is the highest rate of good answers of closed loops over 2 to 256
@@ -22,6 +23,7 @@ import signal
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +71,13 @@ def pins() -> tuple[list[str], list[str]]:
     return ["taskset", "-c", server], ["taskset", "-c", str(cores[-1])]
 
 
-def launch_salver(model: Model, port: int, folder: Path) -> Launch:
+def launch_salver(model: Model, port: int, folder: Path, fronts: int = 1) -> Launch:
     version = folder / model.name / "1"
     version.mkdir(parents=True)
     (version / "model.onnx").write_bytes(model.path.read_bytes())
     (version.parent / "salver.toml").write_text(f'objective = {{ latency_p99 = "{SLO_S * 1e3:g}ms" }}\n')
     salver = str(Path(sys.executable).with_name("salver"))
-    return Launch([salver, "serve", str(folder), "--port", str(port)], cwd=folder)
+    return Launch([salver, "serve", str(folder), "--port", str(port), "--fronts", str(fronts)], cwd=folder)
 
 
 def oip_forms(model: Model) -> dict[str, forms.Form | str]:
@@ -83,9 +85,13 @@ def oip_forms(model: Model) -> dict[str, forms.Form | str]:
     return {name: form(model) for name, form in FORMS.items()}
 
 
-def servers(names: list[str]) -> list[System]:
-    """Salver, and the others that were asked for."""
-    found = [System("salver", "salver", launch_salver, oip_forms, "objective", counts_batches=True)]
+def servers(names: list[str], fronts: list[int]) -> list[System]:
+    """Salver with each number of fronts, and the others that were asked for."""
+    found = []
+    for count in fronts:
+        name = "salver" if count == 1 else f"salver, {count} fronts"
+        launch = partial(launch_salver, fronts=count)
+        found.append(System(name, "salver", launch, oip_forms, "objective", counts_batches=True))
     for name in names:
         peer = importlib.import_module(f"peers.{'triton_onnx' if name == 'triton' else name}.peer")
         found.append(peer.queued(SLO_S / 2, QUEUE) if name == "triton" else peer.queued(QUEUE))
@@ -188,9 +194,10 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def verdicts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, bool]]:
     for row in rows:
-        if row["system"] != "salver":
+        if not row["system"].startswith("salver"):
             continue
-        where, needed = f"{row['model']}, {row['form']}, {row['cell']}", SHARES[row["cell"][1:]]
+        where = f"{row['system'].removeprefix('salver, ')}, " if row["system"] != "salver" else ""
+        where, needed = f"{where}{row['model']}, {row['form']}, {row['cell']}", SHARES[row["cell"][1:]]
         yield f"{where}: share in time", f"≥ {needed:.1%}", f"{row['share']:.1%}", row["share"] >= needed
         if row["refusal_p50_ms"] is not None:
             most = REFUSAL_S * 1e3
@@ -198,8 +205,9 @@ def verdicts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, bool]]
             yield f"{where}: refusals", f"≤ {most:g} ms", measured, row["refusal_p50_ms"] <= most
         cell = (row["model"], row["form"], row["cell"])
         peers = [other for other in rows if (other["model"], other["form"], other["cell"]) == cell]
-        if len(peers) > 1:
-            best = max(peer["share"] for peer in peers if peer is not row)
+        peers = [peer for peer in peers if not peer["system"].startswith("salver")]
+        if peers:
+            best = max(peer["share"] for peer in peers)
             yield (
                 f"{where}: share over the best other's",
                 "≥ 1",
@@ -221,6 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--forms", type=page.words, default=list(FORMS), help=",".join(FORMS))
     parser.add_argument("--cells", type=page.words, default=list(CELLS), help=",".join(CELLS))
     parser.add_argument("--beside", type=page.words, default=[], help="triton,torchserve")
+    parser.add_argument("--fronts", type=lambda text: [*map(int, text.split(","))], default=[1])
     parser.add_argument("--seconds", type=float, default=8, help="of load in each cell")
     parser.add_argument("--warm-up", type=int, default=3, help="seconds of each closed loop")
     parser.add_argument("--seed", type=int, default=1)
@@ -233,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     models.make()
     quiet, rows = host.Quiet(), []
     for name in given.models:
-        for system in servers(given.beside):
+        for system in servers(given.beside, given.fronts):
             with page.scratch("front_overload") as folder:
                 for row in run(system, models.MODELS[name], given, folder):
                     rows.append(row)

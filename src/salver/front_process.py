@@ -12,9 +12,9 @@ import sys
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.feature import discover
+from salver.feature import discover, load
 from salver.kernel.lifecycle.memory import keep_freed_memory, keep_one_heap, tune_interpreter
-from salver.words.errors import SalverError
+from salver.words.errors import NotReady, SalverError
 
 #: Features whose requests copies can answer.
 _FEATURES = ("fronts", "oip")
@@ -64,7 +64,12 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
 async def _serve(config: ServeConfig) -> None:
     ends = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ends.set)
-    server = Server(config, features=[each for each in discover() if each.name in _FEATURES])
+    features = [each for each in discover() if each.name in _FEATURES]
+    for feature in features:
+        load(feature.build)  # without one, it would answer by itself, and knows no model
+    if len(features) < len(_FEATURES):
+        raise NotReady(f"of the features {', '.join(_FEATURES)} one is missing")
+    server = Server(config, features=features)
     await server.start()
     tune_interpreter()
     keep_freed_memory()

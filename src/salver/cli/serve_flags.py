@@ -184,7 +184,7 @@ class Execution:
         Parameter(
             name="--fronts",
             help="Processes that answer at the port. More than 1 use more cores, for small models and many "
-            "callers.",
+            "callers; on two cores that callers share 1 is best for fewer than 64 of them.",
         ),
     ] = 1
     memory: Annotated[

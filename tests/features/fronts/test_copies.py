@@ -10,7 +10,7 @@ from salver.features import FrontsConfig
 from salver.features.fronts.copies import MOST_BYTES, can_copy
 from salver.kernel.engine.placement import Placement
 from salver.kernel.serving.capabilities import PLAIN, Capabilities
-from salver.words.artifacts import Batching, Manifest, ModelConfig, Priorities, Queue
+from salver.words.artifacts import Batching, Manifest, ModelConfig, Objective, Priorities, Queue
 from salver.words.errors import InvalidInput
 from salver.words.messages import ModelId, Signature
 
@@ -42,7 +42,13 @@ def capabilities(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, config(batching=Batching(max_rows=8)), config(labels={"stable": "1"}), config(timeout_ms=5)],
+    [
+        {},
+        config(batching=Batching(max_rows=8)),
+        config(labels={"stable": "1"}),
+        config(timeout_ms=5),
+        config(objective=Objective(latency_p99_ms=50)),
+    ],
 )
 def test_what_needs_nothing_of_the_home_process(changes: dict[str, Any]) -> None:
     assert can_copy(Fake(**changes), is_native=True)  # type: ignore[arg-type]

@@ -1,20 +1,26 @@
 """Home process's side of fronts: when a front is killed, and which copies it is told of."""
 
 import asyncio
+import pickle
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from waiting import auntil
 from zoo import write_mlp
 
+from salver import front_process
 from salver.app import Server
 from salver.configuration import ServeConfig
+from salver.feature import Feature
 from salver.features import FrontsConfig
+from salver.features.fronts.copies import Granted
 from salver.features.fronts.home import Front, HomeSide
 from salver.features.fronts.messages import Ack, Copies
 from salver.transport.server import FrontConfig
-from salver.words.errors import Unsupported
+from salver.words.errors import SalverError, Unsupported
 
 
 class Hanging(Front):
@@ -63,6 +69,49 @@ async def test_a_front_that_gives_no_sign_of_life_is_killed(config: ServeConfig)
         assert front.killed
 
 
+async def test_a_front_that_does_not_start_is_killed(config: ServeConfig) -> None:
+    async with Server(config) as server:
+        now = 100.0
+        server.kernel.clock = lambda: now
+        side = HomeSide(server.kernel, FrontsConfig(count=2))
+        front = Hanging(side, server)
+        now += 59.0
+        await side.tick()
+        assert not front.killed
+        now += 2.0
+        await side.tick()
+        assert front.killed
+
+
+OTHER = Feature("oip", "json:loads")
+
+
+@pytest.mark.parametrize("found", [(), (OTHER,), (OTHER, Feature("fronts", "json:none"))])
+async def test_a_front_without_its_features_does_not_start(
+    config: ServeConfig, found: tuple[Feature, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would answer at the port by itself."""
+    monkeypatch.setattr(front_process, "discover", lambda: found)
+    with pytest.raises(SalverError):
+        await front_process._serve(config)
+
+
+async def test_a_model_with_an_objective_is_copied_as_the_home_process_has_placed_it(tmp_path: Path) -> None:
+    write_mlp(tmp_path / "mlp", 1)
+    (tmp_path / "mlp" / "salver.toml").write_text('objective = { latency_p99 = "50ms" }')
+    async with Server(ServeConfig(paths=(str(tmp_path),), front=FrontConfig(port=0))) as server:
+        side = HomeSide(server.kernel, FrontsConfig(count=2))
+        side.grants.look()
+        (pickled,) = side.grants.pickled()
+        granted: Granted = pickle.loads(pickled)
+        (servable,) = server.kernel.models.servables()
+        instances = granted.manifest.config.instances
+        assert granted.engine == 0
+        assert (instances.count, instances.threads) == (servable.placement.slots, servable.placement.threads)
+        assert [way for _, way in side.grants.ways()] == ["copy"]
+        await side.grants.close()
+
+
 async def test_an_answer_waits_for_the_end_of_a_copy(config: ServeConfig) -> None:
     async with Server(config) as server:
         side = HomeSide(server.kernel, FrontsConfig(count=2))
@@ -83,11 +132,13 @@ async def test_an_answer_waits_for_the_end_of_a_copy(config: ServeConfig) -> Non
         assert not front.killed
 
 
-async def test_no_copies_where_something_else_decides(config: ServeConfig) -> None:
+@pytest.mark.parametrize("decides", ["keys", "models.residence"])
+async def test_no_copies_where_something_else_decides(config: ServeConfig, decides: str) -> None:
     async with Server(config) as server:
         side = HomeSide(server.kernel, FrontsConfig(count=2))
         front = Hanging(side, server)
-        server.kernel.keys = object()  # type: ignore[assignment]
+        place, _, name = f"kernel.{decides}".rpartition(".")
+        setattr(attrgetter(place)(server), name, SimpleNamespace(absent=lambda chosen: frozenset()))
         front._hear(Ack(0))
         await side.tick()
         assert all(each.granted == () for each in front.sent)

@@ -20,13 +20,16 @@ ROWS: Final = 8
 #: a byte of its tensors (``benchmarks/fronts.py``).
 HOP_S: Final = 30e-6
 BYTE_S: Final = 2.5e-9
-#: Settings with which every front can answer by itself, because they need no view of all requests.
+#: Settings that need no view of all requests.
 _LOCAL: Final = frozenset(
     (
         *("backend", "filename", "inputs", "outputs", "only_outputs", "batching", "instances", "versions"),
         *("labels", "default_label", "warmup", "timeout_ms", "reshape", "bulk", "options"),
     )
 )
+#: With an objective, requests that can only be late are refused before they are decoded, by the state of the
+#: queue: the process that reads them has to have it.
+_OBJECTIVE: Final = "objective"
 _DEFAULTS: Final = ModelConfig()
 #: ``copy`` = each front runs it; ``shared`` = fronts decode, and the home process runs it.
 Way = Literal["copy", "shared"]
@@ -61,6 +64,7 @@ def can_share(servable: Servable) -> bool:
         and servable.signatures is None
         and _is_plain(servable.capabilities)
         and _is_local(servable.manifest)
+        and servable.manifest.config.objective == _DEFAULTS.objective
         and all(spec.datatype is not DataType.BYTES for spec in servable.signature.inputs)
     )
 
@@ -120,5 +124,5 @@ def _is_local(manifest: Manifest) -> bool:
     config = manifest.config
     if config.instances.rate_limits or config.batching.policy == "learned":
         return False
-    fields = (field for field in ModelConfig.__struct_fields__ if field not in _LOCAL)
+    fields = (field for field in ModelConfig.__struct_fields__ if field not in (*_LOCAL, _OBJECTIVE))
     return all(getattr(config, field) == getattr(_DEFAULTS, field) for field in fields)

@@ -133,6 +133,7 @@ class Grants:
         path, context = kernel.door.path, kernel.context
         return not (
             kernel.keys is not None
+            or kernel.models.residence is not None  # it decides by the requests that it sees
             or kernel.config.allow_client_shm
             or path.stage is not None
             or path.samples is not None
@@ -161,7 +162,7 @@ class Grants:
             lease.release()
         manifest, capabilities = servable.manifest, servable.capabilities
         granted = Granted(
-            manifest, servable.signature, engine.key if engine else 0, capabilities.owns_timeout
+            _placed(servable), servable.signature, engine.key if engine else 0, capabilities.owns_timeout
         )
         return Grant(servable, manifest, capabilities, pickle.dumps(granted), engine)
 
@@ -220,6 +221,16 @@ class Grants:
                     self._ending.append((self.epoch, grant.engine))
         self._grants = found
         self._changed()
+
+
+def _placed(servable: Servable) -> Manifest:
+    """Return the manifest with the number of instances and threads that the home process has found."""
+    manifest, placement = servable.manifest, servable.placement
+    instances = msgspec.structs.replace(
+        manifest.config.instances, count=placement.slots, threads=placement.threads
+    )
+    config = msgspec.structs.replace(manifest.config, instances=instances)
+    return msgspec.structs.replace(manifest, config=config)
 
 
 async def measured(servable: Servable) -> Times | None:

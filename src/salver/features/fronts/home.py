@@ -51,6 +51,8 @@ _LOG: Final = logging.getLogger("salver.fronts")
 _ACK_S: Final = 2.0
 #: Seconds without a sign of life after which it is killed: nobody answers at its connections.
 _SILENT_S: Final = 10.0
+#: Seconds in which a front has to start.
+_START_S: Final = 60.0
 _SERVED: Final = msgspec.msgpack.Decoder(list[Served])
 _RAN: Final = msgspec.msgpack.Decoder(list[BatchRan])
 
@@ -77,6 +79,7 @@ class Front:
             it ends.
 
     Attributes:
+        began: When it was started.
         acked: Last epoch of the list that it has acknowledged; -1 = it answers for no version yet.
         asked: When it was sent a list that it has not acknowledged; None = it has.
         ended: Set when its socket is closed.
@@ -91,6 +94,7 @@ class Front:
     ) -> None:
         self._kernel = kernel
         self._told = told
+        self.began = kernel.clock()
         self.acked = -1
         self.asked: float | None = None
         self.ended = asyncio.Event()
@@ -199,6 +203,8 @@ class HomeSide:
     async def opened(self, ports: Sequence[int]) -> None:
         """Start the fronts."""
         self._port = ports[0]
+        if self._count > (cores := self._kernel.terms.cores):
+            _LOG.warning("%d fronts on %d cores: more fronts than cores answer no more", self._count, cores)
         for number in range(1, self._count):
             self._running.start(f"front {number}", self._keep(number))
 
@@ -302,6 +308,9 @@ class HomeSide:
         """Look again at what no event tells: a pinned version, or a front that hangs."""
         self.grants.look()
         now = self._kernel.clock()
+        for front in [each for each in self._fronts if each.acked < 0 and now - each.began > _START_S]:
+            _LOG.error("%r does not start, and is killed", front)
+            front.kill()
         for front in self._listening():
             if front.asked is None:
                 front.asked = now
