@@ -1,5 +1,7 @@
 """Look-up of features: every source against a naive join, the cache, time-outs, and what is refused."""
 
+# ruff: noqa: RUF012  # what a suite is given
+
 import http.server
 import json
 import logging
@@ -23,6 +25,7 @@ from salver.features.pipelines.lookups.remote import HttpSource, RedisSource
 from salver.features.pipelines.lookups.source import Key, Query, SourceFailed, SourceLate, with_secrets
 from salver.features.pipelines.lookups.sqlite import SqliteSource
 from salver.features.pipelines.steps.look_up import LookUp, LookUpRun
+from salver.testing.steps import StepConformance
 from salver.words.errors import DeadlineExceeded, InvalidInput, LoadFailed, ModelFailed
 from salver.words.messages import NULL
 
@@ -84,6 +87,37 @@ def test_every_source_gives_the_row_that_was_valid_at_the_time(tmp_path_factory,
         assert ParquetSource(write_parquet(folder / "s.parquet", history), query).rows(keys, 9) == wanted
     redis = RedisSource(redis_of(history), Query("id", NAMES, "c:", "since"))
     assert redis.rows(keys, 9) == wanted
+
+
+class TestLookUp(StepConformance):
+    """Rows do not depend on one another, nor on the requests beside them."""
+
+    name = "look-up"
+    options = {
+        "source": "sqlite:s.db",
+        "table": "rows",
+        "key": "id",
+        "columns": {"price": "number", "plan": "text"},
+        "time": "since",
+        "missing": "null",
+    }
+    inputs = {"id": ["a", "b", "a", "z"], "at": [5.0, 5.0, 9.0, 9.0]}
+    outputs = {
+        "price": [1.0, 3.0, 2.0, np.nan],
+        "plan": np.array([b"x", NULL, b"y", NULL], object),
+    }
+
+    @pytest.fixture(autouse=True)
+    def _files(self, tmp_path, monkeypatch):
+        write_sqlite(tmp_path / "s.db", [("a", 0.0, 1.0, "x"), ("a", 6.0, 2.0, "y"), ("b", 5.0, 3.0, None)])
+        monkeypatch.setattr(type(self), "folder", tmp_path)
+
+
+def test_many_keys_take_several_statements(tmp_path, monkeypatch):
+    monkeypatch.setattr("salver.features.pipelines.lookups.sqlite._MOST", 2)
+    history = [(str(i), 0.0, float(i), "x") for i in range(5)]
+    source = SqliteSource(write_sqlite(tmp_path / "s.db", history), Query("id", NAMES, "rows"))
+    assert source.rows([Key(str(i)) for i in range(6)], 9) == [(float(i), "x") for i in range(5)] + [None]
 
 
 def test_times_may_be_texts_with_offsets(tmp_path):
