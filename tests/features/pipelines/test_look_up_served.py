@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,16 @@ plan = "bills.plan"
 """  # noqa: E501  # one line for each step, as in the guide
 
 
+AWAY = """
+[steps.bills]
+use = "look-up"
+source = "http://127.0.0.1:{port}/rows"
+key = "id"
+columns = {{ bill = "number" }}
+timeout_ms = 4000
+"""
+
+
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("models")
@@ -37,6 +48,15 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     database.executemany("INSERT INTO bills VALUES (?, ?, ?, ?)", rows)
     database.commit()
     database.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        for name, port in (("silent", silent.getsockname()[1]), ("closed", closed.getsockname()[1])):
+            (folder / name).mkdir()
+            (folder / name / "pipeline.toml").write_text(AWAY.format(port=port))
+        yield from served(folder)
+
+
+def served(folder: Path) -> Iterator[httpx.Client]:
     with ServerProcess([folder], Path(f"{folder}.log")) as running:
         yield httpx.Client(base_url=running.wait_ready().url, timeout=60)
 
@@ -71,9 +91,26 @@ def test_an_unknown_key_is_an_error_of_its_request(client: httpx.Client) -> None
     assert status == 400 and "has no column 'at' (date)" in told["error"]
 
 
+def test_a_source_that_is_away_fails_its_requests(client: httpx.Client) -> None:
+    answer = client.post("/v1/models/closed", json={"inputs": [{"id": "a"}]})
+    assert answer.status_code == 500
+    assert "look-up of 'id': the service cannot be asked (ConnectionRefusedError)" in answer.json()["error"]
+
+
+def test_a_request_ends_at_its_own_deadline(client: httpx.Client) -> None:
+    """The source may take four seconds; its answer could only say that it gave none."""
+    asked = {"name": "id", "shape": [1], "datatype": "BYTES", "data": ["a"]}
+    answer = client.post(
+        "/v2/models/silent/infer", json={"inputs": [asked], "parameters": {"timeout": 100_000}}
+    )
+    assert answer.status_code == 503 and "expired" in answer.json()["error"]
+
+
 def test_keys_are_counted_by_outcome(client: httpx.Client) -> None:
     asked(client, {"inputs": ROWS})
     page = client.get("/metrics").text
-    found = re.findall(r'salver_pipeline_look_ups_total{.*outcome="(\w+)",step="bills",.*} (\S+)', page)
+    found = re.findall(
+        r'salver_pipeline_look_ups_total{model="bills",outcome="(\w+)",step="bills",.*} (\S+)', page
+    )
     counts = {outcome: float(count) for outcome, count in found}
     assert counts["hit"] >= 2 and counts["miss"] >= 2 and counts["timeout"] == 0

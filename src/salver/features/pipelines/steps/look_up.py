@@ -10,6 +10,18 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 import numpy as np
 
+from salver.features.pipelines.lookups.cache import RowCache
+from salver.features.pipelines.lookups.source import (
+    Key,
+    Query,
+    Row,
+    Source,
+    SourceFailed,
+    SourceLate,
+    file_of,
+    kind_of_source,
+    with_secrets,
+)
 from salver.features.pipelines.steps.columns import NUMBER, TEXT, check_names
 from salver.features.pipelines.steps.dates import moment_of_text
 from salver.features.pipelines.steps.step import Arrays, Run, Step
@@ -19,20 +31,8 @@ from salver.words.messages import NULL, Column
 from salver.words.tensor import Array
 
 with lazy_imports():
-    from salver.features.pipelines.lookups.cache import RowCache
     from salver.features.pipelines.lookups.parquet import ParquetSource
     from salver.features.pipelines.lookups.remote import HttpSource, redis_source
-    from salver.features.pipelines.lookups.source import (
-        Key,
-        Query,
-        Row,
-        Source,
-        SourceFailed,
-        SourceLate,
-        file_of,
-        kind_of_source,
-        with_secrets,
-    )
     from salver.features.pipelines.lookups.sqlite import SqliteSource
 
 _LOG: Final = logging.getLogger("salver.pipelines")
@@ -135,7 +135,7 @@ class LookUp(Step, frozen=True):
         cache = RowCache(self._source(folder), self.cache_seconds, self.cache_keys, time.monotonic)
         return LookUpRun(self, cache)
 
-    def _source(self, folder: Path) -> "Source":
+    def _source(self, folder: Path) -> Source:
         query = Query(
             self.key,
             tuple(self.columns),
@@ -162,7 +162,7 @@ class LookUpRun:
         counts: Keys and calls by outcome, for the metrics page.
     """
 
-    def __init__(self, step: LookUp, cache: "RowCache") -> None:
+    def __init__(self, step: LookUp, cache: RowCache) -> None:
         self._step = step
         self._cache = cache
         self.counts: Mapping[str, int] = cache.counts
@@ -187,7 +187,7 @@ class LookUpRun:
             each if isinstance(each, SalverError) else self._answer(each, rows, problem) for each in asked
         ]
 
-    def _rows(self, keys: Sequence["Key"]) -> "tuple[Mapping[Key, Row | None], SourceFailed | None]":
+    def _rows(self, keys: Sequence[Key]) -> tuple[Mapping[Key, Row | None], SourceFailed | None]:
         counts = self._cache.counts
         try:
             found = self._cache.rows(keys, self._step.timeout_ms / 1000)
@@ -200,7 +200,7 @@ class LookUpRun:
         self._is_failing = False
         return found, None
 
-    def _keys(self, arrays: Arrays) -> "list[Key | None]":
+    def _keys(self, arrays: Arrays) -> list[Key | None]:
         """Return the key of each row; None = it is missing. Raises InvalidInput."""
         values = arrays[self._step.key].tolist()
         moments = self._moments(arrays[self._step.at]) if self._step.time else [None] * len(values)
@@ -232,9 +232,9 @@ class LookUpRun:
 
     def _answer(
         self,
-        keys: "Sequence[Key | None]",
-        rows: "Mapping[Key, Row | None]",
-        problem: "SourceFailed | None",
+        keys: Sequence[Key | None],
+        rows: Mapping[Key, Row | None],
+        problem: SourceFailed | None,
     ) -> Arrays | SalverError:
         found: list[Sequence[Any]] = []
         for index, key in enumerate(keys):
@@ -255,13 +255,13 @@ class LookUpRun:
         except (TypeError, ValueError):
             return ModelFailed(f"look-up: the source has a value that is not what {self._step.columns} says")
 
-    def _failure(self, problem: "SourceFailed") -> SalverError:
+    def _failure(self, problem: SourceFailed) -> SalverError:
         said = f"look-up of {self._step.key!r}: {problem}"
         if isinstance(problem, SourceLate):
             return DeadlineExceeded(f"{said} ({self._step.timeout_ms} ms)")
         return ModelFailed(said)
 
-    def _no_row(self, index: int, key: "Key | None") -> InvalidInput:
+    def _no_row(self, index: int, key: Key | None) -> InvalidInput:
         name = self._step.key
         if key is None:
             return InvalidInput(f"row {index}: {name!r} is missing", field=name)
