@@ -121,7 +121,7 @@ dist: .venv/demo.stamp
 	rm -rf dist
 	$(PY) -m hatchling build -d dist
 
-wheel: dist
+wheel: dist .venv/dev.stamp
 	$(PY) scripts/wheel_check.py dist/*.whl
 
 # Beside the wheel, the folder that puts it before Salver's source on the path.

@@ -25,7 +25,7 @@ from _pytest._io import TerminalWriter
 from salver.testing import process
 
 #: Share of what is left that a worker gets at a time, for each worker.
-_PART = 4
+_PART = 8
 
 
 class ForkedWorkers:
@@ -50,9 +50,7 @@ class ForkedWorkers:
         fork_server.running()  # one for all workers, as is their folder
         self._config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         self._reporter.showfspath = False
-        # Tests of the whole (pages, packages, trees) take seconds each: first, so that none is the last.
-        whole, items = Path(__file__).parents[1], session.items
-        self._left.extend(sorted(range(len(items)), key=lambda number: items[number].path.parent != whole))
+        self._left.extend(_longest_first(session.items))
         for _ in range(self._count):
             self._fork(session)
         while self._workers:
@@ -130,6 +128,23 @@ class ForkedWorkers:
         self._config.hook.pytest_runtest_logreport(report=report)
         self._left.extendleft(reversed(worker.todo))
         self._fork(session)
+
+
+def _longest_first(items: list[pytest.Item]) -> list[int]:
+    """Return the numbers of tests so that those of seconds and minutes are not the last; files stay whole.
+
+    First the tests of the whole (pages, packages, trees), then files with loops and loads.
+    """
+    whole = Path(__file__).parents[1]
+    loops = {item.path for item in items if item.get_closest_marker("soak")}
+
+    def rank(number: int) -> int:
+        path = items[number].path
+        if path.parent == whole:
+            return 0
+        return 1 if path in loops else 2
+
+    return sorted(range(len(items)), key=rank)
 
 
 class _Worker:
