@@ -107,7 +107,7 @@ def test_good_releases_whose_users_come_often_keep_alpha() -> None:
         bucket_seconds=SECONDS,
         alpha=0.05,
     )
-    rng, wrong, releases = np.random.default_rng(2), 0, size(60, 20)
+    rng, wrong, releases = np.random.default_rng(2), 0, size(40, 20)
     for _ in range(releases):
         users = Users(rng, 0.2, rng.pareto(1.2, 100) + 0.05)
         seen = (users.bucket(4.0) for _ in range(360))

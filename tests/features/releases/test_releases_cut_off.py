@@ -188,6 +188,7 @@ async def counting(server: ServerProcess, heard: int) -> list:
     return servers if is_so else []
 
 
+@ONLY
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("world", [Hasty], indirect=True, ids=["hasty"])
 async def test_one_that_is_cut_off_for_long_sends_nobody_to_the_canary(world: CutOff) -> None:

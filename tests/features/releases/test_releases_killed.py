@@ -26,7 +26,7 @@ from salver.features.releases.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
 from salver.words.releases import ReleaseState
 
-RELEASES = [0, *(pytest.param(number, marks=ONLY) for number in range(1, 5))]
+RELEASES = [0, *(pytest.param(number, marks=ONLY) for number in range(1, 3))]
 KILLS = size(10, 5)
 SECONDS = (0.3, 1.1)  # from the moment at which it answers to the kill
 ADA = Actor("ada")

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from release_load import Callers, bodies, digits, write_digits
+from soaking import ONLY
 from waiting import auntil
 
 from salver.features.ledger.ledger import Ledger
@@ -131,6 +132,7 @@ async def test_a_version_that_fails_is_rolled_back(served: ServerProcess, tmp_pa
     assert_sticky(callers, last="1")
 
 
+@ONLY
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("served", [{"seconds": 0.02}], indirect=True, ids=["twenty milliseconds slower"])
 async def test_a_version_that_is_slower_is_rolled_back(served: ServerProcess, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from databases import empty_database
 from release_load import Callers, bodies, digits, write_digits
 from replicas import POLICY, USERS, Replicas, begin, check_counts, in_state
+from soaking import ONLY
 from sqlalchemy import Connection, select
 from waiting import auntil
 
@@ -82,6 +83,7 @@ async def test_a_worse_version_is_rolled_back_on_both(replicas: Replicas) -> Non
     await check_counts(replicas, callers.statuses.total() + others.statuses.total() + asked)
 
 
+@ONLY
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("replicas", [{}], indirect=True, ids=["the same again"])
 async def test_an_equal_version_gets_everything_on_both(replicas: Replicas) -> None:
