@@ -11,6 +11,8 @@ from salver.words.tensor import DataType
 
 #: A PNG of one pixel.
 _IMAGE: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGOY8psbAAPBAZs15MZ+AAAAAElFTkSuQmCC"
+#: A WAV of 31 ms of silence.
+_SOUND: Final = "UklGRqAAAABXQVZFZm10IBAAAAABAAEAoA8AAKAPAAABAAgAZGF0YXwAAACA" + "gICA" * 41
 #: Bodies of requests by the task whose raw inputs a model takes.
 RAW_INPUTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "text-classification": {"inputs": "I love you"},
@@ -26,9 +28,17 @@ RAW_INPUTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "question-answering": {"inputs": {"question": "Where do I live?", "context": "I live in Berlin."}},
     "image-classification": {"inputs": _IMAGE},
     "object-detection": {"inputs": _IMAGE},
+    "automatic-speech-recognition": {"inputs": _SOUND},
+    "summarization": {
+        "inputs": "The tower is 324 metres tall, about the same height as an 81-storey building."
+    },
+    "translation": {"inputs": "I live in Berlin."},
+    "text2text-generation": {"inputs": "I live in Berlin."},
 }
 #: Tasks whose inputs may be the bytes of an image.
 TAKE_IMAGES: Final = frozenset(("image-classification", "object-detection"))
+#: Tasks whose inputs may be the bytes of a sound.
+TAKE_SOUNDS: Final = frozenset(("automatic-speech-recognition",))
 
 
 def raw_inputs(signature: Signature) -> Mapping[str, Any]:

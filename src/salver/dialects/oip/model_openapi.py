@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from salver.encoding.placeholders import TAKE_IMAGES, extents, filled, raw_inputs, zero
+from salver.encoding.placeholders import TAKE_IMAGES, TAKE_SOUNDS, extents, filled, raw_inputs, zero
 from salver.words.messages import Column, Signature, TensorSpec
 from salver.words.tensor import DataType
 
@@ -15,6 +15,7 @@ from salver.words.tensor import DataType
 MOST_MODELS: Final = 100
 _MOST_ELEMENTS: Final = 1000
 _IMAGE_KINDS: Final = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+_SOUND_KINDS: Final = ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "application/octet-stream")
 #: Types in JSON schemas by the kind of a column.
 _CELLS: Final = {
     "number": "number",
@@ -52,8 +53,11 @@ def _raw(name: str, signature: Signature) -> dict[str, Any]:
     schema = _object({"inputs": {}, "parameters": {"type": "object"}}, ["inputs"])
     taken = {"schema": schema, "example": raw_inputs(signature)}
     alone: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    file = {"schema": {"type": "string", "format": "binary"}}
     if task in TAKE_IMAGES:
-        alone = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _IMAGE_KINDS}
+        alone = dict.fromkeys(_IMAGE_KINDS, file)
+    elif task in TAKE_SOUNDS:
+        alone = dict.fromkeys(_SOUND_KINDS, file)
     return {
         "operationId": f"pipeline:{name}",
         "summary": f"Ask {name} with raw inputs ({task})",

@@ -5,6 +5,8 @@ backend, the tokenizer with ``tokenizers``, images with Pillow; neither transfor
 """
 
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,13 +36,18 @@ with lazy_imports():
     from salver.features.pipelines.locking import skew_of
     from salver.features.pipelines.making import task_of_network
     from salver.features.pipelines.model import PipelineModel
+    from salver.features.pipelines.seq2seq_making import open_network, seq2seq_model
+    from salver.features.pipelines.sound_making import ctc_model, whisper_model
     from salver.features.pipelines.texts import TextEncoder
 
 FORMAT: Final = "huggingface"
 PIPELINE: Final = "pipeline"
 _PIPELINE_FILE: Final = "pipeline.toml"
 _MARKS: Final = ("config.json", "modules.json")
-_OWN: Final = frozenset(("task", "file", "decode", "max_pixels"))
+#: Options of this backend by what the task takes; the others are the ONNX backend's.
+_OF_IMAGES: Final = ("decode", "max_pixels")
+_OF_SOUNDS: Final = ("max_seconds",)
+_OWN: Final = frozenset(("task", "file", *_OF_IMAGES, *_OF_SOUNDS))
 _KNOWN: Final = frozenset(("input_ids", "attention_mask", "token_type_ids"))
 _TYPES: Final = {DataType.INT64: "int64", DataType.INT32: "int32"}
 
@@ -66,22 +73,19 @@ class HuggingFaceBackend:
         """See :class:`~salver.backends.protocol.Backend`.
 
         Options: ``task``, ``file`` (the ONNX file, below the directory), ``decode`` and ``max_pixels`` for
-        images, and those of the ONNX backend.
+        images, ``max_seconds`` for sounds, and those of the ONNX backend.
         """
         wished = manifest.config.options
         directory = read_directory(manifest.path, wished.get("task", ""))
-        of_images = directory.is_of_images
-        if of_images and not is_installed("PIL"):
-            raise MissingExtra(self.name, "images", "pillow")
-        if not of_images and (unfit := [name for name in ("decode", "max_pixels") if name in wished]):
-            raise LoadFailed(
-                f"{directory.path} is for {directory.task}, and {unfit[0]} is an option of tasks with images",
-                field=f"options.{unfit[0]}",
-            )
+        _check_kind(directory, wished)
+        if directory.is_of_sequences:
+            return self._sequences(manifest, directory, options)
         network = self._network(manifest, directory, options)
         try:
-            if of_images:
+            if directory.is_of_images:
                 return image_model(directory, network, wished, options.threads)
+            if directory.is_of_sounds:
+                return ctc_model(directory, network, wished, options.threads)
             return self._model(manifest, network, directory)
         except BaseException:
             network.close()
@@ -89,6 +93,9 @@ class HuggingFaceBackend:
 
     def _network(self, manifest: Manifest, directory: ModelDirectory, options: LoadOptions) -> RunnableModel:
         file = _onnx_file(directory, manifest.config.options.get("file", ""))
+        return self._onnx(manifest, file, options)
+
+    def _onnx(self, manifest: Manifest, file: Path, options: LoadOptions) -> RunnableModel:
         own = {key: value for key, value in manifest.config.options.items() if key not in _OWN}
         alone = msgspec.structs.replace(
             manifest, path=file, format="onnx", backend="onnx", config=ModelConfig(options=own)
@@ -111,16 +118,55 @@ class HuggingFaceBackend:
                     fix="Export it with a dynamic sequence axis, as optimum-cli does.",
                 )
             names[spec.name] = _TYPES[spec.datatype]
+        encoder = self._encoder(manifest, directory, names)
+        task = task_of_network(directory, encoder, network.signature)
+        signature = Signature(task.inputs, task.outputs, True, HUGGING_FACE + directory.task)
+        rows = max(0, network.signature.inputs[0].shape[0])
+        return PipelineModel(network, encoder, task, signature, rows)
+
+    def _sequences(
+        self, manifest: Manifest, directory: ModelDirectory, options: LoadOptions
+    ) -> RunnableModel:
+        """Return a model whose network has an encoder and a decoder."""
+        network = open_network(
+            directory, manifest.config.options.get("file", ""), partial(self._onnx, manifest, options=options)
+        )
+        try:
+            encoder = self._encoder(
+                manifest, directory, dict.fromkeys(("input_ids", "attention_mask"), "int64")
+            )
+            if directory.is_of_sounds:
+                return whisper_model(directory, network, encoder, manifest.config.options, options.threads)
+            return seq2seq_model(directory, network, encoder)
+        except BaseException:
+            network.close()
+            raise
+
+    def _encoder(self, manifest: Manifest, directory: ModelDirectory, names: dict[str, str]) -> TextEncoder:
         # Read at the first batch. With threads, 8 short texts took five times as long on busy cores.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         tokenizers = framework(self, "tokenizers")
         tokenizer = directory.root / "tokenizer.json"
         with loading(msgspec.structs.replace(manifest, path=tokenizer, format="tokenizer.json")):
-            encoder = TextEncoder(directory, names, tokenizers.Tokenizer.from_str)
-        task = task_of_network(directory, encoder, network.signature)
-        signature = Signature(task.inputs, task.outputs, True, HUGGING_FACE + directory.task)
-        rows = max(0, network.signature.inputs[0].shape[0])
-        return PipelineModel(network, encoder, task, signature, rows)
+            return TextEncoder(directory, names, tokenizers.Tokenizer.from_str)
+
+
+def _check_kind(directory: ModelDirectory, options: Mapping[str, str]) -> None:
+    """Refuse options of another kind of task, and a task whose packages are missing."""
+    kinds = (
+        (directory.is_of_images, _OF_IMAGES, "images", {"PIL": "pillow"}),
+        (directory.is_of_sounds, _OF_SOUNDS, "sound", {"soundfile": "soundfile", "soxr": "soxr"}),
+    )
+    for is_meant, names, extra, modules in kinds:
+        if is_meant:
+            for module, package in modules.items():
+                if not is_installed(module):
+                    raise MissingExtra(FORMAT, extra, package)
+        elif unfit := [name for name in names if name in options]:
+            raise LoadFailed(
+                f"{directory.path} is for {directory.task}, and {unfit[0]} is an option of other tasks",
+                field=f"options.{unfit[0]}",
+            )
 
 
 def _onnx_file(directory: ModelDirectory, wished: str) -> Path:

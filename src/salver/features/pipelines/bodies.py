@@ -11,7 +11,7 @@ from typing import Any, Final
 from salver.encoding.bodies import HttpBody, media_type
 from salver.encoding.json_text import kind_of, loads
 from salver.encoding.multipart import MOST_PARTS, MULTIPART, FormPart, multipart
-from salver.features.pipelines.names import OF_IMAGES
+from salver.features.pipelines.names import OF_FILES, OF_SOUNDS
 from salver.features.pipelines.tables import DELIMITED
 from salver.words.errors import InvalidInput, TooLarge
 from salver.words.messages import PIPELINE, Signature
@@ -19,6 +19,10 @@ from salver.words.messages import PIPELINE, Signature
 NO_TEXTS: Final = "Send a text, or a list of texts."
 IMAGE: Final = (
     'Send the bytes of an image with its content type (image/jpeg, image/png, …), or {"inputs": "<base64>"}, '
+    "or a list of them."
+)
+SOUND: Final = (
+    'Send the bytes of a sound with its content type (audio/wav, audio/flac, …), or {"inputs": "<base64>"}, '
     "or a list of them."
 )
 JSON: Final = (b"", b"application/json", b"application/x-www-form-urlencoded")
@@ -29,6 +33,11 @@ _DATA: Final = frozenset(("inputs", "data", "body", "file"))
 #: Names of texts in inputs that are no inputs of a network.
 _TEXTS: Final = frozenset(("query", "texts", "source_sentence", "sentences", "sequences"))
 _LISTS: Final = frozenset(("texts", "sentences"))
+
+
+def file_fix(task: str) -> str:
+    """Return how the files of a task are sent."""
+    return SOUND if task in OF_SOUNDS else IMAGE
 
 
 def parts(http: HttpBody, signature: Signature) -> tuple[Any, Mapping[str, Any]]:
@@ -43,8 +52,8 @@ def parts(http: HttpBody, signature: Signature) -> tuple[Any, Mapping[str, Any]]
         return of_form(http, signature)
     if signature.platform == PIPELINE:
         return _pipeline_parts(http, kind)
-    if signature.task in OF_IMAGES:
-        return _image_parts(http, kind)
+    if signature.task in OF_FILES:
+        return _file_parts(http, kind, signature.task)
     if kind in DELIMITED:
         return _rows(bytes(http.content), DELIMITED[kind], signature), {}
     if kind.startswith((b"image/", b"audio/", b"video/")):
@@ -64,16 +73,19 @@ def _pipeline_parts(http: HttpBody, kind: bytes) -> tuple[Any, Mapping[str, Any]
     return bytes(body), {}
 
 
-def _image_parts(http: HttpBody, kind: bytes) -> tuple[Any, Mapping[str, Any]]:
-    """Return the same for a task of images."""
+def _file_parts(http: HttpBody, kind: bytes, task: str) -> tuple[Any, Mapping[str, Any]]:
+    """Return the same for a task of images or sounds."""
     body = http.content
+    what, kinds = ("sounds", (b"audio/", b"video/")) if task in OF_SOUNDS else ("images", (b"image/",))
     # Untold of the type, curl sends any file as a form, and Hugging Face's client without a type.
     is_file = kind in (JSON[0], JSON[2]) and not bytes(body[:64]).lstrip().startswith(b"{")
-    if is_file or kind.startswith(b"image/") or kind == b"application/octet-stream":
+    if is_file or kind.startswith(kinds) or kind == b"application/octet-stream":
         return bytes(body), {}
     if kind not in JSON:
         raise InvalidInput(
-            f"the model takes images, not {kind[:80].decode('latin-1')}", field="content-type", fix=IMAGE
+            f"the model takes {what}, not {kind[:80].decode('latin-1')}",
+            field="content-type",
+            fix=file_fix(task),
         )
     return json_parts(body)
 
@@ -195,7 +207,7 @@ def of_form(http: HttpBody, signature: Signature) -> tuple[Any, Mapping[str, Any
     A field that has the name of an input is that one; other files, and ``data`` or ``inputs``, are inputs
     without a name, and all others are parameters. Several fields of a name are a list. Raises InvalidInput.
     """
-    takes_files = signature.platform == PIPELINE or signature.task in OF_IMAGES
+    takes_files = signature.platform == PIPELINE or signature.task in OF_FILES
     own = {spec.name for spec in signature.inputs}
     data: list[Any] = []
     named: dict[str, list[Any]] = {}
@@ -237,7 +249,7 @@ def _add(parameters: dict[str, Any], field: FormPart) -> None:
 
 
 def _united(named: Mapping[str, list[Any]], signature: Signature) -> Any:
-    if len(named) == 1 and signature.task in OF_IMAGES:
+    if len(named) == 1 and signature.task in OF_FILES:
         return _single(*named.values())
     return {name: values if name in _LISTS else _single(values) for name, values in named.items()}
 

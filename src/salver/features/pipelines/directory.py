@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from salver.backends.content import head
-from salver.features.pipelines.names import FIXES, OF_IMAGES, SUFFIXES, SUPPORTED
+from salver.features.pipelines.names import FIXES, OF_IMAGES, OF_SEQUENCES, OF_SOUNDS, SUFFIXES, SUPPORTED
 from salver.words.errors import LoadFailed
 
 _MOST: Final = 16 << 20  # bytes of a JSON file; label lists of large classifiers take some megabytes
@@ -60,13 +60,32 @@ class TokenizerConfig(msgspec.Struct, frozen=True):
     unk_token: Any = None
     mask_token: Any = None
     cls_token: Any = None
+    sep_token: Any = None
+    bos_token: Any = None
+    eos_token: Any = None
+    additional_special_tokens: Any = None
+    extra_special_tokens: Any = None
+
+    @property
+    def specials(self) -> list[str]:
+        """Texts of all special tokens that the file names."""
+        names = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+        found = [self.token(f"{name}_token") for name in names]
+        for more in (self.additional_special_tokens, self.extra_special_tokens):
+            if isinstance(more, dict):
+                found += map(_content, more.values())
+            elif isinstance(more, list):
+                found += map(_content, more)
+        return [token for token in found if token]
 
     def token(self, name: str) -> str:
         """Return a special token's text, which a file gives as a string or as a record; empty = none."""
-        value = getattr(self, name)
-        if isinstance(value, dict):
-            value = value.get("content")
-        return value if isinstance(value, str) else ""
+        return _content(getattr(self, name))
+
+
+def _content(token: Any) -> str:
+    value = token.get("content") if isinstance(token, dict) else token
+    return value if isinstance(value, str) else ""
 
 
 class Module(msgspec.Struct, frozen=True):
@@ -115,6 +134,16 @@ class ModelDirectory(msgspec.Struct, frozen=True):
     def is_of_images(self) -> bool:
         """Whether the task takes images."""
         return self.task in OF_IMAGES
+
+    @property
+    def is_of_sounds(self) -> bool:
+        """Whether the task takes sounds."""
+        return self.task in OF_SOUNDS
+
+    @property
+    def is_of_sequences(self) -> bool:
+        """Whether the network has an encoder and a decoder."""
+        return self.task in OF_SEQUENCES or (self.is_of_sounds and self.config.model_type == "whisper")
 
     def labels(self, count: int) -> tuple[str, ...]:
         """Return the names of that many classes; those without a name are ``LABEL_0`` and so on."""

@@ -15,8 +15,8 @@ import orjson
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps, kind_of
 from salver.features.pipelines import raw_rows
-from salver.features.pipelines.bodies import IMAGE, NO_TEXTS, parts
-from salver.features.pipelines.names import OF_IMAGES, SUPPORTED
+from salver.features.pipelines.bodies import IMAGE, NO_TEXTS, SOUND, file_fix, parts
+from salver.features.pipelines.names import OF_FILES, OF_IMAGES, OF_SEQUENCES, OF_SOUNDS, SUPPORTED
 from salver.features.pipelines.parameters import PARAMETERS, from_json, plain_names, to_request
 from salver.kernel.serving.ports import Codec
 from salver.transport.faults import http_fault
@@ -110,7 +110,7 @@ def asked_rows(task: str, inputs: Any, parameters: Mapping[str, Any]) -> tuple[A
     from_json(parameters, kind)  # what is wrong is said before the request waits for a batch
     asked = _READERS.get(task, _texts)(inputs, parameters)
     if not asked.rows:
-        fix = IMAGE if task in OF_IMAGES else NO_TEXTS
+        fix = file_fix(task) if task in OF_FILES else NO_TEXTS
         raise InvalidInput("inputs is an empty list", field="inputs", fix=fix)
     return asked, plain_names(parameters, kind)
 
@@ -171,20 +171,31 @@ def _texts(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
     return AskedRows([[_text(inputs, "inputs")]], _bare)
 
 
-def _images(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
-    """Read an image or a list of images; each is decoded when its batch runs."""
-    if type(inputs) is list:
-        return AskedRows([[_image(each, f"inputs[{i}]")] for i, each in enumerate(inputs)], _listed)
-    return AskedRows([[_image(inputs, "inputs")]], _bare)
+def _files(fix: str) -> Callable[[Any, Mapping[str, Any]], AskedRows]:
+    """Return the reader of a file or a list of files; each is decoded when its batch runs."""
+
+    def read(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
+        if type(inputs) is list:
+            return AskedRows([[_file(each, f"inputs[{i}]", fix)] for i, each in enumerate(inputs)], _listed)
+        return AskedRows([[_file(inputs, "inputs", fix)]], _bare)
+
+    return read
 
 
-def _image(value: Any, field: str) -> str | bytes:
-    """Return the bytes of an image, or its base64, perhaps as ``{"b64": …}`` (TensorFlow Serving's)."""
+def _file(value: Any, field: str, fix: str) -> str | bytes:
+    """Return the bytes of a file, or its base64, perhaps as ``{"b64": …}`` (TensorFlow Serving's)."""
     if type(value) is bytes:
         return value
     if type(value) is dict and list(value) == ["b64"]:
         value = value["b64"]
-    return _text(value, field, IMAGE)
+    return _text(value, field, fix)
+
+
+def _made(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
+    """Read texts of a task that makes texts, which answers a list for a single one, too."""
+    asked = _texts(inputs, parameters)
+    asked.wrap = _listed
+    return asked
 
 
 def _masked(inputs: Any, parameters: Mapping[str, Any]) -> AskedRows:
@@ -279,8 +290,9 @@ _READERS: Final = {
     "text-ranking": _ranked,
     "fill-mask": _masked,
     "question-answering": _questions,
-    "image-classification": _images,
-    "object-detection": _images,
+    **dict.fromkeys(OF_IMAGES, _files(IMAGE)),
+    **dict.fromkeys(OF_SOUNDS, _files(SOUND)),
+    **dict.fromkeys(OF_SEQUENCES, _made),
 }
 
 

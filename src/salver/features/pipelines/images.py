@@ -5,13 +5,10 @@ callers: it bounds the pixels before they are decoded, and every way in which a 
 InvalidInput.
 """
 
-import base64
-import binascii
 import contextlib
 import importlib
 import io
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
@@ -19,6 +16,7 @@ import msgspec
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from salver.features.pipelines.payload import payload
 from salver.words.errors import InvalidInput
 from salver.words.tensor import Array
 
@@ -33,8 +31,6 @@ _ROTATED: Final = range(2, 9)
 _LYING: Final = range(5, 9)  # height and width are swapped
 #: Choices between exactness and speed.
 How = Literal["exact", "near", "fast"]
-#: What no image begins with: 64 letters of base64.
-_BASE64: Final = re.compile(rb"(?:data:[^,]{0,200},|[A-Za-z0-9+/=\r\n]{64})")
 _SEND: Final = "Send the bytes of an image (JPEG, PNG, WebP, GIF, BMP, TIFF), or its base64."
 _FEWER: Final = "Make it smaller before it is sent, or raise max_pixels in the model's [options]."
 
@@ -61,22 +57,7 @@ def plain_bytes(value: bytes | str) -> bytes:
     Raises:
         InvalidInput: it is a URL of another kind, or broken base64.
     """
-    data = value.encode() if isinstance(value, str) else value
-    if data[:8].lower().startswith((b"http://", b"https://")):
-        raise InvalidInput(
-            "inputs has a URL, and a server fetches nothing for its callers", field="inputs", fix=_SEND
-        )
-    if not _BASE64.match(data) and not (len(data) < 64 and data.isascii() and data):
-        return data
-    text = data[data.index(b",") + 1 :] if data.startswith(b"data:") else data
-    try:
-        return base64.b64decode(b"".join(text.split()), validate=True)
-    except binascii.Error as error:
-        raise InvalidInput(
-            f"inputs has neither an image nor valid base64 ({error}): {data[:24]!r}",
-            field="inputs",
-            fix=_SEND,
-        ) from error
+    return payload(value, "an image", _SEND)
 
 
 class DecodedImage(msgspec.Struct, frozen=True):

@@ -18,9 +18,19 @@ SUPPORTED: Final = (
     "question-answering",
     "image-classification",
     "object-detection",
+    "automatic-speech-recognition",
+    "summarization",
+    "translation",
+    "text2text-generation",
 )
 #: Those of them that take images.
 OF_IMAGES: Final = ("image-classification", "object-detection")
+#: Those that take sounds.
+OF_SOUNDS: Final = ("automatic-speech-recognition",)
+#: Those that take files.
+OF_FILES: Final = (*OF_IMAGES, *OF_SOUNDS)
+#: Those that make texts from texts.
+OF_SEQUENCES: Final = ("summarization", "translation", "text2text-generation")
 #: Ends of class names with their tasks; the first that fits counts.
 SUFFIXES: Final = (
     ("ForSequenceClassification", "text-classification"),

@@ -30,7 +30,18 @@ _LEAST: Final = {
     "max_seq_len": 1,
     "stride": 0,
     "doc_stride": 0,
+    "max_length": 1,
+    "max_new_tokens": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "num_beams": 1,
+    "no_repeat_ngram_size": 0,
+    "forced_bos_token_id": 0,
 }
+#: Largest values, where they are others than the usual one.
+_GREATEST: Final = {"num_beams": 16}
+#: Objects that hold parameters of ``generate()`` in requests of transformers' users.
+_NESTED: Final = ("generate_kwargs", "generation_parameters", "generate")
 _MOST: Final = 1_000_000
 
 
@@ -137,6 +148,48 @@ class DetectionParameters(msgspec.Struct, frozen=True):
     threshold: float = 0.5
 
 
+class GenerationParameters(Truncating, frozen=True):
+    """Parameters of tasks that make texts, with the names and meanings of ``generate()``; None = not said."""
+
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    min_length: int | None = None
+    min_new_tokens: int | None = None
+    num_beams: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["never"] | None = None
+    no_repeat_ngram_size: int | None = None
+    repetition_penalty: float | None = None
+    forced_bos_token_id: int | None = None
+    do_sample: bool = False
+
+
+class TranslationParameters(GenerationParameters, frozen=True):
+    """Parameters of translation; languages are tokens of the model, such as ``eng_Latn``."""
+
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+
+
+class SpeechParameters(GenerationParameters, frozen=True):
+    """Parameters of speech recognition.
+
+    Attributes:
+        return_timestamps: Times of parts: ``true`` for Whisper, ``char`` or ``word`` for networks with CTC.
+        chunk_length_s: Seconds of a piece, in which networks with CTC hear a long sound; Whisper always
+            hears 30 s at a time.
+        stride_length_s: Seconds by which pieces overlap on both sides, or on the left and on the right.
+        language: Language that is spoken, which Whisper otherwise finds out.
+        task: ``transcribe`` or ``translate``, into English.
+    """
+
+    return_timestamps: bool | Literal["char", "word"] = False
+    chunk_length_s: float | None = None
+    stride_length_s: float | tuple[float, float] | None = None
+    language: str | None = None
+    task: str | None = None
+
+
 #: Records by task.
 PARAMETERS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "text-classification": ClassParameters,
@@ -149,6 +202,10 @@ PARAMETERS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "question-answering": AnswerParameters,
     "image-classification": ImageClassParameters,
     "object-detection": DetectionParameters,
+    "automatic-speech-recognition": SpeechParameters,
+    "summarization": GenerationParameters,
+    "text2text-generation": GenerationParameters,
+    "translation": TranslationParameters,
 }
 #: What msgspec knows of a class it finds out at its first use, in which two threads must not meet.
 _FOUND_OUT: Final = [msgspec.json.Decoder(kind) for kind in PARAMETERS.values()]
@@ -162,6 +219,10 @@ def plain_names(given: Mapping[str, Any], kind: type[msgspec.Struct]) -> dict[st
     """
     known = kind.__struct_fields__
     plain = {}
+    if "num_beams" in known:
+        for nested in _NESTED:
+            if isinstance(inner := given.get(nested), Mapping):
+                given = {**{name: given[name] for name in given if name != nested}, **inner}
     for name, value in given.items():
         own = ALIASES.get(name, name)
         if own not in known:
@@ -190,9 +251,10 @@ def from_json(given: Mapping[str, Any], kind: type[_Record]) -> _Record:
         raise InvalidInput(f"{field}: {text}", field=field, fix=_kinds(kind, path)) from error
     for name, least in _LEAST.items():
         value = getattr(found, name, None)
-        if type(value) is int and not least <= value <= _MOST:
+        most = _GREATEST.get(name, _MOST)
+        if type(value) is int and not least <= value <= most:
             field = f"parameters.{name}"
-            raise InvalidInput(f"{field} must be from {least} to {_MOST}, not {value}", field=field)
+            raise InvalidInput(f"{field} must be from {least} to {most}, not {value}", field=field)
     return found
 
 

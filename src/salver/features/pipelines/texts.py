@@ -54,6 +54,7 @@ class TextEncoder:
     Attributes:
         tokenizer: The tokenizer, without truncation and padding.
         unknown, mask, separator: Ids of special tokens; -1 = it has none.
+        special: Ids of all special tokens that the files name.
         truncated: Number of texts that were cut.
     """
 
@@ -71,6 +72,7 @@ class TextEncoder:
         self.mask_token = config.token("mask_token")
         self.mask = self.id_of(self.mask_token)
         self.cls = self.id_of(config.token("cls_token"))
+        self.special = frozenset(found for token in config.specials if (found := self.id_of(token)) >= 0)
         self._names = names
         self._cutting: Any = None
         self._lock = threading.Lock()  # a tokenizer's truncation is a setting, not an argument

@@ -7,7 +7,7 @@ from typing import Any, Final
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
-from salver.features.pipelines.names import OF_IMAGES, SUPPORTED
+from salver.features.pipelines.names import OF_FILES, SUPPORTED
 from salver.features.pipelines.operations import PipelineOperations
 from salver.features.pipelines.peers import hub, tei, toolkit
 from salver.features.pipelines.peers.choosing import FormModels, check_task, choose
@@ -24,7 +24,7 @@ from salver.words.messages import Call, Signature
 _VECTORS: Final = ("sentence-embeddings",)
 _CLASSES: Final = ("text-classification",)
 _RANKS: Final = ("text-ranking",)
-_TEXTS: Final = tuple(task for task in SUPPORTED if task not in OF_IMAGES)
+_TEXTS: Final = tuple(task for task in SUPPORTED if task not in OF_FILES)
 #: Tasks that a path of Text Embeddings Inference is for.
 _TASKS: Final = {
     "/embed": _VECTORS,

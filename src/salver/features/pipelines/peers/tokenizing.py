@@ -15,7 +15,7 @@ from salver.backends.loading import framework, loading
 from salver.features.pipelines.backend import FORMAT, HuggingFaceBackend
 from salver.features.pipelines.directory import ModelDirectory, read_directory
 from salver.features.pipelines.making import POOLING
-from salver.features.pipelines.names import OF_IMAGES
+from salver.features.pipelines.names import OF_FILES
 from salver.features.pipelines.peers.tei import NothingAsked, texts_of
 from salver.features.pipelines.texts import MOST_TOKENS, TextEncoder
 from salver.kernel.serving.servable import Servable
@@ -59,7 +59,7 @@ class Directories:
             found = self._encoders.get(servable)
             if found is None:
                 directory = self.of(servable)
-                if directory.task in OF_IMAGES:
+                if directory.task in OF_FILES:
                     raise Unsupported(f"the model is for {directory.task}, and has no tokenizer")
                 tokenizers = framework(HuggingFaceBackend(), "tokenizers")
                 manifest = msgspec.structs.replace(
