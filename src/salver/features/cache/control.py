@@ -187,7 +187,7 @@ class CacheControl:
             elif self._is_known(meter):
                 sizes[meter] = chosen[str(id(meter))]
             else:
-                sizes[meter] = float(fair if meter.size is None else max(meter.size, fair))
+                sizes[meter] = fair
         scale = min(1.0, self._budget / (sum(sizes.values()) or 1.0))
         # Smaller ones first, so that all together never have more than the budget.
         for meter in sorted(meters, key=lambda each: sizes[each] - (each.size or 0)):
