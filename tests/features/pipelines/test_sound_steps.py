@@ -157,6 +157,12 @@ class TestCtcSearch(StepConformance):
     outputs = TestCtcDecode.outputs
 
 
+def test_letters_may_be_in_a_file(tmp_path):
+    (tmp_path / "letters.json").write_text('["", " ", "a", "b"]')
+    run = CtcDecode(file="letters.json").open(tmp_path)
+    assert run({"logits": LOGITS})["text"].tolist() == [b"aa b", b"b"]
+
+
 @given(st.integers(1, 5), st.integers(2, 4), st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)
 def test_the_search_finds_the_most_likely_letters(frames, letters, seed):
@@ -183,7 +189,8 @@ def test_the_search_finds_the_most_likely_letters(frames, letters, seed):
         (LogMel(n_fft=1), "`n_fft` must be"),
         (LogMel(hop=1), "1/64"),
         (LogMel(bands=300), "`bands` must be"),
-        (CtcDecode(), "`path` or `tokens`"),
+        (CtcDecode(), "one of `path`, `tokens` and `file`"),
+        (CtcDecode(file="absent.json"), "no list of letters"),
         (CtcDecode(tokens=("a",), blank=1), "`blank` is"),
         (CtcDecode(tokens=("a",), beams=0), "`beams` must be"),
         (CtcDecode(path=".."), "outside"),

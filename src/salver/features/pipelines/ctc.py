@@ -142,6 +142,21 @@ def beam_search(logits: Array, blank: int, beams: int) -> tuple[list[int], float
     return list(prefix), float(np.logaddexp(*pair))
 
 
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """Return the letters of a JSON file, by their numbers.
+
+    Raises:
+        LoadFailed: it has no list of texts.
+    """
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=tuple[str, ...])
+    except (OSError, msgspec.DecodeError) as error:
+        raise LoadFailed(f"{path} is no list of letters in JSON: {error}") from error
+    if len(found) > _MOST_TOKENS:
+        raise LoadFailed(f"{path} has more than {_MOST_TOKENS} letters")
+    return found
+
+
 def read_alphabet(folder: Path) -> Alphabet:
     """Return the letters that a Hugging Face directory names, in ``vocab.json`` and the files beside it.
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from salver.features.pipelines.ctc import Alphabet, beam_search, read_alphabet
+from salver.features.pipelines.ctc import Alphabet, beam_search, read_alphabet, read_tokens
 from salver.features.pipelines.directory import inside
 from salver.features.pipelines.log_mel import Scaling, log_mel
 from salver.features.pipelines.steps.step import OFFSETS, Arrays, Run, Step
@@ -195,7 +195,8 @@ class CtcDecode(Step, frozen=True):
     Attributes:
         path: Folder of ``vocab.json`` and the tokenizer's files beside it.
         tokens: The letters in order instead; a space is one of them.
-        blank: Number of the blank among ``tokens``.
+        file: JSON file with a list of them, where they are many.
+        blank: Number of the blank among ``tokens`` or those of the file.
         beams: 1 = the best letter of each frame; more = search for the most likely text, of which so many
             beginnings are kept.
     """
@@ -207,6 +208,7 @@ class CtcDecode(Step, frozen=True):
 
     path: str = ""
     tokens: tuple[str, ...] = ()
+    file: str = ""
     blank: int = 0
     beams: int = 1
 
@@ -230,13 +232,14 @@ class CtcDecode(Step, frozen=True):
         return run
 
     def _alphabet(self, folder: Path) -> Alphabet:
-        if bool(self.path) == bool(self.tokens):
-            raise LoadFailed("ctc-decode: it needs `path` or `tokens`, and not both")
+        if bool(self.path) + bool(self.tokens) + bool(self.file) != 1:
+            raise LoadFailed("ctc-decode: it needs one of `path`, `tokens` and `file`")
         if self.path:
             return read_alphabet(inside(folder, self.path))
-        if not 0 <= self.blank < len(self.tokens):
-            raise LoadFailed("ctc-decode: `blank` is the number of one of the `tokens`")
-        return Alphabet(self.tokens, self.blank)
+        tokens = read_tokens(inside(folder, self.file)) if self.file else self.tokens
+        if not 0 <= self.blank < len(tokens):
+            raise LoadFailed("ctc-decode: `blank` is the number of one of the letters")
+        return Alphabet(tokens, self.blank)
 
     def _text(self, alphabet: Alphabet, logits: Array) -> str:
         if self.beams == 1:
