@@ -12,7 +12,8 @@ from salver.features.pipelines.directory import ModelDirectory, Reader
 from salver.features.pipelines.generation_files import read_generation, read_seq_config
 from salver.features.pipelines.seq2seq import Seq2SeqNetwork
 from salver.features.pipelines.sound_model import SoundModel
-from salver.features.pipelines.sounds import MOST_ALLOWED, MOST_SECONDS
+from salver.features.pipelines.sounds import MOST_SECONDS
+from salver.features.pipelines.steps.sounds import MOST_ALLOWED
 from salver.features.pipelines.texts import TextEncoder
 from salver.features.pipelines.whisper_model import FEATURES, Spectrum, WhisperRecogniser
 from salver.words.errors import LoadFailed

@@ -20,8 +20,6 @@ from salver.words.tensor import Array
 FORMATS: Final = frozenset(("WAV", "WAVEX", "FLAC", "OGG", "MP3"))
 #: Seconds of a sound; one takes 64 kB at 16 kHz once it is decoded.
 MOST_SECONDS: Final = 1800
-#: The largest value of the option.
-MOST_ALLOWED: Final = 36_000
 _MOST_CHANNELS: Final = 8
 _RATES: Final = range(1_000, 384_001)
 _BLOCK: Final = 1 << 20  # numbers that are decoded at a time, of all channels

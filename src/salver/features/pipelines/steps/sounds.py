@@ -16,8 +16,10 @@ from salver.words.tensor import Array
 
 with lazy_imports():
     from salver.backends.installed import is_installed
-    from salver.features.pipelines.sounds import MOST_ALLOWED, load, plain_bytes
+    from salver.features.pipelines.sounds import load, plain_bytes
 
+#: Longest sound that options allow, in seconds.
+MOST_ALLOWED: Final = 36_000
 _LEAST: Final = 1e-7
 _MOST_RATE: Final = 192_000
 _MOST_SIZE: Final = 1 << 16
