@@ -17,8 +17,6 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
 
 from salver.configuration import ServeConfig
 from salver.features import FrontsConfig
@@ -41,10 +39,15 @@ from salver.features.fronts.messages import (
 )
 from salver.features.fronts.passing import PassedRequests
 from salver.kernel.supervise import Backoff, Supervisor, retry
+from salver.lazy import lazy_imports
 from salver.parts import Kernel
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.words.errors import NotReady, Unsupported
 from salver.words.events import BatchRan, Event, Served, StateChanged
+
+with lazy_imports():
+    from prometheus_client import Metric
+    from prometheus_client.core import GaugeMetricFamily
 
 _LOG: Final = logging.getLogger("salver.fronts")
 #: Seconds that a front has to acknowledge the end of a copy, before it is killed.
