@@ -53,15 +53,20 @@ class Pipeline:
         """
         return self._pipeline.fingerprint().digest
 
-    def lock(self) -> str:
+    def lock(self, inputs: Mapping[str, Any] | None = None) -> str:
         """Write ``pipeline.lock`` beside ``pipeline.toml``, and return the digest.
 
         A server or a program that loads the pipeline after that is told what has changed.
 
+        Args:
+            inputs: Training data; a server compares what it is asked with its distributions. None = the file
+                keeps those that it has.
+
         Raises:
             LoadFailed: a file cannot be read or written.
+            SalverError: as of a call.
         """
-        return self._pipeline.lock().digest
+        return self._pipeline.lock(None if inputs is None else self._arrays(inputs)).digest
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Return the outputs by name, for arrays or lists of equally many rows.
@@ -70,14 +75,16 @@ class Pipeline:
             InvalidInput: the inputs do not fit the signature.
             SalverError: a step or a model refused them.
         """
+        return self._pipeline.run(self._arrays(inputs))
+
+    def _arrays(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         known = {spec.name: spec for spec in self.signature.inputs}
         tensors = tuple(
             typed(name, values, known[name].datatype) if name in known else Tensor(name, *_NOTHING)
             for name, values in inputs.items()
         )
         bound = self._admission.bind(InferRequest(self._pipeline.plan.name, tensors))
-        arrays = {name: array for name, array in zip(known, bound.arrays, strict=True) if array is not None}
-        return self._pipeline.run(arrays)
+        return {name: array for name, array in zip(known, bound.arrays, strict=True) if array is not None}
 
     def close(self) -> None:
         """Release the models."""

@@ -198,6 +198,11 @@ class InferRequest(msgspec.Struct, frozen=True):
     came: float = 0.0
 
 
+#: Name of a graph's step, when it began and ended by the engine's clock, and of that the seconds in a queue
+#: and in the model.
+StepTime = tuple[str, float, float, float, float]
+
+
 class Timing(msgspec.Struct, frozen=True, gc=False):
     """Durations of the parts of one request in seconds; with the remainder they add up to its latency.
 
@@ -214,6 +219,7 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
         split: Splitting the outputs of its batch, the last part before ``ended``.
         cache: For a model with a response cache, whether the answer was in it.
         cache_seconds: Cache lookup and insertion.
+        steps: Of a graph, when each of its steps ran.
     """
 
     queue: float = 0.0
@@ -227,6 +233,7 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
     split: float = 0.0
     cache: Literal["", "hit", "miss"] = ""
     cache_seconds: float = 0.0
+    steps: tuple[StepTime, ...] = ()
 
 
 class InferResponse(msgspec.Struct, frozen=True):

@@ -18,7 +18,8 @@ from tritonclient.utils import InferenceServerException
 from waiting import until
 from zoo import mlp_answer, write_mlp
 
-from salver.features.pipelines.local import described_lock
+from salver.cli import main
+from salver.features.pipelines.local import fingerprint_in
 from salver.features.pipelines.locking import write_lock
 from salver.testing.process import ServerProcess
 
@@ -126,9 +127,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(
         folder, "unfit", '[steps.a]\nmodel = "words"\n[steps.b]\nuse = "text-join"\ninputs = { text = "a" }\n'
     )
+    write(
+        folder,
+        "watched",
+        '[steps.words]\nmodel = "words"\n[steps.chances]\nuse = "softmax"\n[statistics]\nsample = 1\n',
+    )
     for name in ("locked", "skewed"):
         path = write(folder, name, '[steps.words]\nmodel = "words"\n[steps.chances]\nuse = "softmax"\n')
-        write_lock(path, described_lock(path))
+        write_lock(path, fingerprint_in(path))
     path.joinpath("pipeline.toml").write_text(
         path.joinpath("pipeline.toml").read_text() + "temperature = 2\n"
     )
@@ -140,7 +146,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[ServerProcess]:
     with ServerProcess([folder], folder.with_suffix(".log"), ["--poll-seconds", "0.2"]) as running:
         running.wait_for("/v2/health/live")
-        for name in ("review", "cascade", "beside", "tokens"):
+        for name in ("review", "cascade", "beside", "tokens", "watched"):
             until(lambda name=name: ask(running, f"/v2/models/{name}/ready")[0] == 200)
         yield running
 
@@ -231,6 +237,29 @@ def test_a_pipeline_that_does_not_fit_says_why(server: ServerProcess, model: str
 
 def test_a_pipeline_that_is_the_locked_one_is_served(server: ServerProcess) -> None:
     until(lambda: infer(server, "locked", "good")[0] == 200)
+
+
+def test_times_of_steps_and_values_at_edges_are_told(
+    server: ServerProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(3):
+        assert infer(server, "watched", "good", "bad bad")[0] == 200
+    assert infer(server, "watched", "fail")[0] == 500
+    until(lambda: ask(server, "/api/v1/models/watched/pipeline")[1]["edges"][0]["requests"] == 3)
+    code, said = ask(server, "/api/v1/models/watched/pipeline?version=1")
+    assert code == 200 and said["requests"] == 3 and said["outputs"] == {"scores": "chances.scores"}
+    words, chances = said["steps"]
+    assert (words["model"], words["runs"], words["failures"]) == ("words", 3, 1)
+    assert words["reads"] == [{"source": "text", "input": "text"}] and chances["runs"] == 3
+    assert words["seconds"] >= words["run_seconds"] > 0 and words["seconds"] >= words["queue_seconds"]
+    assert {edge["name"]: edge["values"] for edge in said["edges"]} == {
+        "text": 6, "words.scores": 12, "chances.scores": 12,
+    }  # fmt: skip
+    assert ask(server, "/api/v1/models/words/pipeline")[0] == 404
+    assert ask(server, "/api/v1/models/watched/pipeline?version=7")[0] == 404
+    assert main(["pipelines", "stats", "watched", "--url", server.url]) == 0
+    shown = capsys.readouterr().out
+    assert "watched:1, 3 requests" in shown and "words.scores" in shown and "stood in" in shown
 
 
 def test_a_failing_row_fails_its_own_request(server: ServerProcess) -> None:

@@ -38,6 +38,7 @@ def step(index, reads, *, sure=True, share=0.0, rescue=None):
         rescue,
         sure,
         share,
+        f"s{index}",
     )
 
 

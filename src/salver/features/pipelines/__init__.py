@@ -5,8 +5,8 @@ Serving's paths begin in the same way, so that :func:`find` matches this one, an
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from salver.feature import Feature
 from salver.lazy import lazily, lazy_imports
@@ -21,6 +21,7 @@ with lazy_imports():
     from salver.features.pipelines.operations import PipelineOperations
     from salver.features.pipelines.peers.choosing import FormModels
     from salver.features.pipelines.peers.operations import PeerOperations
+    from salver.features.pipelines.pipeline_views import pipeline_operations
     from salver.features.pipelines.served import PipelineLoader
     from salver.kernel.serving.bus import Bus
     from salver.kernel.serving.loader import Loader
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from salver.kernel.serving.servable import Servable
+    from salver.transport.operations import Operation as ApiOperation
     from salver.transport.ports import ModelView
     from salver.words.artifacts import Manifest
     from salver.words.messages import ModelId, Signature
@@ -147,6 +149,25 @@ class StepCounts:
         yield family
 
 
+class _Operations(Sequence["ApiOperation"]):
+    """Operations of the management interface, which are made when it is first asked."""
+
+    def __init__(self, kernel: "Kernel") -> None:
+        self._kernel = kernel
+        self._made: list[ApiOperation] = []
+
+    def _all(self) -> "list[ApiOperation]":
+        if not self._made:
+            self._made = pipeline_operations(self._kernel.models.servables)
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._all()[index]
+
+
 async def build(kernel: "Kernel", config: None) -> "Parts":
     """Return the loader of ensembles, and the path for raw inputs."""
     rows = tuple(
@@ -196,7 +217,12 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
     counts = StepCounts()
     pipelines = lazily(PipelineLoader, kernel.inner, load_own, kernel.bus.emit, kernel.clock, path_of, counts)
     additions = Additions({"ensemble": ensembles, "pipeline": pipelines})
-    return Parts(http=[table, peer_table], additions=additions, collectors=[counts])
+    return Parts(
+        http=[table, peer_table],
+        additions=additions,
+        collectors=[counts],
+        operations=_Operations(kernel),
+    )
 
 
 feature = Feature(

@@ -143,6 +143,7 @@ class _Compiler:
             reads=tuple(reads),
             is_sure=node.axis == _NO_AXIS and rescue is None,
             time_share=node.table.time_share,
+            name=node.name,
         )
 
     def _rescue(self, node: Node, rule: OnError) -> Rescue:
@@ -260,7 +261,7 @@ class _Compiler:
         wanted = tuple(map(RequestedOutput, outputs))
         index, writes = len(self.steps), tuple(outputs.values())
         step = Step(index, model, version, ports, outputs, wanted, reads, writes, "", "", True, False, 0, 0)
-        self.steps.append(msgspec.structs.replace(step, run=run, ask=ask))
+        self.steps.append(msgspec.structs.replace(step, run=run, ask=ask, name=model))
 
 
 class LocalRun:

@@ -16,7 +16,7 @@ from salver.kernel.repository.toml import read_document
 from salver.words.errors import InvalidInput, LoadFailed
 
 FILE: Final = "pipeline.toml"
-_TOP: Final = ("inputs", "outputs", "steps")
+_TOP: Final = ("inputs", "outputs", "steps", "statistics")
 #: Keys of every step; all others are options of its kind.
 _KEYS: Final = ("use", "model", "version", "inputs", "when", "unless", "on-error", "time-share")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -53,6 +53,7 @@ class Document(msgspec.Struct, frozen=True):
     Attributes:
         inputs: Declared inputs; without any, they follow from the steps.
         outputs: Sources of the outputs; without any, the outputs of the last step.
+        sample: Part of the requests of which statistics are made.
     """
 
     origin: str
@@ -60,6 +61,7 @@ class Document(msgspec.Struct, frozen=True):
     inputs: Mapping[str, EdgeType]
     outputs: Mapping[str, str]
     steps: tuple[StepTable, ...]
+    sample: float = 0.0
 
     def fault(self, path: str, problem: str, fix: str = "") -> LoadFailed:
         """Return the error of the key at a path such as ``steps.tokens.inputs.text``."""
@@ -131,7 +133,21 @@ def parse(content: bytes, origin: str) -> Document:
     outputs = _texts(bare, "outputs", table.get("outputs", {}))
     for name in {step.name for step in steps} & inputs.keys():
         raise bare.fault(f"inputs.{name}", f"`{name}` is an input and a step")
-    return msgspec.structs.replace(bare, inputs=inputs, outputs=outputs, steps=steps)
+    sample = _sample(bare, table.get("statistics", {}))
+    return msgspec.structs.replace(bare, inputs=inputs, outputs=outputs, steps=steps, sample=sample)
+
+
+def _sample(document: Document, value: Mapping[str, Any]) -> float:
+    """Return ``sample`` of ``[statistics]``."""
+    for key in value:
+        if key != "sample":
+            fix = nearest(key, ("sample",))
+            raise document.fault(f"statistics.{key}", f"unknown key `{key}` of [statistics]", fix)
+    sample = value.get("sample", 0.0)
+    if not isinstance(sample, float | int) or not 0 <= sample <= 1:
+        fix = "Write sample = 0.01 for every hundredth request"
+        raise document.fault("statistics.sample", "`sample` of [statistics] is a part from 0 to 1", fix)
+    return float(sample)
 
 
 def _texts(document: Document, path: str, value: Any) -> dict[str, str]:

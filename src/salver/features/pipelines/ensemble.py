@@ -6,13 +6,11 @@ past the deadline. The models are those that were ready when the ensemble was lo
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from salver.backends.reshaped import in_shape
 from salver.features.pipelines.graph import Flow, Graph, Marks, Rescue, Step, Value
-from salver.features.pipelines.shares import Shares
 from salver.kernel.engine.admission import Admission, BoundRequest
 from salver.kernel.engine.refusals import LATE, closing, due, full
 from salver.kernel.serving.capabilities import Capabilities
@@ -29,9 +27,14 @@ from salver.words.messages import (
     ModelId,
     Signature,
     Standing,
+    StepTime,
     Timing,
 )
 from salver.words.tensor import Tensor
+
+if TYPE_CHECKING:
+    from salver.features.pipelines.shares import Shares
+    from salver.features.pipelines.watching import Watch
 
 _NO_MARKS: Final = Marks()
 _ALL: Final = ()  # nothing is missing
@@ -54,7 +57,9 @@ class Ensemble:
 
     tells_sequence = True
     #: By when steps must have ended; None = by the deadline.
-    shares: Shares | None = None
+    shares: "Shares | None" = None
+    #: Is told of every request; None = nobody is.
+    watch: "Watch | None" = None
 
     def __init__(
         self,
@@ -110,8 +115,11 @@ class Ensemble:
         run = self._begin(request, deadline, sender, standing)
         ok = False
         try:
-            response = run.response(await run.go())
+            flow = await run.go()
+            response = run.response(flow)
             ok = True
+            if self.watch is not None:
+                self.watch.answered(run.times, flow)
             return response
         except SalverError as error:
             raise self._named(error) from None
@@ -246,6 +254,7 @@ class _Run:
         self._sender = sender
         self.bound = bound
         self.seconds = [0.0, 0.0, 0.0]
+        self.times: list[StepTime] = []
         #: Steps that failed and were stood in for, and why.
         self.rescued: dict[str, str] = {}
         self._errors: dict[int, SalverError] = {}
@@ -304,44 +313,53 @@ class _Run:
         Raises:
             ModelFailed: a step raised something of its own.
         """
-        left = []
-        if ready and self._call.deadline is not None and self._ensemble.clock() >= self._call.deadline:
+        left: list[Step] = []
+        if not ready:
+            return left
+        clock, deadline, times = self._ensemble.clock, self._call.deadline, self.times
+        began = clock()
+        if deadline is not None and began >= deadline:
             raise DeadlineExceeded(LATE)
         for step in ready:  # the list grows while it is read
             if step.run is None:
                 left.append(step)
                 continue
             given = {port.name: flow.array(port.tensor) for port in step.inputs}
-            began = time.perf_counter()
             try:
                 tensors = step.run(given)
             except Exception as error:
                 failed = own_error(step, error)
                 if step.rescue is None:
+                    self._failed(step, is_rescued=False)
                     raise failed from error
                 self._errors[step.index] = failed
                 tensors = None
-            self.seconds[1] += time.perf_counter() - began
             if tensors is None:
                 left.append(step)
                 continue
+            # What lies between two steps is the time of the second one, so that they add up.
+            ended = clock()
+            self.seconds[1] += ended - began
+            times.append((step.name, began, ended, 0.0, ended - began))
+            began = ended
             ready += flow.put({name: Value(tensor, 1, self._marks) for name, tensor in tensors.items()})
         return left
 
     async def _ask(self, step: Step, flow: Flow) -> tuple[Mapping[str, Value], Sequence[str]]:
         """Run one step, or what stands in for it; return its tensors and the missing ones."""
         rescue = step.rescue
-        if rescue is None:
-            return await self._ask_once(step, flow)
         try:
             if step.index in self._errors:  # it ran at once, and failed
                 raise self._errors[step.index]
             return await self._ask_once(step, flow)
         except SalverError as error:
             deadline = self._call.deadline
-            if isinstance(error, Cancelled) or (deadline is not None and self._ensemble.clock() >= deadline):
+            is_late = deadline is not None and self._ensemble.clock() >= deadline
+            is_rescued = rescue is not None and not is_late and not isinstance(error, Cancelled)
+            self._failed(step, is_rescued=is_rescued)
+            if rescue is None or not is_rescued:
                 raise
-            self.rescued[step.model] = error.code.value
+            self.rescued[step.name] = error.code.value
         if rescue.step is not None:
             found, _ = await self._ask(rescue.step, flow)
             return {own: found[other] for own, other in rescue.tensors.items()}, _ALL
@@ -360,9 +378,11 @@ class _Run:
         finally:
             if turn is not None:
                 turn.release()
-        timing = response.timing
+        timing, ended = response.timing, ensemble.clock()
+        began, took = call.arrival, timing.inference
         if ensemble.shares is not None:
-            ensemble.shares.seen(step, timing.inference or ensemble.clock() - call.arrival)
+            ensemble.shares.seen(step, took or ended - began)
+        self.times.append((step.name, began, ended, timing.queue + timing.formation, took or ended - began))
         self._count(timing)
         return _taken(step, response, rows, marks)
 
@@ -457,6 +477,10 @@ class _Run:
             rows = tensors[0].array.shape[0]
         return request, call, rows, marks
 
+    def _failed(self, step: Step, *, is_rescued: bool) -> None:
+        if self._ensemble.watch is not None:
+            self._ensemble.watch.failed(step.name, is_rescued=is_rescued)
+
     def _count(self, timing: Timing) -> None:
         infer, split = timing.inference, timing.split
         self.seconds[1] += infer
@@ -481,7 +505,10 @@ class _Run:
                 array = in_shape(array, own[port.name], spec.shape)
             tensors.append(Tensor(port.name, value.tensor.datatype, array))
         spent = Timing(
-            inference=ensemble.clock() - self._call.arrival, batch_rows=self.bound.rows, reason="steps"
+            inference=ensemble.clock() - self._call.arrival,
+            batch_rows=self.bound.rows,
+            reason="steps",
+            steps=tuple(self.times),
         )
         version = ensemble.id.version
         parameters = marks.parameters() if ensemble.tells_sequence else {}

@@ -75,6 +75,7 @@ class Step(msgspec.Struct, frozen=True):
         rescue: What stands in for it if it fails; None = nothing.
         is_sure: It runs for every request with rows.
         time_share: Largest part of a request's time that it may take; 0 = any.
+        name: As its author named it, or else the model's.
     """
 
     index: int
@@ -96,6 +97,7 @@ class Step(msgspec.Struct, frozen=True):
     rescue: "Rescue | None" = None
     is_sure: bool = True
     time_share: float = 0.0
+    name: str = ""
 
     @property
     def spare(self) -> "Step | None":
@@ -485,6 +487,7 @@ class _Connector:
             member.is_decoupled,
             reach,
             gives,
+            name=step.model,
         )
 
     def _guard_type(self, tensor: str) -> DataType | None:

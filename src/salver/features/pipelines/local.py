@@ -4,9 +4,10 @@ The plan, the graph and the steps are those of a server.
 """
 
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from salver.features.pipelines.graph import Flow, Marks, Step, Value
 from salver.features.pipelines.locking import Skew, check_lock, fingerprint_of, model_path, write_lock
 from salver.features.pipelines.locks import Fingerprint, Lock
 from salver.features.pipelines.planning import Node, Plan, RowForm, plan
+from salver.features.pipelines.statistics import KEPT, EdgeStatistics
 from salver.features.pipelines.steps.step import Arrays, Run
+from salver.features.pipelines.watching import add, edges_of, looked_at
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import ModelId, Signature
@@ -30,7 +33,6 @@ _LOG: Final = logging.getLogger("salver.pipelines")
 _MOST: Final = 1 << 20  # bytes of a pipeline.toml
 _MARKS: Final = Marks()
 _NONE: Final[Mapping[str, RunnableModel]] = {}
-_NO_STATISTICS: Final[Mapping[str, Any]] = {}
 
 
 def read_document(folder: Path) -> Document:
@@ -97,8 +99,8 @@ def plan_of(folder: Path, *, trust_pickle: bool = False) -> tuple[Plan, list[str
     return found, [table.name for table in document.steps if table.model and table.name not in signatures]
 
 
-def described_lock(folder: Path, *, trust_pickle: bool = False) -> Lock:
-    """Return what a lock file of a folder's pipeline would hold now.
+def fingerprint_in(folder: Path, *, trust_pickle: bool = False) -> Fingerprint:
+    """Return the fingerprint of a folder's pipeline.
 
     Raises:
         LoadFailed: something does not fit, or a model is not here.
@@ -109,8 +111,7 @@ def described_lock(folder: Path, *, trust_pickle: bool = False) -> Lock:
             f"models of the steps {', '.join(unknown)} are not beside {folder}, so its digest is not known",
             fix="Keep the models of the server in folders beside that of the pipeline",
         )
-    own = fingerprint_of(found, folder, model_paths(folder, read_document(folder)))
-    return Lock(own.digest, own)
+    return fingerprint_of(found, folder, model_paths(folder, read_document(folder)))
 
 
 def model_paths(folder: Path, document: Document) -> dict[str, Path]:
@@ -161,12 +162,21 @@ class LocalPipeline:
         """Return what decides its answers; reads its files. Raises LoadFailed."""
         return fingerprint_of(self.plan, self._folder, self._paths)
 
-    def lock(self, statistics: Mapping[str, Any] = _NO_STATISTICS) -> Lock:
-        """Write its lock file, and return its content. Raises LoadFailed."""
-        found = self.fingerprint()
-        lock = Lock(found.digest, found, statistics)
-        write_lock(self._folder, lock)
-        return lock
+    def lock(self, inputs: Mapping[str, Array] | None = None) -> Lock:
+        """Write its lock file, and return its content.
+
+        Args:
+            inputs: Training data, of which statistics are recorded; None = the file keeps those that it has.
+
+        Raises:
+            LoadFailed: a file cannot be read or written.
+        """
+        if inputs is None:
+            return write_lock(self._folder, self.fingerprint())
+        edges = {name: EdgeStatistics(type.datatype) for name, type in edges_of(self.plan).items()}
+        add(edges, looked_at(self._flow(inputs), edges, KEPT), threading.Lock())
+        statistics = {name: edge.summary() for name, edge in edges.items() if edge.requests}
+        return write_lock(self._folder, self.fingerprint(), statistics)
 
     def _model(
         self, folder: Path, table: StepTable, models: Mapping[str, RunnableModel], options: LoadOptions
@@ -199,6 +209,10 @@ class LocalPipeline:
         Raises:
             SalverError: a step or a model refused them.
         """
+        flow = self._flow(inputs)
+        return {port.name: flow.array(port.tensor) for port in self._graph.outputs}
+
+    def _flow(self, inputs: Mapping[str, Array]) -> Flow:
         flow = Flow(self._graph)
         given: dict[str, Value | None] = {
             spec.name: Value(Tensor(spec.name, spec.datatype, inputs[spec.name]), 1, _MARKS)
@@ -209,7 +223,7 @@ class LocalPipeline:
             if not isinstance(step.run, LocalRun):
                 raise ModelFailed(f"step '{step.model}' cannot run here")
             ready += flow.put(self._values(step, step.run, flow))
-        return {port.name: flow.array(port.tensor) for port in self._graph.outputs}
+        return flow
 
     def _values(self, step: Step, run: LocalRun, flow: Flow) -> Mapping[str, Value]:
         """Return the outputs of a step, or what stands in for them."""

@@ -1,5 +1,6 @@
 """Digests of what a pipeline consists of, and its ``pipeline.lock``."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
@@ -7,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from salver.backends.discovery import backends, recogniser
 from salver.features.pipelines.directory import inside
@@ -23,6 +24,7 @@ from salver.features.pipelines.locks import (
     written,
 )
 from salver.features.pipelines.planning import Plan
+from salver.features.pipelines.statistics import Summary
 from salver.features.pipelines.steps.step import provider
 from salver.kernel.repository.names import is_visible
 from salver.words.errors import LoadFailed
@@ -36,11 +38,6 @@ _MOST_FILES: Final = 20_000
 _ASIDE: Final = frozenset((LOCK, "salver.toml", "readme.md", "license", "license.txt", "notice"))
 #: Packages whose module has another name.
 _PACKAGES: Final = {"sklearn": "scikit-learn", "PIL": "pillow"}
-
-
-def lock_path(folder: Path) -> Path:
-    """Return the path of a folder's lock file."""
-    return folder / LOCK
 
 
 def fingerprint_of(plan: Plan, folder: Path, models: Mapping[str, Path]) -> Fingerprint:
@@ -143,7 +140,7 @@ def read_lock(folder: Path) -> Lock | None:
     Raises:
         LoadFailed: it cannot be read.
     """
-    path = lock_path(folder)
+    path = folder / LOCK
     try:
         with path.open("rb") as file:
             content = file.read(_MOST + 1)
@@ -156,19 +153,29 @@ def read_lock(folder: Path) -> Lock | None:
     return read(content, str(path))
 
 
-def write_lock(folder: Path, lock: Lock) -> None:
-    """Write a folder's lock file, all of it or nothing.
+def write_lock(folder: Path, found: Fingerprint, statistics: Mapping[str, Summary] | None = None) -> Lock:
+    """Write a folder's lock file, all of it or nothing; return its content.
+
+    Args:
+        statistics: None = those of the old one, if it can be read.
 
     Raises:
         LoadFailed: it cannot be written.
     """
-    path = lock_path(folder)
+    if statistics is None:
+        statistics = {}
+        with contextlib.suppress(LoadFailed):
+            old = read_lock(folder)
+            statistics = old.statistics if old is not None else {}
+    lock = Lock(found.digest, found, statistics)
+    path = folder / LOCK
     part = path.with_name(f"{LOCK}.part")
     try:
         part.write_bytes(written(lock))
         part.replace(path)
     except OSError as error:
         raise LoadFailed(f"{path} cannot be written: {error.strerror or error}") from error
+    return lock
 
 
 def skew_of(told: str) -> Skew:
@@ -179,21 +186,34 @@ def skew_of(told: str) -> Skew:
     return told  # type: ignore[return-value]  # one of the choices
 
 
-def check_lock(plan: Plan, folder: Path, models: Mapping[str, Path], skew: Skew) -> Lock | None:
-    """Compare a pipeline with its lock file, if it has one; return that.
+class Checked(NamedTuple):
+    """A pipeline that was compared with its lock file.
+
+    Attributes:
+        digest: Empty = it has none.
+        statistics: Those of its edges in training.
+    """
+
+    digest: str = ""
+    statistics: Mapping[str, Summary] = {}
+
+
+def check_lock(plan: Plan, folder: Path, models: Mapping[str, Path], skew: Skew) -> Checked:
+    """Compare a pipeline with its lock file, if it has one.
 
     Raises:
         LoadFailed: they differ, and that is refused; names what differs.
     """
     lock = read_lock(folder)
     if lock is None:
-        return None
-    found = differences(lock.pipeline, fingerprint_of(plan, folder, models))
+        return Checked()
+    own = fingerprint_of(plan, folder, models)
+    found = differences(lock.pipeline, own)
     if not found:
-        return lock
+        return Checked(own.digest, lock.statistics)
     text = f"{folder / FILE} is not the pipeline of its {LOCK}: {'; '.join(found)}"
     if skew == "warn":
         _LOG.warning("%s", text)
-        return lock
+        return Checked(own.digest, lock.statistics)
     fix = f'If that is meant: salver pipelines lock {folder}, or skew = "warn" below [options] in salver.toml'
     raise LoadFailed(text, field=LOCK, fix=fix)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.features.pipelines.planning import Node, Plan
+from salver.features.pipelines.statistics import Summary
 from salver.words.errors import LoadFailed
 
 LOCK: Final = "pipeline.lock"
@@ -73,7 +74,7 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     digest: str
     pipeline: Fingerprint
-    statistics: Mapping[str, Any] = {}
+    statistics: Mapping[str, Summary] = {}
 
 
 _LOCK: Final = msgspec.json.Decoder(Lock)

@@ -20,10 +20,11 @@ from salver.features.pipelines.edges import EdgeType
 from salver.features.pipelines.ensemble import Ensemble
 from salver.features.pipelines.graph import Graph
 from salver.features.pipelines.local import manifest_beside, model_beside, read_document
-from salver.features.pipelines.locking import Skew, check_lock, skew_of
-from salver.features.pipelines.planning import Node, plan
+from salver.features.pipelines.locking import Checked, Skew, check_lock, skew_of
+from salver.features.pipelines.planning import Node, Plan, plan
 from salver.features.pipelines.shares import Shares
 from salver.features.pipelines.steps.step import Arrays, RunMany
+from salver.features.pipelines.watching import Watch
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.request_thread import RequestThreadRunner
@@ -49,10 +50,13 @@ class PipelineEngine(Ensemble):
 
     Attributes:
         ends: Closes the engines of its own models and steps.
+        checked: What its lock file says.
     """
 
     tells_sequence = False
     ends: contextlib.AsyncExitStack
+    plan: Plan
+    checked: Checked
 
     async def close(self) -> None:
         """Reject new requests, release the server's models and close its own."""
@@ -106,9 +110,12 @@ class PipelineLoader:
             ends = await stack.enter_async_context(contextlib.AsyncExitStack())
             build = _Building(manifest, inner, self._load, self._clock, ends, self._path_of, self._counts)
             graph = await build.graph(skew)
+            assert build.plan is not None
             engine = PipelineEngine(manifest.id, graph, inner, config, self._clock, self._emit)
             engine.ends = ends.pop_all()
             engine.shares = Shares(graph)
+            engine.plan, engine.checked = build.plan, build.checked
+            engine.watch = Watch(build.plan, build.sample)
             stack.pop_all()
         return Servable(manifest, engine, Placement("thread", 0, 0))
 
@@ -126,6 +133,9 @@ class _Building:
         path_of: PathOf | None,
         counts: StepCounts | None,
     ) -> None:
+        self.plan: Plan | None = None
+        self.sample = 0.0
+        self.checked = Checked()
         self._path_of = path_of
         self._counts = counts
         self._paths: dict[str, Path] = {}
@@ -154,7 +164,8 @@ class _Building:
                 self._names[table.name] = (member.model, member.version)
                 self._find_artefact(table.name, member)
         found = await asyncio.to_thread(plan, id.name, document, folder, self._signature)
-        await asyncio.to_thread(check_lock, found, folder, self._paths, skew)
+        self.plan, self.sample = found, document.sample
+        self.checked = await asyncio.to_thread(check_lock, found, folder, self._paths, skew)
         runners = {node.name: await self._runner(node, folder) for node in found.nodes}
         return compiled(found, lambda node: runners[node.name])
 

@@ -74,7 +74,7 @@ class Shares:
             self._learn(step.index, law * _FADE)
             left = max(0.0, end - now)
             took, has = f"{law * 1e3:.3g} ms", f"{left * 1e3:.3g} ms"
-            raise DeadlineExceeded(f"step '{step.model}' was not begun: it takes {took}, and has {has}")
+            raise DeadlineExceeded(f"step '{step.name}' was not begun: it takes {took}, and has {has}")
         return end
 
     def seen(self, step: Step, seconds: float) -> None:
