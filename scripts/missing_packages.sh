@@ -1,10 +1,11 @@
 #!/bin/sh
-# Print the Debian packages of scripts/debian.txt whose program or library this machine lacks, on one line.
+# Print the Debian packages of scripts/debian.txt whose program, library or data this machine lacks, on one line.
 PATH="$PATH:/usr/sbin:/sbin"
 missing=""
 while read -r name package; do
     case "$name" in
         "" | \#*) continue ;;
+        /*) [ -e "$name" ] || missing="$missing $package" ;;
         *.so.*) ldconfig -p | grep -qF "$name" || missing="$missing $package" ;;
         *) command -v "$name" >/dev/null || missing="$missing $package" ;;
     esac
