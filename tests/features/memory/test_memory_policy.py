@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
-from salver.features.memory.policy import Admit, Evict, Place, Refuse, Snapshot, Step, Version, next_step
+from salver.features.memory.policy import (
+    Admit,
+    Demand,
+    Evict,
+    Place,
+    Refuse,
+    Snapshot,
+    Step,
+    Version,
+    next_step,
+)
 from salver.words.messages import ModelId
 
 
@@ -16,16 +26,21 @@ def version(name: str, place: Place = "resident", need: int = 10, **more: object
 
 
 def step(
-    *versions: Version, demanded: str = "", hoped: str = "", used: int = 0, budget: int = 100
+    *versions: Version,
+    demanded: str = "",
+    since: float = 1000.0,
+    hoped: str = "",
+    used: int = 0,
+    budget: int = 100,
 ) -> Step | None:
     return next_step(
         Snapshot(
             1000.0,
-            budget,
+            100,
             20,
             used,
             versions,
-            [ModelId(name, "1") for name in demanded],
+            [Demand(ModelId(name, "1"), since) for name in demanded],
             [ModelId(name, "1") for name in hoped],
         )
     )
@@ -84,6 +99,15 @@ CASES: dict[str, tuple[Step | None, Step | None]] = {
     "what fits goes first": (
         step(version("a", "absent", 70), version("b", "absent", 10), version("c", need=20), demanded="ab"),
         admit("b"),
+    ),
+    "but not for ever": (
+        step(version("a", "absent", 70), version("b", "absent", 10), version("c", need=20), demanded="ab",
+             since=998.9),
+        evict("c", "room"),
+    ),
+    "what failed to load makes no room": (
+        step(version("a", "absent", 30), version("b", need=0), version("c", need=60, rate=9.0), demanded="a"),
+        evict("c", "room"),
     ),
     "frameworks that stay behind leave no room": (
         step(A, demanded="a", used=95), Refuse(ModelId("a", "1"), 5, [])),
@@ -183,8 +207,9 @@ class Interleavings(RuleBasedStateMachine):
     @rule()
     def advance(self) -> None:
         for _ in range(100):
+            demands = [Demand(id, self.now - 1.0) for id in self.demanded]
             snapshot = Snapshot(
-                self.now, BUDGET, BASE, self.measured(), list(self.versions.values()), list(self.demanded)
+                self.now, BUDGET, BASE, self.measured(), list(self.versions.values()), demands
             )
             match next_step(snapshot):
                 case None:
@@ -218,7 +243,7 @@ def test_once_all_is_quiet_each_demand_is_met_or_refused(others: list[tuple[int,
     rows = [version(f"v{n}", "resident", size, is_pinned=pinned) for n, (size, pinned) in enumerate(others)]
     while True:
         used = BASE + sum(row.need for row in rows)
-        found = next_step(Snapshot(0.0, BUDGET, BASE, used, [*rows, wanted], [wanted.id]))
+        found = next_step(Snapshot(0.0, BUDGET, BASE, used, [*rows, wanted], [Demand(wanted.id, 0.0)]))
         if not isinstance(found, Evict):
             break
         rows = [row for row in rows if row.id != found.id]

@@ -6,12 +6,14 @@ priority, for each byte, which is the greedy rule for fractional knapsacks.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from salver.words.messages import ModelId
 
+#: Seconds for which a version that waits for much room lets others pass that need less.
+PATIENCE_S: Final = 1.0
 Place = Literal["absent", "loading", "resident", "leaving"]
 
 
@@ -52,6 +54,13 @@ class Version(msgspec.Struct, frozen=True):
         return self.reload_s * self.rate * self.priority / max(1, self.need)
 
 
+class Demand(NamedTuple):
+    """Version that requests wait for, since a time."""
+
+    id: ModelId
+    since: float
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """State of the budget.
 
@@ -59,7 +68,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         budget: Bytes that the server may use.
         base: Bytes of the server without its versions.
         used: Bytes that are used now, by measurement.
-        demanded: Absent versions that requests wait for, the first first.
+        demanded: Absent versions that requests wait for, the one that waits longest first.
         hoped: Absent versions that are loaded if there is room, without anybody making it.
     """
 
@@ -68,7 +77,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     base: int
     used: int
     versions: Sequence[Version]
-    demanded: Sequence[ModelId] = ()
+    demanded: Sequence[Demand] = ()
     hoped: Sequence[ModelId] = ()
 
 
@@ -128,7 +137,7 @@ def next_step(snapshot: Snapshot) -> Step | None:
     for version in free:
         if version.idle_s and now - max(version.last, version.since) > version.idle_s:
             return Evict(version.id, "idle")
-    ripe = [version for version in free if now - version.since >= version.min_s]
+    ripe = [version for version in free if version.need and now - version.since >= version.min_s]
     ripe.sort(key=lambda version: (version.value, version.last))
     is_quiet = all(version.place in ("absent", "resident") for version in snapshot.versions)
     may_go = any(not version.is_pinned for version in resident)
@@ -136,10 +145,12 @@ def next_step(snapshot: Snapshot) -> Step | None:
         return Evict(ripe[0].id, "over")
     room = snapshot.budget - committed(snapshot)
     by_id = {version.id: version for version in snapshot.versions}
-    waiting = [by_id[id] for id in snapshot.demanded]
-    for version in waiting:
+    waiting = [by_id[id] for id, _ in snapshot.demanded]
+    for version, (id, since) in zip(waiting, snapshot.demanded, strict=True):
         if version.peak <= room:
-            return Admit(version.id)
+            return Admit(id)
+        if now - since > PATIENCE_S:
+            break
     for version in waiting:
         refusal = _refusal(snapshot, version)
         if refusal is None and is_quiet and not may_go:

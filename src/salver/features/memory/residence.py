@@ -8,11 +8,11 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
-from typing import Final
+from typing import Final, NamedTuple
 
 from salver.features.memory import policy
 from salver.features.memory.estimates import Need, estimate, learned, told
-from salver.features.memory.policy import Admit, Evict, Refuse, Snapshot
+from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot
 from salver.features.memory.ports import Lifecycle, Meter
 from salver.features.memory.states import Resident, members, stays
 from salver.words.artifacts import Manifest
@@ -29,6 +29,13 @@ REASONS: Final[Mapping[str, str]] = {
     "over": "because more memory is used than allowed",
     "ceiling": "because it takes more than its memory.max_mb",
 }
+
+
+class _Wait(NamedTuple):
+    """Requests that wait for one version, since a time."""
+
+    future: "asyncio.Future[None]"
+    since: float
 
 
 class Residence:
@@ -65,7 +72,7 @@ class Residence:
         self.evictions: Counter[str] = Counter()
         self._members: frozenset[str] = frozenset()
         self._frameworks: set[str] = set()
-        self._waiting: dict[ModelId, asyncio.Future[None]] = {}
+        self._waiting: dict[ModelId, _Wait] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._learned: dict[str, tuple[Need, float]] = {}  # by fingerprint: need, seconds of a load
         self._measuring = asyncio.Lock()
@@ -134,12 +141,13 @@ class Residence:
             if failure := await self._lifecycle.outcome(id):
                 raise NotReady(f"model '{id.name}': {failure}", field="model")
             return
-        future = self._waiting.get(id)
-        if future is None:
-            future = self._waiting[id] = asyncio.get_running_loop().create_future()
+        wait = self._waiting.get(id)
+        if wait is None:
+            future = asyncio.get_running_loop().create_future()
             future.add_done_callback(_seen)
+            wait = self._waiting[id] = _Wait(future, self._clock())
             self._advance()
-        await asyncio.shield(future)
+        await asyncio.shield(wait.future)
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count the requests of each version."""
@@ -164,7 +172,7 @@ class Residence:
             for id, each in self.residents.items()
         ]
         absent = [id for id, each in self.residents.items() if each.place == "absent"]
-        waiting = [id for id in self._waiting if id in absent]
+        waiting = [Demand(id, wait.since) for id, wait in self._waiting.items() if id in absent]
         hoped = [id for id in absent if self.residents[id].is_hoped]
         hoped.sort(key=lambda id: -self.residents[id].manifest.config.memory.priority)
         return Snapshot(now, self.budget, self.base, self.used, versions, waiting, hoped)
@@ -219,13 +227,13 @@ class Residence:
 
     def _answer(self, id: ModelId, error: NotReady | None) -> None:
         """Answer all that wait for a version."""
-        future = self._waiting.pop(id, None)
-        if future is None or future.done():
+        wait = self._waiting.pop(id, None)
+        if wait is None or wait.future.done():
             return
         if error is None:
-            future.set_result(None)
+            wait.future.set_result(None)
         else:
-            future.set_exception(error)
+            wait.future.set_exception(error)
 
     # -- loads and unloads ---------------------------------------------------------------------
 
