@@ -13,12 +13,26 @@ from salver.words.errors import InvalidInput
 
 _FILES = ".jsonl, .csv, .tsv, .parquet, .npy or .npz"
 
+_File = Annotated[
+    Path | None,
+    Parameter(help="File to send as raw inputs: an image, a text, CSV, Parquet; its ending tells which."),
+]
+_Text = Annotated[str | None, Parameter(help="Text to send as raw inputs.")]
+_RawJson = Annotated[str, Parameter(help='Raw inputs as JSON: \'{"question": "…", "context": "…"}\'.')]
+_Csv = Annotated[Path | None, Parameter(help="File with CSV to send as raw inputs.")]
+_Parameters = Annotated[str, Parameter(help="Parameters beside raw inputs, as JSON: '{\"top_k\": 2}'.")]
+
 
 def infer(
     model: str,
     /,
     *,
     input: Inputs = (),
+    file: _File = None,
+    text: _Text = None,
+    inputs: _RawJson = "",
+    csv: _Csv = None,
+    parameters: _Parameters = "",
     output: Annotated[tuple[str, ...], Parameter(help="Output to return (default: all).")] = (),
     source: Annotated[
         Path | None, Parameter(name="--from", help=f"File whose rows are sent: {_FILES}.")
@@ -50,16 +64,26 @@ def infer(
 ) -> int:
     """Send a request to a model of a running server, or every row of a file.
 
+    Models with a task, pipelines and models of tables take raw inputs: --file, --text, --inputs or --csv.
+    Their answer is a table on a terminal and JSON in a pipe.
+
     A job on a file that was interrupted, even by a crash, continues when the same command is run again.
 
     Args:
         model: The model's name.
     """
+    # Imported when the command runs: numpy and the client would slow --help.
+    from salver.cli.infer_raw import RawInputs, infer_raw
+
+    raw = RawInputs(file, csv, text, inputs, parameters)
+    if raw.are_given:
+        if input or output or source or target:
+            raise InvalidInput("raw inputs do not go with --input, --output, --from and --to")
+        return infer_raw(model, raw, model_version, url, json=json)
     if source is None and target is None:
         return asyncio.run(_infer(model, input, output, model_version, url, json))
     if source is None or target is None or input:
         raise InvalidInput("--from and --to need each other, and do not go with --input")
-    # Imported when the command runs: numpy and the client would slow --help.
     from salver.features.bulk import Job
     from salver.features.bulk.command import infer_file, parse_columns
 

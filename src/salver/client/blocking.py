@@ -84,6 +84,12 @@ class SyncClient:
         )
         return self._wait(ask)
 
+    def ask_raw(
+        self, model: str, body: bytes, content_type: str = "application/json", *, version: str = ""
+    ) -> Any:
+        """Send raw inputs to a model that takes them; return the answer's JSON."""
+        return self._wait(self._client.ask_raw(model, body, content_type, version=version))
+
     def infer_request(
         self,
         model: str,

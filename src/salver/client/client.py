@@ -144,6 +144,30 @@ class Client:
             raise
         return {out.name: values_of(out) for out in decode_reply(reply.headers, reply.body)}
 
+    async def ask_raw(
+        self,
+        model: str,
+        body: bytes,
+        content_type: str = "application/json",
+        *,
+        version: str = "",
+    ) -> Any:
+        """Send raw inputs to a model that takes them; return the answer's JSON.
+
+        Args:
+            body: ``{"inputs": …, "parameters": …}`` as JSON, or a text, a file, CSV or a form.
+            content_type: What the body is.
+            version: Empty = chosen by the server.
+
+        Raises:
+            InvalidInput: the server rejects the request, or the model takes tensors.
+            NotFound: no such model or version.
+            SalverError: other errors, by status.
+        """
+        path = f"/v1{_model(model, version)[3:]}"
+        headers = [("content-type", content_type), *self._key]
+        return _json(_checked(await self._send(self._http.request("POST", path, body, headers))))
+
     def infer_request(
         self,
         model: str,

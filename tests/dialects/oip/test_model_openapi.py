@@ -11,7 +11,7 @@ from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.dialects.oip.model_openapi import MOST_MODELS
 from salver.dialects.oip.openapi import describe
 from salver.encoding.bodies import HttpBody
-from salver.words.messages import Signature, TensorSpec
+from salver.words.messages import PIPELINE, Signature, TensorSpec
 from salver.words.tensor import DATATYPES, DataType
 
 Y = (TensorSpec("y", DataType.FP32, (-1,)),)
@@ -83,3 +83,28 @@ def test_names_are_quoted_and_models_are_bounded() -> None:
     assert "/v2/models/a%2Fb%20c/infer" in describe("1.0", OPERATIONS, {"a/b c": IRIS})["paths"]
     many = describe("1.0", OPERATIONS, {f"m{i}": IRIS for i in range(MOST_MODELS + 5)})["paths"]
     assert len(many) == len(describe("1.0", OPERATIONS)["paths"]) + MOST_MODELS
+
+
+def raw(task: str, *names: str) -> dict[str, Any]:
+    """The content types of raw inputs for a task."""
+    inputs = tuple(TensorSpec(name, DataType.BYTES, (-1,)) for name in names)
+    whole = describe("1.0", OPERATIONS, {"m": Signature(inputs, Y, platform=task)})
+    found = whole["paths"]["/v1/models/m"]["post"]
+    assert found["x-salver-raw"]["name"] == "m"
+    content: dict[str, Any] = found["requestBody"]["content"]
+    return content
+
+
+def test_raw_inputs_are_described_by_content_type() -> None:
+    photos = raw("huggingface_image-classification", "image")
+    binary = {"type": "string", "format": "binary"}
+    assert photos["image/jpeg"]["schema"] == binary
+    assert photos["multipart/form-data"]["schema"]["properties"]["data"] == binary
+    questions = raw("huggingface_question-answering", "question", "context")
+    assert questions["text/csv"]["example"] == "question,context\nWhere do I live?,I live in Berlin.\n"
+    assert {"question", "context", "parameters"} <= questions["multipart/form-data"]["schema"][
+        "properties"
+    ].keys()
+    assert "text/csv" not in raw("huggingface_text-ranking", "text", "text_pair")
+    assert raw(PIPELINE, "photo")["application/octet-stream"]["schema"] == binary
+    assert "application/octet-stream" not in raw(PIPELINE, "photo", "mask")

@@ -1,13 +1,18 @@
 """The page about the API: a model is asked from its form, in a real browser."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from browsing import Open
+from huggingface_directories import directory
+from image_directories import FILES as PHOTOS
+from image_directories import image_directory
 from playwright.sync_api import expect
 
 from salver.features.console import files as console
+from salver.testing.process import ServerProcess
 
 FILES = console.read_docs()
 
@@ -47,6 +52,55 @@ def test_a_server_that_goes_away_is_told(opened: Open) -> None:
     page.route("**/infer", lambda route: route.abort())
     form.get_by_role("button", name="Send").click()
     expect(form.get_by_role("status")).to_contain_text("The server does not answer")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with models that take raw inputs."""
+    folder = tmp_path_factory.mktemp("raw")
+    image_directory(folder, "image-vit")
+    directory(folder, "qa")
+    with ServerProcess([folder], folder.with_suffix(".log")) as running:
+        yield running.wait_ready()
+
+
+def test_a_file_is_picked_and_sent(opened: Open, raw: ServerProcess) -> None:
+    page = opened("../docs/", url=raw.url)
+    form = page.locator('section[data-model="image-vit"] [data-form="raw"]')
+    picker = form.get_by_label("or a file")
+    expect(picker).to_have_attribute("accept", re.compile("image/jpeg,image/png"))
+    send, status, answer = (
+        form.get_by_role("button", name="Send"),
+        form.get_by_role("status"),
+        form.get_by_label("Answer"),
+    )
+    send.click()  # the example, an image in base64
+    expect(status).to_contain_text("200 in")
+    picker.set_input_files(PHOTOS / "rgb-64x48.jpg")
+    send.click()
+    expect(answer).to_contain_text("fish")
+    form.get_by_label("Parameters of the file").fill('{"top_k": 1}')
+    send.click()
+    expect(answer).not_to_contain_text("fish")
+    expect(answer).to_contain_text("tree")
+    form.get_by_role("button", name="No file").click()
+    form.get_by_label("Request", exact=True).fill('{"nonsense": 1}')
+    send.click()
+    expect(status).to_contain_text("400 in")
+
+
+def test_a_table_of_texts_is_picked_and_sent(opened: Open, raw: ServerProcess) -> None:
+    page = opened("../docs/", url=raw.url)
+    form = page.locator('section[data-model="qa"] [data-form="raw"]')
+    rows = {
+        "name": "rows.csv",
+        "mimeType": "",
+        "buffer": b"question,context\nwho,i am berta\nwho,i am carl\n",
+    }
+    form.get_by_label("or a file").set_input_files(rows)  # type: ignore[arg-type]
+    form.get_by_role("button", name="Send").click()
+    expect(form.get_by_role("status")).to_contain_text("200 in")
+    expect(form.get_by_label("Answer")).to_contain_text('"answer"')
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from huggingface_hub import InferenceClient
 from image_directories import FILES, image_directory
 from zoo import write_mlp
 
+from salver.cli.infer import infer
 from salver.testing.process import ServerProcess
+from salver.words.errors import InvalidInput
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("PIL.Image")
@@ -242,3 +245,26 @@ def test_a_form_is_answered_as_its_file_alone(server: ServerProcess) -> None:
         wanted,
     )
     assert ask(server, "/v1/models/image-vit/predict", photo, content_type="image/jpeg") == (200, wanted)
+
+
+def test_the_command_line_sends_what_it_is_given(
+    server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(model: str, **options: Any) -> str:
+        assert infer(model, url=server.url, **options) == 0
+        return capsys.readouterr().out
+
+    _, wanted = ask(server, CLASSES, {"inputs": "good", "parameters": {"top_k": 2}})
+    assert json.loads(said("textclass-single", text="good", parameters='{"top_k": 2}')) == wanted
+    rows = tmp_path / "rows.csv"
+    rows.write_text("question,context\nwho,i am berta\nwho,i am carl\n")
+    assert json.loads(said("qa", csv=rows)) == json.loads(said("qa", file=rows))
+    photo = FILES / "rgb-64x48.jpg"
+    assert len(json.loads(said("image-vit", file=photo))) == 5
+    assert len(json.loads(said("image-vit", file=photo, parameters='{"top_k": 1}', model_version="1"))) == 1
+    with pytest.raises(InvalidInput, match="the model takes texts, not image/jpeg"):
+        infer("qa", file=photo, url=server.url)
+    monkeypatch.setattr("salver.terminal.output.on_terminal", lambda: True)
+    monkeypatch.setattr("salver.cli.infer_raw.on_terminal", lambda: True)
+    table = said("textclass-single", inputs='"good"', parameters='{"top_k": 2}')
+    assert [line.split()[0] for line in table.splitlines()[:3]] == ["label", "pos", "neu"]

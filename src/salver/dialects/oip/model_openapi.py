@@ -8,7 +8,7 @@ from urllib.parse import quote
 import numpy as np
 
 from salver.encoding.placeholders import TAKE_IMAGES, TAKE_SOUNDS, extents, filled, raw_inputs, zero
-from salver.words.messages import Column, Signature, TensorSpec
+from salver.words.messages import PIPELINE, Column, Signature, TensorSpec
 from salver.words.tensor import DataType
 
 #: Most models that get a path of their own, and most elements of an example.
@@ -16,6 +16,7 @@ MOST_MODELS: Final = 100
 _MOST_ELEMENTS: Final = 1000
 _IMAGE_KINDS: Final = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 _SOUND_KINDS: Final = ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "application/octet-stream")
+_BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 #: Types in JSON schemas by the kind of a column.
 _CELLS: Final = {
     "number": "number",
@@ -51,30 +52,54 @@ def _raw(name: str, signature: Signature) -> dict[str, Any]:
     """Return the description of raw inputs for a task."""
     task = signature.task
     schema = _object({"inputs": {}, "parameters": {"type": "object"}}, ["inputs"])
-    taken = {"schema": schema, "example": raw_inputs(signature)}
-    alone: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
-    file = {"schema": {"type": "string", "format": "binary"}}
-    if task in TAKE_IMAGES:
-        alone = dict.fromkeys(_IMAGE_KINDS, file)
-    elif task in TAKE_SOUNDS:
-        alone = dict.fromkeys(_SOUND_KINDS, file)
+    json = {"application/json": {"schema": schema, "example": raw_inputs(signature)}}
     return {
         "operationId": f"pipeline:{name}",
         "summary": f"Ask {name} with raw inputs ({task})",
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": taken, **alone},
-        },
-        "responses": {
-            "200": {
-                "description": "The answer as a pipeline of the task gives it",
-                "content": {"application/json": {"schema": {}}},
-            },
-            "default": {
-                "description": "What is wrong and what to do",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-            },
-        },
+        "requestBody": {"required": True, "content": {**json, **_alone(signature), **_form(signature)}},
+        "responses": _answers("The answer as a pipeline of the task gives it", {}),
+        "x-salver-raw": {"name": name, "task": task},
+    }
+
+
+def _alone(signature: Signature) -> dict[str, Any]:
+    """Return the content types of inputs that are a whole body."""
+    if signature.task in TAKE_IMAGES:
+        return dict.fromkeys(_IMAGE_KINDS, _BINARY)
+    if signature.task in TAKE_SOUNDS:
+        return dict.fromkeys(_SOUND_KINDS, _BINARY)
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    if signature.platform == PIPELINE:
+        is_one = [spec.datatype for spec in signature.inputs] == [DataType.BYTES]
+        return {**text, "application/octet-stream": _BINARY} if is_one else {}
+    example = raw_inputs(signature)["inputs"]
+    columns = {"inputs": example} if type(example) is str else example
+    if type(columns) is not dict or not all(type(value) is str for value in columns.values()):
+        return text
+    rows = f"{','.join(columns)}\n{','.join(columns.values())}\n"
+    return {**text, "text/csv": {"schema": {"type": "string"}, "example": rows}}
+
+
+def _form(signature: Signature) -> dict[str, Any]:
+    """Return the fields of a form; others are parameters."""
+    fields: dict[str, Any] = {"data": {"type": "string"}}
+    if signature.task in TAKE_IMAGES or signature.task in TAKE_SOUNDS:
+        fields = {"data": _BINARY["schema"]}
+    elif signature.platform == PIPELINE:
+        is_bytes = {spec.name: spec.datatype is DataType.BYTES for spec in signature.inputs}
+        fields = {name: _BINARY["schema"] if bytes_ else {} for name, bytes_ in is_bytes.items()}
+    else:
+        fields |= {spec.name: {"type": "string"} for spec in signature.inputs}
+    parameters = {"type": "string", "description": "Parameters as a JSON object"}
+    schema = {"type": "object", "properties": {**fields, "parameters": parameters}}
+    return {"multipart/form-data": {"schema": schema}}
+
+
+def _answers(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    fault = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "200": {"description": description, "content": {"application/json": {"schema": schema}}},
+        "default": {"description": "What is wrong and what to do", "content": fault},
     }
 
 
@@ -88,7 +113,7 @@ def _rows(name: str, table: Signature) -> dict[str, Any]:
         {"inputs": {"type": "array", "items": row, "minItems": 1}, "parameters": parameters}, ["inputs"]
     )
     example = {"inputs": [{column: _value(about) for column, about in read.items()}]}
-    binary = {"schema": {"type": "string", "format": "binary"}}
+    file = {"type": "object", "properties": {"data": _BINARY["schema"]}, "required": ["data"]}
     return {
         "operationId": f"table:{name}",
         "summary": f"Ask {name} with rows by column name",
@@ -97,20 +122,13 @@ def _rows(name: str, table: Signature) -> dict[str, Any]:
             "content": {
                 "application/json": {"schema": schema, "example": example},
                 "text/csv": {"schema": {"type": "string"}},
-                "application/vnd.apache.parquet": binary,
-                "application/vnd.apache.arrow.stream": binary,
+                "application/vnd.apache.parquet": _BINARY,
+                "application/vnd.apache.arrow.stream": _BINARY,
+                "multipart/form-data": {"schema": file},
             },
         },
-        "responses": {
-            "200": {
-                "description": "A prediction for each row",
-                "content": {"application/json": {"schema": {"type": "object"}}},
-            },
-            "default": {
-                "description": "What is wrong and what to do",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-            },
-        },
+        "responses": _answers("A prediction for each row", {"type": "object"}),
+        "x-salver-raw": {"name": name, "task": "table"},
     }
 
 

@@ -1,4 +1,4 @@
-// The API as a page: each model with its tensors and a form that asks it, then every route of the description.
+// The API as a page: each model with forms that ask it, by raw inputs and by tensors, then every route of the description.
 
 const MOST_SHOWN = 200_000; // letters of an answer
 const main = document.querySelector("main");
@@ -37,9 +37,10 @@ function emptyBody(inputs) {
   return Object.fromEntries(inputs.map((spec) => [spec.name, zeros(spec.shape, zero[spec.datatype] ?? 0)]));
 }
 
-async function ask(path, body) {
+/** A body with its content type; a form tells its own, with the boundary. */
+async function ask(path, { body, type }) {
   const begun = performance.now();
-  const reply = await fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body });
+  const reply = await fetch(path, { method: "POST", headers: type ? { "content-type": type } : {}, body });
   const text = await reply.text();
   return { status: reply.status, text, ms: performance.now() - begun };
 }
@@ -53,13 +54,8 @@ function pretty(text) {
   return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}…` : text;
 }
 
-function form(path, operation) {
-  const { inputs } = operation["x-salver-model"];
-  const example = operation.requestBody.content["application/json"].example;
-  const shown = example === undefined ? "" : JSON.stringify(example);
-  const id = `body-${path}`;
-  const area = h("textarea", { id, spellcheck: "false" }, shown);
-  if (!shown) area.placeholder = "Empty = zeros of the right shape, which would be too many to show here.";
+/** A button that sends what make() returns, and the answer below it. */
+function sender(path, make) {
   const status = h("p", { role: "status" });
   const answer = h("pre", { tabindex: "0", "aria-label": "Answer" });
   answer.hidden = true;
@@ -70,7 +66,7 @@ function form(path, operation) {
     status.className = "";
     status.textContent = "Waiting…";
     try {
-      const found = await ask(path, area.value.trim() || JSON.stringify(emptyBody(inputs)));
+      const found = await ask(path, make());
       status.textContent = `${found.status} in ${found.ms.toFixed(1)} ms`;
       status.className = found.status < 400 ? "" : "bad";
       answer.textContent = pretty(found.text);
@@ -83,13 +79,86 @@ function form(path, operation) {
     }
   }
 
-  return [h("label", { for: id }, "Request"), area, button, status, answer];
+  return [button, status, answer];
 }
 
-function model(path, operation) {
-  const { name, inputs, outputs } = operation["x-salver-model"];
-  return h("section", { "data-model": name }, h("h2", null, name), h("p", null, h("code", null, `POST ${path}`)),
-    tensors("Inputs", inputs), tensors("Outputs", outputs), form(path, operation));
+function request(id, example) {
+  const shown = example === undefined ? "" : JSON.stringify(example);
+  return h("textarea", { id, spellcheck: "false" }, shown);
+}
+
+function tensorForm(path, operation) {
+  const { inputs } = operation["x-salver-model"];
+  const id = `body-${path}`;
+  const area = request(id, operation.requestBody.content["application/json"].example);
+  if (!area.value) area.placeholder = "Empty = zeros of the right shape, which would be too many to show here.";
+  const make = () => ({ body: area.value.trim() || JSON.stringify(emptyBody(inputs)), type: "application/json" });
+  return [h("label", { for: id }, "Request"), area, ...sender(path, make)];
+}
+
+/** What files have no type of their own, or one that differs between systems. */
+const TYPES = {
+  csv: "text/csv", tsv: "text/tab-separated-values", txt: "text/plain", json: "application/json",
+  parquet: "application/vnd.apache.parquet", arrow: "application/vnd.apache.arrow.stream",
+};
+const ENDINGS = Object.fromEntries(Object.entries(TYPES).map(([ending, type]) => [type, `.${ending}`]));
+
+function typeOf(file) {
+  return TYPES[file.name.split(".").pop().toLowerCase()] ?? (file.type || "application/octet-stream");
+}
+
+/** Raw inputs: a file as it is, with parameters as a form, or JSON. */
+function rawForm(path, operation) {
+  const { content } = operation.requestBody;
+  const isMedia = (type) => /^(image|audio)\//.test(type);
+  const taken = Object.keys(content).filter((type) => ENDINGS[type] || isMedia(type));
+  const [id, fileId, moreId] = ["raw", "file", "parameters"].map((part) => `${part}-${path}`);
+  const area = request(id, content["application/json"].example);
+  const file = h("input", { id: fileId, type: "file" });
+  if (taken.some(isMedia) || !content["application/octet-stream"]) file.accept = taken.map((type) => ENDINGS[type] ?? type).join();
+  const more = h("input", { id: moreId, placeholder: '{"top_k": 2}', spellcheck: "false" });
+  const clear = h("button", { type: "button", class: "plain", onclick: () => (file.value = "") }, "No file");
+
+  function make() {
+    const [chosen] = file.files;
+    if (!chosen) return { body: area.value, type: "application/json" };
+    if (!more.value.trim()) return { body: chosen, type: typeOf(chosen) };
+    const body = new FormData();
+    body.append("data", new File([chosen], chosen.name, { type: typeOf(chosen) }));
+    body.append("parameters", more.value);
+    return { body };
+  }
+
+  const hasParameters = content["multipart/form-data"]?.schema.properties.parameters;
+  const parameters = hasParameters ? [h("label", { for: moreId }, "Parameters of the file"), more] : [];
+  return [h("label", { for: id }, "Request"), area, h("label", { for: fileId }, "or a file"),
+    h("div", { class: "row" }, file, clear), ...parameters, ...sender(path, make)];
+}
+
+function model(name, { raw, infer }) {
+  const parts = [h("h2", null, name)];
+  if (raw) {
+    const [path, operation] = raw;
+    parts.push(h("div", { "data-form": "raw" }, h("p", null, h("code", null, `POST ${path}`), ` ${operation.summary}`),
+      rawForm(path, operation)));
+  }
+  if (infer) {
+    const [path, operation] = infer;
+    const { inputs, outputs } = operation["x-salver-model"];
+    parts.push(h("div", { "data-form": "tensors" }, h("p", null, h("code", null, `POST ${path}`)), tensors("Inputs", inputs),
+      tensors("Outputs", outputs), tensorForm(path, operation)));
+  }
+  return h("section", { "data-model": name }, parts);
+}
+
+/** The operations of each model: for raw inputs, and for tensors. */
+function ofModels(all) {
+  const found = new Map();
+  for (const [path, { post }] of all) {
+    const [kind, told] = post?.["x-salver-raw"] ? ["raw", post["x-salver-raw"]] : ["infer", post?.["x-salver-model"]];
+    if (told) found.set(told.name, { ...found.get(told.name), [kind]: [path, post] });
+  }
+  return found;
 }
 
 function routes(paths) {
@@ -103,10 +172,10 @@ async function show() {
   if (!reply.ok) throw new Error(`/openapi.json: ${reply.status}`);
   const { paths } = await reply.json();
   const all = Object.entries(paths);
-  const models = all.filter(([, verbs]) => verbs.post?.["x-salver-model"]);
-  const rest = Object.fromEntries(all.filter(([, verbs]) => !verbs.post?.["x-salver-model"]));
+  const models = [...ofModels(all)];
+  const rest = Object.fromEntries(all.filter(([, verbs]) => !verbs.post?.["x-salver-raw"] && !verbs.post?.["x-salver-model"]));
   const none = h("p", { class: "hint" }, "No model is ready. Reload the page when one is.");
-  main.replaceChildren(...(models.length ? models.map(([path, verbs]) => model(path, verbs.post)) : [none]), routes(rest));
+  main.replaceChildren(...(models.length ? models.map(([name, operations]) => model(name, operations)) : [none]), routes(rest));
 }
 
 show().catch((error) => main.replaceChildren(h("p", { class: "bad", role: "alert" }, error.message)));
