@@ -21,7 +21,7 @@ FORMAT: Final = "torchserve"
 BODY: Final = "body"
 #: Signature of every handler: any parts in, bytes out.
 SIGNATURE: Final = Signature(
-    (), (TensorSpec(BODY, DataType.UINT8, (-1,)),), platform="torchserve_mar", takes_forms=True
+    (), (TensorSpec(BODY, DataType.UINT8, (-1,)),), platform="torchserve_mar", takes_forms=True, converts=True
 )
 #: Parameters of requests and responses; callers cannot send parameters with these names.
 _FORM: Final = "\0form"

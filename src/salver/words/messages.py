@@ -93,6 +93,7 @@ class Signature(msgspec.Struct, frozen=True):
             (:attr:`InferRequest.any_shape`).
         is_stateful: A run may affect the answers of later runs.
         takes_forms: The model is a handler (:mod:`salver.words.handlers`): any inputs, one output of bytes.
+        converts: Protocols of tensors convert requests for it, to forms or from keyword arguments.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -106,6 +107,7 @@ class Signature(msgspec.Struct, frozen=True):
     judges_shapes: bool = False
     is_stateful: bool = False
     takes_forms: bool = False
+    converts: bool = False
 
     @property
     def task(self) -> str:

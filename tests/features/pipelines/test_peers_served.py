@@ -1,5 +1,6 @@
 """Requests of other servers' callers: Hugging Face's toolkit and client, TEI, SageMaker and Vertex AI."""
 
+import base64
 import io
 import json
 import urllib.error
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from huggingface_directories import directory
 from huggingface_hub import InferenceClient
 from image_directories import FILES, image_directory
@@ -268,3 +270,34 @@ def test_the_command_line_sends_what_it_is_given(
     monkeypatch.setattr("salver.cli.infer_raw.on_terminal", lambda: True)
     table = said("textclass-single", inputs='"good"', parameters='{"top_k": 2}')
     assert [line.split()[0] for line in table.splitlines()[:3]] == ["label", "pos", "neu"]
+
+
+def test_keyword_arguments_over_the_open_inference_protocol(server: ServerProcess) -> None:
+    """MLServer's Hugging Face runtime takes these, and answers a row of JSON for each result."""
+
+    def tensor(name: str, *texts: str) -> dict[str, Any]:
+        return {"name": name, "shape": [len(texts), 1], "datatype": "BYTES", "data": list(texts)}
+
+    def rows(model: str, *inputs: dict[str, Any]) -> list[Any]:
+        body = {"inputs": inputs, "parameters": {"content_type": "hf"}}
+        (output,) = ask(server, f"/v2/models/{model}/infer", body)[1]["outputs"]
+        assert output["parameters"] == {"content_type": "hg_jsonlist"}
+        assert output["shape"] == [len(output["data"]), 1]
+        return [json.loads(row) for row in output["data"]]
+
+    _, wanted = ask(server, CLASSES, {"inputs": TEXTS})
+    assert rows("textclass-single", tensor("array_inputs", *TEXTS)) == wanted
+    zero = rows("nli", tensor("args", "the team won"), tensor("candidate_labels", "sport", "politics"))
+    labels = {"candidate_labels": ["sport", "politics"]}
+    assert zero == [ask(server, "/v1/models/nli", {"inputs": "the team won", "parameters": labels})[1]]
+    photo = base64.b64encode((FILES / "rgb-64x48.jpg").read_bytes()).decode()
+    assert len(rows("image-vit", tensor("args", photo))) == 5
+
+    one = triton.InferInput("args", [1, 1], "BYTES")
+    one.set_data_from_numpy(np.array([["good"]], object))
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        answer = client.infer("textclass-single", [one], parameters={"top_k": 2})
+    assert [json.loads(row) for row in answer.as_numpy("output").ravel()] == (
+        ask(server, CLASSES, {"inputs": "good", "parameters": {"top_k": 2}})[1]
+    )
+    assert answer.get_output("output").parameters["content_type"].string_param == "hg_jsonlist"

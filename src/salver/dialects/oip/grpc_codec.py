@@ -18,6 +18,7 @@ from salver.dialects.oip import metadata
 from salver.dialects.oip.checks import first_twice, once_each, unfit, wrong_size
 from salver.dialects.oip.classification import PARAMETER, classified
 from salver.dialects.oip.grpc_schema import build
+from salver.dialects.oip.keywords import CONTENT_TYPE, ROWS_OF_JSON, KeywordRequest, in_rows
 from salver.dialects.oip.regions import (
     KEYS,
     NO_REGIONS,
@@ -525,6 +526,9 @@ def _response(request: InferRequest, response: InferResponse, regions: Regions) 
     if request.outputs:  # only requested outputs can be classes or go to shared memory
         places = places_of(request.outputs, _KINDS)
         outputs = classified(request, response).outputs
+    by_keywords = isinstance(request, KeywordRequest)
+    if isinstance(request, KeywordRequest):
+        outputs = in_rows(request, response).outputs
     message = INFER_RESPONSE(
         model_name=response.model,
         model_version=response.version,
@@ -535,7 +539,9 @@ def _response(request: InferRequest, response: InferResponse, regions: Regions) 
     for tensor in outputs:
         if places and tensor.name in places:
             store(regions, places[tensor.name], tensor)
-        add(name=tensor.name, datatype=tensor.datatype._value_, shape=tensor.array.shape)
+        entry = add(name=tensor.name, datatype=tensor.datatype._value_, shape=tensor.array.shape)
+        if by_keywords and tensor.datatype is DataType.BYTES:
+            entry.parameters[CONTENT_TYPE].string_param = ROWS_OF_JSON
     for name, value in response.parameters.items():
         setattr(message.parameters[name], _choice(value), value)
     return message

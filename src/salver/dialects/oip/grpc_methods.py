@@ -29,6 +29,7 @@ with lazy_imports():
     from salver.dialects.oip import metadata
     from salver.dialects.oip.classification import with_classes
     from salver.dialects.oip.grpc_schema import build
+    from salver.dialects.oip.keywords import with_keywords
     from salver.dialects.oip.stream_codec import StreamedInfer
 
 
@@ -59,8 +60,10 @@ class OpenInferenceGrpc(Codec[InferRequest, Reply]):
 
     def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
         """Complete the request with classes from the signature; convert it for a model that takes forms."""
-        if signature.takes_forms:
-            return self._forms.from_tensors(body)
+        if signature.converts:
+            if signature.takes_forms:
+                return self._forms.from_tensors(body)
+            body = with_keywords(body, signature)
         if body.outputs:
             return with_classes(body, signature)
         return body

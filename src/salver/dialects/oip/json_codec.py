@@ -36,12 +36,19 @@ from salver.kernel.serving.ports import Codec
 from salver.lazy import lazy_imports
 from salver.words.errors import InvalidInput, SalverError, tritons
 from salver.words.handlers import is_form
-from salver.words.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
+from salver.words.messages import (
+    InferRequest,
+    InferResponse,
+    Parameter,
+    RequestedOutput,
+    Signature,
+)
 from salver.words.tensor import Array, DataType, Tensor
 
 with lazy_imports():
     from salver.dialects.oip import classification, short_json
     from salver.dialects.oip.classification import ClassRequest, classified, with_classes
+    from salver.dialects.oip.keywords import KeywordRequest, content_types, in_rows, mark, with_keywords
     from salver.dialects.oip.short_json import ShortRequest
     from salver.encoding.large_json import loads_large
 
@@ -160,6 +167,8 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
                     _check_sizes(request, self._most)
                 return request
             request = _decode_root(http, root, tail, self._regions)
+            if signature.converts:
+                request = with_keywords(request, signature, content_types(root["inputs"]))
             if self._most and len(body) * _GROWTH > self._most:
                 _check_sizes(request, self._most)
             if header is not None and tail is not None and len(body) <= LONGEST:
@@ -216,6 +225,8 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             binary = _binary_by_name(request)
             if isinstance(request, ClassRequest):
                 response = classified(request, response)
+            elif isinstance(request, KeywordRequest):
+                response = in_rows(request, response)
         places = places_of(request.outputs)
         for tensor in response.outputs:
             entry: dict[str, Any] = {
@@ -231,6 +242,8 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
                 entry["parameters"] = {"binary_data_size": len(raw)}
             else:
                 entry["data"] = to_json_within(tensor, long)
+            if tensor.datatype is DataType.BYTES and isinstance(request, KeywordRequest):
+                mark(entry)
             outputs.append(entry)
         root: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
         if response.id:

@@ -12,6 +12,7 @@ import msgspec
 from salver.dialects.oip import grpc_codec as wire
 from salver.dialects.oip.classification import with_classes
 from salver.dialects.oip.faults import grpc_status
+from salver.dialects.oip.keywords import with_keywords
 from salver.dialects.oip.regions import NO_REGIONS, Regions
 from salver.encoding.bodies import GrpcStatus
 from salver.encoding.forms import NO_FORMS, Forms
@@ -97,8 +98,10 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
             NotFound, Unsupported: a tensor in shared memory cannot be read.
         """
         request = self._read() if self._request is None else self._without_wish(self._request)
-        if signature.takes_forms:
-            return self._forms.from_tensors(request)
+        if signature.converts:
+            if signature.takes_forms:
+                return self._forms.from_tensors(request)
+            request = with_keywords(request, signature)
         if request.outputs:
             return with_classes(request, signature)
         return request

@@ -120,7 +120,7 @@ class HuggingFaceBackend:
             names[spec.name] = _TYPES[spec.datatype]
         encoder = self._encoder(manifest, directory, names)
         task = task_of_network(directory, encoder, network.signature)
-        signature = Signature(task.inputs, task.outputs, True, HUGGING_FACE + directory.task)
+        signature = Signature(task.inputs, task.outputs, True, HUGGING_FACE + directory.task, converts=True)
         rows = max(0, network.signature.inputs[0].shape[0])
         return PipelineModel(network, encoder, task, signature, rows)
 

@@ -4,7 +4,6 @@ Pure.
 """
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -146,19 +145,21 @@ def _rows(body: bytes, delimiter: str, signature: Signature) -> list[Any]:
         )
     names = [spec.name for spec in signature.inputs]
     fix = f"Its first line names the columns: inputs, or {','.join(names)}."
-    reader = csv.reader(io.StringIO(_decoded(body, "utf-8-sig"), newline=""), delimiter=delimiter)
+    lines = (line + "\n" for line in _decoded(body, "utf-8-sig").split("\n"))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         if header != ["inputs"] and (not header or header != names[: len(header)]):
             raise InvalidInput(f"the columns are {', '.join(header)[:200] or 'none'}", field="body", fix=fix)
         rows = []
         for row in reader:
-            if len(row) != len(header):
+            if row and len(row) != len(header):
                 raise InvalidInput(
                     f"line {reader.line_num} has {len(row)} values, and the header {len(header)}",
                     field="body",
                 )
-            rows.append(row)
+            if row:
+                rows.append(row)
     except csv.Error as error:
         raise InvalidInput(f"line {reader.line_num} of the delimited text: {error}", field="body") from error
     if len(header) == 1:

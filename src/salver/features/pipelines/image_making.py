@@ -58,7 +58,8 @@ def image_model(
     # More rows in a run gain little on a CPU, since images are decoded one by one, and keep other instances
     # idle (benchmarks/raw_images.py).
     rows = 2 * max(1, threads)
-    signature = Signature((IMAGE,), task.outputs, True, HUGGING_FACE + directory.task, rows)
+    platform = HUGGING_FACE + directory.task
+    signature = Signature((IMAGE,), task.outputs, True, platform, rows, converts=True)
     return ImageModel(network, processor, task, signature, decoding, threads)
 
 

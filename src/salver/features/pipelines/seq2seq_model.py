@@ -72,7 +72,7 @@ class Seq2SeqModel:
         most_tokens: int | None = None,
         prefix: str = "",
     ) -> None:
-        self.signature = Signature((TEXT,), (OUTPUT,), True, HUGGING_FACE + task, _MOST_ROWS)
+        self.signature = Signature((TEXT,), (OUTPUT,), True, HUGGING_FACE + task, _MOST_ROWS, converts=True)
         self._network = network
         self._encoder = encoder
         self._key = KEYS[task]

@@ -81,7 +81,7 @@ class SoundModel:
 
     def __init__(self, recogniser: Recogniser, task: str, most_seconds: float, threads: int = 1) -> None:
         rows = 4 * max(1, threads)
-        self.signature = Signature((SOUND,), (OUTPUT,), True, HUGGING_FACE + task, rows)
+        self.signature = Signature((SOUND,), (OUTPUT,), True, HUGGING_FACE + task, rows, converts=True)
         self._recogniser = recogniser
         self._most_seconds = most_seconds
         self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None

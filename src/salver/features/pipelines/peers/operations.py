@@ -12,7 +12,7 @@ from salver.features.pipelines.operations import PipelineOperations
 from salver.features.pipelines.peers import hub, tei, toolkit
 from salver.features.pipelines.peers.choosing import FormModels, check_task, choose
 from salver.features.pipelines.peers.codec import PeerCodec
-from salver.features.pipelines.peers.tokenizing import DecodeRequest, Directories, TokenizeRequest
+from salver.features.pipelines.peers.tokenizing import DECODE, TOKENIZE, Directories
 from salver.kernel.serving.ports import Lessor
 from salver.kernel.serving.servable import Servable
 from salver.transport.faults import http_fault
@@ -141,14 +141,14 @@ class PeerOperations:
         return await self._of_directory(
             route,
             call,
-            lambda one: self._directories.tokenize(one, tei.read_record(http.content, TokenizeRequest)),
+            lambda one: self._directories.tokenize(one, tei.read_record(http.content, TOKENIZE)),
         )
 
     async def _decode(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         return await self._of_directory(
             route,
             call,
-            lambda one: self._directories.decode(one, tei.read_record(http.content, DecodeRequest)),
+            lambda one: self._directories.decode(one, tei.read_record(http.content, DECODE)),
         )
 
     async def _info(self, route: Route, http: HttpBody, call: Call) -> HttpReply:

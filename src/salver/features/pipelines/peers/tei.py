@@ -108,10 +108,17 @@ class SimilarityRequest(msgspec.Struct, frozen=True):
     parameters: SimilarityParameters | None = None
 
 
-def read_record(body: bytes | memoryview, kind: type[_Record]) -> _Record:
+_EMBED: Final = msgspec.json.Decoder(EmbedRequest)
+_EMBED_ALL: Final = msgspec.json.Decoder(EmbedAllRequest)
+_PREDICT: Final = msgspec.json.Decoder(PredictRequest)
+_RERANK: Final = msgspec.json.Decoder(RerankRequest)
+_SIMILARITY: Final = msgspec.json.Decoder(SimilarityRequest)
+
+
+def read_record(body: bytes | memoryview, decoder: "msgspec.json.Decoder[_Record]") -> _Record:
     """Return a body as a record. Raises InvalidInput."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError) as error:
         text, _, path = str(error).partition(" - at `$")
         raise InvalidInput(text, field=path.strip(".`")) from error
@@ -146,7 +153,7 @@ def texts_of(inputs: Any, field: str = "inputs") -> list[str]:
 
 def embed(http: HttpBody, signature: Signature) -> PipelineRequest:
     """Return the request of ``/embed``; its answer is a list, also for one text."""
-    asked = read_record(http.content, EmbedRequest)
+    asked = read_record(http.content, _EMBED)
     rows = [[text] for text in texts_of(asked.inputs)]
     width = signature.outputs[0].shape[-1]
     if asked.dimensions is not None and not 1 <= asked.dimensions <= (width if width > 0 else 1_000_000):
@@ -165,14 +172,14 @@ def embed(http: HttpBody, signature: Signature) -> PipelineRequest:
 
 def embed_all(http: HttpBody, signature: Signature) -> PipelineRequest:
     """Return the request of ``/embed_all``: the states of each token."""
-    asked = read_record(http.content, EmbedAllRequest)
+    asked = read_record(http.content, _EMBED_ALL)
     rows = [[text] for text in texts_of(asked.inputs)]
     return request_of(http, signature, rows, _truncation(asked), _states)
 
 
 def similarity(http: HttpBody, signature: Signature) -> PipelineRequest:
     """Return the request of ``/similarity``."""
-    asked = read_record(http.content, SimilarityRequest)
+    asked = read_record(http.content, _SIMILARITY)
     how = asked.parameters or SimilarityParameters()
     if not asked.inputs.sentences:
         raise NothingAsked("`inputs.sentences` cannot be empty")
@@ -183,7 +190,7 @@ def similarity(http: HttpBody, signature: Signature) -> PipelineRequest:
 
 def predict(http: HttpBody, signature: Signature) -> PipelineRequest:
     """Return the request of ``/predict``: a text, a pair ``["a", "b"]``, or a list of lists of one or two."""
-    asked = read_record(http.content, PredictRequest)
+    asked = read_record(http.content, _PREDICT)
     rows, wrap = _sequences(asked.inputs)
     parameters: dict[str, Any] = {**_truncation(asked), "top_k": None}
     if asked.raw_scores:
@@ -215,7 +222,7 @@ def _sequence(value: Any, field: str) -> Row:
 
 def rerank(http: HttpBody, signature: Signature) -> PipelineRequest:
     """Return the request of ``/rerank``."""
-    asked = read_record(http.content, RerankRequest)
+    asked = read_record(http.content, _RERANK)
     if not asked.texts:
         raise NothingAsked("`texts` cannot be empty")
     texts = asked.texts if asked.return_text else None

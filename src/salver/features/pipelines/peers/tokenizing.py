@@ -6,7 +6,7 @@ A model's own tokenizer may be in another process, so that one is read here at t
 import threading
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -37,6 +37,10 @@ class DecodeRequest(msgspec.Struct, frozen=True):
 
     ids: list[_Id | list[_Id]]
     skip_special_tokens: bool = True
+
+
+TOKENIZE: Final = msgspec.json.Decoder(TokenizeRequest)
+DECODE: Final = msgspec.json.Decoder(DecodeRequest)
 
 
 class Directories:

@@ -8,8 +8,8 @@ Pure.
 """
 
 import functools
-import io
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -177,7 +177,7 @@ class NpyCodec(PeerCodec):
                 field="accept",
                 fix="Accept application/json.",
             )
-        file = io.BytesIO()
+        file = BytesIO()
         np.save(file, tensor.array, allow_pickle=False)
         return HttpReply(200, file.getvalue(), ((b"content-type", _NPY),))
 
