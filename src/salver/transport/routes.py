@@ -27,6 +27,7 @@ class Operation(msgspec.Struct, frozen=True):
         changes: The operation changes something, and callers need a permission (``access_check.py``).
         is_matched: The router matches the path; else the dialect does (``HttpTable.find``).
         right: Right that callers need where the server has keys; empty = by group and ``changes``.
+        takes_raw: It is only there, and described, where models take raw inputs.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Operation(msgspec.Struct, frozen=True):
     changes: bool = False
     is_matched: bool = True
     right: Right | Literal[""] = ""
+    takes_raw: bool = False
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):

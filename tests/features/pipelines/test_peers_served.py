@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -211,6 +212,17 @@ def test_models_of_tensors_have_no_such_paths(server: ServerProcess) -> None:
     status, told = ask(server, "/v1/models/mlp/embed", {"inputs": "a"})
     assert status == 400 and "Malformed request" in told["error"]
     assert ask(server, "/nothing", {})[0] == 404
+
+
+def test_what_is_described_is_there(server: ServerProcess) -> None:
+    paths = ask(server, "/openapi.json")[1]["paths"]
+    assert {"/", "/embed", "/info", "/v1/models/{model}/rerank"} <= paths.keys()
+    assert "/invocations" not in paths  # is TorchServe's, described by its own
+    with httpx.Client(base_url=server.url) as client:
+        for path in ("/embed", "/predict", "/info"):
+            assert client.request("TRACE", path).status_code == 405, path
+        assert client.get("/embed").status_code == 405
+        assert client.request("TRACE", "/embedded").status_code == 404
 
 
 def test_sagemaker_and_vertex(server: ServerProcess) -> None:

@@ -207,7 +207,8 @@ def describe(
         models: Models that get a path of their own, by name.
         takes_short: These models accept inputs by name.
     """
-    operations = list(operations)
+    is_raw = any(signature.takes_raw for signature in models.values())
+    operations = [each for each in operations if is_raw or not each.takes_raw]
     takes_tables = any(operation.name == "pipeline" for operation in operations)
     paths: dict[str, Any] = paths_of(models, takes_short=takes_short, takes_tables=takes_tables)
     for operation in operations:

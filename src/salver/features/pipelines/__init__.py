@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from salver.feature import Feature
 from salver.lazy import lazily, lazy_imports
-from salver.words.errors import SalverError
+from salver.words.errors import SalverError, WrongVerb
 
 with lazy_imports():
     from prometheus_client import Metric
@@ -58,6 +58,7 @@ _PEERS: Final = (
 #: Without a model's name before it, this path is TorchServe's; without one after it, ``pipeline`` is meant.
 _ONLY_BELOW, _ONLY_ALONE = "/invocations", "/"
 _AT: Final = {(verb, path): name for name, verb, path, _ in _PEERS}
+_ALONE: Final = frozenset(path for _, _, path, _ in _PEERS) - {_ONLY_ALONE, _ONLY_BELOW}
 
 
 def find(models: "ModelView", verb: str, raw_path: bytes, *, has_keys: bool = False) -> "Route | None":
@@ -82,6 +83,9 @@ def find_peer(
     Args:
         forms: Models of the server that have a form.
         has_keys: See :func:`find`.
+
+    Raises:
+        WrongVerb: the path is there, but not with this verb.
     """
     path, model = raw_path.decode("latin-1"), ""
     if path.startswith("/v1/"):
@@ -90,10 +94,16 @@ def find_peer(
             return None
         model, path = unquoted(match[1]), match[2]
     operation = _AT.get((verb, path))
-    if operation is None or (path == _ONLY_BELOW and not model):
+    is_alone = not model and path in _ALONE
+    if operation is None and not is_alone:
         return None
-    is_meant = has_keys or (is_raw(signature_of(models, model, "")) if model else forms.are_there())
-    return Route(operation, model) if is_meant else None
+    if not model and not (is_alone or path == _ONLY_ALONE):
+        return None
+    if not (has_keys or (is_raw(signature_of(models, model, "")) if model else forms.are_there())):
+        return None
+    if operation is None:
+        raise WrongVerb("Method Not Allowed")
+    return Route(operation, model)
 
 
 def _peer_rows() -> Iterator[Operation]:
@@ -101,7 +111,9 @@ def _peer_rows() -> Iterator[Operation]:
     for name, verb, path, summary in _PEERS:
         for prefix, other in (("", _ONLY_BELOW), ("/v1/models/{model}", _ONLY_ALONE)):
             if path != other:
-                yield Operation(name, verb, prefix + path, summary, is_matched=False, right="infer")
+                yield Operation(
+                    name, verb, prefix + path, summary, is_matched=False, right="infer", takes_raw=True
+                )
 
 
 def signature_of(models: "ModelView", model: str, version: str) -> "Signature | None":
