@@ -209,6 +209,8 @@ async def test_an_answer_is_kept_for_its_own_signature() -> None:
     try:
         twice = [(await servable.infer(root(4))).timing.cache for _ in range(2)]
         assert twice == ["miss", "hit"]
+        counted = [int((await servable.infer(COUNTING)).outputs[0].array) for _ in range(2)]
+        assert counted == [1, 2]  # a signature with a state is not cached
         with pytest.raises(InvalidInput):
             await servable.infer(InferRequest("m", root(4).inputs))
     finally:

@@ -91,6 +91,7 @@ class CachedModel:
         infer: The model itself.
         post: The same through a callback, if it has that.
         sees_parameters: The model receives the requests' parameters.
+        stateful: Names of the signatures whose runs affect later ones: their answers are not cached.
     """
 
     def __init__(
@@ -102,11 +103,13 @@ class CachedModel:
         *,
         sees_parameters: bool,
         post: Post | None = None,
+        stateful: frozenset[str] = frozenset(),
     ) -> None:
         self.id = id
         self._caching = caching
         self._infer = infer
         self._post = post
+        self._stateful = stateful
         self._owner = owner_of(id, fingerprint)
         self._keys = KeyMaker(self._owner, sees_parameters=sees_parameters)
         self._meter = caching.meter(id, self._owner)
@@ -128,7 +131,7 @@ class CachedModel:
     ) -> InferResponse:
         """See :meth:`salver.kernel.serving.ports.Inferring.infer`."""
         caching = self._caching
-        if not self._meter.is_on:
+        if not self._meter.is_on or request.signature in self._stateful:
             self._probe(request)
             return await self._infer(request, deadline, sender, standing)
         began = caching.now()
@@ -158,7 +161,7 @@ class CachedModel:
     ) -> Callable[[], None]:
         """See :class:`~salver.kernel.serving.capabilities.Post`; only with a near cache."""
         caching = self._caching
-        if not self._meter.is_on:
+        if not self._meter.is_on or request.signature in self._stateful:
             assert self._post is not None
             self._probe(request)
             return self._post(request, deadline, told, standing)
@@ -270,7 +273,9 @@ class CachedModel:
 
     def _probe(self, request: InferRequest) -> None:
         """Show one in sixteen contents to the sampler."""
-        if glimpse(request) < _PROBED_BELOW and not _is_large(request):
+        if request.signature in self._stateful or _is_large(request):
+            return
+        if glimpse(request) < _PROBED_BELOW:
             self._meter.probe(self._keys.key(request))
 
 

@@ -8,6 +8,7 @@ from salver.kernel.engine.engine import Engine
 from salver.kernel.serving.capabilities import Infer
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
+from salver.words.messages import Signature
 
 
 class CacheAttachment:
@@ -38,6 +39,7 @@ class CacheAttachment:
                 manifest.fingerprint,
                 sees_parameters=sees_parameters,
                 post=post,
+                stateful=_stateful(servable.signature),
             )
             made.append(cached)
             return cached.infer
@@ -46,3 +48,11 @@ class CacheAttachment:
         servable.at_end(made[0].close)
         # A full queue refuses no hit, so no request is refused before it is decoded.
         servable.declare(post=made[0].post if post is not None else None, foresee=None)
+
+
+def _stateful(signature: Signature) -> frozenset[str]:
+    """Return the names of the signatures whose runs affect later ones; empty for the default one."""
+    names = {each.name for each in (signature, *signature.others) if each.is_stateful}
+    if signature.is_stateful:
+        names.add("")
+    return frozenset(names)
