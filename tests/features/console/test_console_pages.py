@@ -490,3 +490,25 @@ def test_without_a_registry_it_says_what_is_missing(tmp_path: Path, opened: Open
         for path in ("#/releases", "#/plan", "#/audit", "#/releases/none"):
             expect(opened(path, url=server.url).locator("main")).to_contain_text("--registry")
         expect(opened("#/models/mlp", url=server.url).get_by_role("heading", name="Aliases")).to_have_count(0)
+
+
+def test_a_pipeline_is_drawn_with_what_its_steps_took(tmp_path: Path, opened: Open) -> None:
+    from zoo import write_mlp
+
+    folder = tmp_path / "models" / "insects"
+    write_mlp(folder / "network", 1)
+    (folder / "pipeline.toml").write_text(
+        '[steps.network]\nmodel = "network/1/model.onnx"\n[steps.chances]\nuse = "softmax"\n'
+        '[steps.best]\nuse = "arg-max"\n[statistics]\nsample = 1\n'
+    )
+    with ServerProcess([tmp_path / "models"], tmp_path / "log") as server:
+        server.wait_ready()
+        ask = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 16], "data": [0.5] * 32}]}
+        assert server.post("/v2/models/insects/infer", ask)[0] == 200
+        page = opened("#/models/insects", url=server.url)
+        picture = page.get_by_role("img", name="Steps of insects, from the top down")
+        expect(picture).to_contain_text("network")
+        expect(picture.locator(".step")).to_have_count(4)  # the input, and three steps
+        expect(picture.locator(".edge")).to_have_count(3)
+        assert "softmax" in row(page, "Steps of insects", "chances")
+        expect(page.get_by_role("table", name="Values at the edges of insects")).to_contain_text("best.score")

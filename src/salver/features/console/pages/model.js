@@ -4,6 +4,7 @@ import { bytes, card, count, digits, duration, h, head, moment, state, table, ti
 import { chart } from "./chart.js";
 import { lines } from "./audit.js";
 import { askReason } from "./dialogs.js";
+import { pipeline } from "./pipeline.js";
 import { sample, signature } from "./sample.js";
 import { stage } from "./releases.js";
 import * as traffic from "./traffic.js";
@@ -13,6 +14,7 @@ export function model(name, { announce, again, draw }) {
   const of = `model=${encodeURIComponent(name)}`;
   let difference = null;
   let problem = "";
+  let isPipeline = false; // known after the first answer
   async function compare(event) {
     event.preventDefault();
     const given = new FormData(event.target);
@@ -26,12 +28,13 @@ export function model(name, { announce, again, draw }) {
     draw();
   }
   return {
-    paths: (server) => ["/served", "/traffic", () => signature(name), ...(server?.has_registry
+    paths: (server) => ["/served", "/traffic", () => signature(name), () => (isPipeline ? maybe(`${path}/pipeline`)() : null), ...(server?.has_registry
       ? [maybe(path), maybe(`${path}/versions?limit=200`), `/audit?limit=20&${of}`, `/releases?limit=20&${of}`] : [])],
     learn: (served, counts) => traffic.learn(counts),
-    draw(server, served, counts, inputs, registered, versions, audit, releases) {
+    draw(server, served, counts, inputs, steps, registered, versions, audit, releases) {
       const live = counts.items.filter((one) => one.model === name);
       const mine = served.items.filter((one) => one.model === name);
+      isPipeline = mine.some((one) => one.backend === "pipeline" && one.state === "READY");
       if (!registered && !mine.length) return head({ crumb: ["All models", "#/"], title: name, about: "There is no such model." });
       return [
         head({
@@ -40,6 +43,7 @@ export function model(name, { announce, again, draw }) {
           actions: registered ? [h("a", { class: "button", href: at`#/models/${name}/policy` }, "Policy"), h("a", { class: "button", href: `#/plan?${of}` }, "Plan a release")] : [],
         }),
         live.length ? traffics(live) : null,
+        steps ? pipeline(name, steps) : null,
         inputs ? sample(name, inputs) : null,
         registered ? names(registered, versions?.items ?? [], path, server, { announce, again }) : null,
         releases?.items.length ? card("Releases", null, table(`Releases of ${name}`, ["Release", "Versions", "State", "Stage", "Changed", "~Why"],
