@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from onnx import TensorProto, helper, save
 from waiting import auntil
 from zoo import write_mlp
 
@@ -110,6 +111,28 @@ async def test_a_model_with_an_objective_is_copied_as_the_home_process_has_place
         assert (instances.count, instances.threads) == (servable.placement.slots, servable.placement.threads)
         assert [way for _, way in side.grants.ways()] == ["copy"]
         await side.grants.close()
+
+
+@pytest.mark.parametrize("warmup", ["warmup.rounds = 0", "warmup.free_dim = 1_000_000", "warmup.rows = [1]"])
+async def test_a_model_that_is_not_measured_is_copied(tmp_path: Path, warmup: str) -> None:
+    """It must not run on zeros, cannot, or its runs are short."""
+    write_double(tmp_path / "mlp" / "1")
+    (tmp_path / "mlp" / "salver.toml").write_text(warmup)
+    async with Server(ServeConfig(paths=(str(tmp_path),), front=FrontConfig(port=0))) as server:
+        side = HomeSide(server.kernel, FrontsConfig(count=2))
+        side.grants.look()
+        await auntil(side.grants.pickled)
+        assert [way for _, way in side.grants.ways()] == ["copy"]
+        await side.grants.close()
+
+
+def write_double(folder: Path) -> None:
+    """Doubles matrices of any size."""
+    sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "k", "l"])] for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", *sides)
+    folder.mkdir(parents=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    save(model, str(folder / "model.onnx"))
 
 
 async def test_an_answer_waits_for_the_end_of_a_copy(config: ServeConfig) -> None:

@@ -234,14 +234,16 @@ def _placed(servable: Servable) -> Manifest:
 
 
 async def measured(servable: Servable) -> Times | None:
-    """Return how long runs take; None = they are short, or the model does not run on zeros."""
+    """Return how long runs take; None = they are short, or the model does not run on zeros, or must not."""
     engine, wish = servable.engine, servable.manifest.config.warmup
     assert isinstance(engine, Engine)
+    if not wish.rounds:
+        return None
     least, size = list[float](), 0
     for rows in (1, ROWS):
-        (inputs,) = samples(engine.signature, msgspec.structs.replace(wish, rows=(rows,), rounds=1))
-        size = size or sum(array.nbytes for array in inputs.values())
         try:
+            (inputs,) = samples(engine.signature, msgspec.structs.replace(wish, rows=(rows,), rounds=1))
+            size = size or sum(array.nbytes for array in inputs.values())
             least.append(await _least(engine, inputs))
             if rows == 1 and engine.runs_inline(inputs):
                 return None
