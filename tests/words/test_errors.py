@@ -13,9 +13,7 @@ from salver.words.errors import LONGEST_TEXT, Code, HandlerFailed, InvalidInput,
 KINDS = [
     value
     for value in vars(errors).values()
-    if isinstance(value, type)
-    and issubclass(value, SalverError)
-    and value not in (MissingExtra, errors.NotResident)
+    if isinstance(value, type) and issubclass(value, SalverError) and value is not MissingExtra
 ]
 
 

@@ -165,13 +165,12 @@ class NotReady(SalverError):
 class NotResident(NotReady):
     """Version that is not in memory.
 
-    Args:
-        arrives: Brings it there, and raises why it cannot; the request can then be repeated.
+    Attributes:
+        arrives: Brings it there, and raises why it cannot; then the request can be repeated. None = nobody
+            does, as in another process.
     """
 
-    def __init__(self, message: str, arrives: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(message, field="model")
-        self.arrives = arrives
+    arrives: Callable[[], Awaitable[None]] | None = None
 
 
 class Conflict(SalverError):

@@ -66,6 +66,7 @@ async def test_a_request_brings_it_back(rig: ManagerRig) -> None:
     await up(rig, residence, m("a"))
     with pytest.raises(NotResident, match="'a' is not in memory") as caught:
         rig.manager.acquire("a")
+    assert caught.value.arrives is not None
     await caught.value.arrives()
     assert rig.manager.acquire("a").id == ModelId("a", "1")
     assert residence.demanded == ["a:1"]
@@ -99,18 +100,21 @@ async def test_a_load_under_way_is_dropped_when_it_becomes_absent(rig: ManagerRi
     assert [event.after for event in rig.events if event.after is State.READY] == []
 
 
+def meant(rig: ManagerRig, version: str) -> str:
+    """The absent version for which a request would wait."""
+    with pytest.raises(NotResident) as caught:
+        rig.manager.acquire("a", version)
+    (id,) = caught.value.arrives.args  # type: ignore[union-attr]
+    return str(id)
+
+
 async def test_the_version_that_a_request_means(rig: ManagerRig) -> None:
     residence = FakeResidence(rig, "a:1", "a:2")
     await up(rig, residence, m("a", "1", all=True), m("a", "2", all=True))
-    for version, wanted in (("", "a:2"), ("1", "a:1")):
-        with pytest.raises(NotResident) as caught:
-            rig.manager.acquire("a", version)
-        assert caught.value.arrives.args == (ModelId(*wanted.split(":")),)  # type: ignore[attr-defined]
+    assert [meant(rig, version) for version in ("", "1")] == ["a:2", "a:1"]
     rig.manager.pin("a", "1")
-    with pytest.raises(NotResident) as caught:
-        rig.manager.acquire("a")
-    assert caught.value.arrives.args == (ModelId("a", "1"),)  # type: ignore[attr-defined]
-    await caught.value.arrives()
+    assert meant(rig, "") == "a:1"
+    await residence.demand(ModelId("a", "1"))
     assert rig.manager.acquire("a").id.version == "1"
 
 
@@ -140,7 +144,10 @@ async def test_waiting_ends_with_the_deadline_of_the_request() -> None:
     async def arrives() -> None:
         await loaded.wait()
 
-    absent = NotResident("model 'a' is not in memory", arrives)
+    absent = NotResident("model 'a' is not in memory")
+    with pytest.raises(NotResident):
+        await until_resident(absent, None, lambda: 5.0)
+    absent.arrives = arrives
     with pytest.raises(DeadlineExceeded, match="'a' is not in memory, and was not loaded by the deadline"):
         await until_resident(absent, 5.0, lambda: 5.0)
     loaded.set()

@@ -196,7 +196,9 @@ class Manager(Generic[ServableT]):
             coming = [copy.id for copy in self._copies.values() if copy.state in RISING]
             id = self._routes.meant((*self._absent, *coming), name, version)
             if id is not None:
-                return NotResident(f"model '{name}' is not in memory", partial(self.residence.demand, id))
+                absent = NotResident(f"model '{name}' is not in memory", field="model")
+                absent.arrives = partial(self.residence.demand, id)
+                return absent
         statuses = [s for s in self.statuses() if s.id.name == name]
         if version and not version.isdecimal() and all(s.id.version != version for s in statuses):
             return NoVersion(

@@ -22,11 +22,10 @@ async def until_resident(absent: NotResident, deadline: float | None, clock: Cal
         DeadlineExceeded: it did not arrive in time; loading goes on.
         NotReady, LoadFailed: why it cannot.
     """
-    if deadline is None:
-        await absent.arrives()
-        return
+    if absent.arrives is None:
+        raise absent
     try:
-        async with asyncio.timeout(deadline - clock()):
+        async with asyncio.timeout(None if deadline is None else deadline - clock()):
             await absent.arrives()
     except TimeoutError:
         raise DeadlineExceeded(f"{absent.message}, and was not loaded by the deadline") from None
