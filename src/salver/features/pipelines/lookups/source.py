@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from salver.words.errors import LoadFailed
+from salver.words.errors import Code, LoadFailed, ModelFailed
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _ENVIRONMENT: Final = "Write ${NAME}, and set the variable NAME where the server starts."
@@ -48,12 +48,14 @@ class Query(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = {}
 
 
-class SourceFailed(Exception):
-    """A source gave no answer; the text has no credentials."""
+class SourceFailed(ModelFailed):
+    """Failure of a source to answer; the text has no credentials."""
 
 
 class SourceLate(SourceFailed):
-    """A source gave no answer in time."""
+    """Failure of a source to answer in time."""
+
+    code = Code.DEADLINE_EXCEEDED
 
 
 class Source(Protocol):

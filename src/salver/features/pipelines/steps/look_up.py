@@ -194,7 +194,7 @@ class LookUpRun:
         except SourceFailed as error:
             counts["timeout" if isinstance(error, SourceLate) else "failed"] += 1
             if not self._is_failing:
-                _LOG.warning("look-up of %s: %s", self._step.key, error)
+                _LOG.warning("look-up of %s: %s", self._step.key, error.message)
             self._is_failing = True
             return self._cache.known(keys), error
         self._is_failing = False
@@ -256,7 +256,7 @@ class LookUpRun:
             return ModelFailed(f"look-up: the source has a value that is not what {self._step.columns} says")
 
     def _failure(self, problem: SourceFailed) -> SalverError:
-        said = f"look-up of {self._step.key!r}: {problem}"
+        said = f"look-up of {self._step.key!r}: {problem.message}"
         if isinstance(problem, SourceLate):
             return DeadlineExceeded(f"{said} ({self._step.timeout_ms} ms)")
         return ModelFailed(said)
