@@ -256,10 +256,21 @@ def test_times_of_steps_and_values_at_edges_are_told(
         "text": 6, "words.scores": 12, "chances.scores": 12,
     }  # fmt: skip
     assert ask(server, "/api/v1/models/words/pipeline")[0] == 404
+    sent = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}]}
+    given = urllib.request.Request(server.url + "/v2/models/watched/infer", json.dumps(sent).encode())
+    given.add_header("x-request-id", "slow-one")
+    urllib.request.urlopen(given).close()
+    until(lambda: main(["explain", "watched", "--request", "slow-one", "--url", server.url]) == 0)
+    shown = capsys.readouterr().out
+    assert "* words" in shown and "* chances" in shown and "decided when the answer was there" in shown
+    one = ask(server, "/v2/models/watched/explain/slow-one")[1]
+    parts = [sum(step[f"{key}_ms"] for key in ("queue", "inference", "rest")) for step in one["steps"]]
+    np.testing.assert_allclose(parts, [step["latency_ms"] for step in one["steps"]], atol=1e-4)
+    assert sum(parts) <= one["latency_ms"]
     assert ask(server, "/api/v1/models/watched/pipeline?version=7")[0] == 404
     assert main(["pipelines", "stats", "watched", "--url", server.url]) == 0
     shown = capsys.readouterr().out
-    assert "watched:1, 3 requests" in shown and "words.scores" in shown and "stood in" in shown
+    assert "watched:1, 4 requests" in shown and "words.scores" in shown and "stood in" in shown
 
 
 def test_a_failing_row_fails_its_own_request(server: ServerProcess) -> None:

@@ -21,7 +21,7 @@ from salver.kernel.serving.present import Present
 from salver.lazy import lazy_imports
 from salver.words.errors import NO_REFUSAL, NotFound
 from salver.words.events import BatchRan, Event, Refused, Served
-from salver.words.messages import ModelId
+from salver.words.messages import ModelId, StepTime
 
 with lazy_imports():
     from salver.features.telemetry import verdict as verdicts
@@ -191,6 +191,8 @@ class Explanations:
             typical, _ = _typical_and_slow(slices)
             pressure = self._pressure(model, event.version, slices, now)
             shown["typical"] = _shown(typical or own)
+            if event.timing.steps:
+                shown["steps"] = steps_shown(event.timing.steps, event.arrival)
             shown["verdict"] = _verdict(judge(own, typical or own, pressure))
         return shown
 
@@ -299,6 +301,39 @@ def _request(event: Served) -> dict[str, Any]:
     numbers = _shown(_split(event))
     del numbers["requests"]
     return {**shown, **numbers, "closed_by": event.timing.reason}
+
+
+def decisive(steps: Sequence[StepTime]) -> list[StepTime]:
+    """Return the steps of a graph that decided when its answer was there, in their order.
+
+    Walks back from the step that ended last: before each came the one that ended last before it began.
+
+    >>> a, b, c = ("a", 0.0, 1.0, 0.0, 1.0), ("b", 0.0, 3.0, 0.0, 3.0), ("c", 3.0, 4.0, 0.0, 1.0)
+    >>> [step[0] for step in decisive([a, b, c])]
+    ['b', 'c']
+    """
+    found: list[StepTime] = []
+    for step in sorted(steps, key=lambda step: (step[2], step[1]), reverse=True):
+        if not found or step[2] <= found[-1][1]:
+            found.append(step)
+    return found[::-1]
+
+
+def steps_shown(steps: Sequence[StepTime], arrival: float) -> list[dict[str, Any]]:
+    """Return when each step of a graph ran; those that decided, and the time between them, add up."""
+    path = decisive(steps)
+    return [
+        {
+            "name": step[0],
+            "at_ms": round((step[1] - arrival) * 1e3, 6),
+            "latency_ms": round((step[2] - step[1]) * 1e3, 6),
+            "queue_ms": round(step[3] * 1e3, 6),
+            "inference_ms": round(step[4] * 1e3, 6),
+            "rest_ms": round((step[2] - step[1] - step[3] - step[4]) * 1e3, 6),
+            "is_decisive": step in path,
+        }
+        for step in sorted(steps, key=lambda step: step[1])
+    ]
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

@@ -95,7 +95,27 @@ def _show_request(found: dict[str, Any]) -> None:
     _show_rows([("this one", found), ("typical", found["typical"])])
     line()
     _show_verdict(found["verdict"], "its time")
+    if "steps" in found:
+        _show_steps(found)
+        return
     line(f"its batch of {found['batch_rows']:.0f} rows was closed by: {found['closed_by'] or 'unknown'}")
+
+
+def _show_steps(found: dict[str, Any]) -> None:
+    """Show the steps of a graph; those with a mark, and what is between them, add up to the latency."""
+    keys = ("at_ms", "latency_ms", "queue_ms", "inference_ms", "rest_ms")
+    rows = [
+        (
+            f"{'*' if step['is_decisive'] else ' '} {printable(step['name'])}",
+            *(f"{step[key]:.2f}" for key in keys),
+        )
+        for step in found["steps"]
+    ]
+    spent = sum(step["latency_ms"] for step in found["steps"] if step["is_decisive"])
+    between = found["latency_ms"] - spent
+    line()
+    table(("step", "at", "ms", "queue", "inference", "rest"), rows)
+    line(f"*: decided when the answer was there, {spent:.2f} ms; beside them {between:.2f} ms passed")
 
 
 def _show_verdict(verdict: dict[str, Any], whose: str) -> None:

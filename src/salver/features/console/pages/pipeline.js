@@ -24,7 +24,7 @@ function picture(name, { steps, edges }) {
     (rows[level.get(step.name)] ??= []).push({
       name: step.name, of: step, about: `${cut(what(step), 16)} · ${step.runs ? duration(step.seconds) : "no run"}` });
   }
-  const width = Math.max(...rows.map((row) => row.length)) * (BOX.width + BOX.across);
+  const width = Math.max(...rows.map((row) => row.length)) * (BOX.width + BOX.across) + 2 * BOX.across;
   const height = rows.length * (BOX.height + BOX.down);
   const place = new Map();
   rows.forEach((row, down) => row.forEach((one, across) => place.set(one.name, {
@@ -39,6 +39,11 @@ function picture(name, { steps, edges }) {
     seen.add(key);
     const [x1, y1, x2, y2] = [from.x + BOX.width / 2, from.y + BOX.height, to.x + BOX.width / 2, to.y];
     const middle = (y1 + y2) / 2;
+    if (y2 - y1 > BOX.down + 1) { // around the boxes between
+      const side = Math.max(from.x, to.x) + BOX.width;
+      const [out, into] = [y1 - BOX.height / 2, y2 + BOX.height / 2];
+      return h("path", { class: "edge", d: `M${from.x + BOX.width} ${out}C${side + 40} ${out} ${side + 40} ${into} ${to.x + BOX.width} ${into}` });
+    }
     return h("path", { class: "edge", d: `M${x1} ${y1}C${x1} ${middle} ${x2} ${middle} ${x2} ${y2}` });
   }));
   const boxes = rows.flat().map((one) => {
