@@ -231,7 +231,7 @@ class Json(Step, frozen=True):
         """See :class:`~salver.features.pipelines.steps.step.Step`."""
 
         def run(arrays: Arrays) -> Arrays:
-            columns = {name: _plain(values.tolist()) for name, values in arrays.items()}
+            columns = {name: plain(values.tolist()) for name, values in arrays.items()}
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
             return {"json": json_rows(rows)}
 
@@ -244,10 +244,10 @@ def _some(scores: Array, least: int = 1) -> Array:
     return scores
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return nested lists with texts for bytes."""
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value
