@@ -141,8 +141,7 @@ def test_other_folders_are_not_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "text"),
     [
-        ("Wav2Vec2ForCTC", "a Hugging Face directory for automatic-speech-recognition"),
-        ("BartForConditionalGeneration", "a Hugging Face directory for text2text-generation"),
+        ("GPT2LMHeadModel", "a Hugging Face directory for text-generation"),
         ("UnheardOf", "whose task cannot be told from its files"),
     ],
 )

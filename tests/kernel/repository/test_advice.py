@@ -79,7 +79,9 @@ def test_a_model_in_keras_own_format(tmp_path: Path) -> None:
         (("checkpoint", "m.index"), "a checkpoint of TensorFlow"),
     ],
 )
-def test_folders(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_folders(names: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With transformers, weights are served as they are.
+    monkeypatch.setattr("salver.features.pipelines.directory.is_installed", lambda module: False)
     for root in (tmp_path / "net", tmp_path / "many" / "net" / "1"):
         for name in names:
             (root / name).parent.mkdir(parents=True, exist_ok=True)

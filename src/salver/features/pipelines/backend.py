@@ -1,7 +1,8 @@
-"""Backends for Hugging Face directories with an ONNX export, and for directories with a ``pipeline.toml``.
+"""Backends for Hugging Face directories, and for directories with a ``pipeline.toml``.
 
 Of the former, raw texts or images come in and answers of the task go out. The network runs with the ONNX
-backend, the tokenizer with ``tokenizers``, images with Pillow; neither transformers nor PyTorch is needed.
+backend, the tokenizer with ``tokenizers``, images with Pillow. Neither transformers nor PyTorch is needed,
+but for directories that hold weights alone.
 """
 
 import os
@@ -26,6 +27,7 @@ with lazy_imports():
     from salver.backends.onnx import OnnxBackend
     from salver.features.pipelines.directory import (
         ModelDirectory,
+        has_weights,
         inside,
         is_directory_of_model,
         onnx_files,
@@ -39,6 +41,7 @@ with lazy_imports():
     from salver.features.pipelines.seq2seq_making import open_network, seq2seq_model
     from salver.features.pipelines.sound_making import ctc_model, whisper_model
     from salver.features.pipelines.texts import TextEncoder
+    from salver.features.pipelines.torch_network import torch_network
 
 FORMAT: Final = "huggingface"
 PIPELINE: Final = "pipeline"
@@ -92,8 +95,12 @@ class HuggingFaceBackend:
             raise
 
     def _network(self, manifest: Manifest, directory: ModelDirectory, options: LoadOptions) -> RunnableModel:
-        file = _onnx_file(directory, manifest.config.options.get("file", ""))
-        return self._onnx(manifest, file, options)
+        wished = manifest.config.options.get("file", "")
+        if not wished and has_weights(directory.root) and not _found(directory):
+            options_of(manifest, _OWN)
+            libraries = (framework(self, "transformers"), framework(self, "torch"))
+            return torch_network(directory, *libraries, options.threads)
+        return self._onnx(manifest, _onnx_file(directory, wished), options)
 
     def _onnx(self, manifest: Manifest, file: Path, options: LoadOptions) -> RunnableModel:
         own = {key: value for key, value in manifest.config.options.items() if key not in _OWN}
@@ -181,9 +188,7 @@ def _onnx_file(directory: ModelDirectory, wished: str) -> Path:
         if not file.is_file():
             raise LoadFailed(f"{folder} has no file {wished!r}", field="options.file", fix=_files(folder))
         return file
-    found = [*onnx_files(folder)]
-    if directory.root != folder:
-        found += onnx_files(directory.root)
+    found = _found(directory)
     usual = [file for file in found if file.name == "model.onnx"] or found
     if len(usual) == 1 or (usual and usual[0].name == "model.onnx"):
         return usual[0]
@@ -192,6 +197,14 @@ def _onnx_file(directory: ModelDirectory, wished: str) -> Path:
         field="options.file",
         fix=_files(folder),
     )
+
+
+def _found(directory: ModelDirectory) -> list[Path]:
+    """Return the ONNX files of a directory."""
+    found = onnx_files(directory.path)
+    if directory.root != directory.path:
+        found += onnx_files(directory.root)
+    return found
 
 
 def _files(folder: Path) -> str:

@@ -10,10 +10,12 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from salver.backends.content import head
+from salver.backends.installed import is_installed
 from salver.features.pipelines.names import FIXES, OF_IMAGES, OF_SEQUENCES, OF_SOUNDS, SUFFIXES, SUPPORTED
 from salver.words.errors import LoadFailed
 
 _MOST: Final = 16 << 20  # bytes of a JSON file; label lists of large classifiers take some megabytes
+_WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json")
 _NO_LIMIT: Final = 1_000_000  # transformers writes 1e30 for tokenizers without a limit
 _TAG: Final = re.compile(r"^pipeline_tag:[ \t]*['\"]?([a-z0-9-]+)", re.MULTILINE)
 #: Models whose positions begin after the padding token's.
@@ -193,11 +195,19 @@ def onnx_files(path: Path) -> list[Path]:
     return found
 
 
+def has_weights(root: Path) -> bool:
+    """Return whether a folder holds weights in safetensors that the installed packages can load."""
+    found = any((root / name).is_file() for name in _WEIGHTS)
+    return found and is_installed("transformers") and is_installed("torch")
+
+
 def is_directory_of_model(path: Path) -> bool:
-    """Return whether a folder holds a Hugging Face model with an ONNX export. Never raises."""
+    """Return whether a folder holds a Hugging Face model that can be loaded. Never raises."""
     try:
         root = _root(path, _modules(path))
-        if not (root / "config.json").is_file() or not (onnx_files(path) or onnx_files(root)):
+        if not (root / "config.json").is_file():
+            return False
+        if not (onnx_files(path) or onnx_files(root) or has_weights(root)):
             return False
         config = _CONFIG.read(root / "config.json")
     except (OSError, LoadFailed):

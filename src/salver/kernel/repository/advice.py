@@ -62,7 +62,9 @@ _HUGGING_FACE: Final = (
     "Export it to ONNX once, and serve that:\n"
     "pip install 'optimum[onnxruntime]'\n"
     "optimum-cli export onnx --model {path} {path}-onnx\n"
-    "salver serve {path}-onnx"
+    "salver serve {path}-onnx\n"
+    "Or serve it as it is, with PyTorch:\n"
+    "pip install 'salver[transformers]'"
 )
 _REGISTRY: Final = "\nsalver serve --registry registry"
 _DOWNLOAD: Final = (
