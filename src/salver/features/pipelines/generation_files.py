@@ -3,7 +3,6 @@
 Pure, but for reading the files.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -212,11 +211,6 @@ def bounded(length: int, most: int | None, field: str = "parameters.max_length")
     if length > limit:
         raise InvalidInput(f"{field}: the network makes at most {limit} tokens, not {length}", field=field)
     return length
-
-
-def specific(config: SeqConfig, task: str) -> Mapping[str, Any]:
-    """Return ``task_specific_params`` of a task."""
-    return (config.task_specific_params or {}).get(task, {})
 
 
 def _several(ids: int | list[int] | None) -> tuple[int, ...]:

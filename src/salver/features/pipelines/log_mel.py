@@ -84,8 +84,8 @@ def log_mel(
         scaling: ``whisper`` = log10, at most 8 below the largest value, then (x + 4) / 4, without the last
             frame; ``ln``; ``db`` = 10 log10, at most 80 below the largest value; ``power``.
 
-    >>> log_mel(np.zeros(16_000, np.float32)).shape, float(log_mel(np.zeros(800, np.float32)).max())
-    ((80, 100), -1.5)
+    >>> log_mel(np.zeros(16_000, np.float32)).shape
+    (80, 100)
     """
     powers = _powers(samples, n_fft, hop, filters(rate, n_fft, bands, low, high))
     if scaling == "power":
