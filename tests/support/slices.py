@@ -29,7 +29,7 @@ _OIP, _TENSORFLOW, _TORCHSERVE, _TRITON, _OPENAI, _CLOUDS = (
     f"dialects/{name}" for name in ("oip", "tensorflow", "torchserve", "triton", "openai", "clouds")
 )
 _ACCESS, _KEYRING, _USAGE = "features/access", "features/keyring", "features/usage"
-_PIPELINES = "features/pipelines"
+_MEMORY, _PIPELINES = "features/memory", "features/pipelines"
 _CACHE, _LEDGER, _MANAGEMENT, _REGISTRY, _RELEASES, _TELEMETRY, _TUNING, _TWINS = (
     f"features/{name}"
     for name in ("cache", "ledger", "management", "registry", "releases", "telemetry", "tuning", "twins")
@@ -70,8 +70,12 @@ TOGETHER: dict[str, set[str]] = {
     "features/pipelines/test_load_ensemble.py": {_CACHE},
     "features/pipelines/test_pipelines_served.py": {_ACCESS},
     "features/keyring/test_keys_served.py": {_RELEASES},
-    "features/management/test_api_reference.py": {_ACCESS, _KEYRING, "features/memory", _RELEASES, _USAGE},
-    "features/management/test_controllers_page.py": {_ACCESS, _KEYRING, _RELEASES, _USAGE},
+    "features/management/test_api_reference.py": {
+        *(_ACCESS, _CACHE, _KEYRING, _MEMORY, _RELEASES, _USAGE),
+    },
+    "features/management/test_controllers_page.py": {
+        *(_ACCESS, _CACHE, _KEYRING, _MEMORY, _RELEASES, _USAGE),
+    },
     "features/registry/test_api_registry.py": {_MANAGEMENT, _RELEASES},
     "features/releases/test_api_releases.py": {_MANAGEMENT},
     "features/releases/test_release_controls.py": {_TENSORFLOW},
