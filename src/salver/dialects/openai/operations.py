@@ -28,6 +28,7 @@ with lazy_imports():
     from salver.dialects.openai.model_list import list_models
     from salver.dialects.openai.requests import parse_chat, parse_completion, parse_embedding
     from salver.dialects.openai.resolved_model import ChatSettings, ResolvedModel
+    from salver.dialects.openai.transcription import TranscriptionCodec, parse_transcription
     from salver.encoding.model_entries import openai_model
 
 
@@ -61,6 +62,8 @@ class OpenAiOperations:
             "chat": Endpoint(stream=self._generate, is_large=True),
             "completions": Endpoint(stream=self._generate, is_large=True),
             "embeddings": Endpoint(self._embed, is_large=True),
+            "transcriptions": Endpoint(self._transcribe, is_large=True),
+            "translations": Endpoint(self._transcribe, is_large=True),
             "list_v1": Endpoint(self._list, filters=True),
             "load_v1": Endpoint(self._load),
             "unload_v1": Endpoint(self._unload),
@@ -157,6 +160,17 @@ class OpenAiOperations:
             plain = [text for text in texts if isinstance(text, str)]
             tokens = await asyncio.to_thread(lambda: sum(map(resolved.settings.count or len, plain)))
         return embeddings(request, [vector for run in runs for vector in run.vectors], tokens)
+
+    async def _transcribe(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        call.protocol = TranscriptionCodec.protocol
+        call.is_large = False  # a form is cut into views, which takes no time
+        try:
+            request = parse_transcription(http, translates=route.operation == "translations")
+            resolved = self._resolved(request.model, call)
+        except SalverError as error:
+            return openai_fault(error)
+        reply: HttpReply = await self._door.infer(TranscriptionCodec(request), http, resolved.model, "", call)
+        return reply
 
     async def _run(
         self, runs: Sequence[EmbeddingCodec], http: HttpBody, model: str, call: Call

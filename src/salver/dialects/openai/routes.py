@@ -6,12 +6,14 @@ from salver.transport.routes import Operation, Route, unquoted
 from salver.words.errors import NoRoute, WrongVerb
 
 #: Prefixes of the paths whose errors are OpenAI's, existing or not.
-PREFIXES: Final = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/responses")
+PREFIXES: Final = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/audio/", b"/v1/responses")
 OPERATIONS: Final = (
     Operation("list_v1", "GET", "/v1/models", "Every model with its versions and state"),
     Operation("chat", "POST", "/v1/chat/completions", "Continue a conversation (OpenAI)"),
     Operation("completions", "POST", "/v1/completions", "Complete a text (OpenAI)"),
     Operation("embeddings", "POST", "/v1/embeddings", "Embed texts (OpenAI)"),
+    Operation("transcriptions", "POST", "/v1/audio/transcriptions", "Write down speech (OpenAI)"),
+    Operation("translations", "POST", "/v1/audio/translations", "Write down speech in English (OpenAI)"),
     Operation("load_v1", "POST", "/v1/models/{model}/load", "Load or reload a model", changes=True),
     Operation("unload_v1", "POST", "/v1/models/{model}/unload", "Unload a model", changes=True),
 )
