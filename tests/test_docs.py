@@ -76,7 +76,8 @@ class Reader:
         (folder / ".tmp").mkdir()  # where one server of TorchServe's kind may note its process
         # TensorFlow without Keras, which no snippet asks for, is half of the import
         own = {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(folder / ".tmp")}
-        own |= {"TF_USE_LEGACY_KERAS": "1"}
+        # Offline, the client of Hugging Face refuses to ask servers of this machine, too.
+        own |= {"TF_USE_LEGACY_KERAS": "1", "HF_HUB_OFFLINE": "0"}
         self._environment = {**os.environ, **own}
 
     def follow(self, page: list[Snippet]) -> None:

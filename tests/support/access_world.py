@@ -235,6 +235,8 @@ class Ports:
         sent = [*headers, *([("authorization", f"Bearer {key}")] if key else [])]
         if asking.verb:
             kind = "application/json"
+            if "/audio/" in asking.path:
+                kind = "multipart/form-data; boundary=line"
             reply = await self._client.request(
                 asking.verb,
                 self.url(asking.kind) + asking.path,
@@ -267,6 +269,12 @@ class Ports:
             await channel.close()
 
 
+def form(**fields: bytes) -> bytes:
+    """A form with a boundary of ``line``."""
+    head = b'--line\r\ncontent-disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    return b"".join(head % (name.encode(), value) for name, value in fields.items()) + b"--line--\r\n"
+
+
 def body(asking: Asking) -> bytes:
     """A body that names the model where the path does not."""
     if asking.path.endswith("/chat/completions"):
@@ -275,6 +283,8 @@ def body(asking: Asking) -> bytes:
         return b'{"model":"mlp","prompt":"a"}'
     if asking.path.endswith("/embeddings"):
         return b'{"model":"mlp","input":"a"}'
+    if "/audio/" in asking.path:
+        return form(model=b"mlp", file=b"a")
     return b"{}"
 
 

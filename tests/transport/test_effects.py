@@ -44,7 +44,7 @@ RULES = TorchServeRules(speaks_oip=True)
 #: POSTs that change nothing: they ask models, or tell something of them.
 ASKING = {
     *("infer", "explain_v2", "generate", "generate_stream", "index", "index_named"),
-    *("chat", "completions", "embeddings", *tfs_paths.INFERRING),
+    *("chat", "completions", "embeddings", "transcriptions", "translations", *tfs_paths.INFERRING),
 }
 CHANGES_OVER_HTTP = {
     *("load", "unload", "load_named", "unload_named", "load_v1", "unload_v1"),

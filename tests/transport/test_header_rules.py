@@ -389,7 +389,7 @@ def test_operations_of_the_openai_front_end_have_groups_of_their_own() -> None:
     guard = Guard([*rules, Restriction(("inference",), "other", "value")])
     named = {operation for group in OPENAI_GROUPS.values() for operation in group}
     assert named <= {operation.name for operation in OPERATIONS}
-    for operation in named - {"chat", "completions", "embeddings"}:
+    for operation in named - set(OPENAI_GROUPS["inference"]):
         with pytest.raises(Unauthenticated, match="expecting header 'key' with valid value"):
             guard.check(ROUTER.endpoints[operation].group, {b"key": b"wrong"}, operation)
         guard.check(ROUTER.endpoints[operation].group, {b"key": b"secret"}, operation)
@@ -405,7 +405,7 @@ def test_operations_of_the_openai_front_end_have_groups_of_their_own() -> None:
 @pytest.mark.clause("TR-V7")
 async def test_a_caller_without_the_secret_gets_openais_error() -> None:
     rules = HeaderRules(Guard([parse_openai("inference,model-management", "key", "s", "--flag")]))
-    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/audio/transcriptions"):
         status, _, body = await ask(rules, path, {})
         assert status == 401
         assert json.loads(body)["error"]["type"] == "authentication_error"

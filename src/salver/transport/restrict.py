@@ -23,7 +23,7 @@ _OF_PATHS: Final = (
     (r".*/config$", "model-config"),
     (r".*/(stats|explain)\b", "statistics"),
     (r".*(/infer|/generate|/generate_stream|:predict|:classify|:regress|:explain)$", "inference"),
-    (r"/v1/(chat/completions|completions|embeddings)$", "inference"),
+    (r"/v1/(chat/completions|completions|embeddings|audio/(transcriptions|translations))$", "inference"),
     (r"/v2/health/|.*/ready$", "health"),
     (r"/$|/v2$|/v[12]/models\b", "metadata"),
 )
@@ -50,7 +50,7 @@ _OF_METHODS: Final = (
 )
 #: The groups of Triton's OpenAI front end, and the operations in each.
 OPENAI_GROUPS: Final = {
-    "inference": ("chat", "completions", "embeddings"),
+    "inference": ("chat", "completions", "embeddings", "transcriptions", "translations"),
     "model-repository": ("list_v1", "model_v1"),
     "model-management": ("load_v1", "unload_v1"),
     "metrics": ("metrics",),

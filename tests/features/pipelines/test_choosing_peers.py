@@ -55,7 +55,8 @@ def test_only_models_with_a_form_that_can_answer_count() -> None:
     def arrives() -> Awaitable[None]:
         return arrive()
 
-    absent = NotResident("model 'c' is not in memory", arrives)
+    absent = NotResident("model 'c' is not in memory")
+    absent.arrives = arrives
     assert forms(a=CLASSES, x=TENSORS, c=absent).ready() == {"a": CLASSES}
     assert not forms(x=TENSORS).are_there()
     assert forms(x=TENSORS, c=absent).are_there()  # as far as is known

@@ -73,7 +73,7 @@ def test_options_are_checked(tmp_path: Path, options: Any, text: str) -> None:
     with pytest.raises(LoadFailed, match=text) as refused:
         load(image_directory(tmp_path, "image-vit"), **options)
     assert refused.value.field == f"options.{next(iter(options))}"
-    with pytest.raises(LoadFailed, match="is an option of tasks with images"):
+    with pytest.raises(LoadFailed, match="decode is an option of other tasks"):
         load(directory(tmp_path, "textclass-single"), decode="fast")
 
 
