@@ -240,17 +240,24 @@ async def test_changed_files_of_a_loaded_version_are_loaded_at_once(make: Callab
     await auntil(lambda: world.loads == ["a", "a"] and world.places() == {"a": "resident"})
 
 
-async def test_whoever_waits_when_a_model_is_taken_out_or_the_server_stops_is_told(
-    make: Callable[[int], World],
-) -> None:
+async def test_whoever_waits_asks_again_when_the_version_is_replaced(make: Callable[[int], World]) -> None:
     world = make(200)
     world.gate("a")
-    world.gate("b")
-    await world.serve(m("a"), m("b"))
-    asks = [asyncio.create_task(world.ask(name)) for name in "ab"]
-    await world.are(a="loading", b="loading")
-    world.known.pop(0)
+    await world.serve(m("a"))
+    ask = asyncio.create_task(world.ask("a"))
+    await world.are(a="loading")
+    world.known.pop()
     world.refresh()
+    await ask  # the lifecycle then knows another version, or none
+    assert world.places() == {}
+
+
+async def test_whoever_waits_when_the_server_stops_is_told(make: Callable[[int], World]) -> None:
+    world = make(200)
+    world.gate("a")
+    await world.serve(m("a"))
+    ask = asyncio.create_task(world.ask("a"))
+    await world.are(a="loading")
     await world.residence.close()
-    texts = [str(each) for each in await asyncio.gather(*asks, return_exceptions=True)]
-    assert texts == ["model 'a' is no longer served", "the server is shutting down"]
+    with pytest.raises(NotReady, match="the server is shutting down"):
+        await ask

@@ -14,7 +14,8 @@ from salver.parts import Kernel, Parts, Tick
 from salver.words.errors import Unsupported
 
 _TICK_S: Final = 1.0
-_SHARE: Final = 0.9  # of the machine: the rest is for requests, files and others
+_SHARE: Final = 0.9  # of the machine: the rest is for files and others
+_RESERVE, _LEAST_RESERVE = 1 / 32, 16 << 20
 
 
 async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
@@ -31,6 +32,7 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
     else:
         budget = parse_size(config.budget, "--memory")
     residence = Residence(budget, kernel.models, kernel.clock, ProcessMeter(), kernel.plane.refresh)
+    residence.reserve = max(_LEAST_RESERVE, int(budget * _RESERVE))
     return Parts(
         observers=[residence],
         collectors=[MemoryFigures(residence)],

@@ -42,13 +42,14 @@ class Residence:
     """Versions in memory, within a budget (:class:`salver.kernel.lifecycle.ports.Residence`).
 
     Args:
-        budget: Bytes for the server and all its processes.
+        budget: Bytes for the server and all its processes; ``reserve`` of them are left to requests.
         clock: Monotonic seconds.
         meter: Measures memory, in a thread.
         refresh: Has the lifecycle ask again.
 
     Attributes:
         residents: Every wanted version.
+        reserve: Bytes of the budget for what is not measured: requests, and short peaks.
         refusals: Demands for which there was no room.
         evictions: Unloaded versions, by reason.
         used, base: Bytes that are used by everything, and by the server without its versions.
@@ -63,6 +64,7 @@ class Residence:
         refresh: Callable[[], None],
     ) -> None:
         self.budget = budget
+        self.reserve = 0
         self._lifecycle = lifecycle
         self._clock = clock
         self._meter = meter
@@ -98,7 +100,7 @@ class Residence:
         wanted = {manifest.id for manifest in chosen}
         for id in [id for id in self.residents if id not in wanted]:
             del self.residents[id]
-            self._answer(id, NotReady(f"model '{id.name}' is no longer served", field="model"))
+            self._answer(id, None)  # whoever waits asks again, and may mean another version now
         self._members = members(chosen)
         for manifest in chosen:
             self._take_up(manifest)
@@ -175,7 +177,7 @@ class Residence:
         waiting = [Demand(id, wait.since) for id, wait in self._waiting.items() if id in absent]
         hoped = [id for id in absent if self.residents[id].is_hoped]
         hoped.sort(key=lambda id: -self.residents[id].manifest.config.memory.priority)
-        return Snapshot(now, self.budget, self.base, self.used, versions, waiting, hoped)
+        return Snapshot(now, self.budget - self.reserve, self.base, self.used, versions, waiting, hoped)
 
     def _advance(self) -> None:
         """Do all steps that are due, and have the lifecycle ask again if there were any."""

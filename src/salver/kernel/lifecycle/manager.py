@@ -193,7 +193,7 @@ class Manager(Generic[ServableT]):
     def _missing(self, name: str, version: str) -> SalverError:
         """Return the error for a missing route, with Triton's text (TR-R30) and any pending reason."""
         if self.residence is not None:
-            coming = [copy.id for copy in self._copies.values() if copy.state in RISING]
+            coming = [c.id for c in self._copies.values() if c.state in RISING and c.id in self._targets]
             id = self._routes.meant((*self._absent, *coming), name, version)
             if id is not None:
                 absent = NotResident(f"model '{name}' is not in memory", field="model")
