@@ -191,12 +191,13 @@ async def test_a_large_call_is_refused_by_its_first_bytes(tmp_path: Path, overlo
         for _ in range(2):
             await accepted(infer, raw)
         reserved = len(overload.reserved)
+        before = await refused(port)  # by the model's own objective, on a busy machine
         overload.is_on = True
         for index in range(10):
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await infer(raw, timeout=5 if index % 2 else None)
             assert error.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert await refused(port) == 10 and len(overload.reserved) == reserved
+        assert await refused(port) == before + 10 and len(overload.reserved) == reserved
         overload.is_on = False
         await accepted(infer, raw)
 
