@@ -43,7 +43,6 @@ TOGETHER: dict[str, set[str]] = {
     "dialects/oip/test_codec_conformance.py": {_TENSORFLOW, _TRITON},
     "dialects/oip/test_codec_errors.py": {_TENSORFLOW},
     "dialects/oip/test_exact_texts.py": {_TRITON},
-    "dialects/openai/test_transcriptions.py": {_PIPELINES},
     "dialects/tensorflow/test_replay.py": {_TWINS},
     "dialects/tensorflow/test_tensorflow_flags.py": {_TWINS},
     "dialects/tensorflow/test_tensorflow_metrics.py": {_TELEMETRY},
