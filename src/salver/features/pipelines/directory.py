@@ -184,6 +184,30 @@ _SENTENCES: Final = Reader(SentenceConfig)
 _MODULES: Final = Reader(list[Module])
 
 
+def read_record(
+    path: Path, decoder: msgspec.json.Decoder[_Record], most: int, step: str, what: str, fix: str
+) -> _Record:
+    """Return what the JSON file of a step holds.
+
+    Args:
+        most: Bytes of the largest file.
+        what: What is in the file, for messages.
+
+    Raises:
+        LoadFailed: it cannot be read, is too large, or is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise LoadFailed(f"{step}: {path} is larger than {most} bytes")
+        return decoder.decode(content)
+    except OSError as error:
+        raise LoadFailed(f"{step}: {path} cannot be read: {error.strerror or error}", fix=fix) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise LoadFailed(f"{step}: {path} is no file of {what}: {error}", fix=fix) from error
+
+
 def onnx_files(path: Path) -> list[Path]:
     """Return the ONNX files of an export: in the directory, or in ``onnx`` below it."""
     found = []

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 import numpy as np
 
-from salver.features.pipelines.directory import inside
+from salver.features.pipelines.directory import inside, read_record
 from salver.features.pipelines.steps.step import Arrays, Run, Step
 from salver.stats.calibration import (
     Calibration,
@@ -85,16 +85,7 @@ def read_calibration(path: Path) -> CalibrationFile:
     Raises:
         LoadFailed: it cannot be read, or does not fit together.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST + 1)
-        if len(content) > _MOST:
-            raise LoadFailed(f"calibrate: {path} is larger than {_MOST} bytes")
-        found = _DECODER.decode(content)
-    except OSError as error:
-        raise LoadFailed(f"calibrate: {path} cannot be read: {error.strerror or error}", fix=_FIX) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LoadFailed(f"calibrate: {path} is no file of parameters: {error}", fix=_FIX) from error
+    found = read_record(path, _DECODER, _MOST, "calibrate", "parameters", _FIX)
     if fault := found.fault():
         raise LoadFailed(f"calibrate: {path}: {fault}", fix=_FIX)
     return found

@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Literal
 import msgspec
 import numpy as np
 
-from salver.features.pipelines.directory import inside
+from salver.features.pipelines.directory import inside, read_record
 from salver.features.pipelines.steps.step import OFFSETS, Arrays, Run, Step
 from salver.features.pipelines.tasks.scores import sigmoid, softmax
 from salver.words.errors import InvalidInput, LoadFailed
@@ -207,16 +207,7 @@ def _probabilities(values: Array) -> Array:
 
 def _read_stack(path: Path) -> StackFile:
     fix = "It has inputs, coefficients ([classes][features]) and intercepts"
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST + 1)
-        if len(content) > _MOST:
-            raise LoadFailed(f"stack: {path} is larger than {_MOST} bytes")
-        said = _STACK.decode(content)
-    except OSError as error:
-        raise LoadFailed(f"stack: {path} cannot be read: {error.strerror or error}", fix=fix) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LoadFailed(f"stack: {path} is no file of coefficients: {error}", fix=fix) from error
+    said = read_record(path, _STACK, _MOST, "stack", "coefficients", fix)
     if not said.inputs or not said.coefficients or len({*map(len, said.coefficients)}) > 1:
         raise LoadFailed(f"stack: {path} has no inputs, or coefficients that differ in length", fix=fix)
     if len(said.intercepts) != len(said.coefficients):
