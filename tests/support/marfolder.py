@@ -32,6 +32,10 @@ def own_process() -> Iterator[None]:
         module = sys.modules[name]
         if name.partition(".")[0] == "ts" or str(getattr(module, "__file__", "")).startswith("/tmp"):
             del sys.modules[name]
+            # "from ts import one" takes what its package holds, even if the package alone stays.
+            above, _, last = name.rpartition(".")
+            if above in sys.modules:
+                vars(sys.modules[above]).pop(last, None)
 
 
 def write(folder: Path, source: str, name: str = "m", **about: Any) -> Path:

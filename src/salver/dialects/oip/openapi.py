@@ -147,6 +147,13 @@ _SCHEMAS: dict[str, Any] = {
     ),
     "EmbeddingRequest": _object(["model", "input"], model=_TEXT, input={"type": ["string", "array"]}),
     "Embeddings": _object(["object", "data", "model"], data={"type": "array"}),
+    "SpeechForm": _object(
+        ["file", "model"],
+        file={"type": "string", "format": "binary", "minLength": 1},
+        model={"type": "string", "minLength": 1},
+        response_format={"enum": ["json", "text", "srt", "verbose_json", "vtt"]},
+    ),
+    "Transcription": _object(["text"], text=_TEXT),
     "OpenAiError": _object(
         ["error"], error=_object(["message", "type", "param", "code"], message=_TEXT, type=_TEXT)
     ),
@@ -181,16 +188,18 @@ _BODIES: dict[str, tuple[str, str]] = {
     "chat": ("ChatRequest", "Completion"),
     "completions": ("CompletionRequest", "Completion"),
     "embeddings": ("EmbeddingRequest", "Embeddings"),
+    "transcriptions": ("SpeechForm", "Transcription"),
+    "translations": ("SpeechForm", "Transcription"),
     "ready_plain": ("", "Readiness"),
 }
 
 #: Operations that require a request body.
 _REQUIRED = (
     *("InferRequest", "PredictRequest", "ExamplesRequest", "GenerateRequest", "RegionRequest"),
-    *("ChatRequest", "CompletionRequest", "EmbeddingRequest"),
+    *("ChatRequest", "CompletionRequest", "EmbeddingRequest", "SpeechForm"),
 )
 #: Operations with errors in OpenAI's form.
-_OPENAI = ("chat", "completions", "embeddings")
+_OPENAI = ("chat", "completions", "embeddings", "transcriptions", "translations")
 
 
 def describe(
@@ -239,6 +248,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
         good["content"] = {"application/json": {"schema": _ref(gives)}}
         if gives == "Completion":
             good["content"]["text/event-stream"] = {"schema": _TEXT}
+        if gives == "Transcription":
+            good["content"]["text/plain"] = {"schema": _TEXT}
         if gives == "InferResponse":
             good["content"]["application/octet-stream"] = {}
     kinds = {"{version}": "_version", "{label}": "_label", "{model}": "", "{region}": "_region"}
@@ -266,6 +277,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             for name in names
         ]
     if takes:
-        content: dict[str, Any] = {"application/json": {"schema": _ref(takes)}}
+        media = "multipart/form-data" if takes == "SpeechForm" else "application/json"
+        content: dict[str, Any] = {media: {"schema": _ref(takes)}}
         out["requestBody"] = {"required": takes in _REQUIRED, "content": content}
     return out
