@@ -2,34 +2,31 @@
 
     python benchmarks/raw_images.py [--seconds 4] [--rounds 3] [--connections 1,8] [--networks small]
 
-MobileNetV2 with ImageNet's weights, and a network of about 2 ms, each as a Hugging Face directory; a photo of
-640 x 427 and one of 1280 x 854 pixels. ``exact``, ``near`` and ``fast`` are Salver with that ``decode``,
-one thread a run; ``handler`` is ``peers/fastapi/images.py``, one thread a session. All servers of a network
-run at once and are loaded in turn; figures are medians over the rounds of requests/s, of the processor time
-of a request, and of the ratios to the handler in the same round. Where others use the machine, the handler's
-many threads get more of it than one thread a core, so that the processor time counts.
+MobileNetV2 with ImageNet's weights, and a network of about 2 ms, each as a Hugging Face directory; a photo
+of 640 x 427 and one of 1280 x 854 pixels. ``exact``, ``near`` and ``fast`` are Salver with that ``decode``,
+one thread a run; ``handler`` is ``peers/fastapi/images.py``, one thread a session; ``triton`` an ensemble
+of a Python step and the native backend, if TRITON_BACKENDS names it. Figures are medians over the rounds of
+requests/s, of the processor time of a request, and of the ratios to the handler in the same round. Where
+others use the machine, the handler's many threads get more of it than one thread a core, so that the
+processor time counts.
 """
 
-import argparse
-import contextlib
-import http.client
 import io
 import json
-import shutil
-import statistics
-import sys
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
 from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
-import load
 import models
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from processes import Launch, free_port, running
+from peers.triton_ensemble import ensemble
+from processes import Launch
+from raw_cells import Subject, arguments, measure, report, salver
 from systems import python_of
 
 HANDLER = Path(__file__).with_name("peers") / "fastapi" / "images.py"
@@ -108,105 +105,48 @@ def photo(size: tuple[int, int] | None) -> bytes:
     return larger.getvalue()
 
 
-def ask(port: int, path: str, body: bytes) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("POST", path, body, {"content-type": "image/jpeg"})
-    answer = connection.getresponse()
-    said = answer.read()
-    if answer.status != 200:
-        raise RuntimeError(f"{answer.status} {said[:300]!r}")
-    return json.loads(said)
+def subjects(network: bytes, folder: Path) -> Iterator[Subject]:
+    """Salver in its three ways to decode, the handler, and Triton's ensemble where its backend is."""
+    sent = {"content-type": "image/jpeg"}
+    for name in ("exact", "near", "fast"):
+        path = write(folder / f"{name}-model" / "photos", network, name)
+        yield Subject(name, salver(path), "/v1/models/photos", label, headers=lambda _: sent)
+
+    def handler(port: int, own: Path) -> Launch:
+        return Launch(
+            [str(python_of("fastapi")), str(HANDLER), str(folder / "exact-model" / "photos"), str(port)]
+        )
+
+    yield Subject("handler", handler, "/jpeg", label, headers=lambda _: sent)
+    if ensemble.BACKENDS in os.environ:
+        launch = ensemble.launch(
+            "images.py",
+            folder / "exact-model" / "photos" / "model.onnx",
+            [],
+            [("pixel_values", "TYPE_FP32", "3, 224, 224")],
+            ("logits", "1000"),
+        )
+        path = "/v2/models/both/infer"
+        yield Subject("triton", launch, path, best, ensemble.body, ensemble.headers, ports=2)
 
 
-def is_ready(port: int, path: str, body: bytes) -> bool:
-    try:
-        return bool(ask(port, path, body))
-    except (OSError, RuntimeError, http.client.HTTPException):
-        return False
+def label(answer: bytes) -> object:
+    return json.loads(answer)[0]["label"]
 
 
-def measure(network: bytes, folder: Path, options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Return, for each cell and system, requests/s and milliseconds of processor time of each round."""
-    photos = {name: photo(size) for name, size in SIZES.items()}
-    body = photos["640 x 427"]
-    found: dict[str, dict[str, list[float]]] = {}
-    with contextlib.ExitStack() as stack:
-        systems = {}
-        for name in ("exact", "near", "fast", "handler"):
-            path, port = (
-                write(folder / name / "photos", network, "exact" if name == "handler" else name),
-                free_port(),
-            )
-            command = str(Path(sys.executable).with_name("salver"))
-            launch = Launch([command, "serve", str(path), "--port", str(port), "--threads", "1"])
-            url = "/v1/models/photos"
-            if name == "handler":
-                launch, url = Launch([str(python_of("fastapi")), str(HANDLER), str(path), str(port)]), "/jpeg"
-            server = stack.enter_context(
-                running(launch, folder / f"{name}.log", lambda port=port, url=url: is_ready(port, url, body))
-            )
-            systems[name] = (server, port, url)
-        tops = {
-            name: [ask(port, url, data)[0]["label"] for data in photos.values()]
-            for name, (_, port, url) in systems.items()
-        }
-        if len({tuple(top) for top in tops.values()}) != 1:
-            raise SystemExit(f"the systems' answers differ: {tops}")
-        for _ in range(options.rounds):
-            for size, data in photos.items():
-                for connections in options.connections:
-                    for name, (server, port, url) in systems.items():
-                        sample, spent = _cell(server, port, url, data, connections, options.seconds, folder)
-                        cell = found.setdefault(f"{size}, {connections}", {})
-                        cell.setdefault(name, []).append(sample)
-                        cell.setdefault(f"{name} ms", []).append(spent)
-    return found
-
-
-def _cell(
-    server: Any, port: int, url: str, data: bytes, connections: int, seconds: int, folder: Path
-) -> tuple[float, float]:
-    (folder / "body").write_bytes(data)
-    lua = load._LUA % {"body": folder / "body", "headers": 'wrk.headers["content-type"] = "image/jpeg"'}
-    (folder / "load.lua").write_text(lua + load.DONE)
-    before = server.cpu_seconds()
-    sample = load.wrk(folder / "load.lua", f"http://127.0.0.1:{port}{url}", connections, seconds)
-    if sample.errors:
-        raise SystemExit(f"{sample.errors} errors at {url}")
-    return sample.rate, 1e3 * (server.cpu_seconds() - before) / sample.requests
-
-
-def report(name: str, found: Mapping[str, Mapping[str, list[float]]]) -> None:
-    median = statistics.median
-    print(f"{name}: requests/s and processor ms; in brackets the ratio to the handler")
-    for cell, got in found.items():
-        parts = [f"handler {median(got['handler']):.0f}/s {median(got['handler ms']):.1f} ms"]
-        for system in ("exact", "near", "fast"):
-            rates = [own / other for own, other in zip(got[system], got["handler"], strict=True)]
-            spent = [other / own for own, other in zip(got[f"{system} ms"], got["handler ms"], strict=True)]
-            parts.append(
-                f"{system} {median(got[system]):.0f}/s ({median(rates):.2f}) "
-                f"{median(got[f'{system} ms']):.1f} ms ({median(spent):.2f})"
-            )
-        print(f"  {cell} connections: " + "; ".join(parts))
+def best(answer: bytes) -> object:
+    return f"class {ensemble.output(answer)[0].argmax()}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8])
+    parser = arguments(__doc__)
     parser.add_argument("--networks", type=lambda text: text.split(","), default=["mobilenet", "small"])
     options = parser.parse_args()
     made = networks()
+    photos = {name: photo(size) for name, size in SIZES.items()}
     for name in options.networks:
-        folder = Path(tempfile.mkdtemp(prefix="salver-images-"))
-        try:
-            report(name, measure(made[name], folder, options))
-        finally:
-            shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(prefix="salver-images-") as folder:
+            report(name, measure(subjects(made[name], Path(folder)), photos, Path(folder), options))
 
 
 if __name__ == "__main__":
