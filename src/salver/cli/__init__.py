@@ -84,6 +84,10 @@ COMMANDS: Final = {
         "salver.features.tuning.tune_command:tune",
         "Measure a model, and choose instances, threads and batch size for an objective.",
     ),
+    "plan": (
+        "salver.features.tuning.plan_command:plan",
+        "Show which models keep their latency promises together, and on which cores.",
+    ),
     "doctor": (
         "salver.cli.doctor:doctor",
         "Show what is installed and what this machine can do; with PATH, why a model does not load.",

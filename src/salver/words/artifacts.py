@@ -51,11 +51,14 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             early. 0 = no objective.
         deadline_ms: Like ``latency_p99_ms``, but only for requests without a deadline of their own.
         throughput: Maximise throughput regardless of latency.
+        rate: Rows per second for which the time is to hold; a server refuses to load a model if it could not
+            keep this beside the others' promises. 0 = no rate is promised.
     """
 
     latency_p99_ms: float = 0.0
     deadline_ms: float = 0.0
     throughput: bool = False
+    rate: float = 0.0
 
 
 class Priorities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,6 +168,9 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         min_s: Seconds for which it stays at least once it is loaded.
         priority: Weight of its value when room is needed.
         max_mb: MiB that it may take; a version that takes more is unloaded and refused. 0 = the whole budget.
+        share_mb: MiB that others never take from it: while it takes no more, it is not unloaded for other
+            models.
+        tenant: Owner with a share of the budget (``[server.memory.tenants]``); empty = none.
     """
 
     residence: Literal["eager", "lazy", "pinned"] = "eager"
@@ -172,6 +178,8 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_s: float = 1.0
     priority: float = 1.0
     max_mb: float = 0.0
+    share_mb: float = 0.0
+    tenant: str = ""
 
 
 class LearnedPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -274,6 +282,10 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             = decided by the backend: yes for fixed graphs, no for arbitrary Python code.
         rate_limits: Shared resources that instances take, for consecutive groups of instances; the remaining
             instances take none.
+        cpus: Cores on which host processes may run, by number; the model runs in host processes then. Empty =
+            any.
+        cpu_quota: Cores' worth of time that each host process may use, for instance 0.5, by a control group
+            of its own; the model runs in host processes then. 0 = no limit.
     """
 
     count: int = 0
@@ -283,6 +295,8 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_timeout_s: float = 0.0
     reruns: bool | None = None
     rate_limits: tuple[RateLimit, ...] = ()
+    cpus: tuple[int, ...] = ()
+    cpu_quota: float = 0.0
 
 
 class Versions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

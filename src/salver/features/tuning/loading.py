@@ -5,6 +5,7 @@ import functools
 from collections.abc import Awaitable, Callable
 
 from salver.backends.protocol import Backend
+from salver.features.planning.promises import LoadedModel, PromiseBook
 from salver.features.tuning.choose import is_set
 from salver.features.tuning.grid import GridPlacement
 from salver.features.tuning.online_training import TableProcess, TableUpdater
@@ -31,6 +32,7 @@ class LoadTuning:
         self._profiles = profiles
         self._profiler = Profiler(profiles, clock, cores)
         self._cores = cores
+        self._promises = PromiseBook(cores)
 
     async def open(
         self,
@@ -53,11 +55,19 @@ class LoadTuning:
             manifest, backend, limits, default, open_at
         )
         place = Placement(placement.runner, placed.instances, placed.threads)
-        if profile is None:
+        if profile is None or laws is None:
             return Opened(runner, place, config, laws)
-        return Opened(
-            runner, place, config, laws, functools.partial(self._profiler.remember, profile, placed)
-        )
+        try:
+            await self._promises.admit(runner, LoadedModel(manifest.id, config, place, laws))
+        except BaseException:
+            await runner.close()
+            raise
+
+        async def remember(live: ShapeLaws) -> None:
+            self._promises.forget(runner)
+            await self._profiler.remember(profile, placed, live)
+
+        return Opened(runner, place, config, laws, remember)
 
     async def teach(
         self, manifest: Manifest, batching: Batching, rule: LearnedRule, laws: ShapeLaws

@@ -16,7 +16,7 @@ def parse(text: str) -> Objective:
         InvalidInput: it has another form, or its time is 0 or has no unit.
 
     >>> parse("latency_p99=50ms")
-    Objective(latency_p99_ms=50.0, deadline_ms=0.0, throughput=False)
+    Objective(latency_p99_ms=50.0, deadline_ms=0.0, throughput=False, rate=0.0)
     >>> parse("deadline=.25s").deadline_ms, parse("throughput").throughput, parse("") == Objective()
     (250.0, True, True)
     """

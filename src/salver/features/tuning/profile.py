@@ -124,9 +124,12 @@ def key_of(manifest: Manifest, content: str = "") -> str:
     """
     config = manifest.config
     told = [manifest.backend, content or manifest.fingerprint, *map(repr, sorted(config.options.items()))]
-    told.append(repr(config.objective))
+    goal = config.objective  # the rate says how much is asked, not how fast the model is
+    told.append(repr((goal.latency_p99_ms, goal.deadline_ms, goal.throughput)))
     told += [repr(spec) for spec in (*config.inputs, *config.outputs)]
     told += [config.instances.runner, str(config.warmup.free_dim), config.warmup.file]
+    if config.instances.cpus or config.instances.cpu_quota:
+        told += [str(len(config.instances.cpus)), str(config.instances.cpu_quota)]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:32]
 
 

@@ -5,11 +5,13 @@ machine is not an error: the model is measured again. It knows no engine and mea
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import logging
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 from salver.backends.protocol import Backend
@@ -31,13 +33,19 @@ def machine(backend: Backend, cores: int) -> Machine:
     with contextlib.suppress(OSError):
         lines = [n for n in Path("/proc/cpuinfo").read_text().splitlines() if n.startswith("model name")]
         cpu = lines[0].partition(":")[2].strip() if lines else cpu
+    return Machine(cpu, cores, dict(_versions(tuple(backend.modules))))
+
+
+@functools.cache  # looking through all installed packages takes up to a second
+def _versions(modules: tuple[str, ...]) -> Mapping[str, str]:
+    """Return the versions of Salver and of the packages that have these modules."""
     packages = importlib.metadata.packages_distributions()  # module ``sklearn``, package scikit-learn
-    names = {"salver", *(p for m in backend.modules for p in packages.get(m.partition(".")[0], ()))}
+    names = {"salver", *(p for m in modules for p in packages.get(m.partition(".")[0], ()))}
     versions = {}
     for name in sorted(names):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    return Machine(cpu, cores, versions)
+    return versions
 
 
 class ProfileStore:

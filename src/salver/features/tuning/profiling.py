@@ -68,6 +68,8 @@ def limits_of(
     rows = 0
     if config.batching.max_rows != _UNSET.max_rows:
         rows = config.batching.max_rows
+    if wish.cpus:
+        cores = min(cores, len(wish.cpus))
     return Limits(cores, shares, config.batching.enabled, wish.count, wish.threads, rows)
 
 

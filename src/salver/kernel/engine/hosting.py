@@ -46,6 +46,7 @@ from salver.kernel.engine.control import (
     stacked,
 )
 from salver.kernel.engine.host_channel import Channel
+from salver.kernel.engine.isolation import confine
 from salver.kernel.engine.outlets import ResponseSender, ResponseSenders
 from salver.kernel.engine.shm import Arena, Block
 from salver.words.errors import InvalidOutput, LoadFailed, ModelFailed, SalverError
@@ -64,6 +65,9 @@ def named(name: str) -> Any:
 
 def load_model(load: Load, around: ServerAccess | None) -> RunnableModel:
     """Set the limits of an order to load, and load its model."""
+    wish = load.manifest.config.instances
+    if wish.cpus or wish.cpu_quota:
+        confine(wish, load.options.instance, load.options.threads)
     if load.memory_limit_mb:
         limit = load.memory_limit_mb << 20
         # Address space, not resident memory: the only limit that makes allocations fail instead of killing.

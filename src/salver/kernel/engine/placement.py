@@ -40,8 +40,11 @@ def place(traits: Traits, wish: Instances, cores: int) -> Placement:
     Placement(runner='process', slots=1, threads=2)
     """
     runner = wish.runner
+    is_confined = bool(wish.cpus or wish.cpu_quota)
     if runner == "auto":
-        runner = "process" if traits.isolate else "thread"
+        runner = "process" if traits.isolate or is_confined else "thread"
+    if wish.cpus:
+        cores = min(cores, len(wish.cpus))
     shares = traits.releases_gil and traits.concurrent and runner == "thread"
     slots = wish.count or (max(1, cores // wish.threads) if wish.threads and shares else 1)
     threads = wish.threads or max(1, cores // slots)

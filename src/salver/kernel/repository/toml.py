@@ -208,6 +208,8 @@ LEAST: Final[dict[str, float]] = {
     "instances.threads": 0,
     "instances.memory_limit_mb": 0,
     "instances.run_timeout_s": 0,
+    "instances.cpus": 0,
+    "instances.cpu_quota": 0,
     "versions.latest": 1,
     "warmup.replays": 0,
     "warmup.rounds": 0,
@@ -225,6 +227,7 @@ LEAST: Final[dict[str, float]] = {
     "timeout_ms": 0,
     "objective.latency_p99_ms": 0,
     "objective.deadline_ms": 0,
+    "objective.rate": 0,
     "priorities.levels": 1,
     "priorities.default": 0,
     "priorities.max_passes": 0,
@@ -237,6 +240,7 @@ LEAST: Final[dict[str, float]] = {
     "memory.min_s": 0,
     "memory.priority": 0.001,
     "memory.max_mb": 0,
+    "memory.share_mb": 0,
     "ensemble.max_inflight_requests": 0,
 }
 #: Keys on how a model is run, which mean nothing to an ensemble.
@@ -323,6 +327,7 @@ def _check(config: ModelConfig) -> None:
         raise ValueError(f"{problem} - at `$.sequences`")
     if part := sequences.conflict(config):
         raise ValueError(f"is not for models with sequences - at `$.{part}`")
+    _check_promise(config)
     _check_batching(config)
     _check_labels(config)
     _check_logging(config.logging)
@@ -346,6 +351,19 @@ def _check_labels(config: ModelConfig) -> None:
             raise ValueError(f"{label!r} cannot be a label, because it would be a version - at `$.labels`")
     if config.default_label and config.default_label not in config.labels:
         raise ValueError("is not one of the labels - at `$.default_label`")
+
+
+def _check_promise(config: ModelConfig) -> None:
+    objective, instances = config.objective, config.instances
+    if objective.rate and not (objective.latency_p99_ms or objective.deadline_ms):
+        raise ValueError(
+            "needs `latency_p99` or `deadline`: a rate is promised within a time - at `$.objective.rate`"
+        )
+    if instances.runner == "thread" and (instances.cpus or instances.cpu_quota):
+        raise ValueError(
+            'must be "process" for `cpus` or `cpu_quota`: threads of one process share its cores '
+            "- at `$.instances.runner`"
+        )
 
 
 def _check_batching(config: ModelConfig) -> None:
