@@ -81,7 +81,7 @@ ENVS := .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.
 setup-envs: $(ENVS)
 
 test: advise .venv/dev.stamp $(ENVS)
-	$(PY) -m pytest --workers $(JOBS) --timeout=120 $(ARGS)
+	$(PY) -m pytest --workers $(JOBS) $(ARGS)
 
 # Threads of NumPy's and PyTorch's in more processes than there are cores wait for one another, spinning.
 test soak test-full test-accelerated: export OPENBLAS_NUM_THREADS := 1
@@ -89,11 +89,11 @@ test soak test-full test-accelerated: export OMP_NUM_THREADS := 1
 
 # Kills, statistics and long loads, which make test runs at the size that proves them once.
 soak: advise .venv/dev.stamp
-	SALVER_SOAK=1 $(PY) -m pytest --workers $(JOBS) --timeout=300 -m soak $(ARGS)
+	SALVER_SOAK=1 $(PY) -m pytest --workers $(JOBS) -m soak $(ARGS)
 
 # Both of them: no test runs twice, and loops that wait run beside others.
 test-full: advise .venv/dev.stamp $(ENVS)
-	SALVER_SOAK=1 $(PY) -m pytest --workers $(JOBS) --timeout=300 $(ARGS)
+	SALVER_SOAK=1 $(PY) -m pytest --workers $(JOBS) $(ARGS)
 
 lint: .venv/dev.stamp
 	.venv/bin/ruff check .
@@ -131,7 +131,7 @@ accelerated: .venv/dev.stamp
 	$(PIP) --no-deps --target build/accelerated dist/accelerated/*.whl
 
 test-accelerated: accelerated
-	PYTHONPATH=$(CURDIR)/build/accelerated $(PY) -m pytest --workers $(JOBS) --timeout=120 $(ARGS) \
+	PYTHONPATH=$(CURDIR)/build/accelerated $(PY) -m pytest --workers $(JOBS) $(ARGS) \
 	  tests/test_compiled.py tests/transport tests/kernel/engine tests/kernel/serving tests/dialects/oip tests/features/fronts \
 	  tests/integration/test_start.py tests/integration/test_fronts.py tests/integration/test_big_bodies.py
 

@@ -147,7 +147,6 @@ class Reader:
             server.wait(PATIENCE_S)
 
 
-@pytest.mark.timeout(300)  # a page may start many programs
 @pytest.mark.parametrize("page", TESTED, ids=relative)
 def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     reader = Reader(tmp_path)

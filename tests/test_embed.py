@@ -34,7 +34,6 @@ from salver.words.errors import (
 from salver.words.messages import State
 from salver.words.tensor import DataType, Tensor, tensor
 
-pytestmark = pytest.mark.timeout(90)
 ROWS = np.linspace(-1, 1, 32, dtype=np.float32).reshape(2, 16)
 REPEAT = Path(__file__).parent / "golden" / "models" / "repeat"
 

@@ -79,7 +79,6 @@ def python_file(folder: Path) -> Path:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)  # a framework's import, and many models
 @pytest.mark.parametrize(
     ("backend", "make"),
     [

@@ -10,8 +10,6 @@ from salver.backends.protocol import Traits
 from salver.cli import main
 from salver.cli.machine import findings, frameworks
 
-pytestmark = pytest.mark.timeout(60)
-
 GOOD = """
 class Model:
     inputs = {"x": ("FP32", [-1, 2])}

@@ -18,8 +18,6 @@ from salver.testing.process import ServerProcess, TensorFlowServingProcess, Trit
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 from triton_models import write_models
 
-pytestmark = pytest.mark.timeout(120)
-
 NOOP = """
 {imports}
 class Noop:

@@ -11,7 +11,6 @@ import pytest
 from programs import shell
 from waiting import PATIENCE_S
 
-pytestmark = pytest.mark.timeout(90)
 SALVER = str(Path(sys.executable).with_name("salver"))
 
 MODEL = """

@@ -14,7 +14,6 @@ from salver.cli.serve import _registry_notices
 from salver.testing.process import ServerProcess, free_port
 from salver.words.messages import ModelId, Signature, State, VersionStatus
 
-pytestmark = pytest.mark.timeout(120)
 SALVER = str(Path(sys.executable).with_name("salver"))
 GOOD = """
 class Model:

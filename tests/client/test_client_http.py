@@ -9,8 +9,6 @@ import pytest
 from salver.client.http import Http, Unreachable
 from salver.words.errors import SalverError, TooLarge
 
-pytestmark = pytest.mark.timeout(20)
-
 
 class Script:
     """A server that answers the n-th request of all connections with the n-th list of chunks."""

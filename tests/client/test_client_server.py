@@ -27,8 +27,6 @@ from salver.words.artifacts import Manifest
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
 
-pytestmark = pytest.mark.timeout(60)
-
 
 class Doubler:
     """Doubles ``x`` and gives ``text`` back."""

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from programs import shell
 from soaking import ONLY
 from waiting import PATIENCE_S
@@ -21,7 +20,6 @@ def paste(command: str) -> str:
 
 
 @ONLY
-@pytest.mark.timeout(300)
 def test_every_model_answers_right_and_the_calls_work_until_ctrl_c() -> None:
     with subprocess.Popen([sys.executable, str(MAIN)], stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None

@@ -31,8 +31,6 @@ CASES = load(Path(__file__).with_name("torchserve.jsonl"))
 _BLOCKS = in_blocks(CASES)
 _DIFFERS = Path(__file__).parents[2] / "docs" / "reference" / "conformance.md"
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Target]]:

@@ -16,7 +16,6 @@ from waiting import PATIENCE_S
 
 from salver.testing.process import ServerProcess
 
-pytestmark = pytest.mark.timeout(180)
 BODY, MESSAGE = 300_000_000, 200_000_000
 MODEL = """
 class Model:

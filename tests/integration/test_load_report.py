@@ -10,7 +10,6 @@ from zoo import write_mlp
 
 from salver.testing.process import ServerProcess
 
-pytestmark = pytest.mark.timeout(90)
 MODEL = """
 import time
 import numpy as np

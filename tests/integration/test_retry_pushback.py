@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pytest
 import tritonclient.grpc as triton
+from waiting import PATIENCE_S
 
 from salver.app import Server
 from salver.backends.protocol import LoadOptions, Traits
@@ -78,11 +78,10 @@ def ask(port: int) -> Array:
     given.set_data_from_numpy(np.ones(1, np.float32))
     options = [("grpc.service_config", json.dumps(POLICY))]
     with triton.InferenceServerClient(f"127.0.0.1:{port}", channel_args=options) as client:
-        answer: Array = client.infer("m", [given], client_timeout=20).as_numpy("y")
+        answer: Array = client.infer("m", [given], client_timeout=PATIENCE_S).as_numpy("y")
         return answer
 
 
-@pytest.mark.timeout(60)
 async def test_grpc_waits_as_long_as_it_is_asked_to_and_tries_again(tmp_path: Path) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "1" / "model.busy").touch()

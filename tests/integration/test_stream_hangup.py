@@ -11,7 +11,6 @@ from waiting import until
 
 from salver.testing.process import ServerProcess
 
-pytestmark = pytest.mark.timeout(90)
 CONFIG = """
 backend: "python"
 model_transaction_policy { decoupled: true }

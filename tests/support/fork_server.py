@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import cpu_notes
 import forked_hosts
 
 from salver.testing.process import RunningProcess
@@ -194,7 +195,7 @@ def _main(listener: socket.socket, lifeline: int) -> None:
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     poll.register(lifeline, 0)
-    callers: dict[int, tuple[socket.socket, int]] = {}  # by the descriptors of their processes
+    callers: dict[int, tuple[socket.socket, int, str]] = {}  # by the descriptors of their processes
     processes: dict[int, int] = {}  # by the descriptors of their callers
     while True:
         for ready, _ in poll.poll():
@@ -202,9 +203,11 @@ def _main(listener: socket.socket, lifeline: int) -> None:
                 return
             if ready in callers:
                 poll.unregister(ready)
-                caller, pid = callers.pop(ready)
+                caller, pid, test = callers.pop(ready)
                 os.close(ready)
-                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                _, status, usage = os.wait4(pid, 0)
+                code = os.waitstatus_to_exitcode(status)
+                cpu_notes.note(test, usage.ru_utime + usage.ru_stime)
                 poll.unregister(caller)
                 del processes[caller.fileno()]
                 with caller, contextlib.suppress(BrokenPipeError):  # nobody asks any more
@@ -213,15 +216,17 @@ def _main(listener: socket.socket, lifeline: int) -> None:
                 signal.pidfd_send_signal(processes[ready], signal.SIGKILL)
             elif ready == listener.fileno():
                 caller, _ = listener.accept()
-                order, streams, _, _ = socket.recv_fds(caller, _MESSAGE_BYTES, 3)
+                received, streams, _, _ = socket.recv_fds(caller, _MESSAGE_BYTES, 3)
+                command, env, cwd = marshal.loads(received)
                 if not (pid := os.fork()):
                     for descriptor in (*callers, *processes, caller.fileno(), listener.fileno(), lifeline):
                         os.close(descriptor)
-                    _become(*marshal.loads(order), streams)
+                    _become(command, env, cwd, streams)
                 for stream in streams:
                     os.close(stream)
                 process = os.pidfd_open(pid)
-                callers[process], processes[caller.fileno()] = (caller, pid), process
+                test = env.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+                callers[process], processes[caller.fileno()] = (caller, pid, test), process
                 poll.register(process, select.POLLIN)
                 poll.register(caller, 0)
                 caller.send(b"%d" % pid)

@@ -19,7 +19,6 @@ from salver.transport.grpc_reflection import _MESSAGES, PACKAGES
 from salver.transport.server import FrontConfig
 from salver.words.artifacts import LoadOrder
 
-pytestmark = pytest.mark.timeout(90)
 HEALTH = "/grpc.health.v1.Health/Watch"
 
 

@@ -13,7 +13,6 @@ from zoo import mlp_answer, write_mlp
 
 from salver.testing.process import TritonProcess, free_port
 
-pytestmark = pytest.mark.timeout(90)
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)[None]
 BINARY = "application/vnd.sagemaker-triton.binary+json;json-header-size="
 ASK = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": ROW.ravel().tolist()}]}

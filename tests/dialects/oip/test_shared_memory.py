@@ -91,7 +91,6 @@ def test_a_key_is_the_name_of_a_segment_and_no_path(memory: SharedMemory, key: s
     assert memory.listed() == ()
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_what_is_no_segment_is_not_opened(memory: SharedMemory, segments: Path, kind: str) -> None:
     if kind == "link":

@@ -18,7 +18,6 @@ from zoo import gauge
 
 from salver.testing.process import ServerProcess
 
-pytestmark = pytest.mark.timeout(120)
 MODELS = Path(__file__).parents[2] / "support" / "models"
 LETTERS = """
 import time

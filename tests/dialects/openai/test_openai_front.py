@@ -14,8 +14,6 @@ from waiting import PATIENCE_S
 
 from salver.testing.process import ServerProcess, TritonProcess, free_port
 
-pytestmark = pytest.mark.timeout(120)
-
 ECHO = """
 import json
 import numpy as np

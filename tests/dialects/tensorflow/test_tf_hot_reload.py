@@ -206,7 +206,6 @@ def canary(callers: Callers) -> int:
 
 
 @pytest.mark.clause("TF-L6", "TF-F5", "TF-L7")
-@pytest.mark.timeout(300)
 @pytest.mark.soak
 def test_edits_under_load(models: Models, server: TensorFlowServingProcess) -> None:
     with Callers(server) as callers:

@@ -19,7 +19,6 @@ from zoo import gauge, mlp_answer, write_constant, write_mlp
 
 from salver.testing.process import TensorFlowServingProcess
 
-pytestmark = pytest.mark.timeout(120)
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)[None]
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 SLOW = """

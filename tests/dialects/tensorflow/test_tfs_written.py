@@ -18,7 +18,6 @@ from salver.dialects.tensorflow.tf_schema import build
 from salver.dialects.tensorflow.tfrecord import records
 from salver.testing.process import ServerProcess, TensorFlowServingProcess
 
-pytestmark = pytest.mark.timeout(120)
 _WAIT_S = 60.0
 
 

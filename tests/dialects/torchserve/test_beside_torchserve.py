@@ -76,7 +76,6 @@ pytestmark = [
     pytest.mark.skipif(
         not (PLACE / "ts").exists(), reason="make it first: make .envs/torchserve-0.12/requirements.txt"
     ),
-    pytest.mark.timeout(300),
     ONLY,  # recorded answers of TorchServe are tests/golden/test_torchserve_golden.py
 ]
 

@@ -39,8 +39,6 @@ PROPERTIES = (
 )
 BEST = {"coffee.png": "espresso", "china.jpg": "palace"}
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def photograph(name: str) -> Path:
     return packaged("scikit-learn" if name.endswith(".jpg") else "scikit-image", f"/{name}")

@@ -20,7 +20,6 @@ import salver
 from salver.cli import background
 from salver.testing.process import free_port
 
-pytestmark = pytest.mark.timeout(120)
 PROGRAM = (sys.executable, "-c", "from salver.cli import main; raise SystemExit(main())", "torchserve")
 HANDLER = """
 def handle(data, context):

@@ -17,7 +17,6 @@ from zoo import mlp_answer, write_mlp
 
 from salver.testing.process import TritonProcess, free_port
 
-pytestmark = pytest.mark.timeout(90)
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)[None]
 ASK = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": ROW.ravel().tolist()}]}
 SECRET = {"admin-key": "sesame"}

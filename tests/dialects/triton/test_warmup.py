@@ -15,7 +15,6 @@ from zoo import write_mlp
 
 from salver.testing.process import ServerProcess, TritonProcess
 
-pytestmark = pytest.mark.timeout(90)
 #: Says what it was asked before this request: for each run, each input.
 DIARY = """
 import json

@@ -36,7 +36,6 @@ from salver.words.artifacts import Manifest
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
 
-pytestmark = pytest.mark.timeout(60)
 SALVER = str(Path(sys.executable).with_name("salver"))
 
 

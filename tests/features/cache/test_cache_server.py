@@ -14,7 +14,7 @@ from soaking import size
 from salver.cli import main
 from salver.testing.process import ServerProcess
 
-pytestmark = pytest.mark.timeout(size(900, 120))
+pytestmark = pytest.mark.timeout(size(900, 300))
 SLOW = """
 import time
 from pathlib import Path

@@ -72,7 +72,6 @@ def hits(server: ServerProcess) -> float:
 
 
 @pytest.mark.clause("TR-F9", "TR-S10")
-@pytest.mark.timeout(90)
 def test_two_servers_share_their_answers(port: int, tmp_path: Path):
     write_mlp(tmp_path / "models" / "mlp", 1)
     (tmp_path / "models" / "mlp" / "salver.toml").write_text("response_cache = true\n")
@@ -89,7 +88,6 @@ def test_two_servers_share_their_answers(port: int, tmp_path: Path):
             assert hits(server) == number - 1
 
 
-@pytest.mark.timeout(90)
 def test_a_redis_that_is_not_there_costs_no_answers(tmp_path: Path):
     write_mlp(tmp_path / "models" / "mlp", 1)
     (tmp_path / "models" / "mlp" / "salver.toml").write_text("response_cache = true\n")

@@ -17,7 +17,6 @@ from zoo import mlp_answer, write_mlp
 
 from salver.testing.process import ServerProcess, TritonProcess
 
-pytestmark = pytest.mark.timeout(90)
 COUNTING = """
 import numpy as np
 import triton_python_backend_utils as pb_utils

@@ -4,12 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from soaking import ONLY
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "front_kills.py"
 
-pytestmark = [ONLY, pytest.mark.timeout(240)]
+pytestmark = ONLY
 
 
 def test_only_what_was_in_a_killed_process_is_lost() -> None:

@@ -28,7 +28,6 @@ from salver.features.access.keys_file import KeyRecord, hash_of, written
 from salver.features.access.limits import LimitRules
 from salver.testing.process import ServerProcess
 
-pytestmark = pytest.mark.timeout(120)
 BODY = json.dumps(infer_body()).encode()
 ROW = np.full((1, 16), 0.5, np.float32)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 from soaking import ONLY
 
@@ -40,7 +39,6 @@ def write(folder: Path, factor: int, version: int) -> None:
 
 
 @ONLY
-@pytest.mark.timeout(280)
 def test_fifty_models_in_memory_for_ten(tmp_path: Path) -> None:
     root = tmp_path / "models"
     for number in range(COUNT):

@@ -17,7 +17,6 @@ from zoo import gauge
 
 from salver.testing.process import ServerProcess
 
-pytestmark = pytest.mark.timeout(120)
 CONFIG = """
 backend: "python"
 input { name: "NAME" data_type: TYPE_STRING dims: 1 }

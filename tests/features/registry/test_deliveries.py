@@ -206,7 +206,7 @@ def answering(*pieces: bytes, ends: bool = True) -> Iterator[tuple[str, list[byt
     def serve() -> None:
         peer, _ = listener.accept()
         with peer:
-            peer.settimeout(20)
+            peer.settimeout(PATIENCE_S)
             heard.append(peer.recv(65536))
             for piece in pieces:
                 peer.sendall(piece)

@@ -76,7 +76,6 @@ async def released(
     return release, looks, callers
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("served", [{}], indirect=True, ids=["the same again"])
 async def test_one_whose_answers_are_alike_meets_callers_and_gets_everything(
     served: ServerProcess, tmp_path: Path
@@ -91,7 +90,6 @@ async def test_one_whose_answers_are_alike_meets_callers_and_gets_everything(
     assert set(callers.statuses) == {200}
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("served", "rolls_back"),
     [
@@ -115,7 +113,6 @@ async def test_one_whose_answers_are_not_alike_meets_nobody(
     assert {look.entry.bucket.requests.canary for look in looks} == {0}
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("served", [{"input": "image"}], indirect=True, ids=["its input is called otherwise"])
 async def test_one_that_takes_other_inputs_is_rolled_back(served: ServerProcess, tmp_path: Path) -> None:
     rejected = DEFAULT_METRICS[5]
@@ -130,7 +127,6 @@ async def test_one_that_takes_other_inputs_is_rolled_back(served: ServerProcess,
     assert set(callers.statuses) == {200, 400}
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("served", [{"merge": True, "words": True}], indirect=True, ids=["nines are fours"])
 async def test_one_that_says_other_words_is_rolled_back(served: ServerProcess, tmp_path: Path) -> None:
     word = Metric("word", "output", "severe", output="word", promotion_margin=None)

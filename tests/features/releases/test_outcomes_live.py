@@ -48,7 +48,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.timeout(300)
 async def test_outcomes_by_unit_and_by_request_are_joined_once(folder: Path) -> None:
     options = ["--registry", str(folder / "registry")]
     with ServerProcess([folder / "models"], folder / "log", options) as server:

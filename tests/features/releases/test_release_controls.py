@@ -27,7 +27,6 @@ from salver.kernel.repository import NamedModel
 from salver.transport.server import FrontConfig
 from salver.words.artifacts import Versions
 
-pytestmark = pytest.mark.timeout(120)
 MODEL = """
 import time
 import numpy as np

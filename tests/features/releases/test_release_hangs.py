@@ -19,7 +19,6 @@ from salver.features.releases.judge.policy import Policy, Stage
 from salver.features.releases.judge.record import Release, proposed
 from salver.transport.server import FrontConfig
 
-pytestmark = pytest.mark.timeout(240)
 #: The second version answers nobody for as long as a file is there.
 MODEL = """
 import time

@@ -22,7 +22,6 @@ from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.record import Release, proposed
 from salver.transport.server import FrontConfig
 
-pytestmark = pytest.mark.timeout(120)
 #: The letter after each one, or the one after that; of a version that fails, not after the third.
 LETTERS = """
 import time

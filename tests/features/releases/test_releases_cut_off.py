@@ -112,7 +112,6 @@ async def says(server: ServerProcess, words: str) -> None:
     await auntil(lambda: words in server.output(), server.output)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "trouble", ["silent", *(pytest.param(other, marks=ONLY) for other in ("refused", "mute", "deaf"))]
 )
@@ -142,7 +141,6 @@ async def test_one_that_is_cut_off_serves_as_it_knew_and_follows_when_it_is_back
     assert await asyncio.to_thread(other.stop) == 0
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("trouble", ["refused", pytest.param("silent", marks=ONLY)])
 async def test_what_one_counts_that_is_cut_off_is_judged_when_it_is_back(
     world: CutOff, trouble: Trouble
@@ -189,7 +187,6 @@ async def counting(server: ServerProcess, heard: int) -> list:
 
 
 @ONLY
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("world", [Hasty], indirect=True, ids=["hasty"])
 async def test_one_that_is_cut_off_for_long_sends_nobody_to_the_canary(world: CutOff) -> None:
     replicas, relay = world
@@ -216,7 +213,6 @@ async def test_one_that_is_cut_off_for_long_sends_nobody_to_the_canary(world: Cu
     assert {bucket.share for bucket in buckets if bucket.requests.total} == {0.5}
 
 
-@pytest.mark.timeout(300)
 async def test_one_that_is_cut_off_serves_what_it_knew_though_its_files_were_removed(tmp_path: Path) -> None:
     files, more = tmp_path / "files", tmp_path / "more"
     for folder in (files, more):

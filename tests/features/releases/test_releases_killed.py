@@ -49,7 +49,6 @@ class Asking(Callers):
     path = "/v2/models/mlp/infer"
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.soak
 @pytest.mark.parametrize("number", RELEASES)
 async def test_after_each_kill_state_evidence_and_assignment_are_as_they_were(

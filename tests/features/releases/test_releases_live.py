@@ -120,7 +120,6 @@ async def released(
     return release, callers
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("served", [{"fails": True}], indirect=True, ids=["two percent of its inputs fail"])
 async def test_a_version_that_fails_is_rolled_back(served: ServerProcess, tmp_path: Path) -> None:
     release, callers = await released(served, tmp_path, 60)
@@ -133,7 +132,6 @@ async def test_a_version_that_fails_is_rolled_back(served: ServerProcess, tmp_pa
 
 
 @ONLY
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("served", [{"seconds": 0.02}], indirect=True, ids=["twenty milliseconds slower"])
 async def test_a_version_that_is_slower_is_rolled_back(served: ServerProcess, tmp_path: Path) -> None:
     release, callers = await released(served, tmp_path, 90)
@@ -143,7 +141,6 @@ async def test_a_version_that_is_slower_is_rolled_back(served: ServerProcess, tm
     assert_sticky(callers, last="1")
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("served", [{"merge": True}], indirect=True, ids=["nines are fours"])
 async def test_a_version_whose_answers_are_others_is_rolled_back(
     served: ServerProcess, tmp_path: Path
@@ -157,7 +154,6 @@ async def test_a_version_whose_answers_are_others_is_rolled_back(
     assert_sticky(callers, last="1")
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("served", [{"swap": True}], indirect=True, ids=["fours are nines, and nines fours"])
 async def test_a_version_that_is_wrong_more_often_is_rolled_back(
     served: ServerProcess, tmp_path: Path
@@ -171,7 +167,6 @@ async def test_a_version_that_is_wrong_more_often_is_rolled_back(
     assert_sticky(callers, last="1")
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("served", [{}], indirect=True, ids=["the same again"])
 async def test_a_version_that_is_as_good_gets_everything(served: ServerProcess, tmp_path: Path) -> None:
     release, callers = await released(served, tmp_path, 90)

@@ -66,7 +66,6 @@ async def turn(replicas: Replicas, version: str) -> int:
     return asked
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("replicas", [{"fails": True}], indirect=True, ids=["two percent of its inputs fail"])
 async def test_a_worse_version_is_rolled_back_on_both(replicas: Replicas) -> None:
     await begin(replicas)
@@ -84,7 +83,6 @@ async def test_a_worse_version_is_rolled_back_on_both(replicas: Replicas) -> Non
 
 
 @ONLY
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("replicas", [{}], indirect=True, ids=["the same again"])
 async def test_an_equal_version_gets_everything_on_both(replicas: Replicas) -> None:
     await begin(replicas)
@@ -99,7 +97,6 @@ async def test_an_equal_version_gets_everything_on_both(replicas: Replicas) -> N
     await check_counts(replicas, callers.answered + others.answered + asked)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("replicas", [{}], indirect=True, ids=["the same again"])
 async def test_one_that_is_killed_keeps_the_other_waiting_for_a_moment(replicas: Replicas) -> None:
     await begin(replicas, msgspec.structs.replace(POLICY, stages=(Stage(0.5, 60),)))

@@ -115,7 +115,6 @@ def comes(shell: Shell, release: str, state: str) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.timeout(300)
 def test_a_move_of_an_alias_is_a_release_that_people_may_hasten_and_take_back(shell: Shell) -> None:
     shell.say("rollout", "policy", "mlp", "policy.toml")
     assert '"bucket_seconds": 0.5' in shell.say("rollout", "policy", "mlp")

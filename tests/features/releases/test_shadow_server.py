@@ -21,7 +21,6 @@ from salver.transport.server import FrontConfig
 from salver.words.events import Served
 from salver.words.releases import Shadow, Split
 
-pytestmark = pytest.mark.timeout(60)
 STABLE = """
 class Model:
     inputs = {"x": ("FP32", [-1, 1])}

@@ -27,7 +27,6 @@ from salver.words.artifacts import LoadOrder
 from salver.words.events import Served
 from salver.words.releases import Arm, Condition, Split
 
-pytestmark = pytest.mark.timeout(120)
 MODEL = """
 import numpy as np
 class Model:

@@ -24,7 +24,6 @@ from salver.transport.server import FrontConfig
 from salver.words.events import Responded, Served
 from salver.words.releases import Shadow, Split
 
-pytestmark = pytest.mark.timeout(120)
 HANDLER = """
 sums = {}
 

@@ -20,7 +20,7 @@ from salver.features.releases.experiments.shadows import ShadowReport
 from salver.transport.server import FrontConfig
 from salver.words.releases import Shadow, Split
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 PIECES = """
 import time
 import numpy as np

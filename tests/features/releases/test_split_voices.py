@@ -12,7 +12,6 @@ from salver.features.releases.experiments.assign import assign
 from salver.transport.server import FrontConfig
 from salver.words.releases import Split
 
-pytestmark = pytest.mark.timeout(60)
 ECHO = """
 class Model:
     inputs = {"text_input": ("BYTES", [-1, 1])}

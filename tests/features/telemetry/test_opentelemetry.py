@@ -24,7 +24,6 @@ from zoo import write_mlp
 
 from salver.testing.process import ServerProcess, TritonProcess
 
-pytestmark = pytest.mark.timeout(90)
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)[None]

@@ -383,7 +383,7 @@ def test_answers_go_out_in_the_order_of_their_requests(
             else:
                 futures[number].set_result(number)
             await asyncio.sleep(0)
-        await asyncio.wait(tasks, timeout=5)
+        await asyncio.wait(tasks, timeout=PATIENCE_S)
         assert all(task.done() for task in tasks)
         ended = [t for t in tasks if not t.cancelled() and t.exception() is not None]
         assert len(ended) == len(fail - cancel)

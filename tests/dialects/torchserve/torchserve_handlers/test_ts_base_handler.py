@@ -115,7 +115,6 @@ class TestFormats:
 
     @ONLY  # most of it is a compiler's
     @pytest.mark.clause("TS-A7", "TS-Y4")
-    @pytest.mark.timeout(300)
     @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a compiler of C++")
     def test_what_aot_inductor_has_compiled(self, tmp_path: Path) -> None:
         package = tmp_path / "double.pt2"
