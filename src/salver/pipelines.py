@@ -110,8 +110,10 @@ def load(
 ) -> Pipeline:
     """Load the pipeline of a directory with a ``pipeline.toml``.
 
+    Models of the server are loaded from the folders beside that of the pipeline, where a repository has them.
+
     Args:
-        models: Models that the file names and that are not beside it, by name.
+        models: Models that the file names and that are neither in its folder nor beside it, by name.
         threads: Threads inside one run of a model.
         trust_pickle: Load models whose files can execute code.
         skew: What happens if it is not the pipeline of its ``pipeline.lock``: ``refuse``, ``warn`` (in the
@@ -121,7 +123,8 @@ def load(
     Raises:
         LoadFailed: the pipeline does not fit, which names the edge, or is not the expected one.
     """
-    found = Pipeline(LocalPipeline(Path(path), models, LoadOptions(threads, trust_pickle), skew))
+    options = LoadOptions(threads, trust_pickle)
+    found = Pipeline(LocalPipeline(Path(path), models, options, skew, looks_beside=True))
     if expected and found.digest != expected:
         text = f"the pipeline {path} has the digest {found.digest}, not {expected}"
         found.close()

@@ -1,13 +1,14 @@
 """``salver models``: list, load and unload the models of a running server."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from cyclopts import App, Parameter
 
 from salver.terminal.options import DEFAULT_URL, Json, Url, token
 from salver.terminal.output import listed, result
 
+_DIGEST_LETTERS: Final = 12
 models = App(
     name="models",
     help="List, load and unload models of a running server. Set SALVER_TOKEN where it wants a token.",
@@ -18,11 +19,22 @@ models = App(
 @models.default
 @models.command(name="list")
 def list_models(*, url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """List every version that the server knows, with its state, and the reason if it failed."""
+    """List every version that the server knows, with its state, and the reason if it failed.
+
+    Locked pipelines have a digest, of which the table shows the beginning.
+    """
     entries = asyncio.run(_index(url))
-    keys = ("name", "version", "state", "reason")
-    none = "the server's repository is empty"
-    listed(entries, keys, lambda entry: [str(entry.get(key) or "") for key in keys], json=json, none=none)
+    keys = ["name", "version", "state", "reason"]
+    if any(entry.get("digest") for entry in entries):
+        keys.insert(3, "digest")
+
+    def row(entry: dict[str, Any]) -> list[str]:
+        texts = {key: str(entry.get(key) or "") for key in keys}
+        if "digest" in texts:
+            texts["digest"] = texts["digest"][:_DIGEST_LETTERS]
+        return list(texts.values())
+
+    listed(entries, keys, row, json=json, none="the server's repository is empty", needless=("digest",))
 
 
 @models.command

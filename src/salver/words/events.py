@@ -159,6 +159,7 @@ class Predicted(msgspec.Struct, frozen=True, gc=False):
         api: Operation requested (:class:`salver.words.messages.Call`).
         signature: Key of the signature that was used.
         wish: Settings of the model's prediction log.
+        request_id: Id of the call, as in :class:`Served`.
     """
 
     request: InferRequest
@@ -166,6 +167,7 @@ class Predicted(msgspec.Struct, frozen=True, gc=False):
     api: str
     signature: str
     wish: Logging
+    request_id: str = ""
 
 
 class BatchRan(msgspec.Struct, frozen=True, gc=False):

@@ -94,6 +94,7 @@ class Signature(msgspec.Struct, frozen=True):
         is_stateful: A run may affect the answers of later runs.
         takes_forms: The model is a handler (:mod:`salver.words.handlers`): any inputs, one output of bytes.
         converts: Protocols of tensors convert requests for it, to forms or from keyword arguments.
+        digest: SHA-256 of all that decides its answers, if it is locked; empty = it is not.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -108,6 +109,7 @@ class Signature(msgspec.Struct, frozen=True):
     is_stateful: bool = False
     takes_forms: bool = False
     converts: bool = False
+    digest: str = ""
 
     @property
     def task(self) -> str:
@@ -528,6 +530,7 @@ class VersionStatus(msgspec.Struct, frozen=True):
 
     Attributes:
         load_seconds: Duration of loading and warming of a ready version; else 0.
+        digest: As in :class:`Signature`.
     """
 
     id: ModelId
@@ -536,3 +539,4 @@ class VersionStatus(msgspec.Struct, frozen=True):
     backend: str = ""
     bytes: int = 0
     load_seconds: float = 0.0
+    digest: str = ""

@@ -28,9 +28,12 @@ def form(**fields: str | bytes) -> HttpBody:
 
 
 def test_a_form_is_read() -> None:
-    body = form(file=WAV, model="whisper", language="de", response_format="srt", temperature="0")
+    body = form(
+        file=WAV, model="whisper", language="de", response_format="srt", temperature="0", prompt="Salver"
+    )
     request = parse_transcription(body, translates=False)
     assert (request.model, request.sound, request.language) == ("whisper", WAV, "de")
+    assert request.prompt == "Salver"
     assert (request.format, request.has_times, request.translates) == ("srt", True, False)
 
 
@@ -50,7 +53,6 @@ REFUSED: dict[str, tuple[HttpBody, str]] = {
     "a long field": (form(file=WAV, model="w" * 5000), "longer than 4096 bytes"),
     "no text": (form(file=WAV, model=b"\xff"), "it is not UTF-8"),
     "an unknown field": (form(file=WAV, model="w", beam="5"), "the form has an unknown field"),
-    "a prompt": (form(file=WAV, model="w", prompt="Salver"), "'Salver' is not supported"),
     "a temperature": (form(file=WAV, model="w", temperature="0.7"), "'0.7' is not supported"),
     "a stream": (form(file=WAV, model="w", stream="true"), "'true' is not supported"),
     "times of words": (form(file=WAV, model="w", **{"timestamp_granularities[]": "word"}), "'word' is not"),
@@ -112,6 +114,7 @@ def test_the_client_gets_every_format(client: openai.OpenAI) -> None:
     assert vtt.startswith("WEBVTT\n\n00:00:0")
     assert ask(model="asr-ctc", file=file).text
     assert client.audio.translations.create(model="asr-whisper", file=file).text is not None
+    assert ask(model="asr-whisper", file=file, prompt="Wolfgang").text != text
 
 
 def test_the_client_is_told_what_is_wrong(client: openai.OpenAI) -> None:
@@ -121,5 +124,7 @@ def test_the_client_is_told_what_is_wrong(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         ask(model="asr-whisper", file=("a.wav", b"no sound at all"))
     assert caught.value.type == "invalid_request_error"
+    with pytest.raises(openai.BadRequestError, match="it has special tokens"):
+        ask(model="asr-whisper", file=("a.wav", WAV), prompt="<|de|>")
     with pytest.raises(openai.BadRequestError, match="return_timestamps"):
         ask(model="asr-ctc", file=("a.wav", WAV), response_format="srt")

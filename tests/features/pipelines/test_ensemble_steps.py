@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline_graphs import planned, signature
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
@@ -311,3 +312,24 @@ def test_a_mixture_that_does_not_fit_is_refused(right: str, wrong: str, said: st
     with pytest.raises(LoadFailed) as refused:
         salver.pipelines.load(tmp_path, models)
     assert said in f"{refused.value.message} {refused.value.fix}"
+
+
+def test_a_cascade_needs_few_names() -> None:
+    """The first output that fits is taken, and where none does, what has the name of the input."""
+    classifier = signature("text BYTES[-1]", "label BYTES[-1]; probabilities FP32[-1,3]")
+    found = planned(
+        """
+        steps.small.model = "small"
+        [steps.unsure]
+        use = "unsure"
+        [steps.large]
+        model = "large"
+        when = "unsure"
+        [steps.label]
+        use = "merge"
+        inputs = { first = "large.label", second = "small.label" }
+        """,
+        {"small": classifier, "large": classifier},
+    )
+    sources = {node.name: [edge.source for edge in node.edges] for node in found.nodes}
+    assert sources["unsure"] == ["small.probabilities"] and sources["large"] == ["text"]

@@ -137,6 +137,23 @@ def test_a_model_of_the_server_is_known_beside_the_folder(folder: Path) -> None:
     assert main(["pipelines", "lock", str(other)]) == 1
 
 
+def test_the_digest_goes_into_the_registry(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    registry = ["--registry", str(folder.parents[1] / "registry")]
+    push = ["registry", "push", str(folder), "--name", "insects", *registry]
+    assert main(push) == 0
+    assert "no digest that a server could check: salver pipelines lock" in capsys.readouterr().err
+    assert main(["pipelines", "lock", str(folder)]) == 0
+    assert main(push) == 0
+    capsys.readouterr()
+    assert main(["registry", "show", "insects", "--json", *registry]) == 0
+    signature = json.loads(capsys.readouterr().out)["description"]["signature"]
+    lock = json.loads((folder / "pipeline.lock").read_text())
+    assert signature["digest"] == lock["digest"]
+    edit(folder / "pipeline.toml", "2.5", "2.0")
+    assert main(push) == 1
+    assert "temperature 2.5 there, 2.0 here" in capsys.readouterr().err
+
+
 def test_a_broken_lock_file_is_refused(folder: Path) -> None:
     (folder / "pipeline.lock").write_text('{"digest": 3}')
     assert "pipeline.lock is no lock file" in refusal(folder)

@@ -235,8 +235,20 @@ def test_a_pipeline_that_does_not_fit_says_why(server: ServerProcess, model: str
     until(lambda: said in reason())
 
 
-def test_a_pipeline_that_is_the_locked_one_is_served(server: ServerProcess) -> None:
+def test_a_pipeline_that_is_the_locked_one_is_served(
+    server: ServerProcess, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     until(lambda: infer(server, "locked", "good")[0] == 200)
+    digest = json.loads((folder / "locked" / "pipeline.lock").read_text())["digest"]
+    assert ask(server, "/v2/models/locked")[1]["parameters"] == {"digest": digest}
+    assert "parameters" not in ask(server, "/v2/models/review")[1]
+    served = {each["model"]: each["digest"] for each in ask(server, "/api/v1/served")[1]["items"]}
+    assert served["locked"] == digest and served["review"] == ""
+    listed = {each["name"]: each.get("digest") for each in ask(server, "/v2/repository/index", {})[1]}
+    assert listed["locked"] == digest and listed["review"] is None
+    assert main(["models", "--url", server.url]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("locked ")]
+    assert line.split() == ["locked", "1", "READY", digest[:12]]
 
 
 def test_times_of_steps_and_values_at_edges_are_told(

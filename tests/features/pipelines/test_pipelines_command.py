@@ -74,8 +74,42 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_graph_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pipelines", "digest", str(folder)]) == 0
+    digest = capsys.readouterr().out.strip()
     assert main(["pipelines", "show", str(folder)]) == 0
-    assert capsys.readouterr().out == DRAWN
+    assert capsys.readouterr().out == f"{DRAWN}digest {digest}\n"
+
+
+def test_the_graph_is_drawn_with_what_is_locked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pipelines", "lock", str(folder)]) == 0
+    assert main(["pipelines", "show", str(folder)]) == 0
+    assert ", as locked\n" in capsys.readouterr().out
+    toml = folder / "pipeline.toml"
+    toml.write_text(toml.read_text().replace("least = 0.5", "least = 0.25"))
+    assert main(["pipelines", "show", str(folder)]) == 0
+    assert "pipeline.lock is of another" in capsys.readouterr().err
+    assert main(["pipelines", "show", str(folder), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["digest"]) == len(said["locked"]) == 64 and said["digest"] != said["locked"]
+
+
+def test_models_of_the_server_lie_beside_in_folders_of_versions(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mlp(folder.parent / "mlp", 1)
+    write_mlp(folder.parent / "mlp", 2)
+    text = '[steps.a]\nmodel = "mlp"\n[steps.b]\nmodel = "mlp"\ninputs = { x = "x" }\n'
+    (folder / "pipeline.toml").write_text(text + '[outputs]\na = "a.y"\nb = "b.y"\n')
+    assert main(["pipelines", "show", str(folder)]) == 0
+    said = capsys.readouterr()
+    assert "a ← a.y FP32[-1,3]" in " ".join(said.out.split()) and not said.err
+    assert main(["pipelines", "lock", str(folder)]) == 0
+    x = np.random.default_rng(2).normal(size=(2, 16)).astype(np.float32)
+    with salver.pipelines.load(folder) as pipeline:
+        np.testing.assert_allclose(pipeline({"x": x})["a"], mlp_answer(x), rtol=1e-5)
+    (folder / "pipeline.toml").write_text('[steps.a]\nmodel = "mlp"\nversion = "3"\n')
+    with pytest.raises(LoadFailed, match="'mlp' is not beside"):
+        salver.pipelines.load(folder)
 
 
 def test_the_graph_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,7 +140,10 @@ class OpenInferenceOperations:
     async def _model_metadata(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         id, signature = self._door.signature(route.model, route.version)
         versions = metadata.ready_versions(self._control.statuses(), route.model, route.version)
-        return _json(metadata.model(id, versions, signature))
+        told = metadata.model(id, versions, signature)
+        if signature.digest:
+            told["parameters"] = {"digest": signature.digest}
+        return _json(told)
 
     async def _explain(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         id, _ = self._door.signature(route.model, route.version)

@@ -31,6 +31,7 @@ class TranscriptionRequest(msgspec.Struct, frozen=True):
     Attributes:
         sound: The file.
         language: Language that is spoken; empty = the model finds out.
+        prompt: What was said before, for names and spellings; empty = nothing.
         translates: The answer is English.
     """
 
@@ -39,6 +40,7 @@ class TranscriptionRequest(msgspec.Struct, frozen=True):
     language: str = ""
     format: Format = "json"
     translates: bool = False
+    prompt: str = ""
 
     @property
     def has_times(self) -> bool:
@@ -81,8 +83,11 @@ def parse_transcription(http: HttpBody, *, translates: bool) -> TranscriptionReq
     language = texts.pop("language", "")
     if translates and language:
         raise InvalidInput("a translation is into English", field="language", fix="Leave it out.")
+    prompt = texts.pop("prompt", "")
     _refuse_rest(texts)
-    return TranscriptionRequest(model, bytes(sound.data), language, cast("Format", format), translates)
+    return TranscriptionRequest(
+        model, bytes(sound.data), language, cast("Format", format), translates, prompt
+    )
 
 
 def _text(part: FormPart) -> str:
@@ -99,7 +104,6 @@ def _refuse_rest(texts: dict[str, str]) -> None:
     without_effect = {
         "temperature": ("", "0", "0.0"),
         "stream": ("", "false", "False"),
-        "prompt": ("",),
         "timestamp_granularities": ("", "segment"),
         "chunking_strategy": ("", "auto"),
     }
@@ -130,6 +134,8 @@ class TranscriptionCodec(CodingCost[HttpBody]):
         parameters: dict[str, Parameter] = {}
         if asked.language:
             parameters["language"] = asked.language
+        if asked.prompt:
+            parameters["prompt"] = asked.prompt
         if asked.translates:
             parameters["task"] = "translate"
         if asked.has_times:

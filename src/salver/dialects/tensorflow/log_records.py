@@ -29,6 +29,7 @@ def log_record(event: Predicted, time: int) -> bytes:
     write_spec(metadata.model_spec, event.response, event.signature)
     metadata.sampling_config.sampling_rate = event.wish.rate
     metadata.timestamp_secs = time
+    metadata.request_origin = event.request_id  # the field that outcomes are joined by
     match event.api:
         case "Classify":
             _write_head(log.classify_log, CLASSIFY, event)

@@ -30,11 +30,14 @@ def record(content: bytes) -> bytes:
     return b"".join((head, content, _FOOT.pack(_masked(crc32c(content)))))
 
 
-def records(file: bytes) -> Iterator[bytes]:
+def records(file: bytes, *, is_growing: bool = False) -> Iterator[bytes]:
     """Yield the records of a file.
 
     >>> list(records(record(b"one") + record(b"")))
     [b'one', b'']
+
+    Args:
+        is_growing: It is still written, so that its last record may be cut off.
 
     Raises:
         InvalidInput: It is cut off or damaged; the error names the place.
@@ -43,6 +46,8 @@ def records(file: bytes) -> Iterator[bytes]:
     while at < len(file):
         where = f"record {index} at byte {at}"
         if len(file) - at < _HEAD.size:
+            if is_growing:
+                return
             raise InvalidInput(f"{where} is cut off")
         length, mark = _HEAD.unpack_from(file, at)
         if mark != _masked(crc32c(file[at : at + 8])):
@@ -52,6 +57,8 @@ def records(file: bytes) -> Iterator[bytes]:
         begin = at + _HEAD.size
         end = begin + length
         if len(file) - begin < length + _FOOT.size:
+            if is_growing:
+                return
             raise InvalidInput(f"{where} is cut off")
         content = file[begin:end]
         (mark,) = _FOOT.unpack_from(file, end)

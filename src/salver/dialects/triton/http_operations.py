@@ -129,7 +129,12 @@ class TritonOperations:
     async def _index(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         only_ready = repository_calls.parse_index(http.body)
         statuses = [status for status in self._control.statuses() if call.may_see(status.id.name)]
-        return _json(repository_calls.index(statuses, only_ready))
+        digests = {(status.id.name, status.id.version): status.digest for status in statuses}
+        rows = repository_calls.index(statuses, only_ready)
+        for row in rows:
+            if digest := digests[row["name"], row["version"]]:
+                row["digest"] = digest  # a key that Triton does not have, and its clients leave alone
+        return _json(rows)
 
     async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         if call.is_large and self._decoders is not None:

@@ -8,16 +8,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from salver.backends.discovery import backends, recogniser
 from salver.backends.protocol import LoadOptions, RunnableModel
 from salver.features.bulk.rows import Field
-from salver.features.pipelines.directory import inside
 from salver.features.pipelines.document import FILE, Document, StepTable
-from salver.features.pipelines.local import LocalPipeline, model_beside, read_document
+from salver.features.pipelines.local import LocalPipeline, load_model, read_document, served_model
 from salver.features.pipelines.planning import Node
 from salver.features.pipelines.steps.step import Arrays, Run
-from salver.kernel.repository import Repository
-from salver.parts import formats
 from salver.words.errors import InvalidInput, LoadFailed
 from salver.words.tensor import Array
 
@@ -71,7 +67,7 @@ class WatchedPipeline(LocalPipeline):
     ) -> None:
         self.costs: dict[str, StepCost] = {}
         self._clock = clock
-        super().__init__(folder, models, options, None, document)
+        super().__init__(folder, models, options, None, document, looks_beside=True)
 
     def run_of(self, node: Node, folder: Path) -> Run:
         """See :class:`~salver.features.pipelines.local.LocalPipeline`."""
@@ -144,9 +140,7 @@ def opened(path: Path, options: LoadOptions, changed: Mapping[str, Any]) -> Watc
         raise InvalidInput(f"{path} does not exist")
     path = path.resolve()
     if (path / FILE).is_file():
-        document = _changed(read_document(path), changed)
-        models = _models_beside(path, document, options)
-        return WatchedPipeline(path, document, models, options)
+        return WatchedPipeline(path, _changed(read_document(path), changed), {}, options)
     if changed:
         raise InvalidInput(f"{path} is no pipeline, and has no step for --vary")
     table = StepTable(_ONLY, model=path.name)
@@ -157,28 +151,10 @@ def opened(path: Path, options: LoadOptions, changed: Mapping[str, Any]) -> Watc
 
 def _loaded(path: Path, options: LoadOptions) -> RunnableModel:
     """Return the newest version of the model at a path. Raises LoadFailed."""
-    known = backends()
-    found = Repository((path,), formats(recogniser(known))).scan(0.0)
-    if len({manifest.id.name for manifest in found}) != 1:
+    manifest = served_model(path)
+    if manifest is None:
         raise LoadFailed(f"{path} is no model that a backend knows, or several", fix="Name one: PATH/NAME")
-    newest = max(found, key=lambda manifest: int(manifest.id.version))
-    if newest.problem:
-        raise LoadFailed(newest.problem)
-    return known[newest.backend].load(newest, options)
-
-
-def _models_beside(folder: Path, document: Document, options: LoadOptions) -> dict[str, RunnableModel]:
-    """Return the models of the server that a pipeline names, from the folders beside it."""
-    found: dict[str, RunnableModel] = {}
-    for table in document.steps:
-        if table.model and model_beside(folder, table) is None and table.model not in found:
-            path = inside(folder.parent, table.model)
-            if not path.exists():
-                raise LoadFailed(
-                    f"step `{table.name}`: the model {table.model!r} is neither in nor beside {folder}"
-                )
-            found[table.model] = _loaded(path, options)
-    return found
+    return load_model(manifest, options)
 
 
 def _changed(document: Document, changed: Mapping[str, Any]) -> Document:

@@ -28,7 +28,11 @@ class ServerView(msgspec.Struct, frozen=True):
 
 
 class Served(msgspec.Struct, frozen=True):
-    """A version that this server has loaded, or tried to."""
+    """A version that this server has loaded, or tried to.
+
+    Attributes:
+        digest: SHA-256 of all that decides its answers, if it is a locked pipeline.
+    """
 
     model: str
     version: str
@@ -36,6 +40,7 @@ class Served(msgspec.Struct, frozen=True):
     reason: str
     backend: str
     load_seconds: float
+    digest: str
 
 
 class Traffic(msgspec.Struct, frozen=True):
@@ -87,7 +92,15 @@ def load_of(model: str, loads: Iterable[Load]) -> ModelLoad:
 def served(status: VersionStatus) -> Served:
     """Return a version as it is shown."""
     id = status.id
-    return Served(id.name, id.version, status.state, status.reason, status.backend, status.load_seconds)
+    return Served(
+        id.name,
+        id.version,
+        status.state,
+        status.reason,
+        status.backend,
+        status.load_seconds,
+        status.digest,
+    )
 
 
 def traffic(counted: dict[str, Any]) -> Traffic:

@@ -37,17 +37,29 @@ def show(
         path: A folder with a pipeline.toml.
     """
     # Imported here because backends would slow down --help.
-    from salver.features.pipelines.local import plan_of
+    from salver.features.pipelines.local import fingerprint_of_plan, plan_of
+    from salver.features.pipelines.locking import read_lock
     from salver.features.pipelines.showing import described, drawn
 
     plan, unknown = plan_of(path, trust_pickle=trust_pickle)
+    found = ""
+    if not unknown:
+        found = fingerprint_of_plan(path, plan).digest
+    locked = read_lock(path)
     if json:
-        record(described(plan))
+        record({**described(plan), "digest": found, "locked": locked.digest if locked else ""})
         return 0
     for text in drawn(plan):
         line(text)
     if unknown:
         remark(f"not checked, because they are models of the server: {', '.join(unknown)}")
+    elif locked is None:
+        line(f"digest {found}")
+    elif locked.digest == found:
+        line(f"digest {found}, as locked")
+    else:
+        line(f"digest {found}")
+        remark(f"pipeline.lock is of another, {locked.digest}: it is refused where it is loaded")
     return 0
 
 

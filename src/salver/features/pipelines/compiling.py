@@ -54,11 +54,12 @@ class Runner(NamedTuple):
     ask: Ask | None = None
 
 
-def compiled(plan: Plan, runner_of: Callable[[Node], Runner]) -> Graph:
+def compiled(plan: Plan, runner_of: Callable[[Node], Runner], digest: str = "") -> Graph:
     """Return the graph of a plan whose types are all known.
 
     Args:
         runner_of: Returns what runs a node.
+        digest: That of the signature.
     """
     compiler = _Compiler(plan)
     for node in plan.nodes:
@@ -75,6 +76,7 @@ def compiled(plan: Plan, runner_of: Callable[[Node], Runner]) -> Graph:
         tuple(_spec(name, type) for name, _, type in outputs),
         True,
         PIPELINE,
+        digest=digest,
     )
     ports = tuple(Port(name, source, type.shape, True) for name, source, type in outputs)
     writers = dict.fromkeys((tensor for step in steps for tensor in step.writes), 1)

@@ -79,7 +79,7 @@ class CtcRecogniser(Recogniser):
                 field="parameters.return_timestamps",
                 fix='Send "char" or "word".',
             )
-        others = (*GenerationParameters.__struct_fields__, "language", "task")
+        others = (*GenerationParameters.__struct_fields__, "language", "task", "prompt")
         for field in msgspec.structs.fields(SpeechParameters):
             if field.name in others and getattr(parameters, field.name) != field.default:
                 name = f"parameters.{field.name}"

@@ -18,12 +18,14 @@ from salver.features.pipelines.directory import inside
 from salver.features.pipelines.document import FILE, Document, StepTable, parse
 from salver.features.pipelines.ensemble import own_error, stood_in
 from salver.features.pipelines.graph import Flow, Marks, Step, Value
-from salver.features.pipelines.locking import Skew, check_lock, fingerprint_of, model_path, write_lock
+from salver.features.pipelines.locking import Skew, check_lock, fingerprint_of, write_lock
 from salver.features.pipelines.locks import Fingerprint, Lock
 from salver.features.pipelines.planning import Node, Plan, RowForm, plan
 from salver.features.pipelines.statistics import KEPT, EdgeStatistics
 from salver.features.pipelines.steps.step import Arrays, Run
 from salver.features.pipelines.watching import add, edges_of, looked_at
+from salver.kernel.repository import Repository
+from salver.parts import formats
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import ModelId, Signature
@@ -76,25 +78,70 @@ def manifest_beside(id: ModelId, table: StepTable, path: Path) -> Manifest:
     return Manifest(id, path, kind.format, kind.backend)
 
 
-def plan_of(folder: Path, *, trust_pickle: bool = False) -> tuple[Plan, list[str]]:
-    """Return the plan of a folder's pipeline, and the steps whose models are not known here.
+def served_model(path: Path, version: str = "") -> Manifest | None:
+    """Return the manifest of a model of a repository, as a server finds it.
+
+    Args:
+        version: Empty = the newest.
+
+    Returns:
+        None: there is no such model at this path, or there are several.
+    """
+    if not path.exists():
+        return None
+    found = Repository((path,), formats(recogniser(backends()))).scan(0.0)
+    if len({manifest.id.name for manifest in found}) != 1:
+        return None
+    meant = [manifest for manifest in found if version in ("", manifest.id.version)]
+    return max(meant, key=lambda manifest: int(manifest.id.version), default=None)
+
+
+def manifest_of(folder: Path, table: StepTable) -> Manifest | None:
+    """Return the manifest of a step's model, of the folder or of the server; None = it is not known here.
 
     Models of the server are looked for beside the folder, where a repository has them.
+
+    Raises:
+        LoadFailed: no backend knows what is there, or the name leads out of the folders.
+    """
+    if not table.model:
+        return None
+    path = model_beside(folder, table)
+    if path is not None:
+        return manifest_beside(ModelId(table.name, "1"), table, path)
+    return served_model(inside(folder.resolve().parent, table.model), table.version)
+
+
+def manifests_of(folder: Path, document: Document) -> dict[str, Manifest]:
+    """Return the manifests of models by the names of steps, as far as they are here. Raises LoadFailed."""
+    found = ((table.name, manifest_of(folder, table)) for table in document.steps)
+    return {name: manifest for name, manifest in found if manifest is not None}
+
+
+def paths_of(manifests: Mapping[str, Manifest]) -> dict[str, Path]:
+    """Return the paths of models by the names of their steps."""
+    return {name: manifest.path for name, manifest in manifests.items()}
+
+
+def load_model(manifest: Manifest, options: LoadOptions) -> RunnableModel:
+    """Return a loaded model. Raises LoadFailed."""
+    if manifest.problem:
+        raise LoadFailed(manifest.problem)
+    return backends()[manifest.backend].load(manifest, options)
+
+
+def plan_of(folder: Path, *, trust_pickle: bool = False) -> tuple[Plan, list[str]]:
+    """Return the plan of a folder's pipeline, and the steps whose models are not known here.
 
     Raises:
         LoadFailed: something does not fit; names the edge.
     """
     document = read_document(folder)
     signatures: dict[str, Signature] = {}
-    for table in document.steps:
-        path = model_beside(folder, table)
-        if table.model and path is None:
-            path = inside(folder.resolve().parent, table.model)
-        if path is not None and recogniser(backends())(path) is not None:
-            manifest = manifest_beside(ModelId(table.name, "1"), table, path)
-            model = backends()[manifest.backend].load(manifest, LoadOptions(trust_pickle=trust_pickle))
-            signatures[table.name] = model.signature
-            model.close()
+    for name, manifest in manifests_of(folder, document).items():
+        model = load_model(manifest, LoadOptions(trust_pickle=trust_pickle))
+        signatures[name] = model.signature
+        model.close()
     found = plan(folder.resolve().name, document, folder, lambda table: signatures.get(table.name))
     return found, [table.name for table in document.steps if table.model and table.name not in signatures]
 
@@ -111,13 +158,12 @@ def fingerprint_in(folder: Path, *, trust_pickle: bool = False) -> Fingerprint:
             f"models of the steps {', '.join(unknown)} are not beside {folder}, so its digest is not known",
             fix="Keep the models of the server in folders beside that of the pipeline",
         )
-    return fingerprint_of(found, folder, model_paths(folder, read_document(folder)))
+    return fingerprint_of_plan(folder, found)
 
 
-def model_paths(folder: Path, document: Document) -> dict[str, Path]:
-    """Return the paths of models by the names of their steps, as far as they are here. Raises LoadFailed."""
-    found = ((table.name, model_path(folder, table)) for table in document.steps if table.model)
-    return {name: path for name, path in found if path is not None}
+def fingerprint_of_plan(folder: Path, found: Plan) -> Fingerprint:
+    """Return the fingerprint of a folder's pipeline whose models are all known. Raises LoadFailed."""
+    return fingerprint_of(found, folder, paths_of(manifests_of(folder, read_document(folder))))
 
 
 class LocalPipeline:
@@ -125,6 +171,7 @@ class LocalPipeline:
 
     Args:
         models: Models by their names in ``pipeline.toml``, where they are not beside it.
+        looks_beside: Load models of the server from beside the folder, unless they are among ``models``.
         skew: What happens if it is not the pipeline of its lock file; None = nothing.
         document: What is run in place of the folder's ``pipeline.toml``; None = that.
 
@@ -139,20 +186,39 @@ class LocalPipeline:
         options: LoadOptions | None = None,
         skew: Skew | None = "refuse",
         document: Document | None = None,
+        *,
+        looks_beside: bool = False,
     ) -> None:
         document = document or read_document(folder)
         self._folder = folder
-        self._paths = model_paths(folder, document)
+        manifests = manifests_of(folder, document)
+        self._paths = paths_of(manifests)
         self._loaded: list[RunnableModel] = []
         self._models: dict[str, RunnableModel] = {}
+        opened: dict[Path, RunnableModel] = {}  # two steps may have one model of the server
         try:
             for table in document.steps:
-                if table.model:
-                    self._models[table.name] = self._model(folder, table, models, options or LoadOptions())
+                if not table.model:
+                    continue
+                is_beside = model_beside(folder, table) is not None
+                manifest = manifests.get(table.name)
+                if not is_beside and table.model in models:
+                    self._models[table.name] = models[table.model]
+                elif manifest is None or not (is_beside or looks_beside):
+                    raise LoadFailed(
+                        f"step `{table.name}`: the model {table.model!r} is not beside pipeline.toml",
+                        fix="Serve the pipeline together with it, or pass it as one of the models",
+                    )
+                else:
+                    if manifest.path not in opened:
+                        opened[manifest.path] = load_model(manifest, options or LoadOptions())
+                        self._loaded.append(opened[manifest.path])
+                    self._models[table.name] = opened[manifest.path]
             self.plan = plan(folder.resolve().name, document, folder, self._signature)
+            digest = ""
             if skew is not None:
-                check_lock(self.plan, folder, self._paths, skew)
-            self._graph = compiled(self.plan, lambda node: Runner(self.run_of(node, folder)))
+                digest = check_lock(self.plan, folder, self._paths, skew).digest
+            self._graph = compiled(self.plan, lambda node: Runner(self.run_of(node, folder)), digest)
         except BaseException:
             self.close()
             raise
@@ -177,22 +243,6 @@ class LocalPipeline:
         add(edges, looked_at(self._flow(inputs), edges, KEPT), threading.Lock())
         statistics = {name: edge.summary() for name, edge in edges.items() if edge.requests}
         return write_lock(self._folder, self.fingerprint(), statistics)
-
-    def _model(
-        self, folder: Path, table: StepTable, models: Mapping[str, RunnableModel], options: LoadOptions
-    ) -> RunnableModel:
-        path = model_beside(folder, table)
-        if path is None:
-            if table.model not in models:
-                raise LoadFailed(
-                    f"step `{table.name}`: the model {table.model!r} is not beside pipeline.toml",
-                    fix="Serve the pipeline together with it, or pass it as one of the models",
-                )
-            return models[table.model]
-        manifest = manifest_beside(ModelId(table.name, "1"), table, path)
-        model = backends()[manifest.backend].load(manifest, options)
-        self._loaded.append(model)
-        return model
 
     def _signature(self, table: StepTable) -> Signature:
         return self._models[table.name].signature

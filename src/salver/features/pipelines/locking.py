@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
 from salver.backends.discovery import backends, recogniser
-from salver.features.pipelines.directory import inside
-from salver.features.pipelines.document import FILE, StepTable
+from salver.features.pipelines.document import FILE
 from salver.features.pipelines.locks import (
     LOCK,
     UNKNOWN,
@@ -65,19 +64,6 @@ def fingerprint_of(plan: Plan, folder: Path, models: Mapping[str, Path]) -> Fing
         if package:
             libraries[package] = _short(version)
     return fingerprint(plan, files, digests, libraries)
-
-
-def model_path(folder: Path, table: StepTable) -> Path | None:
-    """Return the path of a step's model beside ``pipeline.toml``, or beside its folder.
-
-    Raises:
-        LoadFailed: the name leads out of them.
-    """
-    for place in (folder, folder.resolve().parent):
-        path = inside(place, table.model)
-        if path.exists():
-            return path if recogniser(backends())(path) is not None else None
-    return None
 
 
 def digest_of(path: Path) -> str:

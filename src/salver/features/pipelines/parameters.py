@@ -181,6 +181,7 @@ class SpeechParameters(GenerationParameters, frozen=True):
         stride_length_s: Seconds by which pieces overlap on both sides, or on the left and on the right.
         language: Language that is spoken, which Whisper otherwise finds out.
         task: ``transcribe`` or ``translate``, into English.
+        prompt: Text that Whisper takes for what was said before: names and spellings.
     """
 
     return_timestamps: bool | Literal["char", "word"] = False
@@ -188,6 +189,7 @@ class SpeechParameters(GenerationParameters, frozen=True):
     stride_length_s: float | tuple[float, float] | None = None
     language: str | None = None
     task: str | None = None
+    prompt: str | None = None
 
 
 #: Records by task.

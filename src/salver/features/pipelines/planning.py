@@ -313,11 +313,14 @@ class _Planner:
     def _implied(self, table: StepTable, port: StepPort, is_first: bool) -> str:
         """Return the source of an input that is not named; empty = an optional input gets nothing."""
         above = [*self._nodes.values()]
-        if above and is_first and port.name not in above[-1].outputs:
-            return f"{above[-1].name}.{next(iter(above[-1].outputs), '')}"
+        is_chained = bool(above) and is_first and port.name not in above[-1].outputs
+        if is_chained and (told := _chained(above[-1], port)):
+            return told
         for node in reversed(above):
             if port.name in node.outputs:
                 return f"{node.name}.{port.name}"
+        if is_chained and port.column is None and port.name not in self._inputs:
+            return f"{above[-1].name}.{next(iter(above[-1].outputs), '')}"  # named by the error
         if port.column is not None and any(step.name == port.name for step in self._document.steps):
             problem = f"step `{port.name}` has the name of a column that `{table.name}` reads"
             raise self._document.fault(f"steps.{port.name}", problem, "Give the step another name")
@@ -531,6 +534,14 @@ def _common(readers: Sequence[Column | None]) -> Column | None:
 
 def _what(table: StepTable) -> str:
     return f"step {table.use}" if table.use else f"model {table.model}"
+
+
+def _chained(node: Node, port: StepPort) -> str:
+    """Return the first output of a step that fits an input; empty = none does."""
+    for name, type in node.outputs.items():
+        if type is None or port.pattern.matches(type, {}):
+            return f"{node.name}.{name}"
+    return "" if node.outputs else f"{node.name}."
 
 
 def _ports_of_model(

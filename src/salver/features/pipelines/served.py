@@ -167,7 +167,7 @@ class _Building:
         self.plan, self.sample = found, document.sample
         self.checked = await asyncio.to_thread(check_lock, found, folder, self._paths, skew)
         runners = {node.name: await self._runner(node, folder) for node in found.nodes}
-        return compiled(found, lambda node: runners[node.name])
+        return compiled(found, lambda node: runners[node.name], self.checked.digest)
 
     def _find_artefact(self, name: str, member: EnsembleStep) -> None:
         path = None

@@ -84,6 +84,11 @@ class TextEncoder:
         found = self.tokenizer.token_to_id(token) if token else None
         return -1 if found is None else int(found)
 
+    def plain_ids(self, text: str) -> list[int]:
+        """Return the ids of a text, without those that a template adds."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def encode(self, pieces: Sequence[Piece]) -> list[Any]:
         """Return the encodings of each piece, several for one with a stride, or its InvalidInput."""
         texts = [self._shortened(piece) for piece in pieces]

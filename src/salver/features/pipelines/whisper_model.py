@@ -31,6 +31,7 @@ from salver.words.tensor import Array
 
 FEATURES: Final = "input_features"
 _NO_TIMES: Final = "<|notimestamps|>"
+_BEFORE: Final = "<|startofprev|>"
 _BEAMS: Final = 5  # as transformers' pipeline and OpenAI's own program have it
 _MOST_ROWS: Final = 40  # windows times beams of a run
 _ENGLISH_ONLY: Final = (
@@ -235,7 +236,9 @@ class WhisperRecogniser(Recogniser):
             bounded(length, self._most_tokens, "parameters.max_new_tokens")
         elif length == config.max_length:  # which Whisper's own generate() counts from the prompt
             length += len(prompt)
-        length = min(length, self._most_tokens)
+        before = self._said_before(parameters.prompt or "")
+        prompt = (*before, *prompt)
+        length = min(length + len(before), self._most_tokens)
         settings = settings_of(config, prompt, length, self._vocabulary, beams=_BEAMS)
         if not has_times:
             return settings
@@ -243,6 +246,19 @@ class WhisperRecogniser(Recogniser):
             self._begin, self._begin - 1, settings.ends[0], self._config.max_initial_timestamp_index
         )
         return msgspec.structs.replace(settings, timestamps=rule)
+
+    def _said_before(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of what was said before; of a long text, the last. Raises InvalidInput."""
+        if not text.strip():
+            return ()
+        start = self._encoder.id_of(_BEFORE)
+        ids = self._encoder.plain_ids(f" {text.strip()}")
+        wrong = f"the tokenizer has no {_BEFORE}" if start < 0 else ""
+        if max(ids, default=0) >= min(self._special, default=self._begin):  # texts come before them
+            wrong = "it has special tokens"
+        if wrong:
+            raise InvalidInput(f"parameters.prompt: {wrong}", field="parameters.prompt", fix="Leave it out.")
+        return (start, *ids[-(self._most_tokens // 2 - 1) :])
 
     def _known(self, names: Iterable[str]) -> dict[str, int]:
         tokens = (f"<|{name}|>" for name in names)

@@ -21,7 +21,7 @@ from salver.kernel.repository.advice import unrecognised_folder
 from salver.kernel.repository.names import is_padded_version, is_visible
 from salver.words.artifacts import Manifest, Objective
 from salver.words.errors import InvalidInput, LoadFailed, MissingExtra
-from salver.words.messages import Signature, TensorSpec
+from salver.words.messages import PIPELINE, Signature, TensorSpec
 
 _MOST_FILES: Final = 20_000
 
@@ -65,6 +65,8 @@ class Inspector:
         manifest = self._newest(path)
         files = _files(path, manifest)
         signature, notices = self._signature(manifest)
+        if signature is not None and signature.platform == PIPELINE and not signature.digest:
+            notices = (*notices, f"it has no digest that a server could check: salver pipelines lock {path}")
         described = Description(
             manifest.backend,
             manifest.format,
@@ -135,11 +137,14 @@ def _files(path: Path, manifest: Manifest) -> Mapping[str, Path]:
 
 
 def _written(signature: Signature) -> Mapping[str, Any]:
-    return {
+    written: dict[str, Any] = {
         "inputs": [_tensor(spec) for spec in signature.inputs],
         "outputs": [_tensor(spec) for spec in signature.outputs],
         "batched": signature.batched,
     }
+    if signature.digest:
+        written["digest"] = signature.digest
+    return written
 
 
 def _tensor(spec: TensorSpec) -> Mapping[str, Any]:

@@ -1,5 +1,7 @@
 """Facade of control plane, lifecycle and readiness for transports. It decides nothing itself."""
 
+import msgspec
+
 from salver.kernel.lifecycle.manager import Manager
 from salver.kernel.serving.controlplane import ControlPlane
 from salver.kernel.serving.readiness import Readiness
@@ -23,8 +25,12 @@ class ServerControl:
         self.readiness = readiness
 
     def statuses(self) -> tuple[VersionStatus, ...]:
-        """Return every version known, loaded or not."""
-        return self._plane.index()
+        """Return every version known, loaded or not, with the digests of those that have one."""
+        rows, loaded = self._plane.index(), self._manager.servables()
+        digests = {each.manifest.id: digest for each in loaded if (digest := each.signature.digest)}
+        if not digests:
+            return rows
+        return tuple(msgspec.structs.replace(row, digest=digests.get(row.id, "")) for row in rows)
 
     async def is_ready(self, model: str = "", version: str = "") -> bool:
         """Return whether that model can answer; without a name, whether the server is ready."""

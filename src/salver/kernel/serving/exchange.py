@@ -364,7 +364,8 @@ class Exchange(Generic[BodyT, ReplyT]):
         recording = servable.capabilities.recording
         if recording is not None and recording.takes():
             key = self.request.signature or servable.signature.name
-            self._path.emit(Predicted(self.request, response, self.call.api, key, recording.wish))
+            call = self.call
+            self._path.emit(Predicted(self.request, response, call.api, key, recording.wish, call.request_id))
 
     # -- the end -------------------------------------------------------------------------------
 
