@@ -19,6 +19,7 @@ with lazy_imports():
 
 #: Tables of parts that are no features of the contract: where their records are defined.
 _RECORDS: Final = {
+    "tenants": "salver.features:TenantsConfig",
     "metrics": "salver.dialects.triton.metrics:TritonMetricsConfig",
     "tracing": "salver.features.telemetry.otlp:SpanConfig",
 }

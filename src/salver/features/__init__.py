@@ -6,6 +6,7 @@ from salver.feature import Feature
 from salver.words.errors import InvalidInput
 
 _MOST_FRONTS = 256
+_MOST_MB, _LEAST_PRIORITY = 1 << 40, 0.001
 
 
 class FrontsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,6 +24,41 @@ class FrontsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raises InvalidInput for a number that no machine can bear."""
         if not 1 <= self.count <= _MOST_FRONTS:
             raise InvalidInput(f"there may be 1 to {_MOST_FRONTS} fronts", field="--fronts")
+
+
+class TenantMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Part of the memory budget of one tenant, whose models name it (``memory.tenant``).
+
+    Attributes:
+        share_mb: MiB that other tenants' models leave it.
+        max_mb: MiB that its models may take together; 0 = the whole budget.
+        priority: Weight of the value of its models when room is needed.
+    """
+
+    share_mb: float = 0.0
+    max_mb: float = 0.0
+    priority: float = 1.0
+
+
+class TenantsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of tenants, by the name that models have as ``memory.tenant``.
+
+    Attributes:
+        memory: Parts of the memory budget.
+    """
+
+    memory: dict[str, TenantMemory] = {}
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for numbers that make no sense together."""
+        for name, tenant in self.memory.items():
+            numbers = (tenant.share_mb, tenant.max_mb, tenant.priority - _LEAST_PRIORITY)
+            if not all(0 <= number < _MOST_MB for number in numbers):
+                raise InvalidInput(f"the tenant {name!r} has a number out of bounds", field="tenants.memory")
+            if tenant.max_mb and tenant.share_mb > tenant.max_mb:
+                raise InvalidInput(
+                    f"the tenant {name!r} has a share above its max_mb", field=f"tenants.memory.{name}"
+                )
 
 
 class MemoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -170,7 +170,7 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_mb: MiB that it may take; a version that takes more is unloaded and refused. 0 = the whole budget.
         share_mb: MiB that others never take from it: while it takes no more, it is not unloaded for other
             models.
-        tenant: Owner with a share of the budget (``[server.memory.tenants]``); empty = none.
+        tenant: Owner with a share of the budget (``[server.tenants.memory]``); empty = none.
     """
 
     residence: Literal["eager", "lazy", "pinned"] = "eager"

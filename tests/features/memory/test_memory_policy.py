@@ -17,6 +17,7 @@ from salver.features.memory.policy import (
     Version,
     next_step,
 )
+from salver.features.memory.shares import Tenant
 from salver.words.messages import ModelId
 
 
@@ -42,6 +43,7 @@ def step(
             versions,
             [Demand(ModelId(name, "1"), since) for name in demanded],
             [ModelId(name, "1") for name in hoped],
+            {"s": Tenant(share=40, ceiling=60)},
         )
     )
 
@@ -118,6 +120,57 @@ CASES: dict[str, tuple[Step | None, Step | None]] = {
     "one thing after another": (step(version("a"), version("b", "leaving"), used=101), None),
     "hope makes no room": (step(version("a", "absent", 30), version("b", need=60), hoped="a"), None),
     "hope is fulfilled where there is room": (step(A, version("b", need=60), hoped="a"), admit("a")),
+    "others never push a tenant below its share": (
+        step(version("a", "absent", 30), version("b", need=40, tenant="s"), version("c", need=40, rate=9.0),
+             demanded="a"),
+        evict("c", "room"),
+    ),
+    "a tenant's own demand may": (
+        step(version("a", "absent", 30, tenant="s"), version("b", need=40, tenant="s"),
+             version("c", need=40, rate=9.0), demanded="a"),
+        evict("b", "room"),
+    ),
+    "what is beyond the share may go": (
+        step(version("a", "absent", 30), version("b", need=40, tenant="s"),
+             version("c", need=20, tenant="s", rate=2.0), version("d", need=20, rate=9.0), demanded="a"),
+        evict("c", "room"),
+    ),
+    "a model's own share": (
+        step(version("a", "absent", 30), version("b", need=40, share=40), version("c", need=40, rate=9.0),
+             demanded="a"),
+        evict("c", "room"),
+    ),
+    "a model that has outgrown its share": (
+        step(version("a", "absent", 30), version("b", need=40, share=39), version("c", need=40, rate=9.0),
+             demanded="a"),
+        evict("b", "room"),
+    ),
+    "shares that leave no room": (
+        step(version("a", "absent", 45), version("b", need=40, tenant="s"), version("c", need=40, rate=9.0),
+             demanded="a"),
+        Refuse(ModelId("a", "1"), 5, [ModelId("b", "1")]),
+    ),
+    "a tenant at its ceiling makes room itself": (
+        step(version("a", "absent", 20, tenant="s"), version("b", need=50, tenant="s", rate=9.0),
+             demanded="a"),
+        evict("b", "room"),
+    ),
+    "a tenant beyond its ceiling": (
+        step(version("a", "absent", 30, tenant="s"), version("b", need=35, tenant="s", is_pinned=True),
+             demanded="a"),
+        Refuse(ModelId("a", "1"), 5, [ModelId("b", "1")], "s"),
+    ),
+    "a tenant at its ceiling does not keep others waiting": (
+        step(version("a", "absent", 20, tenant="s"), version("b", need=50, tenant="s", is_held=True),
+             version("c", "absent", 10), demanded="ac", since=0.0),
+        admit("c"),
+    ),
+    "hope ends at the ceiling, too": (
+        step(version("a", "absent", 20, tenant="s"), version("b", need=50, tenant="s"), hoped="a"), None),
+    "of a leak, those beyond their shares pay first": (
+        step(version("b", need=40, tenant="s"), version("c", need=40, rate=9.0), used=101),
+        evict("c", "over"),
+    ),
     "demand before hope": (step(A, B, version("c", need=70), demanded="b", hoped="a"), admit("b")),
 }  # fmt: skip
 
@@ -129,18 +182,25 @@ def test_the_next_step(case: str) -> None:
 
 
 BUDGET, BASE = 1000, 100
+TENANTS = {"s": Tenant(share=300, ceiling=600), "t": Tenant(ceiling=400)}
 
 
 class Interleavings(RuleBasedStateMachine):
-    """Loads, failures, evictions and leases in any order; needs are estimated too high or exactly."""
+    """Loads, failures, cancelled demands, evictions, leases, growth and leaks in any order.
+
+    Needs are estimated too high or exactly. A version grows up to what was promised for it; what leaks beyond
+    is allowed to exceed the budget until the server has made room.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self.versions: dict[ModelId, Version] = {}
         self.true: dict[ModelId, int] = {}  # bytes that a version really takes
+        self.room: dict[ModelId, int] = {}  # by which it may grow
         self.demanded: list[ModelId] = []
         self.refused = 0
+        self.leaked: dict[ModelId, int] = {}
 
     def used(self) -> int:
         """What is really used, with every load at its peak."""
@@ -161,14 +221,19 @@ class Interleavings(RuleBasedStateMachine):
     def move(self, id: ModelId, place: Place) -> None:
         self.versions[id] = replace(self.versions[id], place=place, since=self.now, last=self.now)
 
-    @rule(need=st.integers(1, 900), slack=st.floats(0, 1), peak=st.floats(1, 2.5), pinned=st.integers(0, 9))
+    @rule(
+        need=st.integers(1, 900), slack=st.floats(0, 1), peak=st.floats(1, 2.5), pinned=st.integers(0, 9),
+        tenant=st.sampled_from(["", "s", "t"]), share=st.sampled_from([0, 0, 200]),
+    )  # fmt: skip
     @precondition(lambda self: len(self.versions) < 8)
-    def arrive(self, need: int, slack: float, peak: float, pinned: int) -> None:
+    def arrive(self, need: int, slack: float, peak: float, pinned: int, tenant: str, share: int) -> None:
         id = ModelId(f"m{len(self.versions)}", "1")
         self.true[id] = max(1, int(need * (1 - slack)))
+        self.room[id] = need - self.true[id]
         self.versions[id] = Version(
-            id, "absent", need, int(need * peak), is_pinned=pinned == 0, min_s=5.0, idle_s=60.0
-        )
+            id, "absent", need, int(need * peak), is_pinned=pinned == 0, min_s=5.0, idle_s=60.0,
+            tenant=tenant, share=share,
+        )  # fmt: skip
 
     @rule(data=st.data())
     @precondition(lambda self: any(each.place == "absent" for each in self.versions.values()))
@@ -184,14 +249,40 @@ class Interleavings(RuleBasedStateMachine):
         loading = [id for id, each in self.versions.items() if each.place == "loading"]
         id = data.draw(st.sampled_from(loading))
         self.move(id, "resident" if outcome == "loaded" else "absent")
-        if outcome == "loaded":
-            self.versions[id] = replace(self.versions[id], need=self.true[id])
+        if outcome == "loaded":  # what is measured, and what it may grow by
+            self.versions[id] = replace(self.versions[id], need=self.true[id] + self.room[id])
+
+    @rule(data=st.data(), share=st.floats(0, 1))
+    @precondition(lambda self: any(each.place == "resident" for each in self.versions.values()))
+    def grow(self, data: st.DataObject, share: float) -> None:
+        id = data.draw(
+            st.sampled_from([id for id, each in self.versions.items() if each.place == "resident"])
+        )
+        self.true[id] += int((self.versions[id].need - self.true[id]) * share)
+
+    @rule(data=st.data(), size=st.integers(1, 300))
+    @precondition(lambda self: any(each.place == "resident" for each in self.versions.values()))
+    def leak(self, data: st.DataObject, size: int) -> None:
+        id = data.draw(
+            st.sampled_from([id for id, each in self.versions.items() if each.place == "resident"])
+        )
+        self.true[id] += size
+        beyond = max(0, self.true[id] - self.versions[id].need)
+        self.leaked[id] = self.leaked.get(id, 0) + beyond
+        self.versions[id] = replace(self.versions[id], need=self.versions[id].need + beyond)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.demanded)
+    def cancel(self, data: st.DataObject) -> None:
+        self.demanded.remove(data.draw(st.sampled_from(self.demanded)))
 
     @rule(data=st.data())
     @precondition(lambda self: any(each.place == "leaving" for each in self.versions.values()))
     def gone(self, data: st.DataObject) -> None:
         leaving = [id for id, each in self.versions.items() if each.place == "leaving"]
-        self.move(data.draw(st.sampled_from(leaving)), "absent")
+        id = data.draw(st.sampled_from(leaving))
+        self.move(id, "absent")
+        self.leaked.pop(id, None)
 
     @rule(data=st.data(), held=st.booleans())
     @precondition(lambda self: any(each.place == "resident" for each in self.versions.values()))
@@ -209,8 +300,9 @@ class Interleavings(RuleBasedStateMachine):
         for _ in range(100):
             demands = [Demand(id, self.now - 1.0) for id in self.demanded]
             snapshot = Snapshot(
-                self.now, BUDGET, BASE, self.measured(), list(self.versions.values()), demands
-            )
+                self.now, BUDGET, BASE, self.measured(), list(self.versions.values()), demands,
+                tenants=TENANTS,
+            )  # fmt: skip
             match next_step(snapshot):
                 case None:
                     return
@@ -218,9 +310,11 @@ class Interleavings(RuleBasedStateMachine):
                     assert self.versions[id].place == "absent"
                     self.demanded.remove(id)
                     self.move(id, "loading")
-                case Evict(id, _):
+                case Evict(id, why):
                     before = self.versions[id]
                     assert before.place == "resident" and not before.is_held and not before.is_pinned
+                    if why == "room":
+                        self.check_shares(before)
                     self.move(id, "leaving")
                 case Refuse(id, short, _):
                     assert short > 0
@@ -228,9 +322,40 @@ class Interleavings(RuleBasedStateMachine):
                     self.refused += 1
         raise AssertionError("the steps do not end")
 
+    def held(self, tenant: str) -> int:
+        up = [(id, each) for id, each in self.versions.items() if each.tenant == tenant]
+        return sum(
+            each.peak if each.place == "loading" else self.true[id]
+            for id, each in up
+            if each.place != "absent"
+        )
+
+    def check_shares(self, going: Version) -> None:
+        """Nobody else's demand pushes a tenant, or a model with a share, below it."""
+        for_whom = {id.name for id in self.demanded}, {self.versions[id].tenant for id in self.demanded}
+        assert going.need > going.share or going.id.name in for_whom[0]
+        if going.tenant and going.tenant not in for_whom[1]:
+            up = [each for each in self.versions.values() if each.tenant == going.tenant]
+            left = sum(each.need for each in up if each.place not in ("absent", "leaving")) - going.need
+            assert left >= TENANTS[going.tenant].share
+
     @invariant()
     def the_budget_is_kept(self) -> None:
-        assert self.used() <= BUDGET
+        assert self.used() - sum(self.leaked.values()) <= BUDGET
+        for name, tenant in TENANTS.items():
+            leaked = sum(size for id, size in self.leaked.items() if self.versions[id].tenant == name)
+            assert self.held(name) - leaked <= tenant.ceiling
+
+    @rule()
+    def a_leak_is_mended(self) -> None:
+        """Once nothing comes or goes, all that may go has gone, or the server is within its budget."""
+        self.advance()
+        if any(each.place in ("loading", "leaving") for each in self.versions.values()):
+            return
+        free = [
+            e for e in self.versions.values() if e.place == "resident" and not e.is_pinned and not e.is_held
+        ]
+        assert self.measured() <= BUDGET or all(not e.need or self.now - e.since < e.min_s for e in free)
 
 
 TestInterleavings = Interleavings.TestCase

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -14,6 +15,8 @@ import tritonclient.http as triton_http
 from onnx import TensorProto, helper, numpy_helper
 
 from salver.cli import main
+from salver.features import TenantsConfig
+from salver.features.memory.building import tenants_of
 from salver.features.memory.estimates import parse_size
 from salver.features.memory.processes import pss, tree
 from salver.testing.process import ServerProcess
@@ -62,7 +65,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     for number in range(COUNT):
         _write(root, number, "memory = { residence = 'lazy' }" if number % 2 else "")
     _write(root, COUNT, "memory = { max_mb = 8, residence = 'lazy' }")
-    with ServerProcess([root], root.parent / "log", ["--memory", f"{BUDGET // MIB}MiB"]) as server:
+    _write(root, COUNT + 1, "memory = { tenant = 'small', residence = 'lazy' }")
+    tenants = {"SALVER_TENANTS_MEMORY": "{ small = { max_mb = 8, share_mb = 4 } }"}
+    options = ["--memory", f"{BUDGET // MIB}MiB"]
+    with ServerProcess([root], root.parent / "log", options, env=tenants) as server:
         yield server.wait_ready()
 
 
@@ -100,7 +106,7 @@ def test_more_models_than_memory_all_answer_and_the_budget_is_kept(server: Serve
 
 
 def test_metadata_of_an_absent_model_is_told_over_http_and_grpc(server: ServerProcess) -> None:
-    absent = next(n for n, place in places(server).items() if place == "absent" and n != f"m{COUNT}")
+    absent = next(n for n, place in places(server).items() if place == "absent" and n < f"m{COUNT}")
     with triton_http.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
         assert client.is_model_ready(absent)
         assert client.get_model_metadata(absent)["inputs"][0]["shape"] == [-1, WIDE]
@@ -115,6 +121,26 @@ def test_a_model_beyond_its_ceiling_is_refused_by_name(server: ServerProcess) ->
     assert "more than its memory.max_mb" in answer["error"]
 
 
+def test_a_tenant_beyond_its_ceiling_hears_what_is_short(server: ServerProcess) -> None:
+    body = {"inputs": [{"name": "x", "shape": [1, WIDE], "datatype": "FP32", "data": [1.0] * WIDE}]}
+    status, answer = server.post(f"/v2/models/m{COUNT + 1}/infer", body)
+    assert status == 503
+    assert "of the 8.0 MiB of the tenant 'small' are missing" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("tenants", "said"),
+    [
+        ({"a": {"share_mb": 9, "max_mb": 8}}, "the tenant 'a' has a share above its max_mb"),
+        ({"a": {"priority": 0}}, "the tenant 'a' has a number out of bounds"),
+        ({"a": {"share_mb": 80}, "b": {"share_mb": 80}}, "the tenants' shares are 160.0 MiB together"),
+    ],
+)
+async def test_shares_that_make_no_sense_are_refused_at_the_start(tenants: dict[str, Any], said: str) -> None:
+    with pytest.raises((InvalidInput, msgspec.ValidationError), match=said):
+        tenants_of(msgspec.convert({"memory": tenants}, TenantsConfig), 150 * MIB)
+
+
 def test_the_command_and_the_metrics_tell_it(
     server: ServerProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,7 +149,8 @@ def test_the_command_and_the_metrics_tell_it(
     assert heading.split() == [
         "model", "place", "bytes", "residence", "rate", "idle", "reload", "loads", "evictions", "why",
     ]  # fmt: skip
-    assert len(rows) == COUNT + 1
+    assert len(rows) == COUNT + 3
+    assert rows[-1] == "tenant small: 0.0 MiB of at most 8.0 MiB, a share of 4.0 MiB"
     assert f" of {BUDGET // MIB}.0 MiB are used" in total
     assert main(["memory", "--json", "--url", server.url]) == 0
     assert json.loads(capsys.readouterr().out)["budget"] == BUDGET

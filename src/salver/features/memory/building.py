@@ -3,19 +3,21 @@
 import sys
 from typing import Final
 
-from salver.features import MemoryConfig
-from salver.features.memory.estimates import parse_size
+from salver.features import MemoryConfig, TenantsConfig
+from salver.features.memory.estimates import parse_size, told
 from salver.features.memory.figures import MemoryFigures
 from salver.features.memory.operations import operations
 from salver.features.memory.processes import ProcessMeter
 from salver.features.memory.residence import Residence
+from salver.features.memory.shares import Tenant
 from salver.kernel.lifecycle.memory import memory_bytes
 from salver.parts import Kernel, Parts, Tick
-from salver.words.errors import Unsupported
+from salver.words.errors import InvalidInput, Unsupported
 
 _TICK_S: Final = 1.0
 _SHARE: Final = 0.9  # of the machine: the rest is for files and others
 _RESERVE, _LEAST_RESERVE = 1 / 32, 16 << 20
+_MIB: Final = 1 << 20
 
 
 async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
@@ -33,6 +35,7 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
         budget = parse_size(config.budget, "--memory")
     residence = Residence(budget, kernel.models, kernel.clock, ProcessMeter(), kernel.plane.refresh)
     residence.reserve = max(_LEAST_RESERVE, int(budget * _RESERVE))
+    residence.tenants = tenants_of(kernel.config.table("tenants", TenantsConfig), budget - residence.reserve)
     return Parts(
         observers=[residence],
         collectors=[MemoryFigures(residence)],
@@ -42,3 +45,22 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
         prepare=residence.begin,
         stop=residence.close,
     )
+
+
+def tenants_of(config: TenantsConfig, budget: int) -> dict[str, Tenant]:
+    """Return the tenants of a configuration.
+
+    Raises:
+        InvalidInput: their shares are more than the budget.
+    """
+    tenants = {
+        name: Tenant(int(each.share_mb * _MIB), int(each.max_mb * _MIB), each.priority)
+        for name, each in config.memory.items()
+    }
+    shares = sum(tenant.share for tenant in tenants.values())
+    if shares > budget:
+        raise InvalidInput(
+            f"the tenants' shares are {told(shares)} together, and the budget has {told(budget)}",
+            field="tenants.memory",
+        )
+    return tenants

@@ -51,6 +51,14 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
         return
     rows = sorted(found["models"], key=lambda row: (row["place"] == "absent", -row["bytes"], row["model"]))
     listed(rows, _COLUMNS, _texts, json=False, none="no model is served")
+    for tenant in found["tenants"]:
+        most = "the budget"
+        if tenant["ceiling"]:
+            most = told(tenant["ceiling"])
+        line(
+            f"tenant {tenant['tenant']}: {told(tenant['bytes'])} of at most {most}, "
+            f"a share of {told(tenant['share'])}"
+        )
     line(
         f"{told(found['used'])} of {told(found['budget'])} are used, {told(found['base'])} without models; "
         f"{found['refusals']} refusals"

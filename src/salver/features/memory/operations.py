@@ -1,5 +1,6 @@
 """Operation of the management interface that tells what is in memory."""
 
+from collections import Counter
 from typing import Literal
 
 import msgspec
@@ -39,6 +40,21 @@ class MemoryRow(msgspec.Struct, frozen=True):
     why: str
 
 
+class TenantRow(msgspec.Struct, frozen=True):
+    """Part of the budget of one tenant.
+
+    Attributes:
+        bytes: What its models take, or are about to.
+        share: Bytes that others leave it.
+        ceiling: Bytes that it may take; 0 = the whole budget.
+    """
+
+    tenant: str
+    bytes: int
+    share: int
+    ceiling: int
+
+
 class MemoryState(msgspec.Struct, frozen=True):
     """Memory of a server with a budget.
 
@@ -46,6 +62,7 @@ class MemoryState(msgspec.Struct, frozen=True):
         budget, used: Bytes that it may use, and uses with its processes (proportional set size).
         base: Bytes of the server without models.
         refusals: Demands without room, since the start.
+        tenants: Those that the configuration names.
     """
 
     budget: int
@@ -53,6 +70,7 @@ class MemoryState(msgspec.Struct, frozen=True):
     base: int
     refusals: int
     models: list[MemoryRow]
+    tenants: list[TenantRow] = []
 
 
 def operations(residence: Residence) -> list[Operation]:
@@ -62,11 +80,25 @@ def operations(residence: Residence) -> list[Operation]:
         now = residence.now()
         rows = [_row(each, now) for each in residence.residents.values()]
         rows.sort(key=lambda row: (row.model, row.version))
-        return Answer(MemoryState(residence.budget, residence.used, residence.base, residence.refusals, rows))
+        found = MemoryState(
+            residence.budget, residence.used, residence.base, residence.refusals, rows, _tenants(residence)
+        )
+        return Answer(found)
 
     verb: Literal["GET"] = "GET"
     summary = "What is in memory, what is not, and why"
     return [Operation("memory", verb, "/memory", summary, tell, MemoryState, right="read")]
+
+
+def _tenants(residence: Residence) -> list[TenantRow]:
+    used: Counter[str] = Counter()
+    for each in residence.residents.values():
+        if each.place != "absent":
+            used[each.manifest.config.memory.tenant] += each.need.resident
+    return [
+        TenantRow(name, used[name], tenant.share, tenant.ceiling)
+        for name, tenant in sorted(residence.tenants.items())
+    ]
 
 
 def _row(each: Resident, now: float) -> MemoryRow:

@@ -5,11 +5,13 @@ costs a turn and nothing else. Versions make room by value density: reload time 
 priority, for each byte, which is the greedy rule for fractional knapsacks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from salver.features.memory import shares
+from salver.features.memory.shares import Tenant
 from salver.words.messages import ModelId
 
 #: Seconds for which a version that waits for much room lets others pass that need less.
@@ -32,6 +34,8 @@ class Version(msgspec.Struct, frozen=True):
         priority: Weight of its value.
         idle_s: Seconds without a request after which it goes; 0 = it stays.
         min_s: Seconds for which it stays at least.
+        tenant: Who owns it (``salver.features.memory.shares``); empty = nobody.
+        share: Bytes that others leave it.
     """
 
     id: ModelId
@@ -47,6 +51,8 @@ class Version(msgspec.Struct, frozen=True):
     priority: float = 1.0
     idle_s: float = 0.0
     min_s: float = 0.0
+    tenant: str = ""
+    share: int = 0
 
     @property
     def value(self) -> float:
@@ -68,6 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         budget: Bytes that the server may use.
         base: Bytes of the server without its versions.
         used: Bytes that are used now, by measurement.
+        tenants: Shares and ceilings.
         demanded: Absent versions that requests wait for, the one that waits longest first.
         hoped: Absent versions that are loaded if there is room, without anybody making it.
     """
@@ -79,6 +86,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     versions: Sequence[Version]
     demanded: Sequence[Demand] = ()
     hoped: Sequence[ModelId] = ()
+
+    tenants: Mapping[str, Tenant] = {}
 
 
 class Admit(msgspec.Struct, frozen=True):
@@ -105,11 +114,13 @@ class Refuse(msgspec.Struct, frozen=True):
     Attributes:
         short: Bytes that are missing even if all that may go were gone.
         pinned: Versions that would have to go, and may not.
+        tenant: Whose ceiling leaves no room; empty = it is the budget that does not.
     """
 
     id: ModelId
     short: int
     pinned: Sequence[ModelId]
+    tenant: str = ""
 
 
 Step = Admit | Evict | Refuse
@@ -138,43 +149,87 @@ def next_step(snapshot: Snapshot) -> Step | None:
         if version.idle_s and now - max(version.last, version.since) > version.idle_s:
             return Evict(version.id, "idle")
     ripe = [version for version in free if version.need and now - version.since >= version.min_s]
-    ripe.sort(key=lambda version: (version.value, version.last))
+    ripe.sort(key=_by_value(snapshot.tenants))
     is_quiet = all(version.place in ("absent", "resident") for version in snapshot.versions)
-    may_go = any(not version.is_pinned for version in resident)
+    used = shares.taken(_counted(snapshot))
     if snapshot.used > snapshot.budget and ripe and is_quiet:
-        return Evict(ripe[0].id, "over")
+        beyond = shares.may_go(ripe, used, snapshot.tenants, None) or ripe
+        return Evict(beyond[0].id, "over")
     room = snapshot.budget - committed(snapshot)
     by_id = {version.id: version for version in snapshot.versions}
     waiting = [by_id[id] for id, _ in snapshot.demanded]
-    for version, (id, since) in zip(waiting, snapshot.demanded, strict=True):
-        if version.peak <= room:
-            return Admit(id)
-        if now - since > PATIENCE_S:
+    ceilings = [shares.below_ceiling(version, used, snapshot.tenants) for version in waiting]
+    served = len(waiting)
+    for number, (version, ceiling) in enumerate(zip(waiting, ceilings, strict=True)):
+        if version.peak <= room and (ceiling is None or version.peak <= ceiling):
+            return Admit(version.id)
+        if version.peak > room and now - snapshot.demanded[number].since > PATIENCE_S:
+            served = number + 1  # those that wait behind it get no room before it has some
             break
     for version in waiting:
-        refusal = _refusal(snapshot, version)
-        if refusal is None and is_quiet and not may_go:
-            refusal = Refuse(version.id, version.peak - room, _pinned(snapshot))
+        refusal = _refusal(snapshot, version, room if is_quiet else None, used)
         if refusal is not None:
             return refusal
-    if waiting and is_quiet and ripe:
-        return Evict(ripe[0].id, "room")
+    if is_quiet:
+        for version, ceiling in zip(waiting[:served], ceilings, strict=False):
+            going = shares.may_go(ripe, used, snapshot.tenants, version)
+            if ceiling is not None and version.peak > ceiling:  # no other tenant's would help
+                going = [each for each in going if each.tenant == version.tenant]
+            if going:
+                return Evict(going[0].id, "room")
     if not waiting:
         for id in snapshot.hoped:
-            if by_id[id].peak <= room:
+            ceiling = shares.below_ceiling(by_id[id], used, snapshot.tenants)
+            if by_id[id].peak <= room and (ceiling is None or by_id[id].peak <= ceiling):
                 return Admit(id)
     return None
 
 
-def _refusal(snapshot: Snapshot, version: Version) -> Refuse | None:
-    """Return the refusal of a version that has no room even if all others that may go were gone."""
-    pinned = _pinned(snapshot)
-    needs = {other.id: other.need for other in snapshot.versions}
-    left = snapshot.budget - snapshot.base - sum(needs[id] for id in pinned)
-    if version.peak <= left:
-        return None
-    return Refuse(version.id, version.peak - left, pinned)
+def _by_value(tenants: Mapping[str, Tenant]) -> Callable[[Version], tuple[float, float]]:
+    """Return the order in which versions make room: by value, then by who was asked longest ago."""
+
+    def key(version: Version) -> tuple[float, float]:
+        tenant = tenants.get(version.tenant)
+        weight = 1.0
+        if tenant is not None:
+            weight = tenant.priority
+        return (version.value * weight, version.last)
+
+    return key
 
 
-def _pinned(snapshot: Snapshot) -> list[ModelId]:
-    return [version.id for version in snapshot.versions if version.is_pinned and version.place != "absent"]
+def _counted(snapshot: Snapshot) -> Iterator[tuple[Version, int]]:
+    """Yield the versions in memory or on their way, with what each is counted for."""
+    for version in snapshot.versions:
+        if version.place == "loading":
+            yield version, max(version.need, version.peak)
+        elif version.place != "absent":
+            yield version, version.need
+
+
+def _refusal(
+    snapshot: Snapshot, version: Version, room: int | None, used: Mapping[str, int]
+) -> Refuse | None:
+    """Return the refusal of a version that has no room even if all others that may go were gone.
+
+    Args:
+        room: Bytes that are free while nothing comes or goes; None = something does.
+        used: Bytes of each tenant.
+    """
+    up = [each for each in snapshot.versions if each.place != "absent"]
+    movable = sorted((each for each in up if not each.is_pinned), key=_by_value(snapshot.tenants))
+    going = shares.may_go(movable, used, snapshot.tenants, version)
+    gone = {each.id for each in going}
+    staying = [each for each in up if each.id not in gone]
+    left = snapshot.budget - snapshot.base - sum(each.need for each in staying)
+    if version.peak > left:
+        return Refuse(version.id, version.peak - left, [each.id for each in staying])
+    tenant = snapshot.tenants.get(version.tenant)
+    if tenant is not None and tenant.ceiling:
+        own = [each for each in staying if each.tenant == version.tenant]
+        left = tenant.ceiling - sum(each.need for each in own)
+        if version.peak > left:
+            return Refuse(version.id, version.peak - left, [each.id for each in own], version.tenant)
+    if room is not None and not any(each.place == "resident" for each in going) and version.peak > room:
+        return Refuse(version.id, version.peak - room, [each.id for each in staying])
+    return None

@@ -14,6 +14,7 @@ from salver.features.memory import policy
 from salver.features.memory.estimates import Need, estimate, learned, told
 from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot
 from salver.features.memory.ports import Lifecycle, Meter
+from salver.features.memory.shares import Tenant
 from salver.features.memory.states import Resident, members, stays
 from salver.words.artifacts import Manifest
 from salver.words.errors import NotReady
@@ -50,6 +51,7 @@ class Residence:
     Attributes:
         residents: Every wanted version.
         reserve: Bytes of the budget for what is not measured: requests, and short peaks.
+        tenants: Shares and ceilings of tenants.
         refusals: Demands for which there was no room.
         evictions: Unloaded versions, by reason.
         used, base: Bytes that are used by everything, and by the server without its versions.
@@ -65,6 +67,7 @@ class Residence:
     ) -> None:
         self.budget = budget
         self.reserve = 0
+        self.tenants: Mapping[str, Tenant] = {}
         self._lifecycle = lifecycle
         self._clock = clock
         self._meter = meter
@@ -177,7 +180,9 @@ class Residence:
         waiting = [Demand(id, wait.since) for id, wait in self._waiting.items() if id in absent]
         hoped = [id for id in absent if self.residents[id].is_hoped]
         hoped.sort(key=lambda id: -self.residents[id].manifest.config.memory.priority)
-        return Snapshot(now, self.budget - self.reserve, self.base, self.used, versions, waiting, hoped)
+        return Snapshot(
+            now, self.budget - self.reserve, self.base, self.used, versions, waiting, hoped, self.tenants
+        )
 
     def _advance(self) -> None:
         """Do all steps that are due, and have the lifecycle ask again if there were any."""
@@ -222,8 +227,15 @@ class Residence:
             f"server's {told(self.budget)} are missing even if all that may go were unloaded"
         )
         fix = "Give the server a larger --memory."
-        if step.pinned:
-            kept = ", ".join(sorted(map(str, step.pinned)))
+        kept = ", ".join(sorted(map(str, step.pinned)))
+        if step.tenant:
+            ceiling = told(self.tenants[step.tenant].ceiling)
+            text = (
+                f"model '{step.id.name}' needs {told(resident.need.peak)} to load, and {told(step.short)} of "
+                f"the {ceiling} of the tenant '{step.tenant}' are missing"
+            )
+            fix = f"Give the tenant a larger max_mb{', or let go of ' * bool(kept)}{kept}."
+        elif kept:
             fix = f"Give the server a larger --memory, or let go of what stays: {kept}."
         self._answer(step.id, NotReady(text, field="model", fix=fix))
 

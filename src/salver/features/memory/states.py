@@ -79,6 +79,8 @@ class Resident:
             priority=wish.priority,
             idle_s=wish.idle_s,
             min_s=max(wish.min_s, _LEAST_STAY_S),
+            tenant=wish.tenant,
+            share=int(wish.share_mb * (1 << 20)),
         )
 
 
