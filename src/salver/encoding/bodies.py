@@ -8,6 +8,7 @@ Pure.
 
 from collections.abc import Mapping
 from io import BytesIO
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,7 @@ class HttpBody(msgspec.Struct, gc=False):
         headers: With lower-case names.
         large: A large body, instead of ``body``, for a codec whose ``weigh`` returned 0 for it.
         query: Query string, except of requests that are answered without a task.
+        root: The body's JSON, if the codec's ``weigh`` has parsed it.
     """
 
     model: str
@@ -34,6 +36,7 @@ class HttpBody(msgspec.Struct, gc=False):
     headers: Mapping[bytes, bytes] = _NO_HEADERS
     large: memoryview | None = None
     query: bytes = b""
+    root: Any = None
 
     @property
     def content(self) -> bytes | memoryview:

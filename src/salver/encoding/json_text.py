@@ -32,6 +32,8 @@ _FEW_LETTERS = 1 << 17
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 #: Bytes from which a second parser is worthwhile.
 LARGE = 8_192
+#: Bytes of the largest body that may be parsed on the event loop.
+MOST_QUICK: Final = 4 << 20
 
 
 def loads(text: "bytes | memoryview") -> Any:

@@ -29,6 +29,7 @@ from salver.dialects.tensorflow.tf_schema import build as build_tf
 from salver.dialects.torchserve.predict import HandlerQuery, Prediction
 from salver.dialects.triton.generate import GenerateCodec
 from salver.dialects.triton.repository_calls import parse_load
+from salver.encoding import large_json
 from salver.encoding.bodies import HttpBody, Message
 from salver.encoding.values import MAX_STRINGS, MAX_TENSORS
 from salver.kernel.serving import decoding
@@ -48,6 +49,7 @@ NUMBERS = [index + 0.5 for index in range(COUNT)]
 @pytest.fixture
 async def decoders(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Decoders]:
     monkeypatch.setattr(decoding, "_MOST_COUNTED", 0)  # numbers go elsewhere, too
+    monkeypatch.setattr(large_json, "_MOST_NS", 0)
     made = Decoders()
     yield made
     made.close()

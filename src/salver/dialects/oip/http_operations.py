@@ -9,8 +9,8 @@ from salver import __version__
 from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.json_codec import LENGTH, OpenInferenceHttp
 from salver.dialects.oip.regions import OipRules
-from salver.encoding.bodies import HttpBody, HttpReply
-from salver.encoding.json_text import dumps
+from salver.encoding.bodies import HttpBody, HttpReply, media_type
+from salver.encoding.json_text import MOST_QUICK, dumps
 from salver.lazy import lazy_imports
 from salver.transport.calls import RequestContext
 from salver.transport.ports import Control, Exposition, InferDoor
@@ -24,6 +24,8 @@ with lazy_imports():
     from salver.dialects.oip.explanation import Explanation
     from salver.dialects.oip.openapi import describe
 
+#: Media types of JSON: callers often send none, and curl the last one.
+_JSON_TYPES: Final = (b"", b"application/json", b"application/x-www-form-urlencoded")
 _MODEL: Final = "/v2/models/{model}"
 _VERSION: Final = "/v2/models/{model}/versions/{version}"
 OPERATIONS: Final = (
@@ -114,11 +116,15 @@ class OpenInferenceOperations:
         return self._door.post(self._infer_codec, http, route.model, route.version, call, tell)
 
     def _lead(self, route: Route, headers: Mapping[bytes, bytes]) -> int | None:
-        """Return the bytes of JSON before raw tensors; None if there are none."""
+        """Return the bytes before raw tensors; 0 for JSON that may be parsed in place, None for others."""
         length = headers.get(LENGTH, b"").strip()
-        if not length.isdigit() or len(length) > 8:
-            return None
-        return int(length)
+        if length.isdigit() and len(length) <= 8:
+            return int(length)
+        size = headers.get(b"content-length", b"").strip()
+        is_json = LENGTH not in headers and media_type(headers) in _JSON_TYPES
+        if is_json and size.isdigit() and int(size[:8]) <= MOST_QUICK:
+            return 0
+        return None
 
     def _foresee(self, route: Route, call: Call) -> None:
         self._door.foresee(self._infer_codec, route.model, route.version, call)

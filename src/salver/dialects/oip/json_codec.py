@@ -50,7 +50,7 @@ with lazy_imports():
     from salver.dialects.oip.classification import ClassRequest, classified, with_classes
     from salver.dialects.oip.keywords import KeywordRequest, content_types, in_rows, mark, with_keywords
     from salver.dialects.oip.short_json import ShortRequest
-    from salver.encoding.large_json import loads_large
+    from salver.encoding.large_json import loads_large, loads_quickly
 
 
 LENGTH = b"inference-header-content-length"
@@ -104,12 +104,18 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         return (_for_another, (self._most, self._takes_short, self._forms))
 
     def weigh(self, http: HttpBody) -> int:
-        """Return the bytes that must be parsed; 0 for a known layout."""
+        """Return the bytes that must be parsed; 0 for a known layout, and for JSON that is parsed now."""
         body, header = http.body, http.headers.get(LENGTH)
-        if http.large is not None:
-            return 0 if self._recall(http, http.large) is not None else len(http.large)
         if header is None:
-            size = len(body)
+            size = len(http.content)
+            if size > LARGE:
+                http.root = loads_quickly(http.content)
+                if http.root is not None:
+                    return 0
+            if http.large is not None:
+                return size
+        elif http.large is not None:
+            return 0 if self._recall(http, http.large) is not None else len(http.large)
         else:
             # A body with the JSON of an earlier one needs no parsing: only its tensors differ.
             size = self._lengths.get(header, 0)
@@ -143,7 +149,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             if inputs is not None:
                 return InferRequest(http.model, inputs, http.version)
         tail: memoryview | None = None
-        if header is None and not body:
+        if header is None and not body and http.root is None:
             return _decode_raw(http, signature)
         if header is not None:
             if http.large is not None and (request := self._recall(http, http.large)) is not None:
@@ -160,7 +166,9 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             tail = whole[length:]
             body = body[:length]
         try:
-            root = loads(body) if len(body) < LARGE else loads_large(body)
+            root = http.root
+            if root is None:
+                root = loads(body) if len(body) < LARGE else loads_large(body)
             if self._takes_short and header is None and (type(root) is not dict or "inputs" not in root):
                 request = short_json.asked(http, root, signature)
                 if self._most:
@@ -169,7 +177,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             request = _decode_root(http, root, tail, self._regions)
             if signature.converts:
                 request = with_keywords(request, signature, content_types(root["inputs"]))
-            if self._most and len(body) * _GROWTH > self._most:
+            if self._most and len(http.content) * _GROWTH > self._most:
                 _check_sizes(request, self._most)
             if header is not None and tail is not None and len(body) <= LONGEST:
                 self._remember(header, body, request, len(tail))
