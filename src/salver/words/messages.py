@@ -513,7 +513,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
 
 
 class State(enum.StrEnum):
-    """States of a loaded version (kernel/lifecycle/states.py holds the transitions)."""
+    """States of a loaded version (kernel/lifecycle/policy.py holds the transitions)."""
 
     NEW = "NEW"
     LOADING = "LOADING"

@@ -21,7 +21,7 @@ from salver.features.fronts.remote_engine import RemoteEngine, RemoteRequests
 from salver.features.fronts.tensors import pickled, received, sent, unpickled
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.thread import ThreadRunner
-from salver.kernel.lifecycle.manager import Lease
+from salver.kernel.lifecycle.copies import Lease
 from salver.words import errors
 from salver.words.artifacts import Batching, Manifest, ModelConfig
 from salver.words.errors import (

@@ -42,7 +42,7 @@ def step(
             used,
             versions,
             [Demand(ModelId(name, "1"), since) for name in demanded],
-            [ModelId(name, "1") for name in hoped],
+            [each for name in hoped for each in versions if each.id.name == name],
             {"s": Tenant(share=40, ceiling=60)},
         )
     )

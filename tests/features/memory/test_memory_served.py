@@ -24,6 +24,7 @@ from salver.words.errors import InvalidInput
 
 WIDE = 1448  # 16 MiB for two square matrices
 COUNT = 8  # of 16 MiB: beside the server itself they never fit together
+NEVER = (COUNT + 2, COUNT + 3)  # nobody asks them for an answer
 MIB = 1 << 20
 BUDGET = 192 * MIB
 
@@ -66,6 +67,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         _write(root, number, "memory = { residence = 'lazy' }" if number % 2 else "")
     _write(root, COUNT, "memory = { max_mb = 8, residence = 'lazy' }")
     _write(root, COUNT + 1, "memory = { tenant = 'small', residence = 'lazy' }")
+    for number in NEVER:
+        _write(root, number, "memory = { residence = 'lazy' }")
     tenants = {"SALVER_TENANTS_MEMORY": "{ small = { max_mb = 8, share_mb = 4 } }"}
     options = ["--memory", f"{BUDGET // MIB}MiB"]
     with ServerProcess([root], root.parent / "log", options, env=tenants) as server:
@@ -105,13 +108,28 @@ def test_more_models_than_memory_all_answer_and_the_budget_is_kept(server: Serve
     assert all(row["why"] == "room" for row in found["models"] if row["evictions"])
 
 
-def test_metadata_of_an_absent_model_is_told_over_http_and_grpc(server: ServerProcess) -> None:
-    absent = next(n for n, place in places(server).items() if place == "absent" and n < f"m{COUNT}")
+def test_metadata_of_an_absent_model_are_told_without_loading_it(server: ServerProcess) -> None:
+    absent = next(n for n, place in places(server).items() if place == "absent" and int(n[1:]) < COUNT)
+    loads = sum(row["loads"] for row in state(server)["models"])
     with triton_http.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
         assert client.is_model_ready(absent)
-        assert client.get_model_metadata(absent)["inputs"][0]["shape"] == [-1, WIDE]
+        found = client.get_model_metadata(absent)
+        assert (found["inputs"][0]["shape"], found["versions"]) == ([-1, WIDE], ["1"])
+        assert client.get_model_config(absent)["input"][0]["name"] == "x"
+        client.get_inference_statistics(absent)
     with triton_grpc.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
         assert list(client.get_model_metadata(absent).inputs[0].shape) == [-1, WIDE]
+    status, body = server.get(f"/v1/models/{absent}/metadata")
+    assert (status, json.loads(body)["model_spec"]["name"]) == (200, absent)
+    assert places(server)[absent] == "absent"
+    assert sum(row["loads"] for row in state(server)["models"]) == loads
+
+
+def test_metadata_of_models_that_were_never_loaded_wait_for_them(server: ServerProcess) -> None:
+    status, body = server.get(f"/v1/models/m{NEVER[0]}/metadata")
+    assert (status, json.loads(body)["model_spec"]["version"]) == (200, "1")
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
+        assert list(client.get_model_metadata(f"m{NEVER[1]}").inputs[0].shape) == [-1, WIDE]
 
 
 def test_a_model_beyond_its_ceiling_is_refused_by_name(server: ServerProcess) -> None:
@@ -149,7 +167,7 @@ def test_the_command_and_the_metrics_tell_it(
     assert heading.split() == [
         "model", "place", "bytes", "residence", "rate", "idle", "reload", "loads", "evictions", "why",
     ]  # fmt: skip
-    assert len(rows) == COUNT + 3
+    assert len(rows) == COUNT + 3 + len(NEVER)
     assert rows[-1] == "tenant small: 0.0 MiB of at most 8.0 MiB, a share of 4.0 MiB"
     assert f" of {BUDGET // MIB}.0 MiB are used" in total
     assert main(["memory", "--json", "--url", server.url]) == 0

@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from waiting import auntil
 
 from salver.features.memory.residence import Residence
+from salver.kernel.lifecycle.ports import Outline
 from salver.kernel.serving.ports import Observer
 from salver.words.artifacts import Ensemble, EnsembleStep, Manifest, Memory, ModelConfig
 from salver.words.errors import NotReady
 from salver.words.events import Served
-from salver.words.messages import ModelId, Timing
+from salver.words.messages import ModelId, Signature, Timing
 
 MIB = 1 << 20
 
@@ -24,6 +26,17 @@ def m(
     return Manifest(
         ModelId(name, "1"), Path("/x"), "other", "none", config, fingerprint or name, bytes=mib * MIB
     )
+
+
+@dataclass
+class Loaded:
+    """A loaded version."""
+
+    manifest: Manifest
+
+    @property
+    def outline(self) -> Outline:
+        return Outline(self.manifest, Signature((), ()), 1, False)
 
 
 class World:
@@ -66,6 +79,9 @@ class World:
         if gate := self.gates.get(f"end {id.name}"):
             await gate.wait()
 
+    def servable(self, id: ModelId) -> Loaded | None:
+        return Loaded(self.up[id]) if id in self.up else None
+
     def read(self, *, is_exact: bool) -> int:
         return self.bound()
 
@@ -73,7 +89,7 @@ class World:
         return 50 * MIB + self.extra + sum(each.bytes for each in self.up.values())
 
     def places(self) -> dict[str, str]:
-        return {id.name: each.place for id, each in self.residence.residents.items()}
+        return {id.name: each.place for id, each in self.residence.residents.all.items()}
 
     async def are(self, **places: str) -> None:
         await auntil(lambda: self.places() == places)
@@ -162,21 +178,40 @@ async def test_a_failure_is_told_once_to_all_and_the_next_request_hears_it_too(
     assert [str(each) for each in outcomes] == ["model 'a': the file is torn"] * 2
     with pytest.raises(NotReady, match="the file is torn"):
         await world.ask("a")
-    assert world.residence.residents[ModelId("a", "1")].need.resident == 0
+    assert world.residence.residents.all[ModelId("a", "1")].need.resident == 0
     await world.ask("b")
 
 
 async def test_needs_are_learned_and_kept_for_the_next_time(make: Callable[[int], World]) -> None:
     world = make(200)
     await world.serve(m("a", 10))
-    resident = world.residence.residents[ModelId("a", "1")]
+    resident = world.residence.residents.all[ModelId("a", "1")]
     assert (resident.need.resident // MIB, resident.is_measured) == (14, False)
     await world.ask("a")
     assert (resident.need.resident // MIB, resident.is_measured) == (10, True)
     world.known = []
     world.refresh()
     await world.serve(m("a", 10))
-    assert world.residence.residents[ModelId("a", "1")].is_measured
+    assert world.residence.residents.all[ModelId("a", "1")].is_measured
+
+
+async def test_what_was_learned_of_a_version_outlives_it_until_its_files_change(
+    make: Callable[[int], World],
+) -> None:
+    world = make(80)
+    a = ModelId("a", "1")
+    await world.serve(m("a"), m("b"))
+    assert world.residence.outline(a) is None
+    await world.ask("a")
+    await world.ask("b")
+    outline = world.residence.outline(a)
+    assert (outline and outline.manifest.id, world.places()["a"]) == (a, "absent")
+    world.known[0] = m("a", fingerprint="new")
+    world.refresh()
+    assert world.residence.outline(a) is None
+    world.known.pop(0)
+    world.refresh()
+    assert world.residence.outline(a) is None
 
 
 async def test_idle_versions_go_and_come_back_by_a_request(make: Callable[[int], World]) -> None:

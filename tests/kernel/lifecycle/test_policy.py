@@ -9,17 +9,18 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from salver.kernel.lifecycle.policy import (
+    MOVES,
     Adjust,
     Drain,
     Forget,
     Load,
     Present,
     Step,
+    advance,
     choose,
     plan,
     version_key,
 )
-from salver.kernel.lifecycle.states import MOVES, advance
 from salver.words.artifacts import Manifest, ModelConfig, Versions
 from salver.words.messages import ModelId, State
 

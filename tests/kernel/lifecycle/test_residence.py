@@ -9,6 +9,7 @@ from managing import ManagerRig
 from msgspec.structs import replace
 from waiting import auntil
 
+from salver.kernel.lifecycle.ports import Outline
 from salver.kernel.serving.leases import until_resident
 from salver.words.artifacts import Manifest, ModelConfig, Versions
 from salver.words.errors import DeadlineExceeded, LoadFailed, NotReady, NotResident
@@ -31,6 +32,9 @@ class FakeResidence:
 
     def absent(self, chosen: Sequence[Manifest]) -> Set[ModelId]:
         return self.away & {manifest.id for manifest in chosen}
+
+    def outline(self, id: ModelId) -> Outline | None:
+        return None
 
     async def demand(self, id: ModelId) -> None:
         self.demanded.append(str(id))

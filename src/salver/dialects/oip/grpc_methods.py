@@ -216,5 +216,5 @@ class OpenInferenceMethods:
     async def _model_metadata(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)
         id, signature = self._door.signature(name, version)
-        versions = metadata.ready_versions(self._control.statuses(), name, version)
+        versions = metadata.ready_versions(self._control.statuses(), id, version)
         return wire.encode_model_metadata(id, versions, signature)

@@ -145,7 +145,7 @@ class OpenInferenceOperations:
 
     async def _model_metadata(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         id, signature = self._door.signature(route.model, route.version)
-        versions = metadata.ready_versions(self._control.statuses(), route.model, route.version)
+        versions = metadata.ready_versions(self._control.statuses(), id, route.version)
         told = metadata.model(id, versions, signature)
         if signature.digest:
             told["parameters"] = {"digest": signature.digest}

@@ -50,8 +50,13 @@ def _spec(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype.name, "shape": list(spec.shape)}
 
 
-def ready_versions(statuses: Iterable[VersionStatus], model: str, version: str) -> list[str]:
-    """Return the requested version, or all versions of the model that are ready."""
+def ready_versions(statuses: Iterable[VersionStatus], id: ModelId, version: str) -> list[str]:
+    """Return the requested version, or all versions of the model that are ready.
+
+    Args:
+        id: Version that would answer; it alone if none is in memory.
+    """
     if version:
         return [version]
-    return [s.id.version for s in statuses if s.id.name == model and s.state is State.READY]
+    ready = [s.id.version for s in statuses if s.id.name == id.name and s.state is State.READY]
+    return ready or [id.version]

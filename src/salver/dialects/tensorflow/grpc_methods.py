@@ -17,7 +17,7 @@ from salver.lazy import lazy_imports
 from salver.transport.effects import changes, reads
 from salver.transport.grpc_table import GrpcTable, Reply
 from salver.transport.ports import Control, Exposition, InferDoor
-from salver.words.errors import NotFound, NotReady, TooLarge
+from salver.words.errors import NotFound, NotReady, NotResident, TooLarge
 from salver.words.messages import Call, ModelId, Signature
 
 with lazy_imports():
@@ -191,6 +191,8 @@ class TensorFlowServingMethods:
         spec, version = self._locate(spec, call)
         try:
             return self._door.signature(spec.name, version)
+        except NotResident:
+            raise  # the transport has it loaded, and asks again
         except (NotFound, NotReady) as error:
             raise wire.not_found(spec, error) from None
 

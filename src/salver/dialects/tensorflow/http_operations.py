@@ -17,7 +17,7 @@ from salver.transport.calls import RequestContext
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.routes import Endpoint, HttpTable, Route
 from salver.transport.server_operations import ServerOperations
-from salver.words.errors import NotFound, NotReady, SalverError
+from salver.words.errors import NotFound, NotReady, NotResident, SalverError
 from salver.words.messages import Call, ModelId, Signature, VersionStatus
 
 with lazy_imports():
@@ -162,6 +162,8 @@ class TensorFlowServingOperations:
         version = self._version(route)
         try:
             return self._door.signature(route.model, version)
+        except NotResident:
+            raise  # the transport has it loaded, and asks again
         except (NotFound, NotReady) as error:
             raise servable_not_found(servable_name(route.model, route.version or version), error) from None
 

@@ -30,7 +30,7 @@ from salver.transport.exchange import Exchange, Prompt, PromptFinder, never
 from salver.transport.http1 import Http1Exchange
 from salver.transport.http1_head import Head
 from salver.transport.reading import read_whole
-from salver.words.errors import Internal, SalverError, TooLarge
+from salver.words.errors import Internal, NotResident, SalverError, TooLarge
 from salver.words.messages import Call, Grant
 
 _LOG = logging.getLogger("salver.torchserve")
@@ -225,6 +225,8 @@ class TorchServe:
         """Return whether a model is loaded and is no handler."""
         try:
             return not self._door.signature(model)[1].takes_forms
+        except NotResident:  # handlers always are
+            return True
         except SalverError:
             return False
 

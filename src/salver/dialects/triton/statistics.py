@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from salver.transport.ports import ModelView
-from salver.words.errors import Code, InvalidInput, NotFound, NotReady
+from salver.words.errors import Code, InvalidInput, NotFound, NotReady, NotResident
 from salver.words.events import BatchRan, Event, Refused, Served, StateChanged
 from salver.words.messages import State
 
@@ -177,10 +177,12 @@ def check_counted(door: ModelView, model: str, version: str) -> None:
 
     Raises:
         InvalidInput: There is no such version (TR-R8).
-        NotReady: It cannot answer now.
+        NotReady: It cannot answer now, for another reason than that it is not in memory.
     """
     try:
         door.signature(model, version)
+    except NotResident:
+        return
     except NotFound:
         text = f"requested model '{model}' is not available"
         if version:

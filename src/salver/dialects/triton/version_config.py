@@ -3,6 +3,7 @@
 import msgspec
 
 from salver.dialects.triton.config_view import Facts, as_json, complete
+from salver.kernel.lifecycle.ports import Absent
 from salver.kernel.serving.ports import Lessor
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
@@ -17,14 +18,16 @@ class ModelConfigs:
 
     def of(self, model: str, version: str = "") -> bytes:
         """Return a version's ModelConfig, serialised. Raises NotFound or NotReady."""
-        lease = self._lessor.acquire(model, version)
         try:
-            servable = lease.servable
-            decoupled = servable.capabilities.stream is not None
-            slots = servable.placement.slots
-            return config_of(servable.manifest, servable.signature, slots, decoupled=decoupled)
-        finally:
+            lease = self._lessor.acquire(model, version)
+        except Absent as absent:
+            if absent.outline is None:
+                raise
+            found = absent.outline
+        else:
+            found = lease.servable.outline
             lease.release()
+        return config_of(found.manifest, found.signature, found.slots, decoupled=found.is_decoupled)
 
 
 def config_of(manifest: Manifest, signature: Signature, instances: int, *, decoupled: bool) -> bytes:

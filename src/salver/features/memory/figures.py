@@ -33,10 +33,11 @@ class MemoryFigures:
             "salver_memory_model_bytes", "Memory of a version that is loaded.", labels=labels
         )
         loads = CounterMetricFamily("salver_memory_loads", "Loads of a version.", labels=labels)
-        for id, each in residence.residents.items():
+        for id, each in residence.residents.all.items():
             if each.is_up:
                 sizes.add_metric((id.name, id.version), each.need.resident)
-            loads.add_metric((id.name, id.version), each.loads)
+            if each.loads:  # thousands may never be asked
+                loads.add_metric((id.name, id.version), each.loads)
         evictions = CounterMetricFamily(
             "salver_memory_evictions", "Versions that were unloaded, by reason.", labels=("reason",)
         )

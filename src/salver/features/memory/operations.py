@@ -78,7 +78,7 @@ def operations(residence: Residence) -> list[Operation]:
 
     async def tell(asked: ApiRequest) -> Answer:
         now = residence.now()
-        rows = [_row(each, now) for each in residence.residents.values()]
+        rows = [_row(each, now) for each in residence.residents.all.values()]
         rows.sort(key=lambda row: (row.model, row.version))
         found = MemoryState(
             residence.budget, residence.used, residence.base, residence.refusals, rows, _tenants(residence)
@@ -92,7 +92,7 @@ def operations(residence: Residence) -> list[Operation]:
 
 def _tenants(residence: Residence) -> list[TenantRow]:
     used: Counter[str] = Counter()
-    for each in residence.residents.values():
+    for each in residence.residents.all.values():
         if each.place != "absent":
             used[each.manifest.config.memory.tenant] += each.need.resident
     return [

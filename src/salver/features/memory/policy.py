@@ -5,7 +5,7 @@ costs a turn and nothing else. Versions make room by value density: reload time 
 priority, for each byte, which is the greedy rule for fractional knapsacks.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -75,8 +75,9 @@ class Snapshot(msgspec.Struct, frozen=True):
         base: Bytes of the server without its versions.
         used: Bytes that are used now, by measurement.
         tenants: Shares and ceilings.
+        versions: Those in memory, on their way, or demanded.
         demanded: Absent versions that requests wait for, the one that waits longest first.
-        hoped: Absent versions that are loaded if there is room, without anybody making it.
+        hoped: In the order in which they are loaded.
     """
 
     now: float
@@ -85,7 +86,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     used: int
     versions: Sequence[Version]
     demanded: Sequence[Demand] = ()
-    hoped: Sequence[ModelId] = ()
+    hoped: Iterable[Version] = ()
 
     tenants: Mapping[str, Tenant] = {}
 
@@ -178,10 +179,10 @@ def next_step(snapshot: Snapshot) -> Step | None:
             if going:
                 return Evict(going[0].id, "room")
     if not waiting:
-        for id in snapshot.hoped:
-            ceiling = shares.below_ceiling(by_id[id], used, snapshot.tenants)
-            if by_id[id].peak <= room and (ceiling is None or by_id[id].peak <= ceiling):
-                return Admit(id)
+        for version in snapshot.hoped:
+            ceiling = shares.below_ceiling(version, used, snapshot.tenants)
+            if version.peak <= room and (ceiling is None or version.peak <= ceiling):
+                return Admit(version.id)
     return None
 
 

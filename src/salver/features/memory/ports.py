@@ -2,7 +2,17 @@
 
 from typing import Protocol
 
+from salver.kernel.lifecycle.ports import Outline
 from salver.words.messages import ModelId
+
+
+class Outlined(Protocol):
+    """Loaded version."""
+
+    @property
+    def outline(self) -> Outline:
+        """Facts for its metadata."""
+        ...
 
 
 class Lifecycle(Protocol):
@@ -10,6 +20,10 @@ class Lifecycle(Protocol):
 
     def leases(self, id: ModelId) -> int:
         """Return how many requests use a version."""
+        ...
+
+    def servable(self, id: ModelId) -> Outlined | None:
+        """Return a version that answers now; None = it does not."""
         ...
 
     async def outcome(self, id: ModelId) -> str:

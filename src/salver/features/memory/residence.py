@@ -15,7 +15,8 @@ from salver.features.memory.estimates import Need, estimate, learned, told
 from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot
 from salver.features.memory.ports import Lifecycle, Meter
 from salver.features.memory.shares import Tenant
-from salver.features.memory.states import Resident, members, stays
+from salver.features.memory.states import Resident, Residents, members, stays
+from salver.kernel.lifecycle.ports import Outline
 from salver.words.artifacts import Manifest
 from salver.words.errors import NotReady
 from salver.words.events import Event, Served
@@ -23,6 +24,7 @@ from salver.words.messages import ModelId
 
 _LOG: Final = logging.getLogger("salver.memory")
 _SAMPLE_S: Final = 0.02  # between two looks at a load
+_MOST_LEARNED: Final = 1 << 16
 #: Why a version was unloaded, for people.
 REASONS: Final[Mapping[str, str]] = {
     "room": "because another needs its memory",
@@ -72,10 +74,10 @@ class Residence:
         self._clock = clock
         self._meter = meter
         self._refresh = refresh
-        self.residents: dict[ModelId, Resident] = {}
+        self.residents = Residents()
         self.refusals = self.base = self.used = 0
         self.evictions: Counter[str] = Counter()
-        self._members: frozenset[str] = frozenset()
+        self._chosen: Sequence[Manifest] = ()
         self._frameworks: set[str] = set()
         self._waiting: dict[ModelId, _Wait] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,8 +86,8 @@ class Residence:
         self._moves = 0
 
     def __repr__(self) -> str:
-        resident = sum(each.place == "resident" for each in self.residents.values())
-        return f"<Residence {resident} of {len(self.residents)} versions, {told(self.budget)}>"
+        resident = sum(each.place == "resident" for each in self.residents.present.values())
+        return f"<Residence {resident} of {len(self.residents.all)} versions, {told(self.budget)}>"
 
     def now(self) -> float:
         """Return the time by the budget's clock."""
@@ -100,26 +102,35 @@ class Residence:
 
     def absent(self, chosen: Sequence[Manifest]) -> Set[ModelId]:
         """Return the wanted versions that are not to be in memory now."""
-        wanted = {manifest.id for manifest in chosen}
-        for id in [id for id in self.residents if id not in wanted]:
-            del self.residents[id]
-            self._answer(id, None)  # whoever waits asks again, and may mean another version now
-        self._members = members(chosen)
-        for manifest in chosen:
-            self._take_up(manifest)
+        now = tuple(chosen)
+        if now != self._chosen:  # most manifests are the same objects, and compared by their identity
+            self._chosen = now
+            self._take_up_all(now)
         self._decide()
-        return {id for id, each in self.residents.items() if each.place in ("absent", "leaving")}
+        return self.residents.away()
 
-    def _take_up(self, manifest: Manifest) -> None:
-        """Note a version, and begin to load it if it has to be there."""
-        known = self.residents.get(manifest.id)
+    def _take_up_all(self, chosen: Sequence[Manifest]) -> None:
+        wanted = {manifest.id for manifest in chosen}
+        for id in [id for id in self.residents.all if id not in wanted]:
+            self.residents.drop(id)
+            self._answer(id, None)  # whoever waits asks again, and may mean another version now
+        needed = members(chosen)
+        for manifest in chosen:
+            why = stays(manifest)
+            if manifest.id.name in needed:
+                why = "another model is made of it"
+            self._take_up(manifest, why)
+        self.residents.order()
+
+    def _take_up(self, manifest: Manifest, why: str) -> None:
+        """Note a version and why it stays, and begin to load it if it has to be there."""
+        known = self.residents.all.get(manifest.id)
         resident = known
         if resident is None or resident.manifest.fingerprint != manifest.fingerprint:
-            resident = self.residents[manifest.id] = self._new(manifest)
+            resident = self._new(manifest)
+            self.residents.add(resident)
         resident.manifest = manifest
-        resident.stays = stays(manifest)
-        if manifest.id.name in self._members:
-            resident.stays = "another model is made of it"
+        resident.stays = why
         # Other files of a loaded version are loaded beside it.
         has_to = resident.stays or (known is not resident and known is not None and known.is_up)
         if has_to and resident.place == "absent":
@@ -130,8 +141,14 @@ class Residence:
         has_framework = manifest.backend in self._frameworks
         resident = Resident(manifest, need or estimate(manifest, has_framework), self._clock())
         resident.is_measured, resident.reload_s = need is not None, seconds
-        resident.is_hoped = manifest.config.memory.residence == "eager"
         return resident
+
+    def outline(self, id: ModelId) -> Outline | None:
+        """Return what was learned of a version when its files were loaded; None = they never were."""
+        resident = self.residents.all.get(id)
+        if resident is None:
+            return None
+        return resident.outline
 
     async def demand(self, id: ModelId) -> None:
         """Bring an absent version into memory, and return when it answers.
@@ -139,7 +156,7 @@ class Residence:
         Raises:
             NotReady: there is no room, or it did not load.
         """
-        resident = self.residents.get(id)
+        resident = self.residents.all.get(id)
         if resident is None:
             raise NotReady(f"model '{id.name}' is no longer served", field="model")
         if resident.place == "resident":
@@ -159,8 +176,8 @@ class Residence:
         counts = Counter(ModelId(event.model, event.version) for event in events if isinstance(event, Served))
         now = self._clock()
         for id, count in counts.items():
-            if id in self.residents:
-                self.residents[id].asked(count, now)
+            if resident := self.residents.all.get(id):
+                resident.asked(count, now)
 
     async def tick(self) -> None:
         """Measure, and do what is due because time has passed."""
@@ -171,18 +188,15 @@ class Residence:
 
     def snapshot(self) -> Snapshot:
         """Return the state that the policy decides from."""
-        now = self._clock()
+        now, found = self._clock(), self.residents
+        waiting = [id for id in self._waiting if found.all[id].place == "absent"]
         versions = [
-            each.version(now, is_pinned=bool(each.stays), is_held=self._lifecycle.leases(id) > 0)
-            for id, each in self.residents.items()
+            each.version(now, is_held=self._lifecycle.leases(id) > 0) for id, each in found.present.items()
         ]
-        absent = [id for id, each in self.residents.items() if each.place == "absent"]
-        waiting = [Demand(id, wait.since) for id, wait in self._waiting.items() if id in absent]
-        hoped = [id for id in absent if self.residents[id].is_hoped]
-        hoped.sort(key=lambda id: -self.residents[id].manifest.config.memory.priority)
-        return Snapshot(
-            now, self.budget - self.reserve, self.base, self.used, versions, waiting, hoped, self.tenants
-        )
+        versions += [found.all[id].version(now) for id in waiting]
+        demands = [Demand(id, self._waiting[id].since) for id in waiting]
+        budget, hoped = self.budget - self.reserve, found.hoped.values()
+        return Snapshot(now, budget, self.base, self.used, versions, demands, hoped, self.tenants)
 
     def _advance(self) -> None:
         """Do all steps that are due, and have the lifecycle ask again if there were any."""
@@ -195,32 +209,32 @@ class Residence:
         while (step := policy.next_step(self.snapshot())) is not None:
             match step:
                 case Admit(id):
-                    self._begin(self.residents[id])
+                    self._begin(self.residents.all[id])
                     has_changed = True
                 case Evict(id, why):
-                    self._evict(self.residents[id], why)
+                    self._evict(self.residents.all[id], why)
                     has_changed = True
                 case Refuse():
                     self._refuse(step)
         return has_changed
 
     def _begin(self, resident: Resident) -> None:
-        resident.place = "loading"
+        self.residents.move(resident, "loading")
         self._moves += 1
         self._spawn(self._load(resident, self._moves))
 
     def _evict(self, resident: Resident, why: str) -> None:
-        resident.place, resident.why = "leaving", why
+        self.residents.move(resident, "leaving")
+        resident.why = why
         resident.evictions += 1
         self.evictions[why] += 1
-        resident.is_hoped = False
         self._moves += 1
         size = told(resident.need.resident)
         _LOG.info("%s is unloaded, %s: %s", resident.manifest.id, REASONS[why], size)
         self._spawn(self._unload(resident))
 
     def _refuse(self, step: Refuse) -> None:
-        resident = self.residents[step.id]
+        resident = self.residents.all[step.id]
         self.refusals += 1
         text = (
             f"model '{step.id.name}' needs {told(resident.need.peak)} to load, and {told(step.short)} of the "
@@ -253,7 +267,7 @@ class Residence:
 
     async def _load(self, resident: Resident, move: int) -> None:
         id, began, before, bound = resident.manifest.id, self._clock(), self.used, self._meter.bound()
-        is_alone = all(each is resident or each.is_settled for each in self.residents.values())
+        is_alone = all(each is resident or each.is_settled for each in self.residents.present.values())
         outcome = asyncio.ensure_future(self._lifecycle.outcome(id))
         peak = 0
         while not (await asyncio.wait([outcome], timeout=_SAMPLE_S))[0]:
@@ -261,9 +275,10 @@ class Residence:
         failure = outcome.result()
         resident.reload_s = max(0.001, self._clock() - began)
         await self._look(is_exact=True)
-        if self.residents.get(id) is not resident:
+        if self.residents.all.get(id) is not resident:
             return  # other files have come meanwhile, or it is no longer wanted
-        resident.place = "resident"  # also one that failed: the lifecycle tells why, and may try again
+        # Also one that failed: the lifecycle tells why, and may try again.
+        self.residents.move(resident, "resident")
         resident.since = resident.last = self._clock()
         if failure:
             resident.need = Need(0, resident.need.peak)
@@ -272,14 +287,23 @@ class Residence:
             growth = self.used - before
             if growth > 0 and is_alone and move == self._moves:
                 resident.need, resident.is_measured = learned(growth, peak), True
-                self._learned[resident.manifest.fingerprint] = (resident.need, resident.reload_s)
+                self._learn(resident)
             self._loaded(resident)
         self._advance()
+
+    def _learn(self, resident: Resident) -> None:
+        """Keep what was measured for the next time that these files are served."""
+        known = self._learned
+        known[resident.manifest.fingerprint] = (resident.need, resident.reload_s)
+        if len(known) > _MOST_LEARNED:
+            del known[next(iter(known))]
 
     def _loaded(self, resident: Resident) -> None:
         """Note that a version answers, and tell those who wait for it."""
         manifest = resident.manifest
         resident.loads += 1
+        if servable := self._lifecycle.servable(manifest.id):
+            resident.outline = servable.outline
         self._frameworks.add(manifest.backend)
         ceiling = int(manifest.config.memory.max_mb * (1 << 20))
         if not ceiling or resident.need.resident <= ceiling:
@@ -295,7 +319,9 @@ class Residence:
         await asyncio.sleep(0)  # the lifecycle begins
         await self._lifecycle.ended(resident.manifest.id)
         await self._look(is_exact=True)
-        resident.place = "absent"
+        self.residents.move(resident, "absent")
+        if resident.stays and resident.why != "ceiling":  # it was pinned meanwhile
+            self._begin(resident)
         self._advance()
 
     async def _look(self, *, is_exact: bool) -> None:

@@ -6,7 +6,9 @@ from typing import Final
 
 from salver.features.memory.estimates import Need
 from salver.features.memory.policy import Place, Version
+from salver.kernel.lifecycle.ports import Outline
 from salver.words.artifacts import Manifest
+from salver.words.messages import ModelId
 
 _HALF_LIFE_S: Final = 300.0
 _LEAST_STAY_S: Final = 0.1  # so that those who waited for it are served first
@@ -22,9 +24,9 @@ class Resident:
         loads, evictions: How often it came and went.
         why: Why it went last (``residence.REASONS``); empty = it never did.
         stays: Why it never makes room; empty = it may.
-        is_hoped: It is loaded as soon as there is room.
         since, last: When it came into memory, and when it was asked last.
         reload_s: Seconds of its last load.
+        outline: What was learned of it when it was loaded; None = it never was.
     """
 
     def __init__(self, manifest: Manifest, need: Need, now: float) -> None:
@@ -35,9 +37,9 @@ class Resident:
         self.loads = self.evictions = 0
         self.why = ""
         self.stays = ""
-        self.is_hoped = False
         self.since = self.last = now
         self.reload_s = 1.0
+        self.outline: Outline | None = None
         self._rate, self._rated_at = 0.0, now
 
     def __repr__(self) -> str:
@@ -62,7 +64,7 @@ class Resident:
         """Return the requests per second, with a half-life of five minutes."""
         return self._rate * math.exp2((self._rated_at - now) / _HALF_LIFE_S)
 
-    def version(self, now: float, *, is_pinned: bool, is_held: bool) -> Version:
+    def version(self, now: float, *, is_held: bool = False) -> Version:
         """Return what the policy needs to know."""
         wish = self.manifest.config.memory
         return Version(
@@ -70,7 +72,7 @@ class Resident:
             self.place,
             self.need.resident,
             self.need.peak,
-            is_pinned=is_pinned,
+            is_pinned=bool(self.stays),
             is_held=is_held,
             since=self.since,
             last=self.last,
@@ -103,3 +105,60 @@ def stays(manifest: Manifest) -> str:
 def members(manifests: Iterable[Manifest]) -> frozenset[str]:
     """Return the models that ensembles and pipelines among these are made of."""
     return frozenset(name for manifest in manifests for name, _ in manifest.config.ensemble.models)
+
+
+class Residents:
+    """Records of all wanted versions, by place.
+
+    Attributes:
+        all: Every one of them.
+        present: Those that are in memory, come or go, so that a decision looks at no others.
+        hoped: Those that are loaded if there is room, without anybody making it; by priority.
+    """
+
+    def __init__(self) -> None:
+        self.all: dict[ModelId, Resident] = {}
+        self.present: dict[ModelId, Resident] = {}
+        self.hoped: dict[ModelId, Version] = {}
+        self._away: set[ModelId] = set()  # absent or leaving
+
+    def add(self, resident: Resident) -> None:
+        """Add a version, or put it in the place of its earlier files."""
+        id = resident.manifest.id
+        self.all[id] = resident
+        self.present.pop(id, None)
+        self._away.add(id)
+        self.hoped.pop(id, None)
+        if resident.manifest.config.memory.residence == "eager":
+            self.hoped[id] = resident.version(resident.since)
+
+    def order(self) -> None:
+        """Sort the hopes, after versions were added."""
+        self.hoped = dict(sorted(self.hoped.items(), key=lambda hope: -hope[1].priority))
+
+    def drop(self, id: ModelId) -> None:
+        """Remove a version that is no longer wanted."""
+        del self.all[id]
+        self.present.pop(id, None)
+        self.hoped.pop(id, None)
+        self._away.discard(id)
+
+    def move(self, resident: Resident, place: Place) -> None:
+        """Set the place of a version."""
+        id = resident.manifest.id
+        resident.place = place
+        if self.all.get(id) is not resident:
+            return  # other files have come meanwhile, or it is no longer wanted
+        if place == "absent":
+            self.present.pop(id, None)
+        else:
+            self.present[id] = resident
+            self.hoped.pop(id, None)
+        if resident.is_up:
+            self._away.discard(id)
+        else:
+            self._away.add(id)
+
+    def away(self) -> frozenset[ModelId]:
+        """Return the versions that are not to be in memory."""
+        return frozenset(self._away)

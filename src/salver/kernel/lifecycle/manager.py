@@ -9,104 +9,46 @@ servable computes.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence, Set
-from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import msgspec
-
+from salver.kernel.lifecycle.copies import Copy, Lease
 from salver.kernel.lifecycle.members import BoundEnsembles, bind, with_members
 from salver.kernel.lifecycle.memory import give_back_memory
 from salver.kernel.lifecycle.policy import (
+    RISING,
     Adjust,
     Drain,
     Forget,
     Load,
     Present,
     Step,
+    advance,
     before_loading,
     choose,
     missed,
     plan,
     version_key,
 )
-from salver.kernel.lifecycle.ports import LifecycleConfig, Loader, Residence, Servable
+from salver.kernel.lifecycle.ports import Absent, LifecycleConfig, Loader, Residence, Servable
 from salver.kernel.lifecycle.routes import Routes
-from salver.kernel.lifecycle.states import RISING, advance
 from salver.kernel.supervise import reporting
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
-from salver.words.errors import (
-    InvalidInput,
-    LoadFailed,
-    NotFound,
-    NotReady,
-    NotResident,
-    NoVersion,
-    SalverError,
-)
+from salver.words.errors import InvalidInput, LoadFailed, NotFound, SalverError
 from salver.words.events import StateChanged
 from salver.words.handlers import FORMAT
 from salver.words.messages import ModelId, State, VersionStatus
+
+with lazy_imports():
+    from salver.kernel.lifecycle import missing
+
 
 _LOG = logging.getLogger("salver.lifecycle")
 _CLOSE_S = 5.0
 _EARLY_S = 0.002  # tolerance for timers that fire early
 _MOST_ENDED = 4096
 ServableT = TypeVar("ServableT", bound=Servable)
-
-
-class _Copy(Generic[ServableT]):
-    """One loaded copy of a version, from NEW to GONE."""
-
-    __slots__ = (
-        "adjusting", "ending", "failures", "id", "is_rigid", "key", "leases", "load_seconds", "manifest",
-        "on_idle", "reason", "retry_at", "servable", "state", "task",
-    )  # fmt: skip
-
-    def __init__(self, key: int, manifest: Manifest, failures: int) -> None:
-        self.key = key
-        self.manifest = manifest
-        self.id = manifest.id
-        self.failures = failures
-        self.state = State.NEW
-        self.reason = ""
-        self.retry_at: float | None = None
-        self.leases = 0
-        self.load_seconds = 0.0
-        self.servable: ServableT | None = None
-        self.on_idle: Callable[[], None] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.adjusting: asyncio.Task[None] | None = None
-        self.ending: asyncio.Task[None] | None = None  # draining; its sequences may continue until then
-        self.is_rigid = False  # its number of instances cannot be changed
-
-    @property
-    def is_rising(self) -> bool:
-        """Return whether it is being loaded, or will be retried."""
-        return self.state in RISING or (self.state is State.FAILED and self.retry_at is not None)
-
-    def __repr__(self) -> str:
-        return f"<Copy {self.id} {self.state.value}, {self.leases} leases>"
-
-
-class Lease(msgspec.Struct, Generic[ServableT], gc=False):
-    """The right to use a loaded version, which stays loaded until all its leases are released."""
-
-    id: ModelId
-    servable: ServableT
-    copy: _Copy[ServableT] | None
-
-    def __repr__(self) -> str:
-        return f"<Lease {self.id}{' released' if self.copy is None else ''}>"
-
-    def release(self) -> None:
-        """Release the lease; further calls have no effect."""
-        copy = self.copy
-        if copy is not None:
-            self.copy = None
-            copy.leases -= 1
-            if copy.on_idle is not None and not copy.leases:
-                copy.on_idle()
 
 
 class Manager(Generic[ServableT]):
@@ -141,9 +83,10 @@ class Manager(Generic[ServableT]):
         self._known: tuple[Manifest, ...] | None = None  # never ready before the first wanted list
         self._bound = BoundEnsembles(())  # the same, bound to the members that are ready
         self._targets: dict[ModelId, str] = {}
+        self._ids: dict[str, list[ModelId]] = {}  # known versions, by model
         self._absent: Set[ModelId] = frozenset()  # wanted, and not to be in memory
-        self._copies: dict[int, _Copy[ServableT]] = {}
-        self._routes: Routes[_Copy[ServableT]] = Routes()
+        self._copies: dict[int, Copy[ServableT]] = {}
+        self._routes: Routes[Copy[ServableT]] = Routes()
         self._next_key = 0
         self._ended: dict[ModelId, None] = {}  # versions with a copy that has been closed, latest last
         self._is_stopping = False
@@ -191,50 +134,27 @@ class Manager(Generic[ServableT]):
         return None
 
     def _missing(self, name: str, version: str) -> SalverError:
-        """Return the error for a missing route, with Triton's text (TR-R30) and any pending reason."""
+        """Return the error of a request that no copy can answer."""
         if self.residence is not None:
-            coming = [c.id for c in self._copies.values() if c.state in RISING and c.id in self._targets]
-            id = self._routes.meant((*self._absent, *coming), name, version)
+            ids = [id for id in self._ids.get(name, ()) if id in self._absent]
+            ids += [c.id for c in self._copies.values() if c.state in RISING and c.id in self._targets]
+            id = self._routes.meant(ids, name, version)
             if id is not None:
-                absent = NotResident(f"model '{name}' is not in memory", field="model")
-                absent.arrives = partial(self.residence.demand, id)
-                return absent
-        statuses = [s for s in self.statuses() if s.id.name == name]
-        if version and not version.isdecimal() and all(s.id.version != version for s in statuses):
-            return NoVersion(
-                f"failed to get model version from specified version string '{version}' (details: stol), "
-                "version should be an integral value > 0"
-            )
-        if not statuses and name not in self._routes.once:
-            spaced = {s.id.name for s in self.statuses() if s.id.name.endswith(f"::{name}")}
-            if spaced:
-                return InvalidInput(
-                    f"There are {len(spaced)} identifiers of model '{name}' in global map, "
-                    "model namespace must be provided to resolve ambiguity.",
-                    field="model",
-                    fix=f"Ask for {' or '.join(sorted(spaced))}.",
-                )
-            return NotFound(f"Request for unknown model: '{name}' is not found", field="model")
-        if version:
-            statuses = [s for s in statuses if s.id.version == version]
-            is_unwanted = bool(statuses) and statuses[0].id not in {*self._targets, *self._bound.waiting}
-            if not statuses or (statuses[0].state is State.GONE and is_unwanted):
-                return NotFound(
-                    f"Request for unknown model: '{name}' version {version} is not found", field="version"
-                )
-            text = f"Request for unknown model: '{name}' version {version} is not at ready state"
-        else:
-            text = f"Request for unknown model: '{name}' has no available versions"
-            is_rising = any(c.state in RISING for c in self._copies.values() if c.id.name == name)
-            is_rising = is_rising or any(s.id in self._bound.waiting for s in statuses)
-            if not is_rising and not self._is_stopping:
-                broken = self._bound.broken
-                why = [m.problem for m in self._bound.known if m.id.name == name and m.id in broken]
-                return NotFound(f"{text} ({why[0]})" if why else text, field="model")
-        reasons = "; ".join(
-            f"version {s.id.version} is {s.state.value}: {s.reason}" for s in statuses if s.reason
+                return Absent.of(id, self.residence)
+        known, waiting, broken = self._bound
+        return missing.error_of(
+            name,
+            version,
+            missing.ServedVersions(
+                self.statuses(),
+                self._routes.once,
+                self._targets,
+                waiting,
+                {copy.id.name for copy in self._copies.values() if copy.state in RISING},
+                [manifest for manifest in known if manifest.id in broken],
+                self._is_stopping,
+            ),
         )
-        return NotReady(f"{text} ({reasons})" if reasons else text, field="model")
 
     def version_of_label(self, name: str, label: str) -> str:
         """Return the version that a label points to now, loaded or not.
@@ -273,6 +193,9 @@ class Manager(Generic[ServableT]):
         """
         if not self._is_stopping:
             self._known = tuple(known)
+            self._ids = {}
+            for manifest in known:
+                self._ids.setdefault(manifest.id.name, []).append(manifest.id)
             self._tick()
             self._gone.set()  # or is wanted again
 
@@ -356,7 +279,7 @@ class Manager(Generic[ServableT]):
             self._gone.clear()
             await self._gone.wait()
 
-    def _stays(self, copy: _Copy[ServableT]) -> bool:
+    def _stays(self, copy: Copy[ServableT]) -> bool:
         is_up = copy.state is State.READY or copy.is_rising
         return is_up and self._targets.get(copy.id) == copy.manifest.fingerprint
 
@@ -386,8 +309,8 @@ class Manager(Generic[ServableT]):
             chosen = choose(known)
             if self.residence is not None:
                 self._absent = self.residence.absent(chosen)
-            missing = {*waiting, *self._absent}
-            self._targets = {m.id: m.fingerprint for m in chosen if m.id not in missing}
+            left_out = {*waiting, *self._absent}
+            self._targets = {m.id: m.fingerprint for m in chosen if m.id not in left_out}
             self._hurry()
             marks = waiting, broken | self._removed(), self._relabel(), self._absent
             steps = plan(known, present, self._clock(), *marks)
@@ -428,11 +351,11 @@ class Manager(Generic[ServableT]):
                 failures = old.failures
                 self._forget(old)
         self._next_key += 1
-        copy = _Copy[ServableT](self._next_key, manifest, failures)
+        copy = Copy[ServableT](self._next_key, manifest, failures)
         self._copies[copy.key] = copy
         copy.task = asyncio.get_running_loop().create_task(self._bring_up(copy), name=f"load {copy.id}")
 
-    async def _bring_up(self, copy: _Copy[ServableT]) -> None:
+    async def _bring_up(self, copy: Copy[ServableT]) -> None:
         async with self._loading:
             try:
                 began = self._clock()
@@ -457,13 +380,13 @@ class Manager(Generic[ServableT]):
         else:
             await self._close(copy)
 
-    def _adjust(self, copy: _Copy[ServableT], manifest: Manifest) -> None:
+    def _adjust(self, copy: Copy[ServableT], manifest: Manifest) -> None:
         """Change the number of instances in place; state and active requests are kept (TR-L4)."""
         assert copy.servable is not None
         work = self._adjusted(copy, copy.servable, manifest)
         copy.adjusting = asyncio.get_running_loop().create_task(work, name=f"adjust {copy.id}")
 
-    async def _adjusted(self, copy: _Copy[ServableT], servable: ServableT, manifest: Manifest) -> None:
+    async def _adjusted(self, copy: Copy[ServableT], servable: ServableT, manifest: Manifest) -> None:
         try:
             is_done = await servable.adjust(manifest)
         except Exception as error:
@@ -479,10 +402,10 @@ class Manager(Generic[ServableT]):
             copy.is_rigid = True
         self._tick()
 
-    def _is_wanted(self, copy: _Copy[ServableT]) -> bool:
+    def _is_wanted(self, copy: Copy[ServableT]) -> bool:
         return self._targets.get(copy.id) == copy.manifest.fingerprint
 
-    async def _fail(self, copy: _Copy[ServableT], error: Exception) -> None:
+    async def _fail(self, copy: Copy[ServableT], error: Exception) -> None:
         # the event has the reason; an unexpected error needs its traceback
         is_told = isinstance(error, SalverError)
         reason = str(error) if is_told else f"{type(error).__name__}: {error}"
@@ -506,7 +429,7 @@ class Manager(Generic[ServableT]):
 
     # -- unloading -----------------------------------------------------------------------------
 
-    def _drain(self, copy: _Copy[ServableT]) -> None:
+    def _drain(self, copy: Copy[ServableT]) -> None:
         self._move(copy, State.DRAINING)
         self._publish(copy.id.name)
         # Called by the last lease that is released, so that nothing polls for it.
@@ -521,7 +444,7 @@ class Manager(Generic[ServableT]):
     def _knows(self, name: str) -> bool:
         return any(manifest.id.name == name for manifest in self._known or ())
 
-    async def _see_off(self, copy: _Copy[ServableT], leave: Callable[[float], Awaitable[None]]) -> None:
+    async def _see_off(self, copy: Copy[ServableT], leave: Callable[[float], Awaitable[None]]) -> None:
         await leave(self._config.sequences_s)
         copy.ending = None
         self._close_if_idle(copy)
@@ -534,15 +457,15 @@ class Manager(Generic[ServableT]):
                 copy.ending = None
                 self._close_if_idle(copy)
 
-    def _close_if_idle(self, copy: _Copy[ServableT]) -> None:
+    def _close_if_idle(self, copy: Copy[ServableT]) -> None:
         if not copy.leases and copy.ending is None:
             self._start_closing(copy)
 
-    def _start_closing(self, copy: _Copy[ServableT]) -> None:
+    def _start_closing(self, copy: Copy[ServableT]) -> None:
         copy.on_idle = None
         copy.task = asyncio.get_running_loop().create_task(self._close(copy), name=f"unload {copy.id}")
 
-    async def _close(self, copy: _Copy[ServableT]) -> None:
+    async def _close(self, copy: Copy[ServableT]) -> None:
         """Move a copy to GONE, from any state but READY and FAILED."""
         if copy.state is not State.NEW:
             self._move(copy, State.UNLOADING)
@@ -560,7 +483,7 @@ class Manager(Generic[ServableT]):
         except Exception:
             _LOG.exception("%s did not close cleanly", id)
 
-    def _forget(self, copy: _Copy[ServableT]) -> None:
+    def _forget(self, copy: Copy[ServableT]) -> None:
         if copy.state in (State.NEW, State.FAILED) and copy.task is not None:
             copy.task.cancel()
         self._move(copy, State.GONE)
@@ -674,7 +597,7 @@ class Manager(Generic[ServableT]):
         """Return all servables that can answer now, one per version."""
         return [copy.servable for copy in list(self._routes.exact.values()) if copy.servable is not None]
 
-    def _pending_reasons(self, copy: _Copy[ServableT]) -> Iterator[str]:
+    def _pending_reasons(self, copy: Copy[ServableT]) -> Iterator[str]:
         """Return the reasons why wanted successors of running copies are missing."""
         for manifest in self._bound.known:
             if manifest.id == copy.id and manifest.problem:
@@ -695,6 +618,6 @@ class Manager(Generic[ServableT]):
             return False
         return any(m.id == id and not m.problem for m in self._bound.known)
 
-    def _move(self, copy: _Copy[ServableT], after: State) -> None:
+    def _move(self, copy: Copy[ServableT], after: State) -> None:
         before, copy.state = copy.state, advance(copy.state, after)
         self._emit(StateChanged(copy.id, before, after, copy.reason))

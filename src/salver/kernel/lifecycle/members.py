@@ -10,8 +10,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from salver.kernel.lifecycle.policy import Present, choose, version_key
-from salver.kernel.lifecycle.states import RISING
+from salver.kernel.lifecycle.policy import RISING, Present, choose, version_key
 from salver.words.artifacts import Manifest
 from salver.words.messages import ModelId, State
 

@@ -9,14 +9,43 @@ version that failed stays down until its files change or a load is requested; wh
 running.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
-from salver.kernel.lifecycle.states import RISING
 from salver.words.artifacts import Manifest
 from salver.words.messages import ModelId, State
+
+#: Allowed next states of each state.
+MOVES: Final[Mapping[State, frozenset[State]]] = {
+    State.NEW: frozenset({State.LOADING, State.GONE}),
+    State.LOADING: frozenset({State.WARMING, State.UNLOADING, State.FAILED}),
+    State.WARMING: frozenset({State.READY, State.UNLOADING, State.FAILED}),
+    State.READY: frozenset({State.DRAINING}),
+    State.DRAINING: frozenset({State.UNLOADING}),
+    State.UNLOADING: frozenset({State.GONE}),
+    State.FAILED: frozenset({State.GONE}),
+    State.GONE: frozenset(),
+}
+
+#: States on the way to READY.
+RISING: Final = frozenset({State.NEW, State.LOADING, State.WARMING})
+
+
+def advance(before: State, after: State) -> State:
+    """Return the state after a move.
+
+    Raises:
+        ValueError: the table has no such move, which is a bug in the caller.
+
+    >>> advance(State.WARMING, State.READY).value
+    'READY'
+    """
+    if after not in MOVES[before]:
+        raise ValueError(f"no move from {before} to {after}")
+    return after
 
 
 class Present(msgspec.Struct, frozen=True):

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Awaitable, Callable, Sequence, Set
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Protocol, Self, TypeVar
 
 import msgspec
 
 from salver.kernel.supervise import Backoff
 from salver.words.artifacts import Manifest, ModelConfig
-from salver.words.messages import ModelId
+from salver.words.errors import NotResident
+from salver.words.messages import ModelId, Signature
 
 ServableT_co = TypeVar("ServableT_co", covariant=True)
 
@@ -49,6 +51,20 @@ class Loader(Protocol[ServableT_co]):
         ...
 
 
+class Outline(msgspec.Struct, frozen=True):
+    """Facts of a version that was loaded once, for its metadata; they hold none of its memory.
+
+    Attributes:
+        slots: Concurrent runs.
+        is_decoupled: Any number of responses may answer a request.
+    """
+
+    manifest: Manifest
+    signature: Signature
+    slots: int
+    is_decoupled: bool
+
+
 class Residence(Protocol):
     """Decision which of the wanted versions are in memory (features/memory)."""
 
@@ -64,6 +80,29 @@ class Residence(Protocol):
             LoadFailed: it did not load.
         """
         ...
+
+    def outline(self, id: ModelId) -> Outline | None:
+        """Return what was learned of a version when its files were loaded; None = they never were."""
+        ...
+
+
+class Absent(NotResident):
+    """Wanted version that is not in memory.
+
+    Attributes:
+        outline: What is known of it; None = it was never loaded.
+    """
+
+    id: ModelId
+    outline: Outline | None = None
+
+    @classmethod
+    def of(cls, id: ModelId, residence: Residence) -> Self:
+        """Return the error for a version that a residence keeps out of memory."""
+        found = cls(f"model '{id.name}' is not in memory", field="model")
+        found.id, found.outline = id, residence.outline(id)
+        found.arrives = partial(residence.demand, id)
+        return found
 
 
 class LifecycleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import msgspec
 import numpy as np
 
+from salver.kernel.lifecycle.ports import Absent
 from salver.kernel.serving.capabilities import PLAIN, Capabilities
 from salver.kernel.serving.exchange import Exchange, RequestPath, has_sequences, why_failed
 from salver.kernel.serving.leases import HeldVersions, Quiet
@@ -65,12 +66,17 @@ class DataPlane(Generic[BodyT, ReplyT]):
         return DataPlane(msgspec.structs.replace(self.path, lessor=lessor, emit=emit, samples=None))
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
-        """Return the version that answers now, with its signature.
+        """Return the version that answers now, with its signature; of an absent one what was learned of it.
 
         Raises:
             NotFound, NotReady: no version answers.
         """
-        lease = self.path.lessor.acquire(model, version)
+        try:
+            lease = self.path.lessor.acquire(model, version)
+        except Absent as absent:
+            if absent.outline is None:
+                raise
+            return absent.id, absent.outline.signature
         try:
             return lease.id, lease.servable.signature
         finally:
@@ -93,7 +99,16 @@ class DataPlane(Generic[BodyT, ReplyT]):
 
     def is_decoupled(self, model: str, version: str = "") -> bool:
         """Return whether any number of responses may answer a request; False for unknown models."""
-        return self.capabilities(model, version).is_decoupled
+        try:
+            lease = self.path.lessor.acquire(model, version)
+        except Absent as absent:
+            return absent.outline is not None and absent.outline.is_decoupled
+        except SalverError:
+            return self.capabilities(model, version).is_decoupled
+        try:
+            return lease.servable.capabilities.is_decoupled
+        finally:
+            lease.release()
 
     def foresee(self, codec: Codec[BodyT, ReplyT], model: str, version: str, call: Call) -> None:
         """Refuse a request of which only the head has come, if it can only be late.

@@ -11,6 +11,7 @@ from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.ports import Runner
 from salver.kernel.engine.thread import ThreadRunner
+from salver.kernel.lifecycle.ports import Outline
 from salver.kernel.serving.capabilities import Capabilities, Infer, Recording
 from salver.kernel.serving.warmer import Warmer
 from salver.lazy import lazy_imports
@@ -162,6 +163,12 @@ class Servable:
     def engines(self) -> Sequence[EngineGauges]:
         """Engines of the signatures, the default first."""
         return [self.engine, *(self.signatures.others.values() if self.signatures else ())]
+
+    @property
+    def outline(self) -> Outline:
+        """Facts of the version for its metadata."""
+        is_decoupled = self.capabilities.stream is not None
+        return Outline(self.manifest, self.signature, self.placement.slots, is_decoupled)
 
     @property
     def processes(self) -> list[int]:
