@@ -5,6 +5,7 @@
 import http.server
 import json
 import logging
+import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from waiting import until
 import salver.pipelines
 from salver.features.pipelines.lookups.cache import RowCache
 from salver.features.pipelines.lookups.parquet import ParquetSource
-from salver.features.pipelines.lookups.remote import HttpSource, RedisSource
+from salver.features.pipelines.lookups.remote import HttpSource, RedisSource, redis_source
 from salver.features.pipelines.lookups.source import Key, Query, SourceFailed, SourceLate, with_secrets
 from salver.features.pipelines.lookups.sqlite import SqliteSource
 from salver.features.pipelines.steps.look_up import LookUp, LookUpRun
@@ -140,6 +141,18 @@ def test_without_times_there_is_one_row_for_a_key(tmp_path):
     client.hset("c:a", mapping={"price": "1.5", "plan": "x"})
     redis = RedisSource(client, Query("id", NAMES, "c:"))
     assert redis.rows([Key("b"), Key("a")], 9) == [None, (b"1.5", b"x")]
+
+
+def test_a_redis_that_is_late_is_asked_once():
+    """Retries of time-outs would take longer than the step allows."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with pytest.raises(SourceLate):
+            redis_source(address, Query("id", NAMES), 0.1).rows([Key("a")], 0.1)
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 class Service:
