@@ -38,10 +38,13 @@ with lazy_imports():
     from salver.features.pipelines.locking import skew_of
     from salver.features.pipelines.making import task_of_network
     from salver.features.pipelines.model import PipelineModel
+    from salver.features.pipelines.ports import EncoderDecoder
+    from salver.features.pipelines.seq2seq import files_of
     from salver.features.pipelines.seq2seq_making import open_network, seq2seq_model
     from salver.features.pipelines.sound_making import ctc_model, whisper_model
     from salver.features.pipelines.texts import TextEncoder
     from salver.features.pipelines.torch_network import torch_network
+    from salver.features.pipelines.torch_seq2seq import torch_seq2seq
 
 FORMAT: Final = "huggingface"
 PIPELINE: Final = "pipeline"
@@ -135,9 +138,14 @@ class HuggingFaceBackend:
         self, manifest: Manifest, directory: ModelDirectory, options: LoadOptions
     ) -> RunnableModel:
         """Return a model whose network has an encoder and a decoder."""
-        network = open_network(
-            directory, manifest.config.options.get("file", ""), partial(self._onnx, manifest, options=options)
-        )
+        wished = manifest.config.options.get("file", "")
+        network: EncoderDecoder
+        if not wished and has_weights(directory.root) and files_of(directory.path) is None:
+            options_of(manifest, _OWN)
+            libraries = (framework(self, "transformers"), framework(self, "torch"))
+            network = torch_seq2seq(directory, *libraries, options.threads)
+        else:
+            network = open_network(directory, wished, partial(self._onnx, manifest, options=options))
         try:
             encoder = self._encoder(
                 manifest, directory, dict.fromkeys(("input_ids", "attention_mask"), "int64")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from salver.features.pipelines.generation import DecoderRun
 from salver.features.pipelines.texts import Piece
 from salver.words.messages import TensorSpec
 from salver.words.tensor import Array
@@ -115,4 +116,28 @@ class ImageTask(Protocol):
 
     def answer(self, parameters: Any, seen: Sequence[ImageOutputs]) -> Mapping[str, Array]:
         """Return the outputs of a request, with a row for each of its images."""
+        ...
+
+
+class EncoderDecoder(Protocol):
+    """Network that reads a text or a sound and makes a text.
+
+    Attributes:
+        inputs: Inputs of the encoder.
+        vocabulary: Number of tokens; -1 = unknown.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    vocabulary: int
+
+    def encode(self, inputs: Mapping[str, Array]) -> Array:
+        """Return the encoder's states ``[rows, places, width]``."""
+        ...
+
+    def begin(self, states: Array, mask: Array | None, beams: int) -> DecoderRun:
+        """Return a run of the decoder with so many rows for each row of states."""
+        ...
+
+    def close(self) -> None:
+        """Release the network."""
         ...

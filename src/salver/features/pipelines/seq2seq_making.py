@@ -6,6 +6,7 @@ from typing import Final
 
 from salver.features.pipelines.directory import ModelDirectory
 from salver.features.pipelines.generation_files import read_generation, read_seq_config
+from salver.features.pipelines.ports import EncoderDecoder
 from salver.features.pipelines.seq2seq import DECODER, ENCODER, Files, Load, Seq2SeqNetwork, files_of
 from salver.features.pipelines.seq2seq_model import Seq2SeqModel
 from salver.features.pipelines.texts import TextEncoder
@@ -44,7 +45,7 @@ def _files(folder: Path, kind: str) -> Files:
     return found
 
 
-def seq2seq_model(directory: ModelDirectory, network: Seq2SeqNetwork, encoder: TextEncoder) -> Seq2SeqModel:
+def seq2seq_model(directory: ModelDirectory, network: EncoderDecoder, encoder: TextEncoder) -> Seq2SeqModel:
     """Return the model of a directory that makes texts from texts.
 
     Raises:

@@ -20,7 +20,7 @@ from salver.features.pipelines.generation_files import (
 )
 from salver.features.pipelines.liveness import abandoned, is_abandoned
 from salver.features.pipelines.parameters import PARAMETERS, GenerationParameters, from_request
-from salver.features.pipelines.seq2seq import Seq2SeqNetwork
+from salver.features.pipelines.ports import EncoderDecoder
 from salver.features.pipelines.tasks.scores import OUTPUT, TEXT, json_rows
 from salver.features.pipelines.texts import Piece, TextEncoder, Truncation, decoded, grouped
 from salver.features.pipelines.token_rules import GenerationSettings
@@ -63,7 +63,7 @@ class Seq2SeqModel:
 
     def __init__(
         self,
-        network: Seq2SeqNetwork,
+        network: EncoderDecoder,
         encoder: TextEncoder,
         task: str,
         config: GenerationConfig,

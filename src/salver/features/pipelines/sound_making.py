@@ -10,7 +10,7 @@ from salver.features.pipelines.ctc import read_alphabet
 from salver.features.pipelines.ctc_model import MASK, VALUES, CtcRecogniser, CtcSettings
 from salver.features.pipelines.directory import ModelDirectory, Reader
 from salver.features.pipelines.generation_files import read_generation, read_seq_config
-from salver.features.pipelines.seq2seq import Seq2SeqNetwork
+from salver.features.pipelines.ports import EncoderDecoder
 from salver.features.pipelines.sound_model import SoundModel
 from salver.features.pipelines.sounds import MOST_SECONDS
 from salver.features.pipelines.steps.sounds import MOST_ALLOWED
@@ -82,7 +82,7 @@ def ctc_model(
 
 def whisper_model(
     directory: ModelDirectory,
-    network: Seq2SeqNetwork,
+    network: EncoderDecoder,
     encoder: TextEncoder,
     options: Mapping[str, str],
     threads: int,

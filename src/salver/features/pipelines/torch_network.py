@@ -77,11 +77,32 @@ def torch_network(directory: ModelDirectory, transformers: Any, torch: Any, thre
         LoadFailed: its task or its weights do not fit.
     """
     kind, outputs = _CLASSES.get(directory.task, ("", {}))
-    if not kind or directory.is_of_sequences:
+    if not kind:
         raise LoadFailed(
             f"{directory.path} is for {directory.task}, which needs an ONNX export",
             fix=_EXPORT.format(path=directory.path),
         )
+    model = pretrained(directory, kind, transformers, torch, threads)
+    config = model.config
+    extents = {
+        "any": -1,
+        "labels": int(getattr(config, "num_labels", 0) or -1),
+        "words": int(getattr(config, "vocab_size", 0) or -1),
+        "width": int(getattr(config, "hidden_size", 0) or -1),
+    }
+    specs = tuple(
+        TensorSpec(name, DataType.FP32, (-1, *(extents[part] for part in shape)))
+        for name, shape in outputs.items()
+    )
+    return TorchNetwork(torch, model, Signature(_inputs(directory, model), specs, True, "transformers"))
+
+
+def pretrained(directory: ModelDirectory, kind: str, transformers: Any, torch: Any, threads: int) -> Any:
+    """Return the model of a class of transformers with a directory's weights.
+
+    Raises:
+        LoadFailed: it has not all weights, or they do not fit.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
@@ -105,19 +126,7 @@ def torch_network(directory: ModelDirectory, transformers: Any, torch: Any, thre
             f"{directory.path} has no weights for {', '.join(missing[:5])} ({len(missing)} in all)",
             fix="Download the directory again, or set the task that it is for: [options] task.",
         )
-    model.eval()
-    config = model.config
-    extents = {
-        "any": -1,
-        "labels": int(getattr(config, "num_labels", 0) or -1),
-        "words": int(getattr(config, "vocab_size", 0) or -1),
-        "width": int(getattr(config, "hidden_size", 0) or -1),
-    }
-    specs = tuple(
-        TensorSpec(name, DataType.FP32, (-1, *(extents[part] for part in shape)))
-        for name, shape in outputs.items()
-    )
-    return TorchNetwork(torch, model, Signature(_inputs(directory, model), specs, True, "transformers"))
+    return model.eval()
 
 
 def _inputs(directory: ModelDirectory, model: Any) -> tuple[TensorSpec, ...]:

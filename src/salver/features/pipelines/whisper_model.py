@@ -21,7 +21,7 @@ from salver.features.pipelines.generation_files import (
     settings_of,
 )
 from salver.features.pipelines.parameters import SpeechParameters
-from salver.features.pipelines.seq2seq import Seq2SeqNetwork
+from salver.features.pipelines.ports import EncoderDecoder
 from salver.features.pipelines.sound_model import Hearing, Recogniser
 from salver.features.pipelines.texts import TextEncoder
 from salver.features.pipelines.token_rules import GenerationSettings, TimestampRule
@@ -102,7 +102,7 @@ class WhisperRecogniser(Recogniser):
 
     def __init__(
         self,
-        network: Seq2SeqNetwork,
+        network: EncoderDecoder,
         encoder: TextEncoder,
         spectrum: Spectrum,
         config: GenerationConfig,
