@@ -60,7 +60,8 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
             f"a share of {told(tenant['share'])}"
         )
     line(
-        f"{told(found['used'])} of {told(found['budget'])} are used, {told(found['base'])} without models; "
+        f"{told(found['used'])} of {told(found['budget'])} are used, {told(found['base'])} without models, "
+        f"{told(found['rest'])} by no model in particular; "
         f"{found['refusals']} refusals"
     )
 

@@ -93,6 +93,12 @@ def learned(growth: int, peak: int) -> Need:
     return Need(resident, max(resident, int(peak * _PEAK_MARGIN)))
 
 
+def grown(need: Need, size: int) -> Need:
+    """Return the need of a version that has grown while it answered."""
+    more = int(size * _MARGIN)
+    return Need(need.resident + more, need.peak + more)
+
+
 def told(size: int) -> str:
     """Return bytes for a person.
 

@@ -23,6 +23,11 @@ class MemoryRow(msgspec.Struct, frozen=True):
         idle_seconds: Time since its last request, or since it came.
         reload_seconds: Time of its last load.
         why: Why it was unloaded last; empty = it never was.
+        weights: Bytes of its files.
+        activations: Part of ``bytes`` by which it has grown while it answered.
+        rows: Rows of its largest run so far.
+        activations_most: What they would be at the largest run that it may do.
+        tenant: Who owns it.
     """
 
     model: str
@@ -38,6 +43,11 @@ class MemoryRow(msgspec.Struct, frozen=True):
     loads: int
     evictions: int
     why: str
+    weights: int = 0
+    activations: int = 0
+    rows: int = 0
+    activations_most: int = 0
+    tenant: str = ""
 
 
 class TenantRow(msgspec.Struct, frozen=True):
@@ -63,6 +73,7 @@ class MemoryState(msgspec.Struct, frozen=True):
         base: Bytes of the server without models.
         refusals: Demands without room, since the start.
         tenants: Those that the configuration names.
+        rest: Bytes in use that belong to no model: allocators' reserves, caches, requests, frameworks.
     """
 
     budget: int
@@ -71,6 +82,7 @@ class MemoryState(msgspec.Struct, frozen=True):
     refusals: int
     models: list[MemoryRow]
     tenants: list[TenantRow] = []
+    rest: int = 0
 
 
 def operations(residence: Residence) -> list[Operation]:
@@ -80,9 +92,12 @@ def operations(residence: Residence) -> list[Operation]:
         now = residence.now()
         rows = [_row(each, now) for each in residence.residents.all.values()]
         rows.sort(key=lambda row: (row.model, row.version))
+        held = sum(row.bytes for row in rows if row.place != "absent")
+        rest = max(0, residence.used - residence.base - held)
         found = MemoryState(
-            residence.budget, residence.used, residence.base, residence.refusals, rows, _tenants(residence)
-        )
+            residence.budget, residence.used, residence.base, residence.refusals, rows,
+            _tenants(residence), rest,
+        )  # fmt: skip
         return Answer(found)
 
     verb: Literal["GET"] = "GET"
@@ -117,4 +132,9 @@ def _row(each: Resident, now: float) -> MemoryRow:
         each.loads,
         each.evictions,
         each.why,
+        each.manifest.bytes,
+        each.activations.bytes,
+        max(each.activations.points, default=0),
+        each.activations.at(each.manifest.config.batching.largest_run),
+        each.manifest.config.memory.tenant,
     )

@@ -11,7 +11,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from typing import Final, NamedTuple
 
 from salver.features.memory import policy
-from salver.features.memory.estimates import Need, estimate, learned, told
+from salver.features.memory.estimates import Need, estimate, grown, learned, told
+from salver.features.memory.growth import GrowthBook
 from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot
 from salver.features.memory.ports import Lifecycle, Meter
 from salver.features.memory.shares import Tenant
@@ -19,7 +20,7 @@ from salver.features.memory.states import Resident, Residents, members, stays
 from salver.kernel.lifecycle.ports import Outline
 from salver.words.artifacts import Manifest
 from salver.words.errors import NotReady
-from salver.words.events import Event, Served
+from salver.words.events import BatchRan, Event, Served
 from salver.words.messages import ModelId
 
 _LOG: Final = logging.getLogger("salver.memory")
@@ -84,6 +85,7 @@ class Residence:
         self._learned: dict[str, tuple[Need, float]] = {}  # by fingerprint: need, seconds of a load
         self._measuring = asyncio.Lock()
         self._moves = 0
+        self._growth = GrowthBook()
 
     def __repr__(self) -> str:
         resident = sum(each.place == "resident" for each in self.residents.present.values())
@@ -113,6 +115,7 @@ class Residence:
         wanted = {manifest.id for manifest in chosen}
         for id in [id for id in self.residents.all if id not in wanted]:
             self.residents.drop(id)
+            self._growth.forget(id)
             self._answer(id, None)  # whoever waits asks again, and may mean another version now
         needed = members(chosen)
         for manifest in chosen:
@@ -173,6 +176,9 @@ class Residence:
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count the requests of each version."""
+        for event in events:
+            if isinstance(event, BatchRan):
+                self._growth.ran(ModelId(event.model, event.version), event.rows + event.padding)
         counts = Counter(ModelId(event.model, event.version) for event in events if isinstance(event, Served))
         now = self._clock()
         for id, count in counts.items():
@@ -181,8 +187,31 @@ class Residence:
 
     async def tick(self) -> None:
         """Measure, and do what is due because time has passed."""
-        await self._look(is_exact=False)
+        before, moves = self.used, self._moves
+        has_news = self._growth.has_news
+        await self._look(is_exact=has_news)
+        if has_news:
+            self._grow(self.used - before, is_alone=moves == self._moves)
         self._advance()
+
+    def _grow(self, size: int, *, is_alone: bool) -> None:
+        """Put down to a version what the server has grown by, if it is the only one that ran larger runs."""
+        found = self._growth.settle(size)
+        if found is None or not (
+            is_alone and all(each.is_settled for each in self.residents.present.values())
+        ):
+            return
+        id, rows = found
+        resident = self.residents.present.get(id)
+        if resident is None or resident.place != "resident":
+            return
+        resident.grown += size
+        beyond = resident.grown - resident.activations.bytes  # what it had before it was unloaded is promised
+        if beyond <= 0:
+            return
+        resident.activations = resident.activations.after(rows, beyond)
+        resident.need = grown(resident.need, beyond)
+        self._learn(resident)
 
     # -- one step after another ----------------------------------------------------------------
 
@@ -286,7 +315,8 @@ class Residence:
         else:
             growth = self.used - before
             if growth > 0 and is_alone and move == self._moves:
-                resident.need, resident.is_measured = learned(growth, peak), True
+                resident.need = grown(learned(growth, peak), resident.activations.bytes)
+                resident.is_measured, resident.grown = True, 0
                 self._learn(resident)
             self._loaded(resident)
         self._advance()
@@ -316,6 +346,7 @@ class Residence:
         self._refresh()
 
     async def _unload(self, resident: Resident) -> None:
+        self._growth.forget(resident.manifest.id)
         await asyncio.sleep(0)  # the lifecycle begins
         await self._lifecycle.ended(resident.manifest.id)
         await self._look(is_exact=True)

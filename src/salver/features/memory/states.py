@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from salver.features.memory.estimates import Need
+from salver.features.memory.growth import Activations
 from salver.features.memory.policy import Place, Version
 from salver.kernel.lifecycle.ports import Outline
 from salver.words.artifacts import Manifest
@@ -27,6 +28,8 @@ class Resident:
         since, last: When it came into memory, and when it was asked last.
         reload_s: Seconds of its last load.
         outline: What was learned of it when it was loaded; None = it never was.
+        activations: What it grows by while it answers, by rows of a run.
+        grown: Bytes that it has grown by since it was loaded last.
     """
 
     def __init__(self, manifest: Manifest, need: Need, now: float) -> None:
@@ -40,6 +43,8 @@ class Resident:
         self.since = self.last = now
         self.reload_s = 1.0
         self.outline: Outline | None = None
+        self.activations = Activations()
+        self.grown = 0
         self._rate, self._rated_at = 0.0, now
 
     def __repr__(self) -> str:

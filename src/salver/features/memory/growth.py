@@ -1,0 +1,83 @@
+"""Growth of versions while they answer: the memory of activations, by the rows of a run. Pure.
+
+Runtimes keep the memory of their largest run for the next one, so a version grows when it runs more rows than
+ever before. The server measures after such runs; what it has grown by belongs to the version if it was the
+only one. Activations grow in proportion to the rows, so two sizes predict a third.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from salver.words.messages import ModelId
+
+_LEAST: Final = 256 << 10  # bytes; less is noise of the process
+
+
+class Activations(msgspec.Struct, frozen=True):
+    """Bytes that a version has grown by since it was loaded, by the most rows of a run.
+
+    Attributes:
+        points: Bytes by rows, ascending.
+    """
+
+    points: Mapping[int, int] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes at the largest run so far."""
+        return max(self.points.values(), default=0)
+
+    def after(self, rows: int, grown: int) -> "Activations":
+        """Return these after a run of more rows than before, by which the version has grown."""
+        return Activations({**self.points, rows: self.bytes + grown})
+
+    def at(self, rows: int) -> int:
+        """Return the expected bytes at a run of that many rows; never less than at a smaller run.
+
+        >>> Activations({1: 100, 8: 800}).at(16), Activations({8: 800}).at(16), Activations().at(16)
+        (1600, 1600, 0)
+        """
+        if not self.points:
+            return 0
+        *before, last = sorted(self.points)
+        slope = self.points[last] / last
+        if before:
+            slope = (self.points[last] - self.points[before[-1]]) / (last - before[-1])
+        if rows <= last:
+            return min(size for known, size in self.points.items() if known >= rows)
+        return self.points[last] + max(0, round(slope * (rows - last)))
+
+
+class GrowthBook:
+    """Versions that have run more rows than ever, since the last measurement."""
+
+    def __init__(self) -> None:
+        self._most: dict[ModelId, int] = {}
+        self._news: dict[ModelId, int] = {}
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a version may have grown."""
+        return bool(self._news)
+
+    def ran(self, id: ModelId, rows: int) -> None:
+        """Note a run."""
+        if rows > self._most.get(id, 0):
+            self._most[id] = self._news[id] = rows
+
+    def forget(self, id: ModelId) -> None:
+        """Forget a version that is unloaded, or loaded anew."""
+        self._most.pop(id, None)
+        self._news.pop(id, None)
+
+    def settle(self, grown: int) -> tuple[ModelId, int] | None:
+        """Return the version that the growth since the last measurement belongs to, with its rows.
+
+        None = it is too little, or of several versions: then it stays with the server.
+        """
+        news, self._news = self._news, {}
+        if grown < _LEAST or len(news) != 1:
+            return None
+        return next(iter(news.items()))
