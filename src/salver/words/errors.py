@@ -87,6 +87,7 @@ class SalverError(Exception):
         in_tritons_words: Use Triton's wording, for callers of a server that replaces Triton.
         repeated: Records so many more requests of this caller, which got copies of the answer; None = each
             has to be decided by itself.
+        step: Step of a unit that failed, in a graph; empty = the whole of what was asked.
         reply: Its form in the protocol that told it, for further requests with the same head that are refused
             by it; None = none yet.
     """
@@ -100,6 +101,7 @@ class SalverError(Exception):
     triton: str = ""
     in_tritons_words: bool = False
     repeated: Callable[[int], None] | None = None
+    step: str = ""
     reply: Any = None
 
     def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:

@@ -202,9 +202,9 @@ class InferRequest(msgspec.Struct, frozen=True):
     came: float = 0.0
 
 
-#: Name of a graph's step, when it began and ended by the engine's clock, and of that the seconds in a queue
-#: and in the model.
-StepTime = tuple[str, float, float, float, float]
+#: Name of a graph's step, when it began and ended by the engine's clock, of that the seconds in a queue and
+#: in the model, and the look-ups of a response cache, of which it had so many.
+StepTime = tuple[str, float, float, float, float, int, int]
 
 
 class Timing(msgspec.Struct, frozen=True, gc=False):

@@ -103,7 +103,32 @@ TOKENS = """
 use = "tokenize"
 max_length = 700
 """
+#: A step and a model beside the file before which the cache is, the model in two host processes.
+KEPT = """
+[steps.tokens]
+use = "tokenize"
+pad_to = 8
+max_length = 8
+cache = true
+[steps.network]
+model = "ids/model.py"
+inputs = { ids = "tokens.input_ids" }
+cache = true
+placement = "process"
+instances = 2
+max-rows = 4
+"""
+IDS = """
+import os
+class Model:
+    inputs = {"ids": ("INT64", [-1, -1])}
+    outputs = {"sum": ("INT64", [-1]), "pid": ("INT64", [-1]), "rows": ("INT64", [-1])}
+    def predict(self, inputs):
+        ids, ones = inputs["ids"], inputs["ids"][:, 0] * 0 + 1
+        return {"sum": ids.sum(1), "pid": ones * os.getpid(), "rows": ones * len(ids)}
+"""
 TOKENIZER = sorted((Path(__file__).parent / "recorded" / "tokenizers").glob("*.json"))[0]
+CACHE = ("--response-cache", "local,size=8m")
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -123,6 +148,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder, "cascade", CASCADE)
     write_mlp(write(folder, "beside", BESIDE) / "network", 1)
     shutil.copy(TOKENIZER, write(folder, "tokens", TOKENS) / "tokenizer.json")
+    shutil.copy(TOKENIZER, write(folder, "kept", KEPT) / "tokenizer.json")
+    (folder / "kept" / "ids").mkdir()
+    (folder / "kept" / "ids" / "model.py").write_text(IDS)
     write(folder, "broken", '[steps.a]\nuse = "softmaxx"\n')
     write(
         folder, "unfit", '[steps.a]\nmodel = "words"\n[steps.b]\nuse = "text-join"\ninputs = { text = "a" }\n'
@@ -144,9 +172,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[ServerProcess]:
-    with ServerProcess([folder], folder.with_suffix(".log"), ["--poll-seconds", "0.2"]) as running:
+    with ServerProcess([folder], folder.with_suffix(".log"), ["--poll-seconds", "0.2", *CACHE]) as running:
         running.wait_for("/v2/health/live")
-        for name in ("review", "cascade", "beside", "tokens", "watched"):
+        for name in ("review", "cascade", "beside", "tokens", "watched", "kept"):
             until(lambda name=name: ask(running, f"/v2/models/{name}/ready")[0] == 200)
         yield running
 
@@ -283,6 +311,31 @@ def test_times_of_steps_and_values_at_edges_are_told(
     assert main(["pipelines", "stats", "watched", "--url", server.url]) == 0
     shown = capsys.readouterr().out
     assert "watched:1, 4 requests" in shown and "words.scores" in shown and "stood in" in shown
+
+
+def test_steps_and_models_beside_the_file_compute_equal_inputs_once(
+    server: ServerProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = infer(server, "kept", "one", "two", "one")[1]
+    again = infer(server, "kept", "two", "three", "one")[1]
+    assert first["sum"][0] == first["sum"][2] == again["sum"][2] and first["sum"][1] == again["sum"][0]
+    pids = {*first["pid"], *again["pid"]}
+    assert 1 <= len(pids) <= 2
+    tokens, network = ask(server, "/api/v1/models/kept/pipeline")[1]["steps"]
+    # Tokens of a request belong together; rows of the network do not.
+    assert (tokens["cache_lookups"], tokens["cache_hits"]) == (2, 0)
+    assert network["cache_lookups"] == 6 and network["cache_hits"] == 3
+    body = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["three"]}]}
+    given = urllib.request.Request(server.url + "/v2/models/kept/infer", json.dumps(body).encode())
+    given.add_header("x-request-id", "third")
+    urllib.request.urlopen(given).close()
+    until(lambda: main(["explain", "kept", "--request", "third", "--url", server.url]) == 0)
+    shown = capsys.readouterr().out
+    assert "cached" in shown and "0 of 1" in shown and "1 of 1" in shown
+    assert main(["pipelines", "stats", "kept", "--url", server.url]) == 0
+    assert "4 of 7" in capsys.readouterr().out
+    assert main(["cache", "explain", "--url", server.url]) == 0
+    assert "kept.network" in capsys.readouterr().out
 
 
 def test_a_failing_row_fails_its_own_request(server: ServerProcess) -> None:

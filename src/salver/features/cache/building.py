@@ -10,7 +10,7 @@ from salver.features.cache.loading import CacheAttachment
 from salver.features.cache.local import LocalCache
 from salver.features.cache.operations import operations
 from salver.features.cache.ports import KEY_BYTES, ResponseCache
-from salver.kernel.serving.loading import Additions
+from salver.kernel.serving.loading import Additions, CacheCover
 from salver.parts import Kernel, Parts, Tick
 from salver.words.errors import InvalidInput
 
@@ -49,8 +49,10 @@ async def build(kernel: Kernel, config: CacheConfig) -> Parts:
     caching = Caching(cache, kernel.clock, overhead)
     kernel.state.cache_use = caching.use
     control = CacheControl(caching, cache)
+    attachment = CacheAttachment(caching)
+    kernel.services.offer(CacheCover, attachment.attach)
     return Parts(
-        additions=Additions(attachments=[CacheAttachment(caching)]),
+        additions=Additions(attachments=[attachment]),
         operations=operations(control),
         ticks=[Tick("cache", TICK_S, control.tick)],
         close=cache.close,

@@ -20,10 +20,11 @@ class CacheAttachment:
     async def prepare(self, manifest: Manifest) -> Callable[[Servable], None] | None:
         """See :class:`~salver.kernel.serving.loading.Attachment`."""
         if manifest.config.response_cache:
-            return self._attach
+            return self.attach
         return None
 
-    def _attach(self, servable: Servable) -> None:
+    def attach(self, servable: Servable) -> None:
+        """See :class:`~salver.kernel.serving.loading.CacheCover`."""
         manifest, engine = servable.manifest, servable.engine
         sees_parameters = not isinstance(engine, Engine) or engine.answers_each
         post = None

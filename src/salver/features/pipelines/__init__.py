@@ -22,10 +22,10 @@ with lazy_imports():
     from salver.features.pipelines.peers.choosing import FormModels
     from salver.features.pipelines.peers.operations import PeerOperations
     from salver.features.pipelines.pipeline_views import pipeline_operations
-    from salver.features.pipelines.served import PipelineLoader
+    from salver.features.pipelines.served import PipelineLoader, Surroundings
     from salver.kernel.serving.bus import Bus
     from salver.kernel.serving.loader import Loader
-    from salver.kernel.serving.loading import Additions
+    from salver.kernel.serving.loading import Additions, CacheCover
     from salver.parts import Kernel, Parts
     from salver.transport.faults import http_fault
     from salver.transport.first_call import endpoints_later
@@ -226,8 +226,20 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
         known = (servable.manifest for servable in kernel.models.servables())
         return next((manifest.path for manifest in known if manifest.id == id), None)
 
+    def cover(servable: "Servable") -> bool:
+        put = kernel.services.find(CacheCover)
+        if put is None:
+            return False
+        put(servable)
+        return True
+
     counts = StepCounts()
-    pipelines = lazily(PipelineLoader, kernel.inner, load_own, kernel.bus.emit, kernel.clock, path_of, counts)
+
+    def loader() -> "PipelineLoader":
+        around = Surroundings(path_of, counts, cover)
+        return PipelineLoader(kernel.inner, load_own, kernel.bus.emit, kernel.clock, around)
+
+    pipelines = lazily(loader)
     additions = Additions({"ensemble": ensembles, "pipeline": pipelines})
     return Parts(
         http=[table, peer_table],

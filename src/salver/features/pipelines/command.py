@@ -152,13 +152,17 @@ async def _ask(url: str, model: str, version: str) -> Any:
         return loads(await client.api("GET", f"/models/{quote(model, safe='')}/pipeline{query}"))
 
 
-_STEP_COLUMNS: Final = ("step", "runs", "ms", "waiting", "running", "failed", "stood in")
+_STEP_COLUMNS: Final = ("step", "runs", "ms", "waiting", "running", "failed", "stood in", "cached")
 _EDGE_COLUMNS: Final = ("edge", "requests", "missing", "mean", "sd", "least", "most", "psi")
 
 
 def _step_cells(step: dict[str, Any]) -> tuple[str, ...]:
     times = (f"{step[key] * 1e3:.3f}" for key in ("seconds", "queue_seconds", "run_seconds"))
-    return (printable(step["name"]), str(step["runs"]), *times, str(step["failures"]), str(step["stood_in"]))
+    cached = ""
+    if step["cache_lookups"]:
+        cached = f"{step['cache_hits']} of {step['cache_lookups']}"
+    counts = (str(step["failures"]), str(step["stood_in"]), cached)
+    return (printable(step["name"]), str(step["runs"]), *times, *counts)
 
 
 def _edge_cells(edge: dict[str, Any]) -> tuple[str, ...]:

@@ -12,12 +12,14 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
+from salver.features.pipelines.chains import SECONDS, edges_into
 from salver.features.pipelines.edges import Axis, EdgeType
 from salver.features.pipelines.graph import Graph, Port, Rescue, Step
 from salver.features.pipelines.one_by_one import one_by_one
-from salver.features.pipelines.planning import Edge, Node, Plan
+from salver.features.pipelines.planning import Edge, Node, Plan, RowForm
 from salver.features.pipelines.rescue import Constants, OnError, constant
 from salver.features.pipelines.steps.step import OFFSETS, Arrays, Run
+from salver.features.pipelines.units import Unit
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import (
     PIPELINE,
@@ -38,6 +40,7 @@ _LIGHT_BYTES: Final = 1 << 18
 #: Offsets of the first branch that a step merges.
 _OF_FIRST: Final = f"first.{OFFSETS}"
 _NO_AXIS: Final[Axis] = ()
+_OF_SECONDS: Final = EdgeType(DataType.FP64, (-1,))
 #: Asks a model, or an engine that runs a step: request, context, sender.
 Ask = Callable[[InferRequest, Call, Any], Awaitable[InferResponse]]
 
@@ -48,22 +51,35 @@ class Runner(NamedTuple):
     Attributes:
         run: Function of arrays, which runs at once; with ``ask``, for small inputs only.
         ask: Function that is waited for.
+        by_row: Each row is asked for by itself.
     """
 
     run: Run | None = None
     ask: Ask | None = None
+    by_row: bool = False
 
 
-def compiled(plan: Plan, runner_of: Callable[[Node], Runner], digest: str = "") -> Graph:
+def compiled(
+    plan: Plan,
+    runner_of: Callable[[Node], Runner],
+    digest: str = "",
+    units: Sequence[tuple[Unit, Ask]] = (),
+) -> Graph:
     """Return the graph of a plan whose types are all known.
 
     Args:
         runner_of: Returns what runs a node.
         digest: That of the signature.
+        units: Nodes that are one step of the graph together, and what runs them.
     """
     compiler = _Compiler(plan)
+    firsts = {unit[0].name: (unit, ask) for unit, ask in units}
+    others = {node.name for unit, _ in units for node in unit[1:]}
     for node in plan.nodes:
-        compiler.add(node, runner_of(node))
+        if node.name in firsts:
+            compiler.add_unit(*firsts[node.name])
+        elif node.name not in others:
+            compiler.add(node, runner_of(node))
     steps = compiler.steps
     readers: dict[str, tuple[Step, ...]] = {}
     standby = {compiler.main[name].index for name in plan.standby}
@@ -130,6 +146,22 @@ class _Compiler:
             self._add_asked(node, runner)
         self._adopt(node)
 
+    def add_unit(self, unit: Unit, ask: Ask) -> None:
+        """Add one step for several nodes, which names its inputs and outputs by their sources."""
+        axis = unit[0].axis
+        ports = [Port(edge.source, edge.source, _known(edge.type).shape, True) for edge in edges_into(unit)]
+        types = {source: type for node in unit for source, type in self._outputs(node).values()}
+        told = ModelAsk({**types, SECONDS: _OF_SECONDS}, "rows", ask)
+        name = " + ".join(node.name for node in unit)
+        self._add(name, "", tuple(ports), {source: source for source in types}, ask=told)
+        step = self.steps[-1]
+        self.steps[-1] = msgspec.structs.replace(
+            step,
+            wanted=(*step.wanted, RequestedOutput(SECONDS)),
+            is_sure=axis == _NO_AXIS,
+            parts=tuple(node.name for node in unit),
+        )
+
     def _adopt(self, node: Node) -> None:
         """Add what the file says of a node to its step, the last of those that were added."""
         rescue = None
@@ -146,6 +178,7 @@ class _Compiler:
             is_sure=node.axis == _NO_AXIS and rescue is None,
             time_share=node.table.time_share,
             name=node.name,
+            is_cached=node.table.how.cache,
         )
 
     def _rescue(self, node: Node, rule: OnError) -> Rescue:
@@ -179,7 +212,10 @@ class _Compiler:
             self._add(node.name, "", ports, {tensor: tensor for tensor in outputs.values()}, run=local)
             return
         assert runner.ask is not None
-        ask = ModelAsk(node, runner.ask)
+        form = node.form
+        if runner.by_row and form == "rows":
+            form = "single"  # which is what a row of many is, too
+        ask = ModelAsk({name: _known(type) for name, type in node.outputs.items()}, form, runner.ask)
         if node.step is None:
             self._add(node.table.model, node.table.version, ports, outputs, ask=ask)
             return
@@ -413,10 +449,10 @@ class ModelAsk:
 
     __slots__ = ("_ask", "_form", "_outputs")
 
-    def __init__(self, node: Node, ask: Ask) -> None:
+    def __init__(self, outputs: Mapping[str, EdgeType], form: RowForm, ask: Ask) -> None:
         self._ask = ask
-        self._form = node.form
-        self._outputs = {name: _known(type) for name, type in node.outputs.items()}
+        self._form = form
+        self._outputs = outputs
 
     async def __call__(self, request: InferRequest, call: Call, sender: Any) -> InferResponse:
         """Return the answer for all rows; without rows, nothing is asked."""

@@ -12,13 +12,14 @@ import msgspec
 
 from salver.features.pipelines.edges import EdgeType, edge_type
 from salver.features.pipelines.rescue import OnError, on_error
+from salver.features.pipelines.running import AS_IS, KEYS, Running, Unfit, running
 from salver.kernel.repository.toml import read_document
 from salver.words.errors import InvalidInput, LoadFailed
 
 FILE: Final = "pipeline.toml"
 _TOP: Final = ("inputs", "outputs", "steps", "statistics")
 #: Keys of every step; all others are options of its kind.
-_KEYS: Final = ("use", "model", "version", "inputs", "when", "unless", "on-error", "time-share")
+_KEYS: Final = ("use", "model", "version", "inputs", "when", "unless", "on-error", "time-share", *KEYS)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _MOST_STEPS: Final = 1000
 
@@ -33,6 +34,7 @@ class StepTable(msgspec.Struct, frozen=True):
         when, unless: Source of a condition; the step runs on the rows for which it is true, or false.
         on_error: What stands in for its outputs if it fails; None = its request fails.
         time_share: Largest part of a request's time that it may take; 0 = any.
+        how: How it runs.
     """
 
     name: str
@@ -45,6 +47,7 @@ class StepTable(msgspec.Struct, frozen=True):
     options: Mapping[str, Any] = {}
     on_error: OnError | None = None
     time_share: float = 0.0
+    how: Running = AS_IS
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -66,6 +69,12 @@ class Document(msgspec.Struct, frozen=True):
     def fault(self, path: str, problem: str, fix: str = "") -> LoadFailed:
         """Return the error of the key at a path such as ``steps.tokens.inputs.text``."""
         return LoadFailed(f"{self.origin}: {line_of(self.text, path)}{problem}", field=path, fix=fix)
+
+    def check(self, table: StepTable, unfit: Unfit | None) -> None:
+        """Raise LoadFailed if a step cannot run as its table says."""
+        if unfit is not None:
+            where = f"steps.{table.name}.{unfit.key}"
+            raise self.fault(where, f"step `{table.name}`: {unfit.problem}", unfit.fix)
 
 
 def nearest(name: str, known: Iterable[str], what: str = "Known here") -> str:
@@ -188,4 +197,9 @@ def _step(document: Document, name: str, value: Any) -> StepTable:
     share = value.get("time-share", 0.0)
     if "time-share" in value and (not isinstance(share, float | int) or not 0 < share <= 1):
         raise document.fault(f"{path}.time-share", f"step `{name}`: `time-share` is above 0 and at most 1")
-    return StepTable(name, inputs=inputs, options=options, on_error=rule, time_share=share, **texts)
+    table = StepTable(name, inputs=inputs, options=options, on_error=rule, time_share=share, **texts)
+    how = running(value)
+    if isinstance(how, Running):
+        return msgspec.structs.replace(table, how=how)
+    document.check(table, how)
+    return table

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from salver.backends.reshaped import in_shape
 from salver.features.pipelines.graph import Flow, Graph, Marks, Rescue, Step, Value
+from salver.features.pipelines.one_by_one import HITS, LOOKUPS
 from salver.kernel.engine.admission import Admission, BoundRequest
 from salver.kernel.engine.refusals import LATE, closing, due, full
 from salver.kernel.serving.capabilities import Capabilities
@@ -330,7 +331,7 @@ class _Run:
             except Exception as error:
                 failed = own_error(step, error)
                 if step.rescue is None:
-                    self._failed(step, is_rescued=False)
+                    self._failed(step.name, is_rescued=False)
                     raise failed from error
                 self._errors[step.index] = failed
                 tensors = None
@@ -340,7 +341,7 @@ class _Run:
             # What lies between two steps is the time of the second one, so that they add up.
             ended = clock()
             self.seconds[1] += ended - began
-            times.append((step.name, began, ended, 0.0, ended - began))
+            times.append((step.name, began, ended, 0.0, ended - began, 0, 0))
             began = ended
             ready += flow.put({name: Value(tensor, 1, self._marks) for name, tensor in tensors.items()})
         return left
@@ -356,7 +357,7 @@ class _Run:
             deadline = self._call.deadline
             is_late = deadline is not None and self._ensemble.clock() >= deadline
             is_rescued = rescue is not None and not is_late and not isinstance(error, Cancelled)
-            self._failed(step, is_rescued=is_rescued)
+            self._failed(error.step or step.name, is_rescued=is_rescued)
             if rescue is None or not is_rescued:
                 raise
             self.rescued[step.name] = error.code.value
@@ -382,7 +383,14 @@ class _Run:
         began, took = call.arrival, timing.inference
         if ensemble.shares is not None:
             ensemble.shares.seen(step, took or ended - began)
-        self.times.append((step.name, began, ended, timing.queue + timing.formation, took or ended - began))
+        waited = timing.queue + timing.formation
+        if step.parts:
+            self.times += _times_of_parts(step, response, began, ended, waited)
+        else:
+            looked, had = 0, 0
+            if step.is_cached:
+                looked, had = (int(response.parameters[key]) for key in (LOOKUPS, HITS))
+            self.times.append((step.name, began, ended, waited, took or ended - began, looked, had))
         self._count(timing)
         return _taken(step, response, rows, marks)
 
@@ -477,9 +485,9 @@ class _Run:
             rows = tensors[0].array.shape[0]
         return request, call, rows, marks
 
-    def _failed(self, step: Step, *, is_rescued: bool) -> None:
+    def _failed(self, step: str, *, is_rescued: bool) -> None:
         if self._ensemble.watch is not None:
-            self._ensemble.watch.failed(step.name, is_rescued=is_rescued)
+            self._ensemble.watch.failed(step, is_rescued=is_rescued)
 
     def _count(self, timing: Timing) -> None:
         infer, split = timing.inference, timing.split
@@ -528,6 +536,24 @@ def _taken(
         if tensor.name in names:
             values[names[tensor.name]] = Value(tensor, rows, marks)
     return values, [name for name in step.writes if name not in values] if len(values) < len(names) else _ALL
+
+
+def _times_of_parts(
+    step: Step, response: InferResponse, began: float, ended: float, waited: float
+) -> list[StepTime]:
+    """Return the times of the steps of a unit, which add up: what is no step's comes before the first."""
+    array = response.outputs[-1].array
+    if not len(array):  # without rows, nothing ran
+        return []
+    # The parts of a large request ran side by side: the slowest of each step counts.
+    seconds = array.reshape(-1, len(step.parts)).max(0).tolist()
+    found: list[StepTime] = []
+    for name, took in zip(reversed(step.parts), reversed(seconds), strict=True):
+        found.append((name, ended - took, ended, 0.0, took, 0, 0))
+        ended -= took
+    name, _, end, _, took, *_ = found[-1]
+    found[-1] = (name, min(began, end), end, waited, took, 0, 0)
+    return found[::-1]
 
 
 def own_error(step: Step, error: Exception) -> SalverError:

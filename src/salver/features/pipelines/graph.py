@@ -76,6 +76,8 @@ class Step(msgspec.Struct, frozen=True):
         is_sure: It runs for every request with rows.
         time_share: Largest part of a request's time that it may take; 0 = any.
         name: As its author named it, or else the model's.
+        parts: Names of the steps that run in its one call, whose last output is the seconds of each.
+        is_cached: Its answers say in their parameters how often the response cache had them.
     """
 
     index: int
@@ -98,6 +100,8 @@ class Step(msgspec.Struct, frozen=True):
     is_sure: bool = True
     time_share: float = 0.0
     name: str = ""
+    parts: tuple[str, ...] = ()
+    is_cached: bool = False
 
     @property
     def spare(self) -> "Step | None":

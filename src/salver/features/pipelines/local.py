@@ -21,6 +21,7 @@ from salver.features.pipelines.graph import Flow, Marks, Step, Value
 from salver.features.pipelines.locking import Skew, check_lock, fingerprint_of, write_lock
 from salver.features.pipelines.locks import Fingerprint, Lock
 from salver.features.pipelines.planning import Node, Plan, RowForm, plan
+from salver.features.pipelines.running import config_of, unfit_member
 from salver.features.pipelines.statistics import KEPT, EdgeStatistics
 from salver.features.pipelines.steps.step import Arrays, Run
 from salver.features.pipelines.watching import add, edges_of, looked_at
@@ -75,7 +76,7 @@ def manifest_beside(id: ModelId, table: StepTable, path: Path) -> Manifest:
     kind = recogniser(backends())(path)
     if kind is None:
         raise LoadFailed(f"step `{table.name}`: {path} is no model that a backend knows")
-    return Manifest(id, path, kind.format, kind.backend)
+    return Manifest(id, path, kind.format, kind.backend, config_of(table.how))
 
 
 def served_model(path: Path, version: str = "") -> Manifest | None:
@@ -138,6 +139,9 @@ def plan_of(folder: Path, *, trust_pickle: bool = False) -> tuple[Plan, list[str
     """
     document = read_document(folder)
     signatures: dict[str, Signature] = {}
+    for table in document.steps:
+        if table.model and model_beside(folder, table) is None:
+            document.check(table, unfit_member(table.how))
     for name, manifest in manifests_of(folder, document).items():
         model = load_model(manifest, LoadOptions(trust_pickle=trust_pickle))
         signatures[name] = model.signature

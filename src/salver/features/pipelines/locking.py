@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
+import msgspec
+
 from salver.backends.discovery import backends, recogniser
 from salver.features.pipelines.document import FILE
 from salver.features.pipelines.locks import (
@@ -20,9 +22,10 @@ from salver.features.pipelines.locks import (
     differences,
     fingerprint,
     read,
+    step_print,
     written,
 )
-from salver.features.pipelines.planning import Plan
+from salver.features.pipelines.planning import Node, Plan
 from salver.features.pipelines.statistics import Summary
 from salver.features.pipelines.steps.step import provider
 from salver.kernel.repository.names import is_visible
@@ -64,6 +67,21 @@ def fingerprint_of(plan: Plan, folder: Path, models: Mapping[str, Path]) -> Fing
         if package:
             libraries[package] = _short(version)
     return fingerprint(plan, files, digests, libraries)
+
+
+def content_of(node: Node, folder: Path) -> str:
+    """Return the digest of what decides the results of a step for given inputs.
+
+    Raises:
+        LoadFailed: a file cannot be read.
+    """
+    step = node.step
+    assert step is not None, "models have digests of their files"
+    told = step_print(node)
+    libraries = [*_versions(step.libraries), *provider(node.table.use)]
+    files = [(path.relative_to(folder).as_posix(), digest_of(path)) for path in step.files(folder)]
+    facts = (told.use, told.revision, told.options, libraries, files)
+    return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 
 def digest_of(path: Path) -> str:

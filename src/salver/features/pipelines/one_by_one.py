@@ -12,6 +12,9 @@ from salver.words.messages import Call, InferRequest, InferResponse
 from salver.words.tensor import Tensor
 
 _AT_ONCE: Final = 64
+#: Parameters of an answer: rows or requests that were looked up in the response cache, and found there.
+LOOKUPS: Final = "cache_lookups"
+HITS: Final = "cache_hits"
 
 
 async def one_by_one(
@@ -32,6 +35,8 @@ async def one_by_one(
     """
     found: list[InferResponse] = []
     rows = len(request.inputs[0].array)
+    if rows == 1 and is_single:
+        return await ask(request, call, sender)
     for start in range(0, rows, _AT_ONCE):
         parts = []
         for row in range(start, min(rows, start + _AT_ONCE)):
@@ -47,4 +52,10 @@ async def one_by_one(
                 f"model '{request.model}' gave {tensors[0].name} of a different shape for each row"
             )
         outputs.append(Tensor(tensors[0].name, tensors[0].datatype, np.concatenate(arrays)))
-    return replace(found[-1], outputs=tuple(outputs))
+    counts = {
+        key: sum(int(response.parameters[key]) for response in found)
+        for key in (HITS, LOOKUPS)
+        if key in found[-1].parameters
+    }
+    parameters = {**found[-1].parameters, **counts}
+    return replace(found[-1], outputs=tuple(outputs), parameters=parameters)

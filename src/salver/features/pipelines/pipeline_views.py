@@ -43,6 +43,8 @@ class StepView(msgspec.Struct, frozen=True):
         is_standby: It runs only when another step has failed.
         seconds: Mean time of a run, of which ``queue_seconds`` were waiting and ``run_seconds`` in the step.
         failures: Runs that failed, of which for ``stood_in`` constants or another step stood in.
+        cache_lookups: Rows or requests that were looked up in the response cache, of which it had
+            ``cache_hits``; 0 = it has no `cache`.
     """
 
     name: str
@@ -57,6 +59,8 @@ class StepView(msgspec.Struct, frozen=True):
     run_seconds: float
     failures: int
     stood_in: int
+    cache_lookups: int = 0
+    cache_hits: int = 0
 
 
 class EdgeView(msgspec.Struct, frozen=True):
@@ -147,6 +151,8 @@ def _step(node: Node, tally: StepTally, is_standby: bool) -> StepView:
         tally.inference / runs,
         tally.failures,
         tally.stood_in,
+        tally.looked,
+        tally.had,
     )
 
 

@@ -14,6 +14,7 @@ import msgspec
 from salver.features.pipelines.document import Document, StepTable, nearest
 from salver.features.pipelines.edges import Axis, Bindings, EdgeType, Pattern, pattern
 from salver.features.pipelines.rescue import OnError, constant
+from salver.features.pipelines.running import unfit_step
 from salver.features.pipelines.steps.step import Step, StepPort, ports_of, step_class, step_names
 from salver.words.errors import LoadFailed
 from salver.words.messages import Column, Signature, TensorSpec
@@ -211,6 +212,9 @@ class _Planner:
             names: Bindings = {} if is_apart else bound
             self._check(edge, patterns.get(edge.port), names, where)
         axis, items = self._rows(table, step, edges, condition, outs)
+        if step is not None:
+            has_lists = items is not None or step.merges
+            self._document.check(table, unfit_step(step, table.how, has_lists=has_lists))
         outputs: dict[str, EdgeType | None] = {}
         for port in outs:
             own = items if port.pattern.is_item and items is not None else axis

@@ -16,6 +16,8 @@ def drawn(plan: Plan) -> list[str]:
     rows: list[tuple[str, str, str]] = [("", name, _type(type)) for name, type in plan.inputs.items()]
     for node in plan.nodes:
         rows.append(("┌ ", f"{node.name}: {_kind(node)}", _rows(node)))
+        how = {key: msgspec.json.encode(value).decode() for key, value in _how(node).items()}
+        rows += [("│ ", f"{key} = {value}", "") for key, value in how.items()]
         rows += [("│ ← ", _edge(edge), _type(edge.type)) for edge in _edges(node)]
         rows += [("└ → " if is_last else "│ → ", name, type) for name, type, is_last in _outputs(node)]
     rows += [("", f"{output.name} ← {output.source}", _type(output.type)) for output in plan.outputs]
@@ -41,6 +43,7 @@ def described(plan: Plan) -> dict[str, Any]:
                 "unless": node.table.unless,
                 "outputs": [{"name": name, "type": type} for name, type, _ in _outputs(node)],
                 "rows": list(node.axis),
+                **_how(node),
             }
             for node in plan.nodes
         ],
@@ -57,6 +60,12 @@ def _kind(node: Node) -> str:
     told = {name: msgspec.json.encode(value).decode() for name, value in node.table.options.items()}
     options = ", ".join(f"{name} = {value}" for name, value in told.items())
     return f"{node.table.use} ({options})" if options else node.table.use
+
+
+def _how(node: Node) -> dict[str, Any]:
+    """Return what the file says of how a step runs."""
+    found: dict[str, Any] = msgspec.to_builtins(node.table.how)
+    return {key: value for key, value in found.items() if value}
 
 
 def _rows(node: Node) -> str:

@@ -28,6 +28,7 @@ class StepTally(msgspec.Struct):
         queue: Waiting for an instance, and for a batch to fill.
         inference: In the model or step itself.
         failures: Runs that failed, also those for which something stood in.
+        looked: Rows or requests that were looked up in the response cache, of which it had ``had``.
     """
 
     runs: int = 0
@@ -36,6 +37,8 @@ class StepTally(msgspec.Struct):
     inference: float = 0.0
     failures: int = 0
     stood_in: int = 0
+    looked: int = 0
+    had: int = 0
 
 
 class Watch:
@@ -85,13 +88,15 @@ class Watch:
     def add_up(self) -> None:
         """Add the times of the requests that were answered since the last call."""
         for times in self._pending:
-            for name, began, ended, queue, inference in times:
+            for name, began, ended, queue, inference, looked, had in times:
                 tally = self.steps.get(name)
                 if tally is not None:
                     tally.runs += 1
                     tally.seconds += ended - began
                     tally.queue += queue
                     tally.inference += inference
+                    tally.looked += looked
+                    tally.had += had
         self._pending.clear()
 
     def summaries(self, references: Mapping[str, Summary]) -> dict[str, Summary]:

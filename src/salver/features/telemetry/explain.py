@@ -308,7 +308,8 @@ def decisive(steps: Sequence[StepTime]) -> list[StepTime]:
 
     Walks back from the step that ended last: before each came the one that ended last before it began.
 
-    >>> a, b, c = ("a", 0.0, 1.0, 0.0, 1.0), ("b", 0.0, 3.0, 0.0, 3.0), ("c", 3.0, 4.0, 0.0, 1.0)
+    >>> ends = {"a": (0.0, 1.0), "b": (0.0, 3.0), "c": (3.0, 4.0)}
+    >>> a, b, c = ((name, *when, 0.0, 0.0, 0, 0) for name, when in ends.items())
     >>> [step[0] for step in decisive([a, b, c])]
     ['b', 'c']
     """
@@ -331,6 +332,8 @@ def steps_shown(steps: Sequence[StepTime], arrival: float) -> list[dict[str, Any
             "inference_ms": round(step[4] * 1e3, 6),
             "rest_ms": round((step[2] - step[1] - step[3] - step[4]) * 1e3, 6),
             "is_decisive": step in path,
+            "cache_lookups": step[5],
+            "cache_hits": step[6],
         }
         for step in sorted(steps, key=lambda step: step[1])
     ]

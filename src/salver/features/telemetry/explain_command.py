@@ -108,13 +108,17 @@ def _show_steps(found: dict[str, Any]) -> None:
         (
             f"{'*' if step['is_decisive'] else ' '} {printable(step['name'])}",
             *(f"{step[key]:.2f}" for key in keys),
+            f"{step['cache_hits']} of {step['cache_lookups']}" if step["cache_lookups"] else "",
         )
         for step in found["steps"]
     ]
     spent = sum(step["latency_ms"] for step in found["steps"] if step["is_decisive"])
     between = found["latency_ms"] - spent
     line()
-    table(("step", "at", "ms", "queue", "inference", "rest"), rows)
+    columns = ["step", "at", "ms", "queue", "inference", "rest"]
+    if any(row[-1] for row in rows):
+        columns.append("cached")
+    table(columns, [row[: len(columns)] for row in rows])
     line(f"*: decided when the answer was there, {spent:.2f} ms; beside them {between:.2f} ms passed")
 
 

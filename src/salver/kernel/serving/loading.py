@@ -79,6 +79,14 @@ class SamplesOf(Protocol):
         ...
 
 
+class CacheCover(Protocol):
+    """Service that puts the server's response cache before a part of a model, such as a pipeline's step."""
+
+    def __call__(self, servable: Servable, /) -> None:
+        """Answer equal requests to it from the cache."""
+        ...
+
+
 class Substitute(Protocol):
     """Replacement of a version's artefact by another one, such as a converted graph."""
 

@@ -62,9 +62,9 @@ export function pipeline(name, told) {
   const seen = told.edges.filter((edge) => edge.values);
   return card("Pipeline", `Version ${told.version}: ${count(told.requests)} requests since it was loaded.${told.digest ? ` Locked: ${told.digest.slice(0, 12)}.` : ""}`,
     picture(name, told),
-    table(`Steps of ${name}`, ["Step", "Kind", "#Runs", "#Mean time", "#Waiting", "#Running", "#Failed", "#Stood in"],
+    table(`Steps of ${name}`, ["Step", "Kind", "#Runs", "#Mean time", "#Waiting", "#Running", "#Failed", "#Stood in", "#Cached"],
       told.steps.map((step) => [step.name, what(step), count(step.runs), ...[step.seconds, step.queue_seconds, step.run_seconds].map((one) => duration(step.runs ? one : null)),
-        count(step.failures), count(step.stood_in)]), { hidden: true }),
+        count(step.failures), count(step.stood_in), step.cache_lookups ? percent(step.cache_hits / step.cache_lookups) : "–"]), { hidden: true }),
     told.is_sampled ? table(`Values at the edges of ${name}`, ["Edge", "#Requests", "#Missing", "#Mean", "#Deviation", "#Least", "#Most", "#PSI"],
       seen.map((edge) => [edge.name, count(edge.requests), percent(edge.nulls), digits(edge.mean), digits(edge.sd), digits(edge.least), digits(edge.most),
         edge.psi == null ? "–" : `${digits(edge.psi, 2)}${edge.is_notable ? ", unlike the training data" : ""}`]), { empty: "No request was looked at yet." }) : null);

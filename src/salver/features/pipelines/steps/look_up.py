@@ -66,6 +66,8 @@ class LookUp(Step, frozen=True):
 
     by_name: ClassVar = True
     is_heavy: ClassVar = True
+    is_repeatable: ClassVar = False
+    is_movable: ClassVar = False  # its counts and the keys that it remembers are the server's
 
     source: str
     key: str

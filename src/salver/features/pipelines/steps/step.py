@@ -68,6 +68,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             changes: pipelines that were locked before are then refused.
         libraries: Packages whose version may change the results.
         reads: Files that it reads in the folders that options name.
+        is_repeatable: It gives the same results for the same inputs at any time, so that they may be cached.
+        is_movable: It may run in a process of its own (`placement`).
         by_name: Its inputs are columns (``table_columns``): each takes the nearest output of its name above
             it, or else is an input of the pipeline. Their types have nothing in common.
     """
@@ -84,6 +86,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     libraries: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
     by_name: ClassVar[bool] = False
+    is_repeatable: ClassVar[bool] = True
+    is_movable: ClassVar[bool] = True
 
     def described(self, folder: Path) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Return its inputs and outputs, where they depend on the options.
