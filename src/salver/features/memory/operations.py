@@ -19,7 +19,7 @@ class MemoryRow(msgspec.Struct, frozen=True):
         is_measured: ``bytes`` was measured; else estimated by format and size on disk.
         residence: Wish of its configuration: ``eager``, ``lazy`` or ``pinned``.
         stays: Why it never makes room; empty = it may.
-        rate: Requests per second, with a half-life of five minutes.
+        rate: Requests per second, with a half-life of ten minutes.
         idle_seconds: Time since its last request, or since it came.
         reload_seconds: Time of its last load.
         why: Why it was unloaded last; empty = it never was.

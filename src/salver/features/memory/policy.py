@@ -29,7 +29,7 @@ class Version(msgspec.Struct, frozen=True):
         is_held: Requests use it, or another resident version needs it.
         since: When it came into memory.
         last: When it was asked last.
-        rate: Requests per second, lately.
+        rate: Requests per second that are expected.
         reload_s: Seconds that loading takes.
         priority: Weight of its value.
         idle_s: Seconds without a request after which it goes; 0 = it stays.

@@ -1,0 +1,45 @@
+"""Misses of the budget's own policy on a trace, beside LRU and Belady (``benchmarks/model_swaps.py``)."""
+
+import random
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture
+def swaps(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    import model_swaps
+
+    return sys.modules[model_swaps.__name__]
+
+
+def sessions(seed: int, count: int) -> list[tuple[float, str]]:
+    """Return requests of people who stay with a model for a while, and of programs that ask now and then."""
+    draw = random.Random(seed)
+    names = [f"m{number}" for number in range(60)]
+    weights = [1 / (1 + number) ** 1.1 for number in range(60)]
+    found, begin = [], 0.0
+    while len(found) < count:
+        begin += draw.expovariate(1 / 300)
+        at, mine = begin, draw.choices(names, weights)[0]
+        for _ in range(1 + int(draw.expovariate(1 / 8))):
+            at += draw.expovariate(1 / 60)
+            found.append((at, mine))
+        found += [(begin + 300 * draw.random(), draw.choices(names, weights)[0]) for _ in range(4)]
+    return sorted(found)
+
+
+def test_small_cases_by_hand(swaps: ModuleType) -> None:
+    trace = [(float(at), name) for at, name in enumerate("abcabc")]
+    assert [each(trace, 2).hits for each in (swaps.lru, swaps.lfu, swaps.belady)] == [0, 0, 2]
+    assert swaps.served([(float(at), name) for at, name in enumerate("aabaac")], 2).hits == 3
+
+
+@pytest.mark.parametrize("slots", [2, 4, 8])
+def test_much_of_the_gap_between_lru_and_belady_is_closed(swaps: ModuleType, slots: int) -> None:
+    trace = sessions(3, 4000)
+    floor, best = swaps.lru(trace, slots), swaps.belady(trace, slots)
+    assert swaps.closed(swaps.served(trace, slots), floor, best) > 0.3
