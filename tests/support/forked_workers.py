@@ -1,7 +1,8 @@
 """Tests on several processes (``--workers N``), forked when all tests are collected.
 
 Collecting and importing is done once, in the process that reports: each worker has it by its fork. A worker
-gets runs of neighbouring tests, which share fixtures: long ones first, shorter ones as fewer are left.
+gets runs of neighbouring tests, which share fixtures: first a few long ones or one file with loops at a time,
+then many short ones, and fewer as fewer are left.
 """
 
 import atexit
@@ -12,7 +13,7 @@ import os
 import random
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from salver.testing import process
 
 #: Share of what is left that a worker gets at a time, for each worker.
 _PART = 8
+#: Tests of the whole that a worker gets at a time: each may take a minute, and shares little with the next.
+_OF_THE_WHOLE = 4
+_WHOLE, _LOOPS, _OTHERS = range(3)
 
 
 class ForkedWorkers:
@@ -37,6 +41,7 @@ class ForkedWorkers:
         self._numbers = itertools.count()
         self._workers: dict[Connection, _Worker] = {}
         self._left: collections.deque[int] = collections.deque()
+        self._ranks: list[int] = []  # of all tests
 
     @property
     def _reporter(self) -> Any:
@@ -50,7 +55,8 @@ class ForkedWorkers:
         fork_server.running()  # one for all workers, as is their folder
         self._config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         self._reporter.showfspath = False
-        self._left.extend(_longest_first(session.items))
+        self._ranks = _ranks(session.items)
+        self._left.extend(sorted(range(len(session.items)), key=self._ranks.__getitem__))
         for _ in range(self._count):
             self._fork(session)
         while self._workers:
@@ -104,14 +110,26 @@ class ForkedWorkers:
             self._reporter.stats.setdefault("warnings", []).extend(content)
 
     def _choose(self, session: pytest.Session) -> list[int]:
-        """Return the next tests: whole files, if that is not many more."""
-        if session.shouldfail or session.shouldstop:
+        """Return the next tests: whole files, if that is not many more, but no two files with loops."""
+        if session.shouldfail or session.shouldstop or not self._left:
             return []
+        rank = self._ranks[self._left[0]]
+        if rank == _WHOLE:
+            return self._take(lambda chosen: len(chosen) < _OF_THE_WHOLE)
         count = -(-len(self._left) // (_PART * self._count))
-        chosen = [self._left.popleft() for _ in range(count)]
-        while self._left and chosen and len(chosen) < 2 * count:
-            if session.items[self._left[0]].path != session.items[chosen[-1]].path:
-                break
+
+        def goes_on(chosen: list[int]) -> bool:
+            is_same = session.items[self._left[0]].path == session.items[chosen[-1]].path
+            if rank == _LOOPS:
+                return is_same
+            return len(chosen) < count or (is_same and len(chosen) < 2 * count)
+
+        return self._take(goes_on)
+
+    def _take(self, goes_on: Callable[[list[int]], bool]) -> list[int]:
+        """Take tests of one rank from those that are left."""
+        chosen = [self._left.popleft()]
+        while self._left and self._ranks[self._left[0]] == self._ranks[chosen[-1]] and goes_on(chosen):
             chosen.append(self._left.popleft())
         return chosen
 
@@ -130,21 +148,20 @@ class ForkedWorkers:
         self._fork(session)
 
 
-def _longest_first(items: list[pytest.Item]) -> list[int]:
-    """Return the numbers of tests so that those of seconds and minutes are not the last; files stay whole.
+def _ranks(items: list[pytest.Item]) -> list[int]:
+    """Return when tests are run, so that those of seconds and minutes are not the last.
 
     First the tests of the whole (pages, packages, trees), then files with loops and loads.
     """
     whole = Path(__file__).parents[1]
     loops = {item.path for item in items if item.get_closest_marker("soak")}
 
-    def rank(number: int) -> int:
-        path = items[number].path
+    def rank(path: Path) -> int:
         if path.parent == whole:
-            return 0
-        return 1 if path in loops else 2
+            return _WHOLE
+        return _LOOPS if path in loops else _OTHERS
 
-    return sorted(range(len(items)), key=rank)
+    return [rank(item.path) for item in items]
 
 
 class _Worker:
