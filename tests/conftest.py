@@ -26,10 +26,16 @@ from zoo import EXAMPLES, write_identity, write_mlp, write_moody, write_two
 import salver
 from salver.testing.process import ServerProcess
 
-# A busy machine is no fault of the code's. What waits to land is held against the same examples each time;
-# a run by hand looks for new ones.
-settings.register_profile("salver", deadline=None, derandomize="CI" in os.environ, max_examples=size(150, 40))
+# A busy machine is no fault of the code's. What waits to land is held against the same examples each time, of
+# which more would find little; a run by hand looks for new ones.
+_IS_CI = "CI" in os.environ
+settings.register_profile(
+    "salver", deadline=None, derandomize=_IS_CI, max_examples=size(75 if _IS_CI else 150, 40)
+)
 settings.load_profile("salver")
+# Hundreds of processes that tests start would each compile Salver again, and pytest each file of tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 #: Nobody balances loads here: servers that tests start end at once.
 os.environ.setdefault("SALVER_DRAIN_DELAY", "0")
 #: A server that has to import Salver first takes four times the work until it is ready.

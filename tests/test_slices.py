@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import slices
-from soaking import ONLY
+from soaking import IS_SOAK
 from zoo import write_mlp
 
 PROGRAM = """
@@ -49,47 +49,53 @@ THIRD_PARTY = [
     "pytest",
     "sqlalchemy",
 ]
+#: What test files import at their top; half of what it takes to import these files.
+OF_TESTS = [
+    "lightgbm",
+    "pandas",
+    "schemathesis",
+    "scipy.optimize",
+    "scipy.stats",
+    "sklearn.calibration",
+    "sklearn.linear_model",
+    "skops.io",
+    "tensorflow",
+    "torchvision.transforms.v2",
+    "transformers",
+    "tritonclient.grpc",
+    "tritonclient.http",
+    "xgboost",
+]
 #: Seconds that a tree may take, below the limit of a test; it takes a few.
-_MOST_S = 110
+_MOST_S = 280
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(THIRD_PARTY)
+FORKS.set_forkserver_preload([*THIRD_PARTY, *(OF_TESTS if IS_SOAK else ())])
 
 
-def run(tree: Path, name: str, *options: str) -> str:
-    """Serve a model from a tree, then run pytest there; return the output.
+@pytest.mark.soak
+@pytest.mark.parametrize("name", slices.SLICES)
+def test_the_server_serves_without_and_tests_of_the_others_go_on(name: str, tmp_path: Path) -> None:
+    """It serves a model, and all modules are imported; in full, fast tests pass and all files are imported.
 
     The process has imported third-party packages, once for all trees.
     """
-    slices.write_tree(tree, name)
-    write_mlp(tree / "models" / "mlp", 1)
+    slices.write_tree(tmp_path, name)
+    write_mlp(tmp_path / "models" / "mlp", 1)
+    left = slices.left_without(name)
+    smoke = [path for path in left if path.relative_to(slices.TESTS).as_posix() in slices.SMOKE]
+    assert len(smoke) > 10
+    tests = (smoke, left) if IS_SOAK else ([], [])
     protocol = "tfs" if name in ("dialects/oip", "dialects/triton") else "oip"
-    arguments = [str(tree / "models"), protocol, name]
-    process = FORKS.Process(
-        target=slices.run, args=(tree, tree / "output", PROGRAM, arguments, list(options))
-    )
+    arguments = [str(tmp_path / "models"), protocol, name]
+    output = tmp_path / "output"
+    process = FORKS.Process(target=slices.run, args=(tmp_path, output, PROGRAM, arguments, *tests))
     process.start()
     process.join(_MOST_S)
     process.kill()  # unless it has ended: a test in it hangs
     process.join()
-    said = (tree / "output").read_text()
+    said = output.read_text()
     assert process.exitcode == 0, said[-4000:]
     assert "\n200\n" in f"\n{said}"
-    return said
-
-
-@pytest.mark.parametrize("name", slices.SLICES)
-def test_the_server_serves_without_and_tests_of_the_others_pass(name: str, tmp_path: Path) -> None:
-    left = slices.left_without(name)
-    smoke = [f"tests/{path}" for path in slices.SMOKE if slices.TESTS / path in left]
-    assert len(smoke) > 10
-    assert " passed" in run(tmp_path, name, *smoke)
-
-
-@ONLY
-@pytest.mark.parametrize("name", slices.SLICES)
-def test_all_tests_of_the_others_are_collected_without(name: str, tmp_path: Path) -> None:
-    left = [str(path.relative_to(slices.ROOT)) for path in slices.left_without(name)]
-    assert " tests collected" in run(tmp_path, name, "--collect-only", *left)
 
 
 def test_tests_import_no_slice_that_they_do_not_need() -> None:

@@ -221,10 +221,26 @@ def write_tree(tree: Path, name: str) -> None:
     shutil.copytree(TESTS, tree / "tests", copy_function=os.link, ignore=others)
 
 
-def run(tree: Path, output: Path, program: str, arguments: list[str], options: Sequence[str]) -> None:
-    """Run a program and then pytest on a tree in this process, with their output in a file, and end."""
+def run(
+    tree: Path, output: Path, program: str, arguments: list[str], tests: Sequence[Path], files: Sequence[Path]
+) -> None:
+    """Run a program on a tree in this process, and end; with its output in a file.
+
+    Then run some tests there, and import all of some files.
+    """
     import pytest
     from hypothesis import settings
+
+    class Importing:
+        """Plugin that makes no tests of what is imported, which would take longer."""
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_pycollect_makeitem(self) -> list[pytest.Item]:
+            return []
+
+    def pytest_on(paths: Sequence[Path], *plugins: object) -> int:
+        options = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=few"]
+        return pytest.main([*options, *(str(path.relative_to(ROOT)) for path in paths)], plugins)
 
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -236,6 +252,8 @@ def run(tree: Path, output: Path, program: str, arguments: list[str], options: S
     sys.argv[1:] = arguments
     exec(program, {})
     settings.register_profile("few", max_examples=5)
-    code = pytest.main(["-q", "-p", "no:cacheprovider", "--hypothesis-profile=few", *options])
+    is_right = not tests or pytest_on(tests) == pytest.ExitCode.OK
+    if files and is_right:
+        is_right = pytest_on(files, Importing()) == pytest.ExitCode.NO_TESTS_COLLECTED
     sys.stdout.flush()
-    os._exit(code)
+    os._exit(not is_right)
