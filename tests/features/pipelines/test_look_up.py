@@ -155,6 +155,36 @@ def test_a_redis_that_is_late_is_asked_once():
             silent.accept()
 
 
+def test_answers_are_enriched_by_their_labels(tmp_path):
+    connection = sqlite3.connect(tmp_path / "insects.db")
+    connection.execute("CREATE TABLE insects (label PRIMARY KEY, latin)")
+    connection.executemany(
+        "INSERT INTO insects VALUES (?, ?)", [("ant", "Formicidae"), ("bee", "Anthophila")]
+    )
+    connection.commit()
+    connection.close()
+    (tmp_path / "pipeline.toml").write_text(
+        """
+        inputs.scores = "FP32[-1,2]"
+        [steps.best]
+        use = "arg-max"
+        [steps.name]
+        use = "labels"
+        names = ["ant", "bee"]
+        [steps.more]
+        use = "look-up"
+        source = "sqlite:insects.db"
+        table = "insects"
+        key = "label"
+        timeout_ms = 60000
+        columns = { latin = "text" }
+        """
+    )
+    with salver.pipelines.load(tmp_path) as pipeline:
+        found = pipeline({"scores": np.array([[0.1, 0.9], [0.8, 0.2]], np.float32)})
+    assert found["latin"].tolist() == [b"Anthophila", b"Formicidae"]
+
+
 class Service:
     """HTTP service whose answer is set."""
 
