@@ -1,12 +1,14 @@
 """A model version's promises: whose target is what, who is refused and how, and what a bad law does."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from exact_overload import CAPACITY, LARGEST, LAW, poisson_at, service
 from scheduled import drive
 
+from salver.kernel.engine.outlook import Outlook
 from salver.kernel.engine.schedule import Schedule, policy_of
 from salver.kernel.engine.waiting import BULK, URGENT, Batch, QueuedRequest
 from salver.stats.batch_law import BatchLaw, LiveLaw
@@ -286,7 +288,34 @@ def test_the_time_of_replies_is_taken_off_the_target_where_there_is_no_capacity_
         replied(plan, now=1.0, latency=0.02, excess=0.004)
     assert placed(plan, 1.0).target == pytest.approx(1.05)  # a refusal would be as bad as a late answer
     strained(plan, 1.0)
-    assert placed(plan, 1.0).target == pytest.approx(1.044, abs=1e-4)  # and 4 % for what is not seen
+    later = 1.002  # the strain is computed once a millisecond
+    assert placed(plan, later).target == pytest.approx(later + 0.044, abs=1e-4)  # 4 % for what is not seen
+
+
+def test_a_request_that_has_just_been_foreseen_is_not_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=50), known=LAW)
+    judged: list[float] = []
+    judge = Outlook.is_hopeless
+
+    def noting(*given: Any, **more: Any) -> bool:
+        judged.append(given[3])
+        return judge(*given, **more)
+
+    monkeypatch.setattr(Outlook, "is_hopeless", noting)
+    plan.admit(placed(plan, 1.0))  # so that something waits
+    judged.clear()
+    plan.foresee(1.0, 1.0, None)
+    plan.admit(placed(plan, 1.00001))
+    assert len(judged) == 1
+    plan.admit(placed(plan, 1.00002))
+    assert len(judged) == 2, "another one"
+    for now, rows, deadline in ((1.0, 2, None), (1.0, 1, 1.04), (1.001, 1, None)):
+        judged.clear()
+        plan.foresee(1.0, 1.0, None)
+        item = placed(plan, now, deadline)
+        item.rows = rows
+        plan.admit(item)
+        assert len(judged) == 2, "larger, in a hurry, or later"
 
 
 def test_a_batch_is_made_ready_only_where_it_makes_nobody_wait_longer() -> None:

@@ -14,6 +14,8 @@ from salver.stats.shape_laws import ShapeLaws
 #: costs one request a wait (it is given up before it runs).
 _OPTIMISM = 0.7
 EASY, SATURATED = 0.6, 0.9  # loads: below, and from which, a late request takes another's place
+#: Seconds for which a strain is good: the rate behind it is averaged over far more.
+_SOON = 1e-3
 
 
 class Rate:
@@ -60,7 +62,7 @@ class Load:
         size: Size of the rows of the last batch, as in :class:`~salver.kernel.engine.waiting.QueuedRequest`.
     """
 
-    __slots__ = ("largest", "laws", "rate", "size", "slots")
+    __slots__ = ("_strain", "_until", "largest", "laws", "rate", "size", "slots")
 
     def __init__(self, laws: ShapeLaws, slots: int, largest: int, memory: float) -> None:
         self.laws = laws
@@ -68,6 +70,8 @@ class Load:
         self.largest = largest
         self.rate = Rate(memory)
         self.size = 0
+        self._strain = 0.0
+        self._until = -math.inf
 
     def law(self) -> BatchLaw:
         """Return the batch law of rows such as those of the last batch."""
@@ -86,9 +90,12 @@ class Load:
         """Return the fraction of the safety margin to apply.
 
         Zero while there is spare capacity: a late answer then delays no other request, and a rejection is no
-        better. One from the load at which a late request takes another's place.
+        better. One from the load at which a late request takes another's place. Computed once a millisecond.
         """
-        return min(max((self.at(now) - EASY) / (SATURATED - EASY), 0.0), 1.0)
+        if not self._until - _SOON <= now < self._until:
+            self._strain = min(max((self.at(now) - EASY) / (SATURATED - EASY), 0.0), 1.0)
+            self._until = now + _SOON
+        return self._strain
 
 
 class Outlook:

@@ -33,6 +33,8 @@ _TRY_S, _TRY_PAUSE = 1.0, 4.0
 _HEAD_SLACK = 0.5
 #: Share by which the batches ahead may take longer than the law says: reading and decoding go on beside them.
 _HEAD_MARGIN = 0.25
+#: Seconds from the head of a small request to its admission.
+_AT_ONCE_S = 1e-4
 _QUIET_S = 10.0  # time without urgent requests before batches are prepared ahead again
 
 
@@ -79,6 +81,9 @@ class Schedule:
         self._outlook = Outlook(self.load)
         self._refused: SalverError = Overloaded("")  # the last one that was foreseen
         self._refused_age = math.inf  # seconds since that request came
+        self._asked = QueuedRequest(None, 1, None, 0.0, None)  # stands for one that is not decoded yet
+        self.targets.place(self._asked, ANYBODY)
+        self._foreseen = math.inf  # target of the last request that passed, until one is admitted
         self._try_at = math.inf  # set while all requests are rejected, even with no run and no queue
         self.policy = policy_of(config)
         self.waits = self.policy in ("window", "learned")
@@ -105,16 +110,24 @@ class Schedule:
             # Rejected requests count too: the rate is the offered load.
             self.load.rate.add(waiting.rows, now)
             if waiting.target < math.inf:
-                ahead = self.batcher.ahead(waiting)
-                law = self.load.laws.of(waiting.size).law()
-                if self._outlook.is_hopeless(waiting.rows, ahead, now, waiting.target, law):
-                    if not self._is_worth_a_try(now):
-                        raise self.refusal(waiting, now)
+                if self._was_foreseen(waiting) or not self._is_hopeless(waiting, now):
+                    self._try_at = math.inf
+                elif self._is_worth_a_try(now):
                     # The one that is tried must not be given up in the queue.
                     waiting.target = math.inf
                 else:
-                    self._try_at = math.inf
+                    raise self.refusal(waiting, now)
+        self._foreseen = math.inf
         return self.batcher.offer(waiting)
+
+    def _was_foreseen(self, waiting: QueuedRequest) -> bool:
+        """Return whether the request is the one that :meth:`foresee` has just let pass, or as good."""
+        return waiting.rows == 1 and not waiting.size and 0 <= waiting.target - self._foreseen < _AT_ONCE_S
+
+    def _is_hopeless(self, waiting: QueuedRequest, now: float) -> bool:
+        law = self.load.laws.of(waiting.size).law()
+        ahead = self.batcher.ahead(waiting)
+        return self._outlook.is_hopeless(waiting.rows, ahead, now, waiting.target, law)
 
     def foresee(self, came: float, now: float, deadline: float | None) -> None:
         """Refuse a request that has not been decoded yet, if it is certain to be refused as one row.
@@ -129,8 +142,11 @@ class Schedule:
         if now - came >= self._refused_age and deadline is None:  # as old as one that was too old
             self.load.rate.add(1, now)
             raise self._refused.with_traceback(None)  # which keeps frames alive, and the bodies in them
-        waiting = QueuedRequest(None, 1, None, now, deadline)
-        self.targets.place(waiting, ANYBODY, deadline is not None, came)
+        waiting = self._asked  # the same one each time, as it is asked of each request
+        waiting.arrived, waiting.deadline = now, deadline
+        waiting.due = waiting.target = math.inf
+        self.targets.limit(waiting, deadline is not None, came)
+        self._foreseen = math.inf
         if now < waiting.target:
             if not (self._outlook.is_busy or self.batcher.depth):
                 return  # it may be worth a try
@@ -138,6 +154,7 @@ class Schedule:
             if not self._outlook.is_hopeless(
                 1, ahead, now, waiting.target, slack=_HEAD_SLACK, margin=_HEAD_MARGIN
             ):
+                self._foreseen = waiting.target
                 return
         if waiting.target < math.inf:
             self.load.rate.add(1, now)

@@ -115,8 +115,11 @@ class Targets:
             waiting.level = _SERVICES[standing.service]
             if waiting.level == URGENT:
                 self.urgent_at = waiting.arrived
-        if waiting.level == BULK:
-            return  # no time limit
+        if waiting.level != BULK:
+            self.limit(waiting, brings_deadline, came)
+
+    def limit(self, waiting: QueuedRequest, brings_deadline: bool = True, came: float = 0.0) -> None:
+        """Set the target of a request that has a level, for :meth:`place`."""
         deadline = waiting.deadline
         arrived = waiting.arrived
         due = math.inf if deadline is None else deadline
