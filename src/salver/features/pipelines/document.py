@@ -70,6 +70,13 @@ class Document(msgspec.Struct, frozen=True):
         """Return the error of the key at a path such as ``steps.tokens.inputs.text``."""
         return LoadFailed(f"{self.origin}: {line_of(self.text, path)}{problem}", field=path, fix=fix)
 
+    def running(self, step: str, how: Running) -> "Document":
+        """Return it with another way to run a step."""
+        steps = (
+            msgspec.structs.replace(table, how=how) if table.name == step else table for table in self.steps
+        )
+        return msgspec.structs.replace(self, steps=tuple(steps))
+
     def check(self, table: StepTable, unfit: Unfit | None) -> None:
         """Raise LoadFailed if a step cannot run as its table says."""
         if unfit is not None:

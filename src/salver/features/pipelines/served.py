@@ -5,7 +5,7 @@ A model beside ``pipeline.toml`` has an engine of its own, with batching across 
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,7 +21,7 @@ from salver.features.pipelines.graph import Graph
 from salver.features.pipelines.local import manifest_beside, model_beside, read_document
 from salver.features.pipelines.locking import Checked, Skew, check_lock, digest_of, skew_of
 from salver.features.pipelines.planning import Node, Plan, plan
-from salver.features.pipelines.running import unfit_member
+from salver.features.pipelines.running import Running, unfit_member
 from salver.features.pipelines.shares import Shares
 from salver.features.pipelines.steps.step import RunMany
 from salver.features.pipelines.units import units
@@ -45,11 +45,13 @@ class Surroundings(NamedTuple):
         path_of: Returns the artefact of a model of the server; None = it is not known.
         counts: Takes the counts of steps, for the metrics page; None = nobody does.
         cover: Puts the response cache before a step or a model beside ``pipeline.toml``.
+        settings: How steps run, by name, in place of what the file says.
     """
 
     path_of: PathOf = lambda id: None
     counts: StepCounts | None = None
     cover: Cover = lambda servable: False
+    settings: Mapping[str, Running] = {}
 
 
 _ALONE: Final = Surroundings()
@@ -156,6 +158,8 @@ class _Building:
         """Return the graph, with the models beside it loaded. Raises LoadFailed."""
         id, folder = self._manifest.id, self._manifest.path
         document = read_document(folder)
+        for name, how in self._around.settings.items():
+            document = document.running(name, how)
         # A repository may have renamed the server's models.
         members = iter(self._manifest.config.ensemble.steps)
         for table in document.steps:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from salver.features.tuning.results import TuningResult
     from salver.words.artifacts import Manifest, Objective
 
+_PIPELINE = "pipeline"
 _PLOTS = (("throughput", 16), ("length of a run", 11))  # height of the picture in lines, with heading
 
 
@@ -51,8 +52,11 @@ def tune(
     The model is loaded in this process and run on generated inputs, or on its warm-up request. The profile is
     stored, and salver serve uses it for the same model, objective and machine.
 
+    Of a pipeline, the whole is asked by several callers: rows of a run, instances and placement of its steps
+    and models are tried one after the other, and what the whole gains by is shown for its pipeline.toml.
+
     Args:
-        path: A model file, or a folder of one model.
+        path: A model file, a folder of one model, or of a pipeline.toml.
     """
     # Imported here because backends and planner would slow down --help.
     from salver.features.tuning import results as tuned
@@ -67,6 +71,12 @@ def tune(
         chart_file.check(report)
     own = _find(path)
     manifest = _with(own, wish)
+    if manifest.backend == _PIPELINE:
+        from salver.features.tuning.graph_command import tune_graph
+
+        if exhaustive or max_rows or report is not None:
+            raise InvalidInput("--exhaustive, --max-rows and --report are for models, and not for pipelines")
+        return tune_graph(manifest, seconds, trust_pickle=trust_pickle, json=json)
     try:
         found, profile = asyncio.run(
             _search(manifest, seconds, max_rows, trust_pickle=trust_pickle, exhaustive=exhaustive, quiet=json)
@@ -119,7 +129,10 @@ def _find(path: Path) -> "Manifest":
     if newest.problem:
         raise LoadFailed(newest.problem)
     if newest.config.ensemble.steps:
-        raise Unsupported(f"{path} is an ensemble, which runs as its models do", fix="Tune those.")
+        fix = "Tune those, or keep copies beside pipeline.toml."
+        if newest.backend != _PIPELINE:
+            fix = "Tune those."
+        raise Unsupported(f"{path} is an ensemble, which runs as its models do", fix=fix)
     if newest.backend not in known:
         raise LoadFailed(f"{path} asks for the backend {newest.backend!r}, which does not exist")
     if newest.config.steps.vocabulary:
