@@ -13,9 +13,9 @@ import msgspec
 
 from salver.features.planning.rounds import Broken, Promise, Round, shortest_round
 
-_MOST_TRIES: Final = 1000  # rounds computed for one division of the cores
+_MOST_TRIES: Final = 600  # models put into a group, for one division of the cores; fewer if there are many
 _ALL_DIVISIONS: Final = 8  # cores up to which every division is tried
-_MOST_COLLISIONS: Final = 64  # models tried as the one that a newcomer collides with
+_MOST_COLLISIONS: Final = 8  # models tried as the one that a newcomer collides with
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -62,6 +62,8 @@ def pack(promises: Iterable[Promise], cores: int) -> Plan | None:
     The order of the promises does not matter.
     """
     ordered = sorted(promises, key=_hardest_first)
+    if sum(map(_least_cores, ordered)) > cores:
+        return None
     best: list[list[Promise]] | None = None
     sizes: Sequence[int] = ()
     least = float("inf")
@@ -132,6 +134,16 @@ def _hardest_first(promise: Promise) -> tuple[float, float, str]:
     return (-load, -placed.seconds(1) / promise.limit_s, promise.name)
 
 
+def _least_cores(promise: Promise) -> float:
+    """Return a lower bound of the cores that a rate keeps busy: by the runs that cost least for each row."""
+    costs = []
+    for placed in promise.laws:
+        most = max(1, min(promise.max_rows, placed.law.rows_within(promise.limit_s)))
+        sizes = {most, max(1, min(most, placed.law.kink or most))}
+        costs += [placed.threads * placed.law.seconds(rows) / rows for rows in sizes]
+    return promise.rate * min(costs)
+
+
 def _by_priority(promise: Promise) -> tuple[float, float, float, str]:
     """Order by priority, then the easiest first, so that many are kept."""
     load, tight, name = _hardest_first(promise)
@@ -166,6 +178,7 @@ def _assign(promises: Sequence[Promise], division: Sequence[int]) -> list[list[P
     """Return the models of each group, by first fit with backtracking; None = no assignment was found."""
     groups: list[list[Promise]] = [[] for _ in division]
     tries = itertools.count()
+    most = max(2 * len(promises), _MOST_TRIES // max(1, len(promises) // 8))  # a round takes longer for many
 
     def place(index: int) -> bool:
         if index == len(promises):
@@ -177,7 +190,7 @@ def _assign(promises: Sequence[Promise], division: Sequence[int]) -> list[list[P
                 if (size, 0) in seen:  # empty groups of a size are alike
                     continue
                 seen.add((size, 0))
-            if next(tries) >= _MOST_TRIES:
+            if next(tries) >= most:
                 return False
             groups[number].append(promise)
             if isinstance(shortest_round(groups[number], size), Round) and place(index + 1):
