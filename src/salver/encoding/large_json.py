@@ -7,7 +7,6 @@ Pure.
 """
 
 import math
-import random
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -68,8 +67,8 @@ def _nanoseconds(text: "bytes | memoryview") -> float:
     all of it would take as long as to parse it. A hundredth of long numbers may remain unseen.
     """
     size = len(text)
-    choose = random.Random(hash(bytes(text[-_SAMPLE:]))).randrange
-    places = [choose(max(size - _SAMPLE, 1)) for _ in range(_SAMPLES)]
+    tail, last = bytes(text[-_SAMPLE:]), max(size - _SAMPLE, 1)
+    places = [hash(b"%d %b" % (number, tail)) % last for number in range(_SAMPLES)]
     seen = b" ".join([text[place : place + _SAMPLE] for place in places])
     for digits in _DIGITS.findall(seen):
         if len(digits) > _MOST_DIGITS and len(digits.replace(b".", b"").lstrip(b"0")) > _MOST_DIGITS:
