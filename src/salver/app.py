@@ -182,6 +182,8 @@ class Server:
         await kernel.plane.close()
         if is_made(self._made.copies):
             await asyncio.to_thread(self._made.copies.close)
+        if is_made(self._made.forks):
+            await self._made.forks.close()
         kernel.bus.flush()
         self._made.decoders.close()
         for part in reversed(kernel.parts):

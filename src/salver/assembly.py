@@ -41,6 +41,7 @@ from salver.transport.watch import StreamingPeers
 from salver.words.artifacts import Instances
 
 with lazy_imports():
+    from salver.kernel.engine.fork_client import ForkServers
     from salver.kernel.engine.turns import ResourcePool
     from salver.kernel.serving.inner import Inner
     from salver.kernel.serving.model_callbacks import ModelCallbacks
@@ -54,6 +55,7 @@ class Assembly:
 
     Attributes:
         kernel: Kernel, which can serve models without any feature.
+        forks: Processes from which host processes are forked.
         copies: Local copies of models in object stores.
         decoders: Processes that decode large bodies.
     """
@@ -72,12 +74,14 @@ class Assembly:
             backends = find_backends()
         inner = lazily(Inner, lambda: self.kernel.door)
         callbacks = lazily(lambda: self._model_callbacks(inner))
+        self.forks = lazily(ForkServers)
         terms = Terms(
             len(os.sched_getaffinity(0)),
             config.trust_pickle,
             Instances(config.instances, config.threads),
             callbacks,
             None if config.resources is None else ResourcePool(config.resources),
+            self.forks,
         )
         self._loader = Loader(backends, bus, clock, terms)
         self.copies = lazily(Copies)

@@ -30,7 +30,7 @@ from types import SimpleNamespace
 from typing import Any
 
 #: Programs of hosts, as in their command lines.
-HOSTS = ("salver.kernel.engine.host",)
+HOSTS = ("salver.kernel.engine.host", "salver.kernel.engine.fork_server")
 #: Variables that an interpreter, or a library that is loaded already, reads when it starts.
 _READ_EARLY = ("PYTHON", "LD_")
 #: NumPy has one thread where it is imported before a fork; what a host imports has as many as it is told.

@@ -48,6 +48,10 @@ class LightgbmBackend:
             return "lightgbm"
         return None
 
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """See :class:`~salver.backends.protocol.ForkableBackend`."""
+        return ("salver.backends.lightgbm", "lightgbm")
+
     def load(self, manifest: Manifest, options: LoadOptions) -> "LightgbmModel":
         """See :class:`~salver.backends.protocol.Backend`."""
         wish = options_of(manifest, ("output",))

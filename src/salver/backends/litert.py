@@ -12,7 +12,8 @@ import msgspec
 
 from salver.backends.content import head
 from salver.backends.loading import framework, is_batched, loading, options_of, override
-from salver.backends.protocol import LoadOptions, Traits
+from salver.backends.protocol import LoadOptions, RunnableModel, Traits
+from salver.backends.sharing import SHARE, shared, wants_sharing
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
@@ -40,14 +41,26 @@ class LiteRtBackend:
         """Return ``tflite`` by the flatbuffer's identifier."""
         return "tflite" if head(path, 8)[4:] == b"TFL3" else None
 
-    def load(self, manifest: Manifest, options: LoadOptions) -> "LiteRtModel":
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """See :class:`~salver.backends.protocol.ForkableBackend`."""
+        return ("salver.backends.litert", "ai_edge_litert.interpreter")
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """See :class:`~salver.backends.protocol.Backend`."""
-        options_of(manifest, ())
+        sharing = wants_sharing(options_of(manifest, (SHARE,)), manifest, options)
         litert = framework(self, "ai_edge_litert.interpreter")
+        kernels = litert.OpResolverType.AUTO
+        if sharing:  # XNNPACK, the default delegate, packs copies of the weights
+            kernels = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         with loading(manifest):
-            interpreter = litert.Interpreter(model_path=str(manifest.path), num_threads=options.threads)
+            interpreter = litert.Interpreter(
+                model_path=str(manifest.path),
+                num_threads=options.threads,
+                experimental_op_resolver_type=kernels,
+            )
             interpreter.allocate_tensors()
-            return LiteRtModel(interpreter, manifest, read_signature(manifest.path))
+            model = LiteRtModel(interpreter, manifest, read_signature(manifest.path))
+            return shared(model, manifest, "Remove the option.") if sharing else model
 
 
 class LiteRtModel:

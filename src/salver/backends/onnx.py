@@ -22,7 +22,8 @@ from salver.backends.loading import (
     options_of,
     override,
 )
-from salver.backends.protocol import LoadOptions, Traits
+from salver.backends.protocol import LoadOptions, RunnableModel, Traits
+from salver.backends.sharing import SHARE, shared, wants_sharing
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Cost, Manifest
 from salver.words.errors import InvalidOutput, LoadFailed, ModelFailed
@@ -51,6 +52,7 @@ _COUNTS = ("inter_op_thread_count", "execution_mode")
 _SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 #: From this version on, files cannot refer to data outside their folder or in the process's memory.
 _STRICT = (1, 28)
+_HOW_TO_SHARE = "Save the weights beside the graph: onnx.save_model(model, path, save_as_external_data=True)."
 _BF16 = 16  # TensorProto.BFLOAT16
 
 
@@ -90,9 +92,14 @@ class OnnxBackend:
                 return "onnx"
         return None
 
-    def load(self, manifest: Manifest, options: LoadOptions) -> "OnnxModel":
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """See :class:`~salver.backends.protocol.ForkableBackend`."""
+        return ("salver.backends.onnx", "onnxruntime")
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """See :class:`~salver.backends.protocol.Backend`."""
-        wish = options_of(manifest, (*_SWITCHES, *_COUNTS, "graph_optimization_level", _SHRINKAGE))
+        wish = options_of(manifest, (*_SWITCHES, *_COUNTS, "graph_optimization_level", _SHRINKAGE, SHARE))
+        sharing = wants_sharing(wish, manifest, options, "prepacked")
         # From 1.29 it reports model names and hashes to its maker unless disabled before its import.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         ort = framework(self, "onnxruntime")
@@ -104,12 +111,15 @@ class OnnxBackend:
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
             settings.log_severity_level = 4
             _apply(ort, settings, wish)
+            if sharing == "true":  # packed weights are copies, unless they were saved
+                settings.add_session_config_entry("session.disable_prepacking", "1")
             path = str(_file(manifest.path))
             session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
             shrinks = ort.RunOptions() if wish.get(_SHRINKAGE) else None
             if shrinks:
                 shrinks.add_run_config_entry(_SHRINKAGE, wish[_SHRINKAGE])
-            return OnnxModel(session, manifest, shrinks)
+            model = OnnxModel(session, manifest, shrinks)
+            return shared(model, manifest, _HOW_TO_SHARE) if sharing else model
 
     def cost(self, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> Cost:
         """See :class:`~salver.backends.protocol.CountingBackend`."""

@@ -50,10 +50,14 @@ class OpenVinoBackend:
             return "openvino-ir"
         return None
 
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """See :class:`~salver.backends.protocol.ForkableBackend`."""
+        return ("salver.backends.openvino:preload",)
+
     def load(self, manifest: Manifest, options: LoadOptions) -> "OpenVinoModel":
         """See :class:`~salver.backends.protocol.Backend`."""
         options_of(manifest, ())
-        openvino = self._import()
+        openvino = _import()
         weights = manifest.path.with_suffix(".bin")
         files = [str(manifest.path)]
         if manifest.format == "openvino-ir" and weights.is_file():
@@ -74,17 +78,23 @@ class OpenVinoBackend:
             )
             return OpenVinoModel(compiled, manifest)
 
-    def _import(self) -> Any:
-        """Import OpenVINO without its telemetry, which it tries to import but does not need."""
-        kept = sys.modules.get(_TELEMETRY)
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
-        try:
-            return framework(self, "openvino")
-        finally:
-            if kept is None:
-                del sys.modules[_TELEMETRY]
-            else:
-                sys.modules[_TELEMETRY] = kept
+
+def preload() -> None:
+    """Import OpenVINO in a fork server."""
+    _import()
+
+
+def _import() -> Any:
+    """Import OpenVINO without its telemetry, which it tries to import but does not need."""
+    kept = sys.modules.get(_TELEMETRY)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        return framework(OpenVinoBackend(), "openvino")
+    finally:
+        if kept is None:
+            del sys.modules[_TELEMETRY]
+        else:
+            sys.modules[_TELEMETRY] = kept
 
 
 class OpenVinoModel:

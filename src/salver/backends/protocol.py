@@ -315,6 +315,19 @@ class StepBackend(Protocol):
 
 
 @runtime_checkable
+class ForkableBackend(Protocol):
+    """Optional part of a :class:`Backend` whose models may run in forks of a process with its framework."""
+
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """Return what a fork server imports for this model: modules, or functions as ``module:function``.
+
+        Only what may be forked after it was imported and before it was run: it starts no thread that a fork
+        would miss, and holds no lock, socket or device. Looks at the artefact as ``recognise`` does.
+        """
+        ...
+
+
+@runtime_checkable
 class PartialBackend(Protocol):
     """Optional part of a :class:`Backend` of which another backend runs some signatures.
 

@@ -34,7 +34,15 @@ import msgspec
 import numpy as np
 
 from salver.backends.protocol import LoadOptions, RunnableModel, StepModel, Traits
-from salver.backends.source import code_of, importable, parse, read_source, run_file, running
+from salver.backends.source import (
+    code_of,
+    forkable_imports,
+    importable,
+    parse,
+    read_source,
+    run_file,
+    running,
+)
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
@@ -107,6 +115,10 @@ class PythonBackend:
         if any(c.name == "Model" or _is_alike(c) for c in classes):
             return "python"
         return None
+
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """See :class:`~salver.backends.protocol.ForkableBackend`."""
+        return ("salver.backends.python", *forkable_imports(code_of(manifest)))
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """Run the file, create a ``Model`` (or ``TritonPythonModel``), call its ``load``."""

@@ -14,7 +14,8 @@ import numpy as np
 
 from salver.backends.content import head, uncompressed_head, zip_members
 from salver.backends.loading import framework, loading, options_of, override
-from salver.backends.protocol import SIGNATURE, LoadOptions, Traits
+from salver.backends.protocol import SIGNATURE, LoadOptions, RunnableModel, Traits
+from salver.backends.sharing import SHARE, shared, wants_sharing
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
@@ -31,6 +32,15 @@ _LOG = logging.getLogger("salver.backends.sklearn")
 _FLOATS = (DataType.FP32, DataType.FP64)
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _HARMLESS = frozenset({"numpy.dtype"})  # part of every one-hot encoder, but not trusted by skops itself
+#: Parts of scikit-learn that most estimators need, for :meth:`SklearnBackend.preloads`.
+_PRELOADED = tuple(
+    f"sklearn.{part}"
+    for part in (
+        *("cluster", "compose", "decomposition", "ensemble", "feature_extraction.text", "impute"),
+        *("linear_model", "naive_bayes", "neighbors", "neural_network", "pipeline", "preprocessing", "svm"),
+    )
+)
+_HOW_TO_SHARE = "Save it with joblib.dump(estimator, path), not compressed, and load it with --trust-pickle."
 _DANGER = (
     "is a pickle, and loading a pickle runs whatever code its maker put into it, with all the rights of "
     "this server"
@@ -68,16 +78,23 @@ class SklearnBackend:
         is_class = first[:1] == b"c" or (first[:1] == b"\x8c" and not first[2:].startswith(b"numpy"))
         return "pickle" if is_class else None  # dicts, lists and arrays are not models
 
-    def load(self, manifest: Manifest, options: LoadOptions) -> "SklearnModel":
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """See :class:`~salver.backends.protocol.ForkableBackend`."""
+        return ("salver.backends.sklearn", "skops.io", *_PRELOADED)
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """See :class:`~salver.backends.protocol.Backend`."""
-        wish = options_of(manifest, ("trusted", "dates"))
+        wish = options_of(manifest, ("trusted", "dates", SHARE))
+        sharing = wants_sharing(wish, manifest, options)
         if manifest.format == "pickle" and not options.trust_pickle:
             raise LoadFailed(f"{manifest.path} {_DANGER}", fix=_WAYS_OUT.format(name=manifest.path.name))
         sklearn = framework(self, "sklearn")
         with loading(manifest), warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             if manifest.format == "pickle":
-                estimator = framework(self, "joblib").load(manifest.path)
+                # Mapped as copies on write: compiled code takes no arrays that are read-only.
+                mapping = "c" if sharing else None
+                estimator = framework(self, "joblib").load(manifest.path, mmap_mode=mapping)
             else:
                 estimator = self._skops(manifest, wish.get("trusted", ""), options)
             for version in {getattr(w.message, "original_sklearn_version", "") for w in told} - {""}:
@@ -87,7 +104,8 @@ class SklearnBackend:
                     *(manifest.id, version, sklearn.__version__),
                 )
             days = [name.strip() for name in wish.get("dates", "").split(",")]
-            return SklearnModel(estimator, manifest, [name for name in days if name])
+            model = SklearnModel(estimator, manifest, [name for name in days if name])
+            return shared(model, manifest, _HOW_TO_SHARE) if sharing else model
 
     def _skops(self, manifest: Manifest, trusted: str, options: LoadOptions) -> Any:
         skops = framework(self, "skops.io")

@@ -16,6 +16,10 @@ from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 
 _MAX_SOURCE = 4 << 20
+#: Libraries that may be imported before a fork, if nothing of them has run.
+_FORKABLE = frozenset(
+    ("numpy", "scipy", "pandas", "sklearn", "torch", "tensorflow", "onnxruntime", "lightgbm", "xgboost")
+)
 _LOADING = threading.RLock()  # sys.path and sys.modules are used by one loading model at a time
 
 
@@ -46,6 +50,19 @@ def parse(content: bytes) -> ast.Module | None:
         return ast.parse(content)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
+
+
+def forkable_imports(source: Path) -> tuple[str, ...]:
+    """Return the frameworks that a file imports at its top, of those that a process may import and fork."""
+    content = read_source(source)
+    tree = parse(content) if content is not None else None
+    found = set()
+    for node in tree.body if tree is not None else ():
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").partition(".")[0])
+    return tuple(sorted(found & _FORKABLE))
 
 
 @contextmanager

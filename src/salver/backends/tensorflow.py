@@ -78,15 +78,15 @@ class TensorFlowBackend:
             return "savedmodel"
         return None
 
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """See :class:`~salver.backends.protocol.ForkableBackend`."""
+        return ("salver.backends.tensorflow:preload",)
+
     def load(self, manifest: Manifest, options: LoadOptions) -> "TensorFlowModel":
         """See :class:`~salver.backends.protocol.Backend`."""
         wish = options_of(manifest, ("signature", "tags", "intra_op_threads", "inter_op_threads", "prefer"))
         choice_of(wish, "prefer", ("tensorflow", "onnx"))
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        if options.own_process:  # a graph needs no Keras, which is half of TensorFlow's import
-            os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-        tf = framework(self, "tensorflow")
-        tf.get_logger().setLevel("ERROR")  # it recommends a loader that cannot read all SavedModels
+        tf = _import(self, own_process=options.own_process)
         tags = [tag.strip() for tag in wish.get("tags", "serve").split(",")]
         v1 = tf.compat.v1
         pools = v1.ConfigProto(
@@ -117,6 +117,24 @@ class TensorFlowBackend:
         except BaseException:
             session.close()
             raise
+
+
+def preload() -> None:
+    """Import in a fork server what loading a model imports."""
+    tf = _import(TensorFlowBackend(), own_process=True)
+    v1 = tf.compat.v1
+    # Modules of TensorFlow are imported when they are used. Nothing runs: no fork would survive that.
+    for used in (v1.ConfigProto, v1.Session, v1.saved_model.load, tf.make_ndarray, tf.Graph, tf.dtypes):
+        assert used is not None
+
+
+def _import(backend: "TensorFlowBackend", *, own_process: bool) -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if own_process:  # a graph needs no Keras, which is half of TensorFlow's import
+        os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    tf = framework(backend, "tensorflow")
+    tf.get_logger().setLevel("ERROR")  # it recommends a loader that cannot read all SavedModels
+    return tf
 
 
 def _opened(tf: Any, pools: Any, tags: list[str], path: Path, *, is_second: bool = False) -> tuple[Any, Any]:

@@ -23,7 +23,8 @@ import numpy as np
 
 from salver.backends.content import head, inner_names, zip_members
 from salver.backends.loading import choice_of, count_of, framework, is_batched, loading, options_of, override
-from salver.backends.protocol import LoadOptions, Traits
+from salver.backends.protocol import LoadOptions, RunnableModel, Traits
+from salver.backends.sharing import SHARE, mapped_files, shared, wants_sharing
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, ModelFailed
@@ -33,11 +34,17 @@ from salver.words.tensor import Array, DataType, datatype_of
 with lazy_imports():
     from salver.backends.outputs import Outputs
     from salver.backends.torch_module import open_module
+    from salver.backends.torch_weights import map_exported, open_script
 
 
 _LOG = logging.getLogger("salver.backends.torch")
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
-_OPTIONS = ("disable_optimized_execution", "inference_mode", "module", "num_interop_threads")
+_OPTIONS = ("disable_optimized_execution", "inference_mode", "module", "num_interop_threads", SHARE)
+#: What PyTorch imports when it loads an exported program for the first time: a second of work.
+_OF_EXPORT = ("torch.export.pt2_archive._package", "torch._export.serde.serialize", "torch.export._unlift")
+_HOW_TO_SHARE = "Save the weights with torch.save, or the program with torch.export.save."
+#: Operations that change an attribute, or a tensor or list in place.
+_KEEPS_STATE = re.compile(r"prim::SetAttr|\w::\w+_\(|aten::(append|insert|extend|pop|clear|_set_item|Delete)")
 _PLACED = re.compile(r".*__([0-9]{1,4})")
 _SCALARS = {"int": DataType.INT64, "float": DataType.FP64, "bool": DataType.BOOL}
 
@@ -77,7 +84,12 @@ class TorchBackend:
             return "torch-weights"
         return None
 
-    def load(self, manifest: Manifest, options: LoadOptions) -> "TorchModel":
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """See :class:`~salver.backends.protocol.ForkableBackend`."""
+        names = ("salver.backends.torch", "torch")
+        return (*names, *_OF_EXPORT) if manifest.format == "torch-export" else names
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """See :class:`~salver.backends.protocol.Backend`."""
         wish = options_of(manifest, _OPTIONS)
         module = wish.get("module", "")
@@ -92,15 +104,24 @@ class TorchBackend:
         torch = framework(self, "torch")
         torch.set_num_threads(options.threads)
         mode = _mode(torch, wish)
+        # A module's weights can be mapped at no cost; a program's are swapped, which not each one allows.
+        by_default = "true" if module and options.own_process else "false"
+        sharing = wants_sharing(wish, manifest, options, default=by_default)
         with loading(manifest), warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # deprecation warnings are of no use to the operator
-            openers = {"torch-export": _exported, "torch-aoti": _compiled}
             if module:
-                model = _declared(torch, manifest, *open_module(torch, manifest, options, module))
+                found = open_module(torch, manifest, options, module, sharing)
+                model = _declared(torch, manifest, *found)
+            elif manifest.format == "torch-export":
+                model = _exported(torch, manifest, sharing)
+            elif manifest.format == "torch-aoti":
+                model = _compiled(torch, manifest)
             else:
-                model = openers.get(manifest.format, _scripted)(torch, manifest)
+                model = _scripted(torch, manifest, open_script if sharing else _open_script)
             model.mode = mode
-            return model
+            if not sharing or (SHARE not in wish and not mapped_files(manifest.path)):
+                return model
+            return shared(model, manifest, _HOW_TO_SHARE)
 
 
 def _mode(torch: Any, wish: dict[str, str]) -> Callable[[], AbstractContextManager[Any]]:
@@ -188,7 +209,7 @@ class TorchModel:
         self._call = None
 
 
-def _exported(torch: Any, manifest: Manifest) -> TorchModel:
+def _exported(torch: Any, manifest: Manifest, sharing: str) -> TorchModel:
     program = torch.export.load(manifest.path)
     graph, signature = program.graph_module.graph, program.graph_signature
     found = {node.name: node.meta.get("val") for node in graph.nodes}
@@ -204,6 +225,8 @@ def _exported(torch: Any, manifest: Manifest) -> TorchModel:
     inputs = override(_called(said, manifest.config.inputs), manifest.config.inputs, "inputs")
     outputs = override(_called(gives, manifest.config.outputs), manifest.config.outputs, "outputs")
     module, spec = program.module(), program.call_spec.in_spec
+    if sharing:
+        map_exported(torch, manifest.path, module)
     unflatten = torch.utils._pytree.tree_unflatten
 
     def call(*flat: Any) -> Any:
@@ -256,15 +279,19 @@ def _declared(torch: Any, manifest: Manifest, program: Any, own: Sequence[str] =
     return TorchModel(torch, manifest.id.name, _arranged(torch, program, takes, gives), signature)
 
 
-def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
-    program = torch.jit.load(str(manifest.path), map_location="cpu").eval()
+def _open_script(torch: Any, path: Path) -> Any:
+    return torch.jit.load(str(path), map_location="cpu").eval()
+
+
+def _scripted(torch: Any, manifest: Manifest, open_program: Callable[[Any, Path], Any]) -> TorchModel:
+    program = open_program(torch, manifest.path)
     arguments = program.forward.schema.arguments[1:]
     scalars = frozenset(a.name for a in arguments if str(a.type) in _SCALARS)
     declared = manifest.config.inputs
     traced = () if declared else _traced(torch, manifest.path)
-    trial = torch.jit.load(
-        str(manifest.path), map_location="cpu"
-    ).eval()  # it may keep state, so it is not the one served
+    graph = str(program.inlined_graph)
+    # A program that keeps state is tried on another copy than the one that is served.
+    trial = open_program(torch, manifest.path) if _KEEPS_STATE.search(graph) else program
     takes = _places(declared, [a.name for a in arguments], "inputs")
     if declared:
         inputs = declared
@@ -286,7 +313,7 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
     batched = is_batched(inputs, outputs, manifest.config)
     signature = Signature(inputs, outputs, batched, "pytorch_torchscript")
     # A program that assigns to attributes is not thread-safe, so its runs take turns.
-    writes = "prim::SetAttr" in str(program.inlined_graph)
+    writes = "prim::SetAttr" in graph
     gives = _places(manifest.config.outputs, (), "outputs")
     call = _arranged(torch, _in_turn(program) if writes else program, takes, gives)
     return TorchModel(torch, manifest.id.name, call, signature, scalars)

@@ -5,6 +5,8 @@ arguments. It runs only in a process of its own.
 """
 
 import inspect
+import zipfile
+from pathlib import Path
 from typing import Any
 
 from salver.backends.protocol import LoadOptions
@@ -15,11 +17,14 @@ from salver.words.errors import LoadFailed
 _NAME = "salver_torch_module"
 
 
-def open_module(torch: Any, manifest: Manifest, options: LoadOptions, file: str) -> tuple[Any, list[str]]:
+def open_module(
+    torch: Any, manifest: Manifest, options: LoadOptions, file: str, sharing: str
+) -> tuple[Any, list[str]]:
     """Return the module with its weights, and the names of the arguments of its ``forward``.
 
     Args:
         file: Name of the Python file beside the weights.
+        sharing: Map the weights if they have the form for it; empty = copy them.
 
     Raises:
         LoadFailed: the file or its class is invalid, or the weights do not match it.
@@ -47,6 +52,14 @@ def open_module(torch: Any, manifest: Manifest, options: LoadOptions, file: str)
             found = ", ".join(kind.__name__ for kind in kinds) or "none"
             raise LoadFailed(f"{source} must define one subclass of torch.nn.Module, and has: {found}")
         module = kinds[0]()
-        weights = torch.load(manifest.path, map_location="cpu", weights_only=True)
-        module.load_state_dict(weights)
+        _load_weights(torch, module, manifest.path, sharing)
     return module.eval(), list(inspect.signature(module.forward).parameters)
+
+
+def _load_weights(torch: Any, module: Any, path: Path, sharing: str) -> None:
+    is_zip = zipfile.is_zipfile(path)  # older files cannot be mapped
+    weights = torch.load(path, map_location="cpu", weights_only=True, mmap=bool(sharing) and is_zip)
+    own = module.state_dict()
+    # Copying converts numbers to the module's own type, taking over the mapped tensors does not.
+    is_alike = all(name in own and value.dtype == own[name].dtype for name, value in weights.items())
+    module.load_state_dict(weights, assign=bool(sharing) and is_zip and is_alike)

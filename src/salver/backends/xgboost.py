@@ -60,6 +60,10 @@ class XgboostBackend:
                 return "xgboost-json"
         return None
 
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """See :class:`~salver.backends.protocol.ForkableBackend`."""
+        return ("salver.backends.xgboost", "xgboost")
+
     def load(self, manifest: Manifest, options: LoadOptions) -> "XgboostModel":
         """See :class:`~salver.backends.protocol.Backend`."""
         wish = options_of(manifest, ("output",))

@@ -280,6 +280,7 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             hundred times the longest run, at least one minute.
         reruns: Whether requests that were running when their host process died are run once more, alone. None
             = decided by the backend: yes for fixed graphs, no for arbitrary Python code.
+        forks: Whether host processes may be forks of a process that has imported their framework.
         rate_limits: Shared resources that instances take, for consecutive groups of instances; the remaining
             instances take none.
         cpus: Cores on which host processes may run, by number; the model runs in host processes then. Empty =
@@ -294,6 +295,7 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_limit_mb: int = 0
     run_timeout_s: float = 0.0
     reruns: bool | None = None
+    forks: bool = True
     rate_limits: tuple[RateLimit, ...] = ()
     cpus: tuple[int, ...] = ()
     cpu_quota: float = 0.0

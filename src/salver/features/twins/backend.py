@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from salver.backends.onnx import OnnxBackend, OnnxModel
-from salver.backends.protocol import SIGNATURE, LoadOptions, Traits
+from salver.backends.onnx import OnnxBackend
+from salver.backends.protocol import SIGNATURE, LoadOptions, RunnableModel, Traits
 from salver.words.artifacts import Batching, Manifest, ModelConfig
 from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import Signature
@@ -118,7 +118,7 @@ class TwinModel:
                 model.close()
 
 
-def load_part(manifest: Manifest, part: Part, options: LoadOptions) -> OnnxModel:
+def load_part(manifest: Manifest, part: Part, options: LoadOptions) -> RunnableModel:
     """Load the graph of one signature.
 
     Args:

@@ -17,8 +17,7 @@ from urllib.parse import unquote
 import msgspec
 import numpy as np
 
-from salver.backends.onnx import OnnxModel
-from salver.backends.protocol import SIGNATURE, LoadOptions
+from salver.backends.protocol import SIGNATURE, LoadOptions, RunnableModel
 from salver.backends.tensorflow import TensorFlowBackend, TensorFlowModel
 from salver.features.twins.backend import FILE, SAMPLES, Part, Twin, load_part
 from salver.words.artifacts import Manifest, ModelConfig
@@ -210,7 +209,7 @@ def _compared(model: TensorFlowModel, index: int, part: Part, folder: Path) -> P
     return msgspec.structs.replace(part, apart=apart, samples=count)
 
 
-def _check_refused(twin: OnnxModel, inputs: Mapping[str, Array], why: str) -> None:
+def _check_refused(twin: RunnableModel, inputs: Mapping[str, Array], why: str) -> None:
     """Check that invalid input is rejected, because ONNX has no assertions. Raises LoadFailed."""
     try:
         twin.run(inputs)

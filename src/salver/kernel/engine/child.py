@@ -124,7 +124,7 @@ class HostProcess:
             LoadFailed: the child could not be started, or the model could not be loaded.
         """
         try:
-            ends = spawn(plan)
+            ends = spawn(plan) if plan.starter is None else await plan.starter(plan)
         except OSError as error:
             raise LoadFailed(
                 f"no host process could be started for model '{plan.manifest.id.name}': {error}"

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     for fd in descriptors:
         os.set_inheritable(fd, False)  # not for processes that the model starts
     control, requests, responses, *side = descriptors
-    _die_with(parent)
+    die_with(parent)
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -80,7 +80,7 @@ def host_model(
     return 0
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the operating system kill this process when the parent's thread ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

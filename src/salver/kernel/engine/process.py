@@ -23,7 +23,7 @@ from salver.kernel.engine.child import Done, HostProcess, Work, is_small
 from salver.kernel.engine.pieces import ResponseStream
 from salver.kernel.engine.ports import CallbackProvider, Gave
 from salver.kernel.engine.run_limit import RunLimit
-from salver.kernel.engine.spawn import HostPlan, Interpreter
+from salver.kernel.engine.spawn import HostPlan, Interpreter, Starter
 from salver.kernel.supervise import Backoff, Supervisor
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, NotReady, SalverError
@@ -106,6 +106,7 @@ class ProcessRunner:
         recovery: Recovery = _RECOVERY,
         server: CallbackProvider | None = None,
         interpreter: Interpreter | None = None,
+        starter: Starter | None = None,
     ) -> "ProcessRunner":
         """Start all hosts concurrently and wait until each has loaded the model.
 
@@ -116,12 +117,15 @@ class ProcessRunner:
                 (:mod:`salver.kernel.engine.run_limit`), inf = never.
             server: Server that the model may call while it runs; None = none.
             interpreter: Interpreter of the hosts; None = that of this process. Released by the runner.
+            starter: See :class:`~salver.kernel.engine.spawn.HostPlan`.
 
         Raises:
             LoadFailed: a host failed; the others have been stopped.
         """
         limit = RunLimit(run_timeout_s)
-        plan = HostPlan(backend, manifest, options, memory_limit_mb, limit, server, interpreter)
+        plan = HostPlan(
+            backend, manifest, options, memory_limit_mb, limit, server, interpreter, starter=starter
+        )
         starting = [
             asyncio.ensure_future(HostProcess.launch(_of_instance(plan, instance)))
             for instance in range(slots)

@@ -9,7 +9,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final, NamedTuple, Protocol
 
@@ -58,6 +58,7 @@ class HostPlan(msgspec.Struct, frozen=True):
         forks: It is a fork server, if forking is safe; for programs that can be one.
         imports: Modules that a fork server imports; its children load the model.
         output: Limit on its logged output, shared by all hosts of this plan.
+        starter: Starts the process instead of :func:`spawn`; None = none.
     """
 
     backend: str
@@ -72,6 +73,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     forks: bool = False
     imports: tuple[str, ...] = ()
     output: OutputLimit = msgspec.field(default_factory=OutputLimit)
+    starter: "Starter | None" = None
 
     @property
     def variables(self) -> dict[str, str]:
@@ -96,6 +98,14 @@ class Process(Protocol):
 
     def kill(self) -> None:
         """Kill it (SIGKILL)."""
+        ...
+
+
+class Starter(Protocol):
+    """Way to start a host process other than executing it."""
+
+    async def __call__(self, plan: HostPlan, /) -> "HostHandles":
+        """Start it. Raises OSError as :func:`spawn` does."""
         ...
 
 
@@ -190,44 +200,79 @@ def open_line(name: str, undo: ExitStack, theirs_too: ExitStack) -> HostChannels
     return HostChannels(sock, output, (requests, responses), passed, their_output)
 
 
+class HostEnds(NamedTuple):
+    """Connection of a parent to a child, with the callback channel if its plan has a server.
+
+    Attributes:
+        passed: Child's descriptors, in the order of its command line.
+    """
+
+    line: HostChannels
+    side: SideChannel | None
+    passed: tuple[int, ...]
+
+    def handles(self, process: Process, pidfd: int) -> HostHandles:
+        """Return the parent's handles of the started child."""
+        line = self.line
+        return HostHandles(process, line.sock, line.output, pidfd, line.arenas, self.side)
+
+
+def open_ends(plan: HostPlan, undo: ExitStack, theirs_too: ExitStack) -> HostEnds:
+    """Create arenas, channels and output pipe for one child; arguments as for :func:`open_line`.
+
+    Raises:
+        OSError: out of descriptors or memory.
+    """
+    name = plan.manifest.id.name
+    line = open_line(name, undo, theirs_too)
+    if plan.server is None:
+        return HostEnds(line, None, line.passed)
+    asks = Arena.create(f"{name}:asks")
+    undo.callback(asks.close)
+    answers = Arena.create(f"{name}:answers")
+    undo.callback(answers.close)
+    mine, theirs = socket.socketpair()
+    undo.callback(mine.close)
+    theirs_too.callback(theirs.close)
+    mine.setblocking(False)
+    return HostEnds(
+        line, SideChannel(mine, asks, answers), (*line.passed, theirs.fileno(), asks.fd, answers.fd)
+    )
+
+
+def execute(
+    program: str, module: str, passed: Sequence[int], output: int, variables: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Start an interpreter with a module, whose arguments are this process and inherited descriptors."""
+    return subprocess.Popen(
+        # -P keeps the working directory out of the path: a model folder may hold an ``asyncio.py``.
+        [program, "-P", "-m", module, *map(str, (os.getpid(), *passed))],
+        stdin=subprocess.DEVNULL,  # a model that asks for a password must not wait for ever
+        stdout=output,
+        stderr=output,
+        pass_fds=passed,
+        start_new_session=True,  # a group of its own, which is killed as a whole
+        env=variables,
+    )
+
+
 def spawn(plan: HostPlan) -> HostHandles:
     """Start a child on the loop's own thread, because it dies with the *thread* that started it.
 
     Raises:
         OSError: out of descriptors, memory or processes; everything has been released.
     """
-    name = plan.manifest.id.name
     with ExitStack() as undo, ExitStack() as theirs_too:
-        line = open_line(name, undo, theirs_too)
-        passed = list(line.passed)
-        side = None
-        if plan.server is not None:
-            asks = Arena.create(f"{name}:asks")
-            undo.callback(asks.close)
-            answers = Arena.create(f"{name}:answers")
-            undo.callback(answers.close)
-            mine, theirs = socket.socketpair()
-            undo.callback(mine.close)
-            theirs_too.callback(theirs.close)
-            mine.setblocking(False)
-            side = SideChannel(mine, asks, answers)
-            passed += [theirs.fileno(), asks.fd, answers.fd]
+        ends = open_ends(plan, undo, theirs_too)
         program = sys.executable
         if plan.interpreter is not None:
             program = plan.interpreter.program
-        process = subprocess.Popen(
-            # -P keeps the working directory out of the path: a model folder may hold an ``asyncio.py``.
-            [program, "-P", "-m", "salver.kernel.engine.host", *map(str, (os.getpid(), *passed))],
-            stdin=subprocess.DEVNULL,  # a model that asks for a password must not wait for ever
-            stdout=line.their_output,
-            stderr=line.their_output,
-            pass_fds=passed,
-            start_new_session=True,  # a group of its own, which is killed as a whole
-            env={**plan.variables, **_ALONE} if plan.forks else plan.variables,
-        )
+        variables = {**plan.variables, **_ALONE} if plan.forks else plan.variables
+        output = ends.line.their_output
+        process = execute(program, "salver.kernel.engine.host", ends.passed, output, variables)
         undo.callback(process.wait)
         undo.callback(process.kill)
         # Its id cannot be reused before the parent waits for it.
         pidfd = os.pidfd_open(process.pid)
         undo.pop_all()
-        return HostHandles(process, line.sock, line.output, pidfd, line.arenas, side)
+        return ends.handles(process, pidfd)

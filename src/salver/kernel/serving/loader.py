@@ -230,6 +230,7 @@ class Loader:
             callbacks = None
             if backend.traits.reads_config:
                 callbacks = self._terms.callbacks
+            interpreter = await programs.interpreter(manifest) if programs is not None else None
             runner = await ProcessRunner.start(
                 f"{kind.__module__}:{kind.__qualname__}",
                 manifest,
@@ -238,7 +239,8 @@ class Loader:
                 memory_limit_mb=manifest.config.instances.memory_limit_mb,
                 run_timeout_s=manifest.config.instances.run_timeout_s,
                 server=callbacks.admit(manifest.id) if callbacks else None,
-                interpreter=await programs.interpreter(manifest) if programs is not None else None,
+                interpreter=interpreter,
+                starter=self._terms.starter(backend, manifest) if interpreter is None else None,
             )
             runner.reruns = _reruns(backend, manifest, runner.signature)
             return runner

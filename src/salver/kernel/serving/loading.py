@@ -4,13 +4,14 @@ The server collects the extensions in :class:`Additions`. Without any, the loade
 ensembles, handlers, objectives or response cache.
 """
 
+import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from salver.backends.protocol import Backend
+from salver.backends.protocol import Backend, ForkableBackend
 from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.ports import Runner
 from salver.kernel.serving.servable import Servable
@@ -21,8 +22,9 @@ from salver.words.errors import LoadFailed
 from salver.words.tensor import Array
 
 with lazy_imports():
+    from salver.kernel.engine.fork_client import ForkServers
     from salver.kernel.engine.learned import LearnedRule
-    from salver.kernel.engine.spawn import Interpreter
+    from salver.kernel.engine.spawn import Interpreter, Starter
     from salver.kernel.engine.turns import ResourcePool
     from salver.kernel.serving.model_callbacks import ModelCallbacks
 
@@ -39,6 +41,7 @@ class Terms(msgspec.Struct, frozen=True):
         wish: Defaults for models that do not configure their instances.
         callbacks: Answers the calls of models to the server; None = they cannot call it.
         pool: Resources that models share; None = not limited.
+        forks: Fork servers of host processes; None = hosts are executed.
     """
 
     cores: int
@@ -46,6 +49,21 @@ class Terms(msgspec.Struct, frozen=True):
     wish: Instances = _NO_WISH
     callbacks: ModelCallbacks | None = None
     pool: ResourcePool | None = None
+    forks: ForkServers | None = None
+
+    def starter(self, backend: Backend, manifest: Manifest) -> Starter | None:
+        """Return what starts a model's host processes; None = they are executed.
+
+        Hosts are forked if the backend says what they may inherit, unless the model is configured
+        otherwise. A model from a request is executed: forks share the addresses of their memory, which
+        helps an attacker.
+        """
+        wish = manifest.config.instances
+        if self.forks is None or manifest.brought in ("files", "path") or not wish.forks:
+            return None
+        if not isinstance(backend, ForkableBackend):
+            return None
+        return functools.partial(self.forks.start, names=backend.preloads(manifest))
 
     def wish_of(self, manifest: Manifest) -> Instances:
         """Return a model's instance settings, completed by the defaults.

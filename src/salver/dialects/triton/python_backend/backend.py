@@ -21,6 +21,10 @@ class TritonPythonBackend(PythonBackend):
             return FORMAT
         return super().format_of(content, tree)
 
+    def preloads(self, manifest: Manifest) -> tuple[str, ...]:
+        """See :class:`~salver.backends.protocol.ForkableBackend`."""
+        return (__name__, "salver.dialects.triton.python_backend.opening", *super().preloads(manifest))
+
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """Load a ``TritonPythonModel`` as Triton does; anything else as a plain class."""
         if manifest.format == FORMAT:

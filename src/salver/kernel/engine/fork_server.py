@@ -1,0 +1,124 @@
+"""Program of a fork server, which starts host processes without their imports.
+
+``python -m salver.kernel.engine.fork_server PARENT ORDERS``: it imports what its first message names, and
+forks a host process for each order until the other end of that socket is closed. It runs nothing of what it
+has imported: threads that a framework starts in its first run would not survive a fork.
+
+A host is forked by a process that ends at once, so that it becomes a child of the server, which is a
+subreaper meanwhile: it is waited for, killed and bound to the server's life like one that was executed, and
+it outlives this process. The server's side is :mod:`salver.kernel.engine.fork_client`.
+"""
+
+import contextlib
+import gc
+import importlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from salver.kernel.engine import host
+from salver.kernel.engine.hosting import named
+from salver.lazy import load_names
+
+#: Longest message, and most descriptors that come with one.
+MOST_BYTES, MOST_FDS = 1 << 17, 16
+#: First reply, when the imports are done and forks are safe.
+READY = b"ready"
+_ADOPTION_S = 10.0  # far longer than it takes to become a child of the server
+
+
+class Preload(msgspec.Struct, frozen=True, array_like=True):
+    """First message.
+
+    Attributes:
+        path: The server's ``sys.path``.
+        names: Modules to import, and functions to call as ``module:function``; what raises is left to the
+            hosts, whose loads raise it again.
+    """
+
+    path: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+_DECODER = msgspec.msgpack.Decoder(Preload)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fork until told to stop; in a fork, run the host. Return the exit status of either."""
+    parent, orders = map(int, arguments)
+    os.set_inheritable(orders, False)
+    host.die_with(parent)
+    sock = socket.socket(fileno=orders)
+    message = sock.recv(MOST_BYTES)
+    if not message:
+        return 0
+    _import(_DECODER.decode(message))
+    if threading.active_count() > 1:
+        sock.send(f"its imports have started {threading.active_count() - 1} threads".encode())
+        return 0
+    gc.collect()
+    gc.freeze()  # a collection in a host would write to all that it shares with the others
+    sock.send(READY)
+    while True:
+        message, fds, _, _ = socket.recv_fds(sock, MOST_BYTES, MOST_FDS)
+        if not message:
+            return 0
+        if _fork(parent):
+            return host.main([str(parent), *map(str, _adopted(sock, parent, fds))])
+        for fd in fds:
+            os.close(fd)
+
+
+def _import(preload: Preload) -> None:
+    sys.path[:] = preload.path
+    for name in preload.names:
+        with contextlib.suppress(Exception):
+            if ":" in name:
+                named(name)()
+            else:
+                importlib.import_module(name)
+    load_names("salver.backends")
+    load_names("salver.kernel.engine")
+
+
+def _fork(parent: int) -> bool:
+    """Fork a host process; return True in it."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return False
+    if os.fork():
+        os._exit(0)
+    until = time.monotonic() + _ADOPTION_S
+    while os.getppid() != parent:
+        if time.monotonic() > until:  # the server is gone
+            os._exit(1)
+        time.sleep(0.0002)
+    os.setsid()  # a group of its own, which is killed as a whole
+    return True
+
+
+def _adopted(sock: socket.socket, parent: int, fds: list[int]) -> list[int]:
+    """Tell the server this host's process id; return its descriptors, its output being connected."""
+    sock.send(b"%d" % os.getpid())
+    sock.close()
+    output, *others = fds
+    for standard in (1, 2):
+        os.dup2(output, standard)
+    os.close(output)
+    # The streams of this process know that they wrote to a file, not to a pipe.
+    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    random = sys.modules.get("numpy.random")
+    if random is not None:
+        random.seed()  # else all forks would draw the same numbers; Python's own generator does so itself
+    return others
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
