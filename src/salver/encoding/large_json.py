@@ -2,8 +2,6 @@
 
 simdjson returns the numbers of a (nested) list as one buffer. What it cannot represent (booleans, mixed
 kinds, NaN) is parsed by :mod:`json_text`; the values are the same either way.
-
-Pure.
 """
 
 import math
