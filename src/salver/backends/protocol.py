@@ -253,6 +253,65 @@ class StepModel(Protocol):
         ...
 
 
+@runtime_checkable
+class ResumableSteps(StepModel, Protocol):
+    """A step model whose states can be copied out of a slot and into another one, by parts of a prompt.
+
+    What one prompt left can so serve another one that begins with the same tokens.
+    """
+
+    def save(self, slot: int, start: int, end: int) -> tuple[Array, ...]:
+        """Return copies of the states after the tokens ``start`` to ``end``, the last that the slot has read.
+
+        Of a state with a place for each token only these places; of others the whole.
+        """
+        ...
+
+    def resume(self, slot: int, parts: Sequence[tuple[Array, ...]], tokens: int) -> None:
+        """Give an empty slot the states after so many tokens.
+
+        Args:
+            parts: What ``save`` returned for consecutive parts of these tokens. Not to be changed.
+        """
+        ...
+
+
+@runtime_checkable
+class RecallingSteps(StepModel, Protocol):
+    """A step model that knows states after the beginnings of earlier prompts.
+
+    Attributes:
+        block: Tokens of a part of a prompt that is kept; prompts are read in such blocks, from their
+            beginning, and the rest at once. 0 = nothing is kept.
+    """
+
+    block: int
+
+    def recall(self, slot: int, tokens: Sequence[int], owner: str) -> int:
+        """Give an empty slot the state after the longest known beginning of a prompt.
+
+        It is a whole number of blocks, and not the whole prompt. What the slot reads next is kept.
+
+        Args:
+            owner: Only beginnings of the same owner's prompts are known.
+
+        Returns:
+            The number of tokens of this beginning.
+        """
+        ...
+
+    def check(self, vocabulary: int, most: int) -> None:
+        """Try whether the model goes on from a known state as it would have gone on; else keep nothing.
+
+        Called once, on the thread of the steps, before the first request.
+
+        Args:
+            vocabulary: Number of tokens.
+            most: Maximum tokens of a sequence.
+        """
+        ...
+
+
 class Backend(Protocol):
     """Backend that recognises and loads the artefacts of one framework.
 

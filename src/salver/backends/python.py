@@ -130,10 +130,10 @@ class PythonBackend:
         model, module, signature = _load(manifest, options, "step")
         if hasattr(model, "step"):
             return PythonSteps(model, module)
-        slots = manifest.config.steps.max_sequences
+        steps = manifest.config.steps
         stateful = PythonModel(model, manifest.id.name, module, signature)
         try:
-            return StatefulSteps(stateful, manifest.id.name, slots)
+            return StatefulSteps(stateful, manifest.id.name, steps.max_sequences, steps.max_context)
         except BaseException:
             stateful.close()
             raise
@@ -190,6 +190,8 @@ class PythonSteps:
         self.step = model.step
         self.release = model.release
         self.prefill = getattr(model, "prefill", self._prefill_by_steps)
+        if hasattr(model, "save") and hasattr(model, "resume"):
+            self.save, self.resume = model.save, model.resume
 
     def _prefill_by_steps(self, slot: int, tokens: Array) -> Array:
         for token in tokens:

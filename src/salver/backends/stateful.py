@@ -15,7 +15,7 @@ framework.
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -36,11 +36,15 @@ class StatefulSteps:
 
     A step that raises is run again in halves, until the failing sequences are isolated.
 
+    Args:
+        context: Maximum tokens of a sequence. A state with one axis of this extent has a place for each token
+            there, if the program knows the position; 0 = unknown.
+
     Raises:
         LoadFailed: the model's tensors do not have the form above.
     """
 
-    def __init__(self, model: RunnableModel, name: str, slots: int) -> None:
+    def __init__(self, model: RunnableModel, name: str, slots: int, context: int = 0) -> None:
         inputs = {spec.name: spec for spec in model.signature.inputs}
         outputs = model.signature.outputs
         tokens = inputs.pop("tokens", None)
@@ -65,6 +69,7 @@ class StatefulSteps:
         self._states = {spec.name: self._zeros(spec, slots) for spec in inputs.values()}
         self._read = np.zeros(slots, np.int64)
         self._width = 1  # of the scores
+        self._places = {name: self._axis_of_places(states, context) for name, states in self._states.items()}
 
     def _zeros(self, spec: TensorSpec, slots: int) -> Array:
         if spec.shape[:1] != (-1,) or -1 in spec.shape[1:]:
@@ -82,6 +87,13 @@ class StatefulSteps:
                 fix="Set fewer max_sequences of [steps].",
             )
         return np.zeros((slots, *spec.shape[1:]), spec.datatype.dtype)
+
+    def _axis_of_places(self, states: Array, context: int) -> int | None:
+        """Return the axis of one slot's state that has a place for each token; None = there is none."""
+        axes = [axis for axis, extent in enumerate(states.shape[1:]) if extent == context]
+        if self._has_position and len(axes) == 1:
+            return axes[0]
+        return None
 
     def prefill(self, slot: int, tokens: Array) -> Array:
         """See :class:`~salver.backends.protocol.StepModel`."""
@@ -123,6 +135,31 @@ class StatefulSteps:
         self._read[slots] += tokens.shape[1]
         self._width = scores.shape[1]
         return scores
+
+    def save(self, slot: int, start: int, end: int) -> tuple[Array, ...]:
+        """See :class:`~salver.backends.protocol.ResumableSteps`."""
+        return tuple(self._part(name, slot, start, end).copy() for name in self._states)
+
+    def resume(self, slot: int, parts: Sequence[tuple[Array, ...]], tokens: int) -> None:
+        """See :class:`~salver.backends.protocol.ResumableSteps`."""
+        for index, (name, axis) in enumerate(self._places.items()):
+            if axis is None:
+                self._states[name][slot] = parts[-1][index]
+                continue
+            at = 0
+            for part in parts:
+                end = at + part[index].shape[axis]
+                self._part(name, slot, at, end)[...] = part[index]
+                at = end
+        self._read[slot] = tokens
+
+    def _part(self, name: str, slot: int, start: int, end: int) -> Array:
+        """Return a view of a slot's state: the places of these tokens, or the whole."""
+        state, axis = self._states[name][slot], self._places[name]
+        part: Array = state[...]
+        if axis is not None:
+            part = state[(slice(None),) * axis + (slice(start, end),)]
+        return part
 
     def release(self, slot: int) -> None:
         """See :class:`~salver.backends.protocol.StepModel`."""

@@ -59,6 +59,10 @@ COMMANDS: Final = {
         "salver.features.pipelines.command:pipelines",
         "Show the graph of a pipeline.toml, checked as a server checks it.",
     ),
+    "trunk": (
+        "salver.features.trunks.command:trunk",
+        "Cut ONNX models into the part that they share and a head each, as pipelines.",
+    ),
     "calibrate": (
         "salver.features.evaluation.calibrate_command:calibrate",
         "Fit the calibration of scores on predictions with their outcomes, and show how reliable they are.",

@@ -131,6 +131,8 @@ def _tables(
     }
     if limits.response_cache:
         tables["cache"] = cache_of([limits.response_cache], "--response-cache")
+    if limits.prefix_cache:
+        tables["prefixes"] = {"settings": limits.prefix_cache}
     if execution.fronts != _EXECUTION.fronts:
         tables["fronts"] = {"count": execution.fronts}
     if execution.memory:

@@ -270,6 +270,13 @@ class Limits:
             help="Cache for answers of models with response_cache, such as local,size=64m; '' = none.",
         ),
     ] = ""
+    prefix_cache: Annotated[
+        str,
+        Parameter(
+            name="--prefix-cache",
+            help="Memory for states of step-wise models after known beginnings, such as 512m; '' = none.",
+        ),
+    ] = ""
 
     def connections(self) -> "ConnectionLimits":
         """Return the limits of each connection."""

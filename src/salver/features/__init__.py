@@ -72,6 +72,16 @@ class MemoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget: str = ""
 
 
+class PrefixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the prefix cache of step-wise models.
+
+    Attributes:
+        settings: Its bytes, then other settings, such as ``512m,policy=lru``; empty = there is none.
+    """
+
+    settings: str = ""
+
+
 # Described here, so that a server that uses neither imports nothing of them.
 fronts_feature = Feature(
     "fronts",
@@ -86,4 +96,11 @@ memory_feature = Feature(
     config=MemoryConfig,
     has_table=False,
     is_used=lambda config: bool(config.budget),
+)
+prefixes_feature = Feature(
+    "prefixes",
+    "salver.features.cache.prefixes.building:build",
+    config=PrefixConfig,
+    has_table=False,
+    is_used=lambda config: bool(config.settings),
 )

@@ -369,6 +369,8 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_context: Maximum tokens of one sequence, prompt and answer together.
         max_tokens: Maximum tokens of all active sequences together; 0 = limited only by the slots.
         max_chunk: Maximum prompt tokens processed in one step.
+        prefix_block: Tokens of a part of a prompt whose state is kept, if the server has a cache of prefixes;
+            0 = none is kept.
     """
 
     vocabulary: str = ""
@@ -377,6 +379,7 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_context: int = 2048
     max_tokens: int = 0
     max_chunk: int = 256
+    prefix_block: int = 32
 
 
 class Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

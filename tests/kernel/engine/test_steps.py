@@ -145,6 +145,33 @@ def test_a_second_unread_prompt_goes_on_by_the_token_meanwhile():
     assert (names(plan.rows), plan.chunk.payload, plan.chunk_tokens) == (["b"], "a", 16)
 
 
+def test_with_blocks_a_prompt_is_read_in_whole_ones_and_then_the_rest():
+    scheduler = scheduler_of(Steps(max_sequences=3, max_context=100, max_chunk=16))
+    scheduler.block = 6
+    first, second = StepSequence("first", 27, 5), StepSequence("second", 1, 5)
+    for sequence in (first, second):
+        scheduler.offer(sequence)
+    sizes = []
+    while not second.is_answering:
+        plan = scheduler.plan(0.0)
+        sizes.append((plan.chunk.payload, plan.chunk_tokens, [row.payload for row in plan.rows]))
+        plan.advance()
+    # Alone twelve of sixteen; nobody knows yet how long a chunk beside an answer takes; a token alone, too.
+    assert sizes == [("first", 12, []), ("first", 12, []), ("first", 3, []), ("second", 1, ["first"])]
+    assert scheduler.plan(0.0).chunk is None
+
+
+def test_what_turns_out_to_be_known_shortens_a_chunk():
+    scheduler = scheduler_of(Steps(max_sequences=1, max_context=100, max_chunk=64))
+    scheduler.block = 6
+    sequence = StepSequence("one", 27, 5)
+    scheduler.offer(sequence)
+    plan = scheduler.plan(0.0)
+    assert plan.chunk_tokens == 24
+    sequence.read = 18
+    assert plan.advance() == 9 and sequence.is_answering
+
+
 def test_pace_allows_what_lengthens_a_step_by_the_share_and_not_more():
     pace = StepPace(largest=256, share=0.5)
     pace.stepped(8, 0.010)

@@ -131,7 +131,7 @@ class CachedModel:
     ) -> InferResponse:
         """See :meth:`salver.kernel.serving.ports.Inferring.infer`."""
         caching = self._caching
-        if not self._meter.is_on or request.signature in self._stateful:
+        if not self._meter.is_on or (self._stateful and request.signature in self._stateful):
             self._probe(request)
             return await self._infer(request, deadline, sender, standing)
         began = caching.now()
@@ -161,7 +161,7 @@ class CachedModel:
     ) -> Callable[[], None]:
         """See :class:`~salver.kernel.serving.capabilities.Post`; only with a near cache."""
         caching = self._caching
-        if not self._meter.is_on or request.signature in self._stateful:
+        if not self._meter.is_on or (self._stateful and request.signature in self._stateful):
             assert self._post is not None
             self._probe(request)
             return self._post(request, deadline, told, standing)
@@ -284,8 +284,11 @@ def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _is_large(request: InferRequest) -> bool:
+    inputs = request.inputs
+    if len(inputs) == 1:
+        return inputs[0].array.nbytes >= _MANY_BYTES
     size = 0
-    for tensor in request.inputs:
+    for tensor in inputs:
         size += tensor.array.nbytes
     return size >= _MANY_BYTES
 

@@ -60,7 +60,9 @@ class Caching:
         overhead: Bytes of an entry besides its value.
 
     Attributes:
+        now: Returns the current time.
         near: The store, if it never waits.
+        has_failed: The store has failed at least once.
         flights: Requests that are being computed.
         meters: What each version's cache has done.
         arrived: Called with the meter of each version that is loaded, and the prefix of the keys of the copy
@@ -70,10 +72,10 @@ class Caching:
     def __init__(self, cache: ResponseCache, clock: Callable[[], float], overhead: int = KEY_BYTES) -> None:
         self._cache = cache
         self.near = cache if isinstance(cache, NearCache) else None
-        self._clock = clock
+        self.now = clock
         self._overhead = overhead
         self._silent_until = self._resting_until = float("-inf")
-        self._has_failed = False
+        self.has_failed = False
         self.flights: Flights[bytes, Computed] = Flights(
             lambda call: asyncio.get_running_loop().call_soon(call)
         )
@@ -108,14 +110,10 @@ class Caching:
         self.arrived(meter, before)
         return meter
 
-    def now(self) -> float:
-        """Return the current time."""
-        return self._clock()
-
     def find(self, key: bytes) -> bytes | None:
         """Return the value of a near cache or None; never raises."""
         assert self.near is not None
-        if self._has_failed and self._clock() < self._resting_until:
+        if self.has_failed and self.now() < self._resting_until:
             return None
         try:
             return self.near.find(key)
@@ -125,7 +123,7 @@ class Caching:
 
     async def lookup(self, key: bytes) -> bytes | None:
         """Return the cached value or None; never raises."""
-        if self._has_failed and self._clock() < self._resting_until:
+        if self.has_failed and self.now() < self._resting_until:
             return None
         try:
             return await self._cache.lookup(key)
@@ -173,7 +171,7 @@ class Caching:
             self._gone[:2] = [self._gone[0].plus(self._gone[1])]
 
     def _packed(self, response: InferResponse) -> bytes | None:
-        if self._has_failed and self._clock() < self._resting_until:
+        if self.has_failed and self.now() < self._resting_until:
             return None
         try:
             if size_of(response) > self._cache.max_bytes:
@@ -185,8 +183,8 @@ class Caching:
         return packed if len(packed) <= self._cache.max_bytes else None
 
     def _complain(self, error: Exception) -> None:
-        now = self._clock()
-        self._has_failed, self._resting_until = True, now + _REST_S
+        now = self.now()
+        self.has_failed, self._resting_until = True, now + _REST_S
         if now >= self._silent_until:
             self._silent_until = now + _SILENCE_S
             _LOG.warning("the response cache fails; requests go to the models: %s", error or repr(error))

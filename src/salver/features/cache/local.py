@@ -55,7 +55,7 @@ class LocalSettings(NamedTuple):
 class _Part:
     """Entries that share a policy."""
 
-    __slots__ = ("expiries", "overhead", "policy", "values")
+    __slots__ = ("expiries", "hit", "overhead", "policy", "values")
 
     def __init__(self, size: int, settings: LocalSettings) -> None:
         kind = POLICIES[settings.policy]
@@ -63,6 +63,7 @@ class _Part:
         if settings.is_choosy:  # about as many counters in a row as entries of 1 KiB
             admission = TinyLfu(1 << min(18, max(10, (size >> 10).bit_length())))
         self.policy = kind(size, admission)
+        self.hit = self.policy.hitter()
         self.overhead = KEY_BYTES + kind.overhead
         self.values: dict[bytes, bytes] = {}
         self.expiries: dict[bytes, float] = {}
@@ -122,7 +123,7 @@ class LocalCache:
         if part.expiries and part.expiries.get(key, float("inf")) <= self._clock():
             part.drop(key)
             return None
-        part.policy.hit(key)
+        part.hit(key)
         return value
 
     def keep(self, key: bytes, value: bytes, cost: float = 1.0) -> None:

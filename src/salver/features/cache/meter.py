@@ -1,7 +1,5 @@
 """Counts and samples of the cache of one model."""
 
-import struct
-
 import msgspec
 from msgspec.structs import astuple
 
@@ -12,7 +10,7 @@ from salver.words.messages import InferRequest, ModelId, Timing
 #: Share of the contents that are sampled while the cache is off.
 PROBED = 1 / 16
 _BATCH = 256  # accesses that are sampled together: a third of a millisecond
-_hashed = struct.Struct(">I").unpack
+_HASH = 0xFFFFFFFF
 _WEIGHT = 0.05  # of the newest of about twenty values in a mean
 
 
@@ -69,7 +67,8 @@ class ModelMeter:
         self.size: int | None = None
         self.run_s = 0.0
         self.entry_bytes = 0.0
-        self._seen: list[tuple[bytes, int] | bytes] = []
+        self._seen: list[bytes] = []
+        self._sizes: dict[int, int] = {}  # of those that are known, by their place among the seen ones
 
     def __repr__(self) -> str:
         return f"<ModelMeter of {self.id}, {'on' if self.is_on else 'off'}, {self.counts.lookups} requests>"
@@ -105,27 +104,27 @@ class ModelMeter:
 
     def probe(self, key: bytes, size: int = 0) -> None:
         """Show an access to the sampler; size 0 = that of the mean entry."""
-        self._seen.append((key, size))
+        if size:
+            self._sizes[len(self._seen)] = size
+        self._seen.append(key)
         if len(self._seen) >= _BATCH:
             self.sample()
 
     def sample(self) -> None:
         """Pass what was seen to the sampler."""
-        seen, self._seen = self._seen, []
-        mean = self.entry_bytes
-        accesses: list[tuple[int, float]] = []
-        for each in seen:
-            if isinstance(each, tuple):
-                key, size = each
-                accesses.append((_hashed(key[-4:])[0], size or mean))
-            else:
-                accesses.append((_hashed(each[-4:])[0], mean))
-        self.sampler.record_all(accesses)
+        sizes = [self.entry_bytes] * len(self._seen)
+        for place, size in self._sizes.items():
+            sizes[place] = size
+        # The hash of the digest is known since the look-up.
+        self.sampler.record_all(zip([hash(key) & _HASH for key in self._seen], sizes, strict=True))
+        self._seen.clear()
+        self._sizes.clear()
 
     def turn(self, *, is_on: bool) -> None:
         """Use the cache from now on, or do not; the sampler starts anew."""
         self.is_on = is_on
         self._seen.clear()
+        self._sizes.clear()
         self.sampler = ReuseSampler(rate=1.0 if is_on else PROBED)
 
     def demand(self, rate: float) -> Demand:

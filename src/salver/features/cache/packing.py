@@ -52,11 +52,12 @@ def pack(response: InferResponse) -> bytes:
 
 def unpack(packed: bytes) -> tuple[tuple[Tensor, ...], dict[str, Parameter]] | None:
     """Unpack outputs (read-only arrays) and parameters; return None for other data."""
-    found = _unpacked_small(packed) if len(packed) <= _SMALL else _unpacked(packed)
+    if len(packed) > _SMALL:
+        return _unpacked(packed)
+    found = _unpacked_small(packed)
     if found is None:
         return None
-    outputs, parameters = found
-    return outputs, dict(parameters)
+    return found[0], dict(found[1])
 
 
 def _unpacked(packed: bytes) -> tuple[tuple[Tensor, ...], dict[str, Parameter]] | None:

@@ -39,21 +39,25 @@ class Answer:
     Args:
         end_token: Token that ends the answer; -1 = none.
         arrived: Time of arrival.
+        owner: Whose prompt it is.
 
     Attributes:
         tokens: Tokens of the prompt and of the answer.
         joined: Time at which its first step was planned; 0 = not yet.
     """
 
-    __slots__ = ("_end_token", "_given", "_prompt", "_transcript", "arrived", "joined", "tokens")
+    __slots__ = ("_end_token", "_given", "_prompt", "_transcript", "arrived", "joined", "owner", "tokens")
 
-    def __init__(self, prompt: Prompt, vocabulary: Vocabulary, end_token: int, arrived: float) -> None:
+    def __init__(
+        self, prompt: Prompt, vocabulary: Vocabulary, end_token: int, arrived: float, owner: str = ""
+    ) -> None:
         self._prompt = prompt
         self._transcript = Transcript(vocabulary, prompt.stops)
         self._end_token = end_token
         self._given = 0
         self.tokens = list(prompt.tokens)
         self.arrived = arrived
+        self.owner = owner
         self.joined = 0.0
 
     @property

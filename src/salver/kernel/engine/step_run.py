@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from salver.backends.protocol import StepModel
+from salver.backends.protocol import RecallingSteps, StepModel
 from salver.kernel.engine.answer import Answer, Piece
 from salver.kernel.engine.refusals import LATE
 from salver.kernel.engine.step_pace import StepPace
@@ -52,6 +52,7 @@ class StepRun:
         self._vocabulary = vocabulary
         self._pace = pace
         self._clock = clock
+        self._memory = model if isinstance(model, RecallingSteps) else None
 
     def run(self, plan: StepPlan) -> StepOutcome:
         """Execute the plan."""
@@ -115,15 +116,17 @@ class StepRun:
         chunk = plan.chunk
         if chunk is None:
             return (), _NO_SCORES
-        piece = chunk.payload.tokens[chunk.read : chunk.read + plan.chunk_tokens]
-        tokens = np.array(piece, np.int64)
+        answer: Answer = chunk.payload
+        if self._memory is not None and not chunk.read:
+            chunk.read = self._memory.recall(plan.chunk_slot, answer.tokens, answer.owner)
+        tokens = np.array(answer.tokens[chunk.read : chunk.read + plan.chunk_tokens], np.int64)
         began = self._clock()
         try:
             scores = self._scores(self._model.prefill, (self._vocabulary,), plan.chunk_slot, tokens)
         except Exception as error:
             self._fail(outcome, (chunk,), error)
             return (), _NO_SCORES
-        self._pace.prefilled(plan.chunk_tokens, self._clock() - began)
+        self._pace.prefilled(len(tokens), self._clock() - began)
         return (chunk,), scores[None]  # one row of scores, as of a step
 
     def _scores(self, call: Callable[..., Array], shape: tuple[int, ...], *arguments: Any) -> Array:

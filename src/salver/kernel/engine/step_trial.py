@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from salver.backends.protocol import StepModel
+from salver.backends.protocol import RecallingSteps, StepModel
 from salver.kernel.engine.step_pace import StepPace
 from salver.words.artifacts import Steps
 from salver.words.errors import LoadFailed, SalverError
@@ -29,6 +29,8 @@ def try_out(model: StepModel, vocabulary: int, limits: Steps, pace: StepPace) ->
     Raises:
         LoadFailed: it raises, or does not return one score per token.
     """
+    if isinstance(model, RecallingSteps):
+        model.check(vocabulary, limits.max_context)
     for size in _powers(min(limits.max_chunk, limits.max_context - 1)):
         tokens = np.full(size, vocabulary - 1, np.int64)
         seconds = _time(model, partial(model.prefill, 0, tokens), (vocabulary,), [0])

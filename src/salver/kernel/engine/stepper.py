@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Hashable
 import msgspec
 import numpy as np
 
-from salver.backends.protocol import StepModel
+from salver.backends.protocol import RecallingSteps, StepModel
 from salver.kernel.engine.answer import Answer, Piece
 from salver.kernel.engine.generation import SIGNATURE, Prompt, PromptReader
 from salver.kernel.engine.refusals import LATE, closing, due, unloaded
@@ -47,8 +47,10 @@ class _AnswerBuffer(Answer):
 
     __slots__ = ("is_ready", "pieces")
 
-    def __init__(self, prompt: Prompt, vocabulary: Vocabulary, end_token: int, arrived: float) -> None:
-        super().__init__(prompt, vocabulary, end_token, arrived)
+    def __init__(
+        self, prompt: Prompt, vocabulary: Vocabulary, end_token: int, arrived: float, owner: str
+    ) -> None:
+        super().__init__(prompt, vocabulary, end_token, arrived, owner)
         self.pieces: deque[Piece] = deque()
         self.is_ready = asyncio.Event()
 
@@ -133,6 +135,8 @@ class StepEngine:
         """
         steps, pace = self._config.steps, self._scheduler.pace
         await self._thread.start(lambda: try_out(self._model, self._vocabulary.size, steps, pace))
+        if isinstance(self._model, RecallingSteps):
+            self._scheduler.block = self._model.block
 
     async def infer(
         self,
@@ -217,7 +221,8 @@ class StepEngine:
         levels = self._config.priorities.levels
         default = self._config.priorities.default or (levels + 1) // 2
         level = standing.bounded(min(standing.priority or default, levels), default, levels)
-        outlet = _AnswerBuffer(prompt, self._vocabulary, self._config.steps.end_token, now)
+        end_token = self._config.steps.end_token
+        outlet = _AnswerBuffer(prompt, self._vocabulary, end_token, now, standing.tenant)
         sequence = StepSequence(outlet, len(prompt.tokens), prompt.most, level, deadline)
         # Refused at once: nobody knows whether the step will end at all.
         if self.hangs:

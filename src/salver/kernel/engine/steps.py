@@ -9,6 +9,8 @@ never read. The shell is ``stepper.py``; ``tests/support/step_simulator.py`` dri
 * Every active sequence takes one token in each step: its last own one, or the next of its prompt.
 * In addition the oldest unread prompt is processed in chunks that lengthen the step only a little
   (:class:`~salver.kernel.engine.step_pace.StepPace`), so that the others' tokens keep coming evenly.
+* Where states after parts of prompts are kept (``block``), a prompt is read in whole blocks and then the rest
+  at once, one prompt at a time, so that its state depends on nothing but its tokens.
 """
 
 from collections import deque
@@ -93,13 +95,16 @@ class StepPlan(msgspec.Struct, frozen=True):
 
     def advance(self) -> int:
         """Update the sequences after the step; return the number of prompt tokens processed."""
-        read = self.chunk_tokens
+        read = 0
         for sequence in self.rows:
             if sequence.read < sequence.prompt:
                 sequence.read += 1
                 read += 1
         if self.chunk is not None:
-            self.chunk.read += self.chunk_tokens
+            # Less than planned if the beginning of the prompt turned out to be known.
+            chunk_read = min(self.chunk_tokens, self.chunk.prompt - self.chunk.read)
+            self.chunk.read += chunk_read
+            read += chunk_read
         return read
 
 
@@ -116,6 +121,8 @@ class StepScheduler:
 
     def __init__(self, limits: Steps, max_queue: int, max_passes: int = 16) -> None:
         self.pace = StepPace(limits.max_chunk)
+        #: Tokens of a block in which prompts are read; 0 = any number of tokens at once.
+        self.block = 0
         self._limits = limits
         self._budget = limits.max_tokens or limits.max_sequences * limits.max_context
         self._max_queue = max_queue
@@ -204,6 +211,10 @@ class StepScheduler:
         # Only the oldest unread prompt gets a chunk; the others read one token in the step itself.
         chunk = next((s for s in rows if s.read < s.prompt), None)
         size = 0
+        if chunk is not None and self.block:
+            rows = [s for s in rows if s.is_answering]
+            size = self._whole_blocks(chunk.prompt - chunk.read, len(rows))
+            return StepPlan(freed, expired, rows, [s.slot for s in rows], chunk, chunk.slot, size)
         if chunk is not None:
             size = min(self.pace.chunk(len(rows) - 1), chunk.prompt - chunk.read)
         # A chunk of one token is what the step does anyway.
@@ -211,6 +222,13 @@ class StepScheduler:
             return StepPlan(freed, expired, rows, [s.slot for s in rows])
         rows.remove(chunk)
         return StepPlan(freed, expired, rows, [s.slot for s in rows], chunk, chunk.slot, size)
+
+    def _whole_blocks(self, left: int, rows: int) -> int:
+        """Return how much of an unread prompt to read: whole blocks, or what is left after the last one."""
+        whole = left // self.block
+        if not whole:
+            return left
+        return self.block * min(whole, max(1, self.pace.chunk(rows) // self.block))
 
     def _join(self) -> None:
         while self._free and self._waiting:

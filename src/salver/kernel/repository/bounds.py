@@ -109,6 +109,7 @@ _OF_MODEL: Final[Mapping[str, _Bound]] = {
     "steps.max_context": 1 << 24,
     "steps.max_sequences": 1 << 16,
     "steps.max_tokens": 1 << 40,
+    "steps.prefix_block": _ROWS,
     "timeout_ms": 1 << 64,
     "versions.latest": 1 << 32,
     "warmup.free_dim": _ROWS,

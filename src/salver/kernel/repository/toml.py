@@ -219,6 +219,7 @@ LEAST: Final[dict[str, float]] = {
     "steps.max_context": 2,
     "steps.max_tokens": 0,
     "steps.max_chunk": 1,
+    "steps.prefix_block": 0,
     "sequences.candidates": 0,
     "sequences.max_delay_ms": 0,
     "sequences.preferred_rows": 1,

@@ -101,7 +101,9 @@ class Loader:
             counts = [wish.threads] if wish.threads else sorted({1, self._terms.cores})
             trials = [LoadOptions(threads, self._terms.trust_pickle) for threads in counts]
             placed = replace(manifest, config=replace(manifest.config, instances=wish))
-            steps, threads = await load_steps(backend, placed, trials, self._clock, self._bus.emit)
+            steps, threads = await load_steps(
+                backend, placed, trials, self._clock, self._bus.emit, self._additions.steps
+            )
             return Servable(manifest, steps, Placement("thread", 1, threads))
         if manifest.config.sequences.strategy:
             return await self._with_sequences(backend, manifest, placement)

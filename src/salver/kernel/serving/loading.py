@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from salver.backends.protocol import Backend, ForkableBackend
+from salver.backends.protocol import Backend, ForkableBackend, StepModel
 from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.ports import Runner
 from salver.kernel.serving.servable import Servable
@@ -127,6 +127,14 @@ class Attachment(Protocol):
         ...
 
 
+class StepWrapper(Protocol):
+    """Addition to step-wise models, such as a cache of the states after the beginnings of prompts."""
+
+    def __call__(self, manifest: Manifest, model: StepModel, /) -> StepModel:
+        """Return the model with the addition, or the model itself. Must not raise."""
+        ...
+
+
 class Programs(Protocol):
     """Environment of models that read their own configuration (``Traits.reads_config``)."""
 
@@ -211,6 +219,7 @@ class Additions(msgspec.Struct, frozen=True):
     attachments: Sequence[Attachment] = ()
     tuning: Tuning | None = None
     programs: Programs | None = None
+    steps: StepWrapper | None = None
 
     def joined(self, other: "Additions") -> "Additions":
         """Return both sets of extensions; for single ones, the first set has precedence."""
@@ -220,6 +229,7 @@ class Additions(msgspec.Struct, frozen=True):
             (*self.attachments, *other.attachments),
             self.tuning or other.tuning,
             self.programs or other.programs,
+            self.steps or other.steps,
         )
 
 

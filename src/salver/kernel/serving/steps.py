@@ -13,6 +13,7 @@ from salver.backends.protocol import Backend, LoadOptions, StepBackend, StepMode
 from salver.backends.stateful import StatefulSteps
 from salver.kernel.engine.stepper import StepEngine
 from salver.kernel.engine.transcript import ByteVocabulary, TextVocabulary, Vocabulary
+from salver.kernel.serving.loading import StepWrapper
 from salver.stores.protocol import checked
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, SalverError
@@ -30,10 +31,12 @@ async def load_steps(
     trials: Sequence[LoadOptions],
     clock: Callable[[], float],
     emit: Callable[[StepRan], None],
+    wrap: StepWrapper | None = None,
 ) -> tuple[StepEngine, int]:
     """Load a model, time its steps and start its engine; return the engine and the number of threads.
 
     Args:
+        wrap: Additions to the model; None = none.
         trials: Placements to try in order; the first with a short step is kept, or else the last.
 
     Raises:
@@ -50,6 +53,8 @@ async def load_steps(
     vocabulary = await asyncio.to_thread(_read_vocabulary, manifest)
     for options in trials:
         model = await asyncio.to_thread(_load, backend, manifest, options)
+        if wrap is not None:
+            model = wrap(manifest, model)
         engine = StepEngine(manifest.id, model, vocabulary, manifest.config, clock, emit)
         try:
             await engine.start()
@@ -75,7 +80,8 @@ def _load(backend: Backend, manifest: Manifest, options: LoadOptions) -> StepMod
             f"{type(error).__name__}: {error}"
         ) from error
     try:
-        return StatefulSteps(model, manifest.id.name, manifest.config.steps.max_sequences)
+        steps = manifest.config.steps
+        return StatefulSteps(model, manifest.id.name, steps.max_sequences, steps.max_context)
     except BaseException:
         model.close()
         raise

@@ -5,7 +5,7 @@ is not admitted; otherwise entries are evicted until it fits. A hit never change
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -63,6 +63,12 @@ class EvictionPolicy(ABC, Generic[K]):
         if self._admission is not None:
             self._admission.record(key)
         self._touch(key)
+
+    def hitter(self) -> Callable[[K], object]:
+        """Return the quickest function that does what :meth:`hit` does (``benchmarks/cache_hits.py``)."""
+        if self._admission is not None:
+            return self.hit
+        return self._touch
 
     def insert(self, key: K, size: int, cost: float = 1.0) -> list[K]:
         """Admit a key that is not there, unless it is too large; return the keys that left for it.

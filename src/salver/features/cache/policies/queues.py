@@ -6,6 +6,7 @@
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from salver.features.cache.policies.frame import Admission, EvictionPolicy, K
 
@@ -33,6 +34,12 @@ class Fifo(EvictionPolicy[K]):
 
 class Lru(Fifo[K]):
     """Least recently used: the entry leaves that was not asked for the longest."""
+
+    def hitter(self) -> Callable[[K], object]:
+        """See the base class."""
+        if self._admission is not None:
+            return self.hit
+        return self._sizes.move_to_end
 
     def _touch(self, key: K) -> None:
         self._sizes.move_to_end(key)
