@@ -43,6 +43,10 @@ COMMANDS: Final = {
         "salver.features.memory.command:memory",
         "Show which models of a server are in memory, and what makes room.",
     ),
+    "instances": (
+        "salver.features.routing.command:instances",
+        "Show the servers that answer for a model, drain one, or let it take part again.",
+    ),
     "usage": (
         "salver.features.usage.command:usage",
         "Show what keys have used, by model and hour, or export it as CSV or Parquet.",

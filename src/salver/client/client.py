@@ -387,14 +387,19 @@ def _checked(reply: Reply) -> Reply:
     """Return a successful reply, or raise the error of its status and body."""
     if reply.status < 400:
         return reply
+    raise status_error(reply)
+
+
+def status_error(reply: Reply) -> SalverError:
+    """Return the error that a reply's status and body tell."""
     try:
         told = orjson.loads(reply.body)
         text = str(told["error"] if "error" in told else told["detail"])  # RFC 9457
     except (ValueError, KeyError, TypeError):
         text = f"the server answers {reply.status}"
     if reply.status in (429, 503) and b"retry-after" in reply.headers:
-        raise errors.Overloaded(text, retry_after=_seconds(reply.headers[b"retry-after"]))
-    raise _BY_STATUS.get(reply.status, errors.ModelFailed)(text)
+        return errors.Overloaded(text, retry_after=_seconds(reply.headers[b"retry-after"]))
+    return _BY_STATUS.get(reply.status, errors.ModelFailed)(text)
 
 
 def _seconds(text: bytes) -> float:

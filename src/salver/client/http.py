@@ -8,6 +8,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Iterable
+from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,6 +23,10 @@ class Unreachable(SalverError):
     """No answer from that address, or a connection broken during an answer."""
 
     code = Code.NOT_READY
+
+
+class NoConnection(Unreachable):
+    """No connection to that address: the request was not sent."""
 
 
 class Reply(msgspec.Struct, gc=False):
@@ -46,8 +51,7 @@ class _Connection(asyncio.Protocol):
         self.heard = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's have another base
         self.open = True
 
     def data_received(self, data: bytes) -> None:
@@ -232,7 +236,7 @@ class Http:
                 _Connection, host, port, ssl=self._tls
             )
         except OSError as error:
-            raise Unreachable(
+            raise NoConnection(
                 f"no server answers at {self.url} ({_reason(error)})",
                 fix="Start one with: salver serve PATH",
             ) from error

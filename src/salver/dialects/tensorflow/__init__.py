@@ -5,6 +5,6 @@ from salver.feature import Feature
 feature = Feature(
     "tensorflow",
     "salver.dialects.tensorflow.building:build",
-    formats="salver.dialects.tensorflow.formats:FORMATS",
+    formats="salver.dialects.tensorflow.building:FORMATS",
     after=("openai",),
 )

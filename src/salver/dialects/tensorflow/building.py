@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -9,6 +10,7 @@ from salver.dialects.tensorflow.config import NamedModels, TensorFlowConfig
 from salver.dialects.tensorflow.loading import RecordingAttachment, ReplayAttachment
 from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
 from salver.dialects.tensorflow.routes import table_of
+from salver.kernel.repository import Formats
 from salver.kernel.serving.loading import Additions, Attachment, SamplesOf
 from salver.kernel.serving.ports import Observer
 from salver.lazy import lazily, lazy_imports
@@ -20,12 +22,17 @@ from salver.transport.routes import HttpTable
 from salver.transport.server import FrontConfig
 
 with lazy_imports():
+    from salver.dialects.tensorflow.batching_parameters import read_batching
     from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
     from salver.dialects.tensorflow.http_operations import TensorFlowServingOperations
     from salver.dialects.tensorflow.prediction_log import PredictionLog
     from salver.dialects.tensorflow.reloading import ModelListReloader
     from salver.dialects.tensorflow.replay import samples_of
     from salver.transport.grpc_table import GrpcTable
+
+
+#: In the folder of a SavedModel, where models have parameters of their own.
+FORMATS: Final = Formats(batching={"batching_params.pbtxt": read_batching})
 
 
 class _Ports(PortView):

@@ -1,0 +1,94 @@
+"""Routing: models that other servers answer, balanced by measurement, and kept up while some fail.
+
+``choosing`` decides from the instances' loads and health which one gets a request; ``engine`` carries it
+out. ``docs/adr/0018-routing.md`` has the reasons.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from salver.backends.protocol import LoadOptions, RunnableModel, Traits
+from salver.feature import Feature
+from salver.lazy import lazy_imports
+from salver.words.errors import LoadFailed
+
+with lazy_imports():
+    from salver.features.routing.figures import InstanceFigures
+    from salver.features.routing.loading import InstancesLoader
+    from salver.features.routing.operations import operations
+    from salver.kernel.serving.loading import Additions
+    from salver.parts import Kernel, Parts
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client import Metric
+
+    from salver.features.routing.engine import RoutedModel
+    from salver.kernel.serving.servable import Servable
+    from salver.transport.operations import Operation
+    from salver.words.artifacts import Manifest
+
+FORMAT: Final = "instances"
+_FILE: Final = "instances.toml"
+
+
+class InstancesBackend:
+    """Backend of models that other servers run; a server loads them by its own loader."""
+
+    name = FORMAT
+    extra = ""
+    modules: tuple[str, ...] = ()
+    traits = Traits()
+
+    def recognise(self, path: Path) -> str | None:
+        """Return ``instances`` for a folder with an ``instances.toml``."""
+        return FORMAT if (path / _FILE).is_file() else None
+
+    def load(self, manifest: "Manifest", options: LoadOptions) -> RunnableModel:
+        """Refuse to run it here. Raises LoadFailed."""
+        raise LoadFailed(
+            f"{manifest.path} has instances, which only a server can ask", fix="Use salver serve."
+        )
+
+
+class _Routing(Sequence["Operation"]):
+    """Loader, metrics and operations, of which nothing is imported before a model has instances."""
+
+    def __init__(self, kernel: "Kernel") -> None:
+        self._kernel = kernel
+        self._loader: InstancesLoader | None = None
+        self._operations: list[Operation] = []
+
+    @property
+    def models(self) -> "Sequence[RoutedModel]":
+        return () if self._loader is None else self._loader.models
+
+    async def load(self, manifest: "Manifest") -> "Servable":
+        if self._loader is None:
+            self._loader = InstancesLoader(self._kernel.bus.emit, self._kernel.clock)
+        return await self._loader.load(manifest)
+
+    def collect(self) -> "Iterator[Metric]":
+        if self._loader is not None:
+            yield from InstanceFigures(lambda: self.models, self._kernel.clock).collect()
+
+    def _all(self) -> "list[Operation]":
+        if not self._operations:
+            self._operations = operations(lambda: self.models, self._kernel.clock)
+        return self._operations
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._all()[index]
+
+
+async def build(kernel: "Kernel", config: None) -> "Parts":
+    """Return the loader of models with instances."""
+    routing = _Routing(kernel)
+    return Parts(additions=Additions({FORMAT: routing}), collectors=[routing], operations=routing)
+
+
+feature = Feature("routing", "salver.features.routing:build")

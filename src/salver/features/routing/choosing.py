@@ -1,0 +1,82 @@
+"""Choice of the instance for each attempt of a request, and what is learned from its end.
+
+Pure: instances, policy, ejection and budget of one model. The shell is
+:mod:`~salver.features.routing.engine`.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Final, Literal
+
+from salver.features.routing.budget import RetryBudget
+from salver.features.routing.health import EjectionConfig, failed, succeeded
+from salver.features.routing.instances import Instance
+from salver.features.routing.ports import Policy
+
+#: Below this share of available instances, ejections do not count (Envoy's panic threshold).
+PANIC: Final = 0.5
+#: A failure counts as so many times the latency that is known: one that is quick must not look fast.
+_FAILURE: Final = 10.0
+#: How an attempt ended: with an answer; with an error that only says that the instance works; with a
+#: failure of the instance; without an answer by the caller's deadline; because the caller had gone.
+Outcome = Literal["answered", "refused", "failed", "late", "left"]
+
+
+class Router:
+    """Choice among the instances of one model.
+
+    Attributes:
+        ejected: Instances that were ejected, since the start.
+        retries: Attempts after the first ones.
+    """
+
+    def __init__(
+        self, instances: Sequence[Instance], policy: Policy, ejection: EjectionConfig, budget: RetryBudget
+    ) -> None:
+        self.instances = list(instances)
+        self.budget = budget
+        self.ejected = 0
+        self.retries = 0
+        self._policy = policy
+        self._ejection = ejection
+
+    def __repr__(self) -> str:
+        return f"<Router of {len(self.instances)} instances, {self.budget!r}>"
+
+    def choose(self, key: str, tried: Collection[str], now: float) -> Instance | None:
+        """Return the instance for an attempt; None = none is left.
+
+        Args:
+            tried: URLs that failed in earlier attempts of the request.
+        """
+        there = [each for each in self.instances if not (each.is_draining or each.unfit)]
+        fit = [each for each in there if each.is_available(now)]
+        if len(fit) < PANIC * len(there):
+            fit = there
+        fit = [each for each in fit if each.url not in tried]
+        for each in fit:
+            # Half-open. By its latency it would not be chosen for a long time.
+            if each.is_ejected and each.is_available(now):
+                return each
+        return self._policy.choose(fit, key, now) if fit else None
+
+    def begin(self, instance: Instance) -> None:
+        """Record the beginning of an attempt."""
+        instance.load.pending += 1
+
+    def end(self, instance: Instance, outcome: Outcome, seconds: float, now: float) -> None:
+        """Record the end of an attempt, which took so many seconds."""
+        load = instance.load
+        load.pending -= 1
+        if outcome == "failed":
+            load.failed += 1
+            self._policy.answered(instance, max(seconds, _FAILURE * load.latency), now)
+            self.ejected += failed(instance, self.instances, self._ejection, now)
+        elif outcome == "late":
+            self._policy.answered(instance, seconds, now)
+        elif outcome != "left":
+            load.answered += 1
+            if instance.is_ejected:
+                load.latency = 0.0  # of the time in which it failed
+            succeeded(instance, now)
+            if outcome == "answered":
+                self._policy.answered(instance, seconds, now)

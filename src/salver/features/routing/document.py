@@ -1,0 +1,97 @@
+"""Reading of ``instances.toml``: the instances of a model, and how requests are spread over them. Pure."""
+
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from salver.features.routing.health import EjectionConfig
+from salver.kernel.repository.toml import read_document
+from salver.words.errors import InvalidInput, LoadFailed
+
+FILE: Final = "instances.toml"
+MOST: Final = 1000
+PolicyName = Literal["round-robin", "least-requests", "measured", "peak-ewma", "consistent-hash"]
+
+
+class InstanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One instance.
+
+    Attributes:
+        url: A server that speaks the Open Inference Protocol with binary tensors, such as Salver and Triton.
+        weight: Share of the requests, relative to others.
+    """
+
+    url: str
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
+
+
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of ``instances.toml``.
+
+    Attributes:
+        instances: URLs, or tables with a URL and a weight.
+        model: Name of the model there; empty = the same as here.
+        version: Version there; empty = each chooses its own.
+        policy: Balancing policy.
+        key: Parameter of a request whose value is the key of ``consistent-hash``.
+        attempts: Most attempts of a request, each at another instance.
+        attempt_s: Most seconds of an attempt.
+        retry_ratio: Retries per request, above a reserve of ``retry_reserve``.
+        check_s: Seconds between two health checks of an instance; 0 = none.
+        token: Variable with the token or key that the instances want; empty = they want none.
+        ejection: When an instance that fails is left out.
+    """
+
+    instances: tuple[str | InstanceTable, ...]
+    model: str = ""
+    version: str = ""
+    policy: PolicyName = "measured"
+    key: str = ""
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
+    attempt_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 10.0
+    retry_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    retry_reserve: Annotated[float, msgspec.Meta(ge=0, le=10000)] = 100.0
+    check_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 2.0
+    token: str = ""
+    ejection: EjectionConfig = EjectionConfig()
+
+    @property
+    def tables(self) -> list[InstanceTable]:
+        """Instances as tables."""
+        return [each if isinstance(each, InstanceTable) else InstanceTable(each) for each in self.instances]
+
+
+def parse(content: bytes, origin: str) -> Document:
+    """Return the content of a file.
+
+    Args:
+        origin: The file's path, for messages.
+
+    Raises:
+        LoadFailed: it is no TOML, or a field is unknown or has a wrong value.
+    """
+    try:
+        document = msgspec.convert(read_document(content, origin)[0], Document)
+    except (msgspec.ValidationError, InvalidInput) as error:
+        raise LoadFailed(f"{origin}: {error}") from error
+    if not 0 < len(document.instances) <= MOST:
+        raise LoadFailed(f"{origin}: there are 1 to {MOST} instances", field="instances")
+    if document.policy == "consistent-hash" and not document.key:
+        raise LoadFailed(
+            f"{origin}: consistent-hash needs a key",
+            field="key",
+            fix='Name a parameter of the requests, such as key = "user".',
+        )
+    urls = [table.url.rstrip("/") for table in document.tables]
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise LoadFailed(
+                f"{origin}: {url[:200]!r} is not the URL of a server",
+                field="instances",
+                fix='Write one such as "http://10.0.0.5:8000".',
+            )
+    if len(set(urls)) < len(urls):
+        raise LoadFailed(f"{origin}: an instance is there twice", field="instances")
+    return document

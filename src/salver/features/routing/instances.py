@@ -1,0 +1,72 @@
+"""State of one instance of a model: load, measured latency, health.
+
+Pure: the time is an argument, in seconds of one monotonic clock.
+"""
+
+import math
+
+import msgspec
+
+
+class Load(msgspec.Struct):
+    """Measurements of an instance.
+
+    Attributes:
+        pending: Requests under way.
+        latency: Latency in seconds as the policy counts it; 0 = none was measured.
+        measured_at: Time of its last measurement.
+        answered, failed: Attempts since the start.
+    """
+
+    pending: int = 0
+    latency: float = 0.0
+    measured_at: float = 0.0
+    answered: int = 0
+    failed: int = 0
+
+
+class Instance:
+    """One instance: a server that answers for the model.
+
+    Args:
+        weight: Share of the requests, relative to others.
+
+    Attributes:
+        is_draining: Gets no new requests, as the operator asked.
+        unfit: Why it cannot answer for this model; empty = it can.
+        is_down: Its last health checks failed.
+        failures: Failed attempts in a row.
+        ejections: Times that it was ejected without an answer in between.
+        ejected_until: End of its ejection; it is then tried with one request at a time until one succeeds.
+    """
+
+    __slots__ = (
+        *("ejected_until", "ejections", "failures", "is_draining", "is_down", "load"),
+        *("unfit", "url", "weight", "zone"),
+    )
+
+    def __init__(self, url: str, weight: float = 1.0, zone: str = "") -> None:
+        self.url = url
+        self.weight = weight
+        self.zone = zone
+        self.load = Load()
+        self.is_draining = False
+        self.unfit = ""
+        self.is_down = False
+        self.failures = 0
+        self.ejections = 0
+        self.ejected_until = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.url}, {self.load.pending} pending, {self.failures} failures in a row>"
+
+    @property
+    def is_ejected(self) -> bool:
+        """Whether it was ejected and has not answered since."""
+        return self.ejections > 0
+
+    def is_available(self, now: float) -> bool:
+        """Return whether it may get a request: a new one, or the one with which an ejected one is tried."""
+        if self.is_draining or self.unfit or self.is_down:
+            return False
+        return not self.is_ejected or (now >= self.ejected_until and not self.load.pending)

@@ -1,0 +1,118 @@
+"""Loader of models whose instances are other servers."""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from salver.client import Client
+from salver.client.http import Http
+from salver.features.routing.balancing import POLICIES
+from salver.features.routing.budget import RetryBudget
+from salver.features.routing.checking import HealthChecks, InstanceCheck, difference, signature_of
+from salver.features.routing.choosing import Router
+from salver.features.routing.document import FILE, parse
+from salver.features.routing.engine import RoutedModel
+from salver.features.routing.instances import Instance
+from salver.kernel.engine.placement import Placement
+from salver.kernel.serving.servable import Servable
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.events import BatchRan
+from salver.words.messages import Signature
+
+_MOST_BYTES: Final = 1 << 20
+#: Seconds that an instance has to answer a check.
+_CHECK_LIMIT_S: Final = 1.0
+
+
+class InstancesLoader:
+    """Loads directories with an ``instances.toml``.
+
+    Args:
+        emit: Receives the models' events.
+        clock: Monotonic seconds.
+        variables: Environment variables, for the instances' token.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[BatchRan], None],
+        clock: Callable[[], float],
+        variables: Callable[[str], str | None] = os.environ.get,
+    ) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._variables = variables
+        self._models: list[RoutedModel] = []
+
+    async def load(self, manifest: Manifest) -> Servable:
+        """See :class:`~salver.kernel.serving.loading.VersionLoader`.
+
+        Raises:
+            LoadFailed: ``instances.toml`` is wrong, or no instance answers.
+        """
+        document = parse(await asyncio.to_thread(_read, manifest), str(manifest.path / FILE))
+        token = ""
+        if document.token:
+            token = self._variables(document.token) or ""
+            if not token:
+                raise LoadFailed(f"the variable {document.token} is not set", field="token")
+        instances = [Instance(table.url.rstrip("/"), table.weight) for table in document.tables]
+        checks = [
+            InstanceCheck(each, Client(each.url, timeout=_CHECK_LIMIT_S, token=token)) for each in instances
+        ]
+        name = document.model or manifest.id.name
+        told = await asyncio.gather(*(signature_of(each.client, name, document.version) for each in checks))
+        found = [each for each in told if isinstance(each, Signature)]
+        if not found:
+            reasons = "; ".join(sorted({str(error) for error in told}))
+            raise LoadFailed(f"no instance of '{manifest.id.name}' answers: {reasons}", field="instances")
+        for each, answer in zip(checks, told, strict=True):
+            each.instance.is_down = not isinstance(answer, Signature)
+            if isinstance(answer, Signature):
+                each.instance.unfit = difference(found[0], answer)
+        router = Router(
+            instances,
+            POLICIES[document.policy](random.Random()),
+            document.ejection,
+            RetryBudget(document.retry_ratio, document.retry_reserve),
+        )
+        engine = RoutedModel(
+            manifest.id,
+            found[0],
+            router,
+            {each.url: Http(each.url) for each in instances},
+            document,
+            manifest.config,
+            token=token,
+            clock=self._clock,
+            emit=self._emit,
+        )
+        health = HealthChecks(checks, document, manifest.id.name, found[0])
+        health.start()
+        self._models.append(engine)
+
+        async def end() -> None:
+            self._models.remove(engine)
+            await health.close()
+
+        return Servable(manifest, engine, Placement("thread", 0, 0), [end])
+
+    @property
+    def models(self) -> Sequence[RoutedModel]:
+        """Models that are loaded."""
+        return tuple(self._models)
+
+
+def _read(manifest: Manifest) -> bytes:
+    path = manifest.path / FILE
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise LoadFailed(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > _MOST_BYTES:
+        raise LoadFailed(f"{path} is larger than {_MOST_BYTES} bytes")
+    return content

@@ -1,0 +1,120 @@
+"""Reading of ``instances.toml``, loading, and the checks of instances."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from salver.client import Client
+from salver.client.http import Unreachable
+from salver.features.routing.checking import InstanceCheck, check
+from salver.features.routing.document import MOST, InstanceTable, parse
+from salver.features.routing.instances import Instance
+from salver.features.routing.loading import InstancesLoader
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.messages import ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType
+
+
+def test_urls_and_tables() -> None:
+    text = """
+        instances = ["http://a:8000/", {url = "https://b", weight = 2}]
+        policy = "consistent-hash"
+        key = "user"
+        [ejection]
+        failures = 5
+    """
+    found = parse(text.encode(), "f")
+    assert found.tables == [InstanceTable("http://a:8000/"), InstanceTable("https://b", 2)]
+    assert (found.policy, found.ejection.failures, found.attempts) == ("consistent-hash", 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "instances"),
+        ("instances = []", "1 to 1000 instances"),
+        (f"instances = {[f'http://h:{n}' for n in range(MOST + 1)]}", "1 to 1000"),
+        ('instances = ["a:8000"]', "'a:8000' is not the URL"),
+        ('instances = ["http://me:secret@a"]', "not the URL of a server"),
+        ('instances = ["http://a", "http://a/"]', "twice"),
+        ('instances = [{url = "http://a", weight = 0}]', r"weight"),
+        ('instances = ["http://a"]\npolicy = "best"', "best"),
+        ('instances = ["http://a"]\npolicy = "consistent-hash"', "needs a key"),
+        ('instances = ["http://a"]\nattempts = 0', "attempts"),
+        ('instances = ["http://a"]\nattempt_s = 0', "attempt_s"),
+        ('instances = ["http://a"]\nretry = 1', "retry"),
+        ('instances = ["http://a"]\n[ejection]\nbase_s = -1', "base_s"),
+        ("instances = [", "f: "),
+        ("\ufeff", "f: "),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, said: str) -> None:
+    with pytest.raises(LoadFailed, match=said):
+        parse(text.encode(), "f")
+
+
+def manifest(folder: Path, text: str) -> Manifest:
+    (folder / "instances.toml").write_text(text)
+    return Manifest(ModelId("m", "1"), folder, "instances", "instances")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('instances = ["http://127.0.0.1:9"]', r"no instance of 'm' answers: no server answers at http"),
+        ('instances = ["http://127.0.0.1:9"]\ntoken = "T"', "the variable T is not set"),
+        ("#" * (1 << 21), "larger than"),
+    ],
+)
+def test_what_cannot_be_loaded(tmp_path: Path, text: str, said: str) -> None:
+    loader = InstancesLoader(lambda ran: None, lambda: 0.0, {}.get)
+    with pytest.raises(LoadFailed, match=said):
+        asyncio.run(loader.load(manifest(tmp_path, text)))
+    assert loader.models == ()
+
+
+class Told(Client):
+    """Client of a server whose readiness and metadata a test says."""
+
+    is_ready: Any = True
+    shape = 2
+
+    async def ready(self, model: str = "", version: str = "") -> bool:
+        if isinstance(self.is_ready, Exception):
+            raise self.is_ready
+        return bool(self.is_ready)
+
+    async def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
+        tensor = {"name": "x", "datatype": "FP32", "shape": [-1, self.shape]}
+        return {"inputs": [tensor], "outputs": [tensor]}
+
+
+def test_checks_take_out_and_bring_back() -> None:
+    client, instance = Told(), Instance("http://a")
+    spec = TensorSpec("x", DataType.FP32, (-1, 2))
+    checked, signature = InstanceCheck(instance, client), Signature((spec,), (spec,), True)
+
+    def look() -> tuple[bool, bool]:
+        asyncio.run(check(checked, "m", "", signature))
+        return instance.is_down, instance.is_available(0.0)
+
+    assert look() == (False, True)
+    client.is_ready = Unreachable("gone")
+    assert look() == (False, True)  # once is an accident
+    client.is_ready = False
+    assert look() == (True, False)
+    client.is_ready, client.shape = True, 3
+    assert look() == (False, False)
+    assert instance.unfit == "its inputs are x FP32[-1,3], not x FP32[-1,2]"
+    client.shape = 2
+    assert look() == (False, True)
+
+
+def test_a_good_check_ends_no_ejection() -> None:
+    instance = Instance("http://a")
+    instance.ejections, instance.ejected_until = 1, 5.0
+    asyncio.run(check(InstanceCheck(instance, Told()), "m", "", Signature((), ())))
+    assert instance.is_ejected and not instance.is_available(1.0)

@@ -1,0 +1,250 @@
+"""One model's requests to its instances: what is repeated, what is not, and by when."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from salver.client.http import NoConnection, Reply, Unreachable
+from salver.features.routing.balancing import POLICIES
+from salver.features.routing.budget import RetryBudget
+from salver.features.routing.choosing import Router
+from salver.features.routing.document import Document
+from salver.features.routing.engine import RoutedModel
+from salver.features.routing.instances import Instance
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    ModelFailed,
+    NotReady,
+    Overloaded,
+    SalverError,
+)
+from salver.words.events import BatchRan
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
+
+SPECS = (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1, 2)),)
+GOOD = {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [3.0, 4.0]}]}
+
+
+def reply(status: int = 200, body: object = GOOD, **headers: str) -> Reply:
+    names = {name.replace("_", "-").encode(): text.encode() for name, text in headers.items()}
+    return Reply(status, names, json.dumps(body).encode())
+
+
+class Server:
+    """Instance that answers what a test says; its clock goes on by the time that an answer takes."""
+
+    def __init__(self, url: str, answer: Callable[[], Any], asked: list[str]) -> None:
+        self.url = url
+        self._answer = answer
+        self._asked = asked
+        self.sent: list[bytes] = []
+
+    def request(self, verb: str, path: str, body: bytes, headers: list[tuple[str, str]]) -> bytes:
+        self.path, self.headers = path, dict(headers)
+        return body
+
+    async def send(self, request: bytes) -> Reply:
+        self._asked.append(self.url)
+        self.sent.append(request)
+        found = self._answer()
+        if isinstance(found, Exception):
+            raise found
+        if asyncio.iscoroutine(found):
+            found = await found
+        assert isinstance(found, Reply)
+        return found
+
+    async def close(self) -> None:
+        self.url = ""
+
+
+class Bench:
+    """A model with instances a, b, …, asked in that order."""
+
+    def __init__(self, *answers: Callable[[], Any], reserve: float = 10, **document: Any) -> None:
+        self.asked: list[str] = []
+        self.ran: list[BatchRan] = []
+        self.now = 100.0
+        names = "abcdef"[: len(answers)]
+        self.servers = {n: Server(n, answer, self.asked) for n, answer in zip(names, answers, strict=True)}
+        told = Document(tuple(names), **document)
+        router = Router(
+            [Instance(name) for name in names],
+            POLICIES["round-robin"](Random(1)),
+            told.ejection,
+            RetryBudget(0.1, reserve),
+        )
+        self.model = RoutedModel(
+            ModelId("m", "1"),
+            Signature(*SPECS, batched=True),
+            router,
+            self.servers,  # type: ignore[arg-type]
+            told,
+            ModelConfig(),
+            token="secret",
+            clock=lambda: self.now,
+            emit=self.ran.append,
+        )
+
+    def ask(self, deadline: float | None = None, **parameters: Any) -> np.ndarray:
+        x = Tensor("x", DataType.FP32, np.ones((1, 2), np.float32))
+        request = InferRequest("m", (x,), parameters=parameters)
+        return asyncio.run(self.model.infer(request, deadline)).outputs[0].array
+
+
+def raises(error: type[SalverError], text: str = "") -> Any:
+    return pytest.raises(error, match=text)
+
+
+@pytest.mark.parametrize(
+    ("first", "is_repeated"),
+    [
+        (lambda: reply(), False),
+        (lambda: NoConnection("refused"), True),
+        (lambda: Unreachable("reset"), True),
+        (lambda: reply(500, {"error": "it raised"}), True),
+        (lambda: reply(502, {}), True),
+        (lambda: reply(503, {"error": "not ready"}), True),
+        (lambda: reply(503, {"error": "full"}, retry_after="1"), True),
+        (lambda: reply(429, {"error": "full"}, retry_after="1"), True),
+        (lambda: reply(404, {"error": "unknown model"}), True),
+        (lambda: reply(400, {"error": "wrong shape"}), False),
+        (lambda: reply(401, {"error": "no key"}), False),
+        (lambda: reply(413, {"error": "too large"}), False),
+        (lambda: reply(501, {"error": "unsupported"}), False),
+        (lambda: reply(504, {"error": "late"}), False),
+    ],
+)
+def test_what_is_repeated_elsewhere(first: Callable[[], Any], is_repeated: bool) -> None:
+    bench = Bench(first, reply)
+    if is_repeated:
+        assert bench.ask().tolist() == [[3, 4]]
+        assert (bench.asked, bench.model.router.retries) == (["a", "b"], 1)
+    elif first().status == 200:
+        assert bench.ask().tolist() == [[3, 4]] and bench.asked == ["a"]
+    else:
+        with raises(SalverError, first().body.decode()[11:-2]):
+            bench.ask()
+        assert bench.asked == ["a"] and not bench.ran[0].ok
+
+
+@pytest.mark.parametrize(
+    ("answer", "failed"),
+    [
+        (lambda: NoConnection("refused"), 1),
+        (lambda: reply(500), 1),
+        (lambda: reply(503, {"error": "full"}, retry_after="1"), 0),
+        (lambda: reply(429, {"error": "limit"}), 0),
+        (lambda: reply(400, {"error": "wrong"}), 0),
+    ],
+)
+def test_what_counts_against_an_instance(answer: Callable[[], Any], failed: int) -> None:
+    bench = Bench(answer)
+    with raises(SalverError):
+        bench.ask()
+    assert bench.model.router.instances[0].load.failed == failed
+
+
+def test_a_step_of_a_sequence_runs_once_but_may_go_elsewhere_unsent() -> None:
+    sent = Bench(lambda: Unreachable("reset"), reply)
+    with raises(NotReady, "reset"):
+        sent.ask(sequence_id=7)
+    assert sent.asked == ["a"]
+    unsent = Bench(lambda: NoConnection("refused"), reply)
+    assert unsent.ask(sequence_id=7).tolist() == [[3, 4]]
+
+
+def test_attempts_and_budget_are_bounds() -> None:
+    down = [lambda: reply(500, {"error": "it raised"})] * 5
+    bench = Bench(*down, attempts=3)
+    with raises(ModelFailed, "it raised"):
+        bench.ask()
+    assert bench.asked == ["a", "b", "c"]
+    poor = Bench(*down, reserve=0)
+    with raises(ModelFailed):
+        poor.ask()
+    assert poor.asked == ["a"]
+
+
+def test_the_deadline_holds_over_all_attempts() -> None:
+    def slow() -> Reply:
+        bench.now += 3
+        return reply(500, {"error": "it raised"})
+
+    bench = Bench(slow, slow, reply)
+    with raises(DeadlineExceeded):
+        bench.ask(deadline=105.0)
+    assert bench.asked == ["a", "b"]
+    assert b'"timeout":5000000' in bench.servers["a"].sent[0]
+
+
+def test_an_instance_that_stalls_is_left_and_asked_no_more() -> None:
+    bench = Bench(lambda: asyncio.sleep(60), reply, attempt_s=0.05)
+    assert bench.ask().tolist() == [[3, 4]]
+    assert bench.model.router.instances[0].load.failed == 1
+
+
+def test_a_caller_that_goes_away_frees_the_instance() -> None:
+    bench = Bench(lambda: asyncio.sleep(60))
+
+    async def leave() -> None:
+        x = Tensor("x", DataType.FP32, np.ones((1, 2), np.float32))
+        task = asyncio.create_task(bench.model.infer(InferRequest("m", (x,))))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    (instance,) = bench.model.router.instances
+    assert (instance.load.pending, instance.load.failed, bench.model.running) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"outputs": []}, {"outputs": [{"name": "y", "datatype": "FP32", "shape": [3, 2], "data": [1]}]}, 7],
+)
+def test_wrong_answers_are_a_failure_of_the_model(body: object) -> None:
+    with raises(ModelFailed, "gave a wrong answer"):
+        Bench(lambda: reply(200, body)).ask()
+
+
+def test_requests_are_checked_before_they_are_sent() -> None:
+    bench = Bench(reply)
+    x = Tensor("x", DataType.FP32, np.ones((1, 3), np.float32))
+    with raises(InvalidInput, "shape"):
+        asyncio.run(bench.model.infer(InferRequest("m", (x,))))
+    assert bench.asked == []
+
+
+def test_path_key_and_token() -> None:
+    bench = Bench(reply, model="other model", version="3", policy="consistent-hash", key="user")
+    bench.ask(user="ann")
+    server = bench.servers["a"]
+    assert server.path == "/v2/models/other%20model/versions/3/infer"
+    assert server.headers["authorization"] == "Bearer secret"
+
+
+def test_without_an_instance_it_is_not_ready() -> None:
+    bench = Bench(reply)
+    bench.model.router.instances[0].is_draining = True
+    with raises(NotReady, "no instance of model 'm' is there"):
+        bench.ask()
+    asyncio.run(bench.model.close())
+    with raises(NotReady, "shutting down"):
+        bench.ask()
+
+
+def test_an_overload_is_told_as_one() -> None:
+    bench = Bench(lambda: reply(429, {"error": "full"}, retry_after="7"), attempts=1)
+    with raises(Overloaded, "full") as caught:
+        bench.ask()
+    assert caught.value.retry_after == 7
