@@ -68,8 +68,6 @@ TOGETHER: dict[str, set[str]] = {
     "features/console/test_docs_page.py": {_LEDGER, _REGISTRY, _RELEASES},
     "features/fronts/test_front_processes.py": {_ACCESS},
     "features/pipelines/test_load_ensemble.py": {_CACHE},
-    "features/pipelines/test_locks.py": {_REGISTRY},
-    "features/pipelines/test_pipeline_toml_served.py": {_MANAGEMENT, _TRITON},
     "features/pipelines/test_pipelines_served.py": {_ACCESS},
     "features/keyring/test_keys_served.py": {_RELEASES},
     "features/management/test_api_reference.py": {

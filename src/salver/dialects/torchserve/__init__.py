@@ -7,6 +7,6 @@ forms = Feature("torchserve-forms", "salver.dialects.torchserve.building:build_f
 feature = Feature(
     "torchserve",
     "salver.dialects.torchserve.building:build",
-    formats="salver.dialects.torchserve.formats:FORMATS",
+    formats="salver.dialects.torchserve.building:FORMATS",
     after=("oip", "torchserve-forms"),
 )

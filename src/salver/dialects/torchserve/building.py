@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -11,6 +12,7 @@ from salver.dialects.torchserve.ports import TorchServePorts, exact_ports
 from salver.dialects.torchserve.registrations import Registrations
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.encoding.tensor_messages import TensorMessages
+from salver.kernel.repository import Formats
 from salver.kernel.serving.fetching import Loads
 from salver.kernel.serving.loading import Additions
 from salver.kernel.serving.servable import Servable
@@ -24,6 +26,7 @@ from salver.words.artifacts import Manifest
 from salver.words.handlers import FORMAT
 
 with lazy_imports():
+    from salver.dialects.torchserve.archive import HandlerArchiveFormat
     from salver.dialects.torchserve.config import TorchServeConfig, torchserve_config
     from salver.dialects.torchserve.foreign_forms import FORMS
     from salver.dialects.torchserve.handler_store import HandlerStore
@@ -34,6 +37,9 @@ with lazy_imports():
     from salver.dialects.torchserve.view import TorchServeView
     from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
     from salver.transport.access import AnnouncingApp
+
+
+FORMATS: Final = Formats(archives={FORMAT: lazily(HandlerArchiveFormat)})
 
 
 class _Ports(PortView):

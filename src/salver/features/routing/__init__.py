@@ -16,7 +16,7 @@ from salver.words.errors import LoadFailed
 with lazy_imports():
     from salver.features.routing.figures import InstanceFigures
     from salver.features.routing.loading import InstancesLoader
-    from salver.features.routing.operations import operations
+    from salver.features.routing.operations import instance_operations
     from salver.kernel.serving.loading import Additions
     from salver.parts import Kernel, Parts
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class _Routing(Sequence["Operation"]):
 
     def _all(self) -> "list[Operation]":
         if not self._operations:
-            self._operations = operations(lambda: self.models, self._kernel.clock)
+            self._operations = instance_operations(lambda: self.models, self._kernel.clock)
         return self._operations
 
     def __len__(self) -> int:

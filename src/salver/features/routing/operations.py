@@ -101,7 +101,9 @@ def _view(instance: Instance, now: float) -> InstanceView:
     )
 
 
-def operations(models: Callable[[], Iterable[RoutedModel]], clock: Callable[[], float]) -> list[Operation]:
+def instance_operations(
+    models: Callable[[], Iterable[RoutedModel]], clock: Callable[[], float]
+) -> list[Operation]:
     """Return the operations.
 
     Args:
