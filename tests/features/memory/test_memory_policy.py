@@ -44,6 +44,7 @@ def step(
             [Demand(ModelId(name, "1"), since) for name in demanded],
             [each for name in hoped for each in versions if each.id.name == name],
             {"s": Tenant(share=40, ceiling=60)},
+            [each for each in versions if each.place == "absent" and each.chance],
         )
     )
 
@@ -171,6 +172,17 @@ CASES: dict[str, tuple[Step | None, Step | None]] = {
         step(version("b", need=40, tenant="s"), version("c", need=40, rate=9.0), used=101),
         evict("c", "over"),
     ),
+    "likely, and there is room": (step(version("a", "absent", chance=0.5)), Admit(ModelId("a", "1"), 0.2)),
+    "not likely enough to load it": (step(version("a", "absent", chance=0.2)), None),
+    "likelier than what makes room": (
+        step(version("a", "absent", 30, chance=0.9), version("b", need=60, chance=0.5)),
+        Evict(ModelId("b", "1"), "ahead", 0.5)),
+    "not likely enough to make room": (
+        step(version("a", "absent", 30, chance=0.9), version("b", need=60, chance=0.75)), None),
+    "no load ahead pushes another tenant below its share": (
+        step(version("a", "absent", 30, chance=0.9), version("b", need=60, tenant="s")), None),
+    "demand before what is likely": (
+        step(version("a", "absent", chance=0.9), B, version("c", need=70), demanded="b"), admit("b")),
     "demand before hope": (step(A, B, version("c", need=70), demanded="b", hoped="a"), admit("b")),
 }  # fmt: skip
 
@@ -232,7 +244,7 @@ class Interleavings(RuleBasedStateMachine):
         self.room[id] = need - self.true[id]
         self.versions[id] = Version(
             id, "absent", need, int(need * peak), is_pinned=pinned == 0, min_s=5.0, idle_s=60.0,
-            tenant=tenant, share=share,
+            tenant=tenant, share=share, chance=slack,
         )  # fmt: skip
 
     @rule(data=st.data())
@@ -299,16 +311,17 @@ class Interleavings(RuleBasedStateMachine):
     def advance(self) -> None:
         for _ in range(100):
             demands = [Demand(id, self.now - 1.0) for id in self.demanded]
+            likely = [each for each in self.versions.values() if each.place == "absent"]
             snapshot = Snapshot(
                 self.now, BUDGET, BASE, self.measured(), list(self.versions.values()), demands,
-                tenants=TENANTS,
+                tenants=TENANTS, likely=likely,
             )  # fmt: skip
             match next_step(snapshot):
                 case None:
                     return
                 case Admit(id):
                     assert self.versions[id].place == "absent"
-                    self.demanded.remove(id)
+                    self.demanded = [each for each in self.demanded if each != id]
                     self.move(id, "loading")
                 case Evict(id, why):
                     before = self.versions[id]

@@ -175,6 +175,7 @@ def test_the_command_and_the_metrics_tell_it(
     page = server.get("/metrics")[1].decode()
     assert "salver_memory_budget_bytes 2.01326592e+08" in page
     assert 'salver_memory_evictions_total{reason="room"}' in page
+    assert 'salver_memory_ahead_on{source="gaps"} 1.0' in page
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from waiting import auntil
 
 from salver.features.memory.growth import Activations
@@ -52,6 +53,7 @@ class World:
         self.failures: dict[str, str] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.extra = 0
+        self.kept: set[ModelId] = set()  # versions that answer although others are wanted
         self.residence = Residence(budget_mib * MIB, self, lambda: self.now, self, self.refresh)
 
     async def serve(self, *known: Manifest) -> None:
@@ -65,7 +67,8 @@ class World:
             if manifest.id not in absent and self.up.get(manifest.id) != manifest:
                 self.up[manifest.id] = manifest
                 self.loads.append(manifest.id.name)
-        for id in [id for id in self.up if id in absent]:
+        wanted = {*self.kept, *(manifest.id for manifest in self.known)} - set(absent)
+        for id in self.up.keys() - wanted:
             self.up.pop(id)
 
     def leases(self, id: ModelId) -> int:
@@ -274,6 +277,65 @@ async def test_changed_files_of_a_loaded_version_are_loaded_at_once(make: Callab
     world.known = [m("a", fingerprint="new")]
     world.refresh()
     await auntil(lambda: world.loads == ["a", "a"] and world.places() == {"a": "resident"})
+
+
+async def test_a_model_that_is_asked_regularly_is_loaded_ahead_where_there_is_room(
+    make: Callable[[int], World],
+) -> None:
+    world = make(200)
+    await world.serve(m("a", idle_s=300.0))
+    for turn in range(20):
+        world.now = turn * 600.0
+        await world.residence.demand(ModelId("a", "1"))
+        world.residence.observe([Served("a", "1", "oip-http", "ok", 0.01, Timing())])
+        await world.residence.tick()
+    world.now += 400.0
+    await world.residence.tick()
+    await world.are(a="absent")
+    world.now += 150.0
+    for _ in range(3):
+        world.now += 10.0
+        await world.residence.tick()
+    await world.are(a="resident")
+    world.residence.observe([Served("a", "1", "oip-http", "ok", 0.01, Timing())])
+    await world.residence.tick()
+    account = world.residence.ahead.bets.accounts["gaps"]
+    assert (account.used, account.unused) == (1, 0)
+
+
+def v2(name: str, mib: int = 10) -> Manifest:
+    return replace(m(name, mib), id=ModelId(name, "2"), fingerprint=f"{name}2")
+
+
+async def test_a_new_version_of_a_model_that_answers_is_loaded_although_nobody_waits(
+    make: Callable[[int], World],
+) -> None:
+    world = make(90)
+    await world.serve(m("a"), m("b"))
+    await world.ask("a")
+    await world.ask("b")
+    world.now += 1.0
+    world.kept = {ModelId("a", "1")}
+    world.known[0] = v2("a")
+    world.refresh()
+    await auntil(lambda: world.loads == ["a", "b", "a"])  # b makes room for it
+    await world.are(a="resident", b="absent")
+
+
+async def test_a_new_version_without_room_beside_the_old_one_waits_until_that_is_gone(
+    make: Callable[[int], World],
+) -> None:
+    world = make(80)
+    await world.serve(m("a"))
+    await world.ask("a")
+    world.kept = {ModelId("a", "1")}
+    world.known[0] = v2("a")
+    world.refresh()
+    await auntil(lambda: ModelId("a", "1") not in world.up)
+    assert world.residence.refusals == 1
+    await world.residence.tick()
+    await world.residence.demand(ModelId("a", "2"))
+    assert world.places() == {"a": "resident"}
 
 
 async def test_whoever_waits_asks_again_when_the_version_is_replaced(make: Callable[[int], World]) -> None:

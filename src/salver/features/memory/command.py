@@ -59,6 +59,14 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
             f"tenant {tenant['tenant']}: {told(tenant['bytes'])} of at most {most}, "
             f"a share of {told(tenant['share'])}"
         )
+    for source in found["ahead"]:
+        if source["used"] or source["unused"]:
+            state = "on" if source["is_on"] else "off, since it costs more than it saves"
+            line(
+                f"loading ahead by {source['source']}: {source['used']} of "
+                f"{source['used'] + source['unused']} were asked for in time, {source['saved']:.1f} s saved, "
+                f"{source['spent']:.1f} s spent; {state}"
+            )
     line(
         f"{told(found['used'])} of {told(found['budget'])} are used, {told(found['base'])} without models, "
         f"{told(found['rest'])} by no model in particular; "

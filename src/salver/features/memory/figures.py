@@ -44,3 +44,26 @@ class MemoryFigures:
         for reason in REASONS:
             evictions.add_metric((reason,), residence.evictions[reason])
         yield from (sizes, loads, evictions)
+        yield from _ahead(residence)
+
+
+def _ahead(residence: Residence) -> Iterator[Metric]:
+    """Return the metrics of loads ahead."""
+    loads = CounterMetricFamily(
+        "salver_memory_loads_ahead",
+        "Loads before anybody asked, by source of the forecast and by whether somebody asked in time.",
+        labels=("source", "outcome"),
+    )
+    seconds = CounterMetricFamily(
+        "salver_memory_ahead_seconds", "Seconds of waiting by loads ahead.", labels=("source", "kind")
+    )
+    is_on = GaugeMetricFamily(
+        "salver_memory_ahead_on", "Whether a source of forecasts loads ahead.", labels=("source",)
+    )
+    for source, account in residence.ahead.bets.accounts.items():
+        loads.add_metric((source, "used"), account.used)
+        loads.add_metric((source, "unused"), account.unused)
+        seconds.add_metric((source, "saved"), account.saved)
+        seconds.add_metric((source, "spent"), account.spent)
+        is_on.add_metric((source,), account.is_on)
+    yield from (loads, seconds, is_on)

@@ -65,6 +65,25 @@ class TenantRow(msgspec.Struct, frozen=True):
     ceiling: int
 
 
+class AheadRow(msgspec.Struct, frozen=True):
+    """Loads ahead by one source of forecasts.
+
+    Attributes:
+        source: ``gaps`` = pauses between requests, ``day`` = time of the day, ``co-access`` = models that are
+            asked soon after another one.
+        is_on: It loads ahead; a source that has cost more than it has saved is switched off.
+        used, unused: Loads that were asked for in time, or not.
+        saved, spent: Seconds of waiting that they have saved, and cost.
+    """
+
+    source: str
+    is_on: bool
+    used: int
+    unused: int
+    saved: float
+    spent: float
+
+
 class MemoryState(msgspec.Struct, frozen=True):
     """Memory of a server with a budget.
 
@@ -73,6 +92,7 @@ class MemoryState(msgspec.Struct, frozen=True):
         base: Bytes of the server without models.
         refusals: Demands without room, since the start.
         tenants: Those that the configuration names.
+        ahead: Loads ahead, by source.
         rest: Bytes in use that belong to no model: allocators' reserves, caches, requests, frameworks.
     """
 
@@ -83,6 +103,7 @@ class MemoryState(msgspec.Struct, frozen=True):
     models: list[MemoryRow]
     tenants: list[TenantRow] = []
     rest: int = 0
+    ahead: list[AheadRow] = []
 
 
 def operations(residence: Residence) -> list[Operation]:
@@ -96,13 +117,20 @@ def operations(residence: Residence) -> list[Operation]:
         rest = max(0, residence.used - residence.base - held)
         found = MemoryState(
             residence.budget, residence.used, residence.base, residence.refusals, rows,
-            _tenants(residence), rest,
+            _tenants(residence), rest, _ahead(residence),
         )  # fmt: skip
         return Answer(found)
 
     verb: Literal["GET"] = "GET"
     summary = "What is in memory, what is not, and why"
     return [Operation("memory", verb, "/memory", summary, tell, MemoryState, right="read")]
+
+
+def _ahead(residence: Residence) -> list[AheadRow]:
+    return [
+        AheadRow(source, each.is_on, each.used, each.unused, round(each.saved, 3), round(each.spent, 3))
+        for source, each in residence.ahead.bets.accounts.items()
+    ]
 
 
 def _tenants(residence: Residence) -> list[TenantRow]:

@@ -5,6 +5,7 @@ costs a turn and nothing else. Versions make room by value density: reload time 
 priority, for each byte, which is the greedy rule for fractional knapsacks.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
@@ -16,6 +17,8 @@ from salver.words.messages import ModelId
 
 #: Seconds for which a version that waits for much room lets others pass that need less.
 PATIENCE_S: Final = 1.0
+#: Price of a load, in parts of its time: it takes CPU and disk from requests, and memory for a moment.
+LOAD_PRICE: Final = 0.2
 Place = Literal["absent", "loading", "resident", "leaving"]
 
 
@@ -30,6 +33,7 @@ class Version(msgspec.Struct, frozen=True):
         since: When it came into memory.
         last: When it was asked last.
         rate: Requests per second that are expected.
+        chance: Probability that it is asked within the horizon of a load ahead.
         reload_s: Seconds that loading takes.
         priority: Weight of its value.
         idle_s: Seconds without a request after which it goes; 0 = it stays.
@@ -47,6 +51,7 @@ class Version(msgspec.Struct, frozen=True):
     since: float = 0.0
     last: float = 0.0
     rate: float = 0.0
+    chance: float = 0.0
     reload_s: float = 1.0
     priority: float = 1.0
     idle_s: float = 0.0
@@ -58,6 +63,11 @@ class Version(msgspec.Struct, frozen=True):
     def value(self) -> float:
         """Value density: what it would cost to do without it, for each byte."""
         return self.reload_s * self.rate * self.priority / max(1, self.need)
+
+    @property
+    def gain(self) -> float:
+        """Seconds of waiting that it saves within the horizon if it is in memory."""
+        return self.chance * self.reload_s * self.priority
 
 
 class Demand(NamedTuple):
@@ -78,6 +88,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         versions: Those in memory, on their way, or demanded.
         demanded: Absent versions that requests wait for, the one that waits longest first.
         hoped: In the order in which they are loaded.
+        likely: Absent versions that may be asked soon, the one with the largest gain first.
     """
 
     now: float
@@ -89,12 +100,19 @@ class Snapshot(msgspec.Struct, frozen=True):
     hoped: Iterable[Version] = ()
 
     tenants: Mapping[str, Tenant] = {}
+    likely: Sequence[Version] = ()
 
 
 class Admit(msgspec.Struct, frozen=True):
-    """Step: load this version."""
+    """Step: load this version.
+
+    Attributes:
+        ahead: Seconds of waiting that loading it before anybody asks is expected to cost; None = somebody
+            does, or it is hoped for.
+    """
 
     id: ModelId
+    ahead: float | None = None
 
 
 class Evict(msgspec.Struct, frozen=True):
@@ -102,11 +120,13 @@ class Evict(msgspec.Struct, frozen=True):
 
     Attributes:
         why: ``room`` = another needs its memory, ``idle`` = nobody asked it, ``over`` = more memory is used
-            than allowed.
+            than allowed, ``ahead`` = another is likelier to be asked.
+        cost: Seconds of waiting that doing without it is expected to cost, for a load ahead.
     """
 
     id: ModelId
-    why: Literal["room", "idle", "over"]
+    why: Literal["room", "idle", "over", "ahead"]
+    cost: float = 0.0
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -145,12 +165,11 @@ def next_step(snapshot: Snapshot) -> Step | None:
     """Return the step that is due now; None = nothing, or something must end first."""
     now = snapshot.now
     resident = [version for version in snapshot.versions if version.place == "resident"]
-    free = [version for version in resident if not (version.is_pinned or version.is_held)]
-    for version in free:
-        if version.idle_s and now - max(version.last, version.since) > version.idle_s:
+    for version in resident:
+        is_idle = version.idle_s and now - max(version.last, version.since) > version.idle_s
+        if is_idle and not (version.is_pinned or version.is_held):
             return Evict(version.id, "idle")
-    ripe = [version for version in free if version.need and now - version.since >= version.min_s]
-    ripe.sort(key=_by_value(snapshot.tenants))
+    ripe = _ripe(snapshot)
     is_quiet = all(version.place in ("absent", "resident") for version in snapshot.versions)
     used = shares.taken(_counted(snapshot))
     if snapshot.used > snapshot.budget and ripe and is_quiet:
@@ -183,7 +202,62 @@ def next_step(snapshot: Snapshot) -> Step | None:
             ceiling = shares.below_ceiling(version, used, snapshot.tenants)
             if version.peak <= room and (ceiling is None or version.peak <= ceiling):
                 return Admit(version.id)
+        if is_quiet:
+            return _ahead(snapshot, room, used)
     return None
+
+
+def _ripe(snapshot: Snapshot) -> list[Version]:
+    """Return the versions that may make room now, the one of the least value first."""
+    found = [
+        version
+        for version in snapshot.versions
+        if version.place == "resident"
+        and version.need
+        and not (version.is_pinned or version.is_held)
+        and snapshot.now - version.since >= version.min_s
+    ]
+    found.sort(key=_by_value(snapshot.tenants))
+    return found
+
+
+def _ahead(snapshot: Snapshot, room: int, used: Mapping[str, int]) -> Step | None:
+    """Return the step of the first load ahead that pays, if any does."""
+    for version in snapshot.likely:
+        victims, cost = _price(snapshot, version, room, used)
+        if cost >= version.gain:
+            continue
+        if victims:
+            return Evict(victims[0].id, "ahead", victims[0].gain)
+        return Admit(version.id, cost)
+    return None
+
+
+def would_pay(snapshot: Snapshot, versions: Sequence[Version]) -> list[tuple[ModelId, float]]:
+    """Return which of these absent versions it would pay to load ahead, with the expected cost."""
+    room, used = snapshot.budget - committed(snapshot), shares.taken(_counted(snapshot))
+    priced = [(version, _price(snapshot, version, room, used)[1]) for version in versions]
+    return [(version.id, cost) for version, cost in priced if cost < version.gain]
+
+
+def _price(
+    snapshot: Snapshot, version: Version, room: int, used: Mapping[str, int]
+) -> tuple[Sequence[Version], float]:
+    """Return who would make room for a load ahead, and the seconds of waiting that it is expected to cost."""
+    cost, short = LOAD_PRICE * version.reload_s * version.priority, version.peak - room
+    ceiling = shares.below_ceiling(version, used, snapshot.tenants)
+    if ceiling is not None and version.peak > ceiling:
+        return (), math.inf
+    victims = []
+    for other in shares.may_go(_ripe(snapshot), used, snapshot.tenants, version):
+        if short <= 0:
+            break
+        victims.append(other)
+        cost += other.gain
+        short -= other.need
+    if short > 0:
+        return (), math.inf
+    return victims, cost
 
 
 def _by_value(tenants: Mapping[str, Tenant]) -> Callable[[Version], tuple[float, float]]:

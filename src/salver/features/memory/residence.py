@@ -11,9 +11,10 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from typing import Final, NamedTuple
 
 from salver.features.memory import policy
+from salver.features.memory.ahead import Ahead
 from salver.features.memory.estimates import Need, estimate, grown, learned, told
 from salver.features.memory.growth import GrowthBook
-from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot
+from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot, Version
 from salver.features.memory.ports import Lifecycle, Meter
 from salver.features.memory.shares import Tenant
 from salver.features.memory.states import Resident, Residents, members, stays
@@ -31,6 +32,7 @@ REASONS: Final[Mapping[str, str]] = {
     "room": "because another needs its memory",
     "idle": "because nobody asked it",
     "over": "because more memory is used than allowed",
+    "ahead": "because another is likelier to be asked",
     "ceiling": "because it takes more than its memory.max_mb",
 }
 
@@ -57,6 +59,7 @@ class Residence:
         tenants: Shares and ceilings of tenants.
         refusals: Demands for which there was no room.
         evictions: Unloaded versions, by reason.
+        ahead: Forecasts, and what loads by them have saved and cost.
         used, base: Bytes that are used by everything, and by the server without its versions.
     """
 
@@ -79,6 +82,10 @@ class Residence:
         self.refusals = self.base = self.used = 0
         self.evictions: Counter[str] = Counter()
         self._chosen: Sequence[Manifest] = ()
+        self._replaced: dict[str, set[ModelId]] = {}  # versions that answer until a newer one does, by model
+        self._parted: set[ModelId] = set()  # of these, those that have to go first
+        self.ahead = Ahead()
+        self._looks_ahead = False
         self._frameworks: set[str] = set()
         self._waiting: dict[ModelId, _Wait] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,10 +116,15 @@ class Residence:
             self._chosen = now
             self._take_up_all(now)
         self._decide()
-        return self.residents.away()
+        return self.residents.away() | self._parted
 
     def _take_up_all(self, chosen: Sequence[Manifest]) -> None:
         wanted = {manifest.id for manifest in chosen}
+        up = {id for id, each in self.residents.present.items() if each.is_up}
+        answering = {id.name for id in up}
+        self._parted.clear()
+        for id in up - wanted:
+            self._replaced.setdefault(id.name, set()).add(id)
         for id in [id for id in self.residents.all if id not in wanted]:
             self.residents.drop(id)
             self._growth.forget(id)
@@ -122,7 +134,11 @@ class Residence:
             why = stays(manifest)
             if manifest.id.name in needed:
                 why = "another model is made of it"
+            is_new = manifest.id not in self.residents.all
             self._take_up(manifest, why)
+            if is_new and manifest.id.name in answering:
+                self._wait(manifest.id)  # requests would go on to the earlier version, and never ask for it
+        self.residents.newest = {manifest.id.name: manifest.id for manifest in reversed(chosen)}
         self.residents.order()
 
     def _take_up(self, manifest: Manifest, why: str) -> None:
@@ -166,13 +182,19 @@ class Residence:
             if failure := await self._lifecycle.outcome(id):
                 raise NotReady(f"model '{id.name}': {failure}", field="model")
             return
-        wait = self._waiting.get(id)
-        if wait is None:
+        is_first = id not in self._waiting
+        future = self._wait(id)
+        if is_first:
+            self._advance()
+        await asyncio.shield(future)
+
+    def _wait(self, id: ModelId) -> "asyncio.Future[None]":
+        """Return what ends when a version answers; from now on it is demanded."""
+        if id not in self._waiting:
             future = asyncio.get_running_loop().create_future()
             future.add_done_callback(_seen)
-            wait = self._waiting[id] = _Wait(future, self._clock())
-            self._advance()
-        await asyncio.shield(wait.future)
+            self._waiting[id] = _Wait(future, self._clock())
+        return self._waiting[id].future
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count the requests of each version."""
@@ -184,6 +206,7 @@ class Residence:
         for id, count in counts.items():
             if resident := self.residents.all.get(id):
                 resident.asked(count, now)
+                self.ahead.asked(id.name)
 
     async def tick(self) -> None:
         """Measure, and do what is due because time has passed."""
@@ -192,7 +215,11 @@ class Residence:
         await self._look(is_exact=has_news)
         if has_news:
             self._grow(self.used - before, is_alone=moves == self._moves)
+        self.ahead.turn(self._clock())
+        self._looks_ahead = True
         self._advance()
+        self._looks_ahead = False
+        self._bet_on_paper()
 
     def _grow(self, size: int, *, is_alone: bool) -> None:
         """Put down to a version what the server has grown by, if it is the only one that ran larger runs."""
@@ -220,12 +247,45 @@ class Residence:
         now, found = self._clock(), self.residents
         waiting = [id for id in self._waiting if found.all[id].place == "absent"]
         versions = [
-            each.version(now, is_held=self._lifecycle.leases(id) > 0) for id, each in found.present.items()
+            each.version(now, self._chance(each, now), is_held=self._lifecycle.leases(id) > 0)
+            for id, each in found.present.items()
         ]
         versions += [found.all[id].version(now) for id in waiting]
         demands = [Demand(id, self._waiting[id].since) for id in waiting]
         budget, hoped = self.budget - self.reserve, found.hoped.values()
-        return Snapshot(now, budget, self.base, self.used, versions, demands, hoped, self.tenants)
+        likely: Sequence[Version] = ()
+        if self._looks_ahead and not waiting:
+            likely = self._likely(now, is_on=True)
+        return Snapshot(now, budget, self.base, self.used, versions, demands, hoped, self.tenants, likely)
+
+    def _chance(self, resident: Resident, now: float) -> float:
+        """Return the chance that a version is asked soon; needed only while somebody looks ahead."""
+        if not self._looks_ahead:
+            return 0.0
+        return self.ahead.forecast(resident.manifest.id.name, now, resident.reload_s).chance
+
+    def _likely(self, now: float, *, is_on: bool) -> Sequence[Version]:
+        """Return absent versions that may be asked soon, by sources that are switched on, or off."""
+        found = []
+        for name in self.ahead.likely(now):
+            id = self.residents.newest.get(name)
+            if id is None or (resident := self.residents.all[id]).place != "absent":
+                continue
+            forecast = self.ahead.forecast(name, now, resident.reload_s)
+            if self.ahead.is_worth(name, forecast, is_on=is_on):
+                found.append(resident.version(now, forecast.chance))
+        return sorted(found, key=lambda version: -version.gain)
+
+    def _bet_on_paper(self) -> None:
+        """Note which loads ahead would pay by sources that are switched off."""
+        now = self._clock()
+        if versions := self._likely(now, is_on=False):
+            for id, cost in policy.would_pay(self.snapshot(), versions):
+                self._bet(self.residents.all[id], cost, is_paper=True)
+
+    def _bet(self, resident: Resident, cost: float, *, is_paper: bool) -> None:
+        name, priority = resident.manifest.id.name, resident.manifest.config.memory.priority
+        self.ahead.begins(name, self._clock(), resident.reload_s, priority, cost, is_paper=is_paper)
 
     def _advance(self) -> None:
         """Do all steps that are due, and have the lifecycle ask again if there were any."""
@@ -237,15 +297,25 @@ class Residence:
         has_changed = False
         while (step := policy.next_step(self.snapshot())) is not None:
             match step:
-                case Admit(id):
+                case Admit(id, ahead):
+                    if ahead is not None:
+                        self._bet(self.residents.all[id], ahead, is_paper=False)
                     self._begin(self.residents.all[id])
                     has_changed = True
-                case Evict(id, why):
+                case Evict(id, why, cost):
+                    self.ahead.makes_room(cost)
                     self._evict(self.residents.all[id], why)
                     has_changed = True
                 case Refuse():
                     self._refuse(step)
+                    has_changed |= self._part(step.id.name)
         return has_changed
+
+    def _part(self, name: str) -> bool:
+        """Let the versions go that a newer one has no room beside; the next request loads that."""
+        parted = self._replaced.pop(name, set())
+        self._parted |= parted
+        return bool(parted)
 
     def _begin(self, resident: Resident) -> None:
         self.residents.move(resident, "loading")
@@ -257,6 +327,7 @@ class Residence:
         resident.why = why
         resident.evictions += 1
         self.evictions[why] += 1
+        self.ahead.ends(resident.manifest.id.name)
         self._moves += 1
         size = told(resident.need.resident)
         _LOG.info("%s is unloaded, %s: %s", resident.manifest.id, REASONS[why], size)
@@ -332,6 +403,7 @@ class Residence:
         """Note that a version answers, and tell those who wait for it."""
         manifest = resident.manifest
         resident.loads += 1
+        self._replaced.pop(manifest.id.name, None)
         if servable := self._lifecycle.servable(manifest.id):
             resident.outline = servable.outline
         self._frameworks.add(manifest.backend)

@@ -84,8 +84,12 @@ class Resident:
         """
         return sum(self._faded(now)) / len(_HALF_LIVES_S)
 
-    def version(self, now: float, *, is_held: bool = False) -> Version:
-        """Return what the policy needs to know."""
+    def version(self, now: float, chance: float = 0.0, *, is_held: bool = False) -> Version:
+        """Return what the policy needs to know.
+
+        Args:
+            chance: That it is asked within the horizon of a load ahead.
+        """
         wish = self.manifest.config.memory
         return Version(
             self.manifest.id,
@@ -97,6 +101,7 @@ class Resident:
             since=self.since,
             last=self.last,
             rate=self.expected(now),
+            chance=chance,
             reload_s=self.reload_s,
             priority=wish.priority,
             idle_s=wish.idle_s,
@@ -133,12 +138,14 @@ class Residents:
     Attributes:
         all: Every one of them.
         present: Those that are in memory, come or go, so that a decision looks at no others.
+        newest: Newest version of each model.
         hoped: Those that are loaded if there is room, without anybody making it; by priority.
     """
 
     def __init__(self) -> None:
         self.all: dict[ModelId, Resident] = {}
         self.present: dict[ModelId, Resident] = {}
+        self.newest: dict[str, ModelId] = {}
         self.hoped: dict[ModelId, Version] = {}
         self._away: set[ModelId] = set()  # absent or leaving
 
