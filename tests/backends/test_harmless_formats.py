@@ -29,6 +29,7 @@ BACKENDS = backends()
 #: Of each entry point the formats that requests may bring. Whoever adds a backend adds it here and below.
 HARMLESS: dict[str, set[str]] = {
     "huggingface": set(),
+    "instances": set(),  # a server that a request names would be asked
     "lightgbm": set(),
     "litert": {"tflite"},
     "onnx": {"onnx", "ort"},

@@ -39,7 +39,8 @@ class InstancesBackend:
     name = FORMAT
     extra = ""
     modules: tuple[str, ...] = ()
-    traits = Traits()
+    #: A model that a request brings must not make this server ask others.
+    traits = Traits(harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """Return ``instances`` for a folder with an ``instances.toml``."""
