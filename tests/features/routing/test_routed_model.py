@@ -16,6 +16,7 @@ from salver.features.routing.choosing import Router
 from salver.features.routing.document import Document
 from salver.features.routing.engine import RoutedModel
 from salver.features.routing.instances import Instance
+from salver.features.routing.slowest import LatencyQuantile
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import (
     DeadlineExceeded,
@@ -190,6 +191,67 @@ def test_an_instance_that_stalls_is_left_and_asked_no_more() -> None:
     bench = Bench(lambda: asyncio.sleep(60), reply, attempt_s=0.05)
     assert bench.ask().tolist() == [[3, 4]]
     assert bench.model.router.instances[0].load.failed == 1
+
+
+def hedging(*answers: Callable[[], Any], reserve: float = 10) -> Bench:
+    """A model whose usual latency is known to be 20 ms."""
+    bench = Bench(*answers, hedge=0.95, reserve=reserve)
+    for _ in range(100):
+        bench.model._usual.add(0.02)
+    bench.model._usual.seconds = 0.02
+    return bench
+
+
+def test_another_one_is_asked_beside_one_that_takes_long() -> None:
+    bench = hedging(lambda: asyncio.sleep(60), reply)
+    assert bench.ask().tolist() == [[3, 4]]
+    router = bench.model.router
+    assert (bench.asked, router.hedges, router.retries) == (["a", "b"], 1, 0)
+    # The first one is left, and nothing is held against it.
+    slow = router.instances[0]
+    assert (slow.load.pending, slow.load.failed, slow.failures) == (0, 0, 0)
+    assert router.budget.tokens == pytest.approx(9)
+
+
+def test_no_hedge_beyond_the_budget_or_for_a_sequence() -> None:
+    for bench, parameters in (
+        (hedging(delayed, reply, reserve=0), {}),
+        (hedging(delayed, reply), {"sequence_id": 3}),
+    ):
+        assert bench.ask(**parameters).tolist() == [[3, 4]]
+        assert (bench.asked, bench.model.router.hedges) == (["a"], 0)
+
+
+async def delayed() -> Reply:
+    await asyncio.sleep(0.1)
+    return reply()
+
+
+def test_a_hedge_that_fails_leaves_the_word_to_the_first() -> None:
+    bench = hedging(delayed, lambda: reply(500, {"error": "it raised"}))
+    assert bench.ask().tolist() == [[3, 4]] and bench.asked == ["a", "b"]
+
+
+def test_both_fail_and_a_third_is_asked() -> None:
+    async def fails() -> Reply:
+        await asyncio.sleep(0.05)
+        return reply(500, {"error": "it raised"})
+
+    bench = hedging(fails, lambda: reply(500, {"error": "it raised"}), reply)
+    assert bench.ask().tolist() == [[3, 4]] and bench.asked == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.95])
+def test_the_estimate_of_the_usual_latency(share: float) -> None:
+    estimate, random = LatencyQuantile(share), Random(5)
+    for _ in range(5000):
+        estimate.add(random.expovariate(100))
+    found = []
+    for _ in range(2000):
+        estimate.add(random.expovariate(100))
+        found.append(estimate.seconds)
+    assert estimate.is_known
+    assert 1 - np.exp(-100 * np.mean(found)) == pytest.approx(share, abs=0.03)
 
 
 def test_a_caller_that_goes_away_frees_the_instance() -> None:

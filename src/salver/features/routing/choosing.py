@@ -26,7 +26,8 @@ class Router:
 
     Attributes:
         ejected: Instances that were ejected, since the start.
-        retries: Attempts after the first ones.
+        retries: Attempts after the first ones failed.
+        hedges: Attempts beside ones that take long.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Router:
         self.instances = list(instances)
         self.budget = budget
         self.ejected = 0
-        self.retries = 0
+        self.retries = self.hedges = 0
         self._policy = policy
         self._ejection = ejection
 

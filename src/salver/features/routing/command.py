@@ -72,7 +72,8 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
         return
     listed(found["instances"], _COLUMNS, _texts, json=False, none="the model has no instances")
     line(
-        f"{found['policy']}; {found['retries']} retries, {found['retries_left']:g} left; "
+        f"{found['policy']}; {found['retries']} retries, {found['hedges']} hedges, "
+        f"{found['retries_left']:g} left; "
         f"{found['ejections']} ejections"
     )
 

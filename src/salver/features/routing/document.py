@@ -38,6 +38,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         attempts: Most attempts of a request, each at another instance.
         attempt_s: Most seconds of an attempt.
         retry_ratio: Retries per request, above a reserve of ``retry_reserve``.
+        hedge: Quantile of the latency after which another instance is asked, too, and the first answer
+            counts; 0 = never. It draws on the budget of retries.
         check_s: Seconds between two health checks of an instance; 0 = none.
         token: Variable with the token or key that the instances want; empty = they want none.
         ejection: When an instance that fails is left out.
@@ -52,6 +54,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attempt_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 10.0
     retry_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     retry_reserve: Annotated[float, msgspec.Meta(ge=0, le=10000)] = 100.0
+    hedge: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     check_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 2.0
     token: str = ""
     ejection: EjectionConfig = EjectionConfig()

@@ -6,8 +6,8 @@ is the Open Inference Protocol with binary tensors, by Salver's own client.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
+from typing import Any, Final
 from urllib.parse import quote
 
 from salver.client.client import status_error
@@ -16,6 +16,7 @@ from salver.client.http import Http, NoConnection, Reply, Unreachable
 from salver.features.routing.choosing import Outcome, Router
 from salver.features.routing.document import Document
 from salver.features.routing.instances import Instance
+from salver.features.routing.slowest import LatencyQuantile
 from salver.kernel.engine.admission import Admission, BoundRequest
 from salver.kernel.engine.refusals import LATE, closing, due
 from salver.kernel.serving.capabilities import PLAIN, Capabilities
@@ -76,6 +77,7 @@ class RoutedModel:
         self._clock = clock
         self._emit = emit
         self._is_closed = False
+        self._usual = LatencyQuantile(document.hedge)
         version = f"/versions/{quote(document.version, safe='')}" if document.version else ""
         self._path = f"/v2/models/{quote(document.model or id.name, safe='')}{version}/infer"
 
@@ -143,28 +145,58 @@ class RoutedModel:
             instance = router.choose(key, tried, now)
             if instance is None:
                 break
-            if tried:
-                router.retries += 1
-            client = self.clients[instance.url]
-            sent = client.request("POST", self._path, body, [*headers, *self._headers])
-            limit = self.document.attempt_s if deadline is None else deadline - now
+            router.retries += bool(tried)
+            tried.append(instance.url)
+
+            def ask(one: Instance) -> Coroutine[Any, Any, Reply]:
+                sent = self.clients[one.url].request("POST", self._path, body, [*headers, *self._headers])
+                return self._ask(one, self.clients[one.url].send(sent), deadline)
+
             try:
-                reply = await self._ask(
-                    instance, client.send(sent), min(limit, self.document.attempt_s), deadline
-                )
+                if is_repeatable and self.document.hedge and self._usual.is_known:
+                    reply = await self._hedged(instance, ask, key, tried)
+                else:
+                    reply = await ask(instance)
+                if self.document.hedge:
+                    self._usual.add(clock() - now)
                 return self._response(bound, reply, now)
             except _Failed as failure:
                 error = failure.error
                 if not failure.is_unsent and not (is_repeatable and router.budget.take()):
                     break
-            tried.append(instance.url)
         raise error
 
-    async def _ask(
-        self, instance: Instance, answer: Awaitable[Reply], limit: float, deadline: float | None
+    async def _hedged(
+        self,
+        instance: Instance,
+        ask: Callable[[Instance], Coroutine[Any, Any, Reply]],
+        key: str,
+        tried: list[str],
     ) -> Reply:
+        """Ask an instance and, if it takes longer than usual, another one; return the first answer."""
+        tasks = [asyncio.ensure_future(ask(instance))]
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=self._usual.seconds)
+            if not done:
+                other = self.router.choose(key, tried, self._clock())
+                if other is not None and self.router.budget.take():
+                    self.router.hedges += 1
+                    tried.append(other.url)
+                    tasks.append(asyncio.ensure_future(ask(other)))
+                    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            good = next((task for task in tasks if task in done and task.exception() is None), None)
+            # One that failed leaves the word to the other.
+            return await (good or next((task for task in tasks if task not in done), tasks[-1]))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self, instance: Instance, answer: Awaitable[Reply], deadline: float | None) -> Reply:
         """Return an instance's answer to one attempt. Raises _Failed where another one may follow."""
-        router, began = self.router, self._clock()
+        router, began, limit = self.router, self._clock(), self.document.attempt_s
+        if deadline is not None:
+            limit = min(limit, deadline - began)
         outcome: Outcome = "left"
         router.begin(instance)
         try:

@@ -31,6 +31,9 @@ class InstanceFigures:
             "salver_instance_available", "Whether an instance gets requests.", labels=of_instance
         )
         retries = CounterMetricFamily("salver_instance_retries", "Repeated attempts.", labels=of_model)
+        hedges = CounterMetricFamily(
+            "salver_instance_hedges", "Attempts beside ones that took long.", labels=of_model
+        )
         ejections = CounterMetricFamily("salver_instance_ejections", "Ejected instances.", labels=of_model)
         for engine in self._models():
             names = (engine.id.name, engine.id.version)
@@ -40,5 +43,6 @@ class InstanceFigures:
                 pending.add_metric((*names, each.url), each.load.pending)
                 there.add_metric((*names, each.url), float(each.is_available(now)))
             retries.add_metric(names, engine.router.retries)
+            hedges.add_metric(names, engine.router.hedges)
             ejections.add_metric(names, engine.router.ejected)
-        yield from (answers, pending, there, retries, ejections)
+        yield from (answers, pending, there, retries, hedges, ejections)

@@ -37,7 +37,8 @@ class InstancesView(msgspec.Struct, frozen=True):
     """Instances of a model.
 
     Attributes:
-        retries: Attempts after the first ones, since it was loaded.
+        retries: Attempts after the first ones failed, since it was loaded.
+        hedges: Attempts beside ones that took long.
         retries_left: Retries that the budget still has.
         ejections: Times that an instance was ejected.
     """
@@ -46,6 +47,7 @@ class InstancesView(msgspec.Struct, frozen=True):
     version: str
     policy: str
     retries: int
+    hedges: int
     retries_left: float
     ejections: int
     instances: list[InstanceView]
@@ -70,6 +72,7 @@ def viewed(engine: RoutedModel, now: float) -> InstancesView:
         engine.id.version,
         engine.document.policy,
         router.retries,
+        router.hedges,
         round(router.budget.tokens, 1),
         router.ejected,
         [_view(each, now) for each in router.instances],

@@ -173,5 +173,5 @@ class Outlook:
             batch = max(rows, round(_OPTIMISM * saturated))
         whole = ahead // largest - slack
         if whole > 0:
-            free += whole * law.seconds(largest) / slots
+            free += whole * law.seconds(largest) * (1 + margin) / slots
         return free + law.seconds(batch) > target
