@@ -17,7 +17,7 @@ from salver.words.errors import InvalidInput
 def router(count: int, policy: str = "least-requests", **ejection: float) -> Router:
     instances = [Instance(f"http://{number}") for number in range(count)]
     config = EjectionConfig(**ejection)  # type: ignore[arg-type]
-    return Router(instances, POLICIES[policy](Random(1)), config, RetryBudget(0.1, 10))
+    return Router(instances, POLICIES[policy](Random(1)), config, RetryBudget(0.1, 10), Random(2).random)
 
 
 def attempt(router: Router, instance: Instance, outcome: Outcome, now: float, seconds: float = 0.01) -> None:
@@ -89,6 +89,57 @@ def test_what_the_caller_ends_says_nothing() -> None:
     assert (each.load.pending, each.load.latency, each.failures) == (0, 0, 0)
     attempt(found, each, "late", 0.0, seconds=9)
     assert (each.load.latency, each.failures) == (9, 0)
+
+
+def levels(*available: tuple[int, int]) -> Router:
+    """Return a router with so many available instances and all instances of each level."""
+    draws = Random(1)
+    found = router(sum(there for _, there in available))
+    found._draw = draws.random
+    rest = iter(found.instances)
+    for level, (fit, there) in enumerate(available):
+        for number in range(there):
+            each = next(rest)
+            each.level, each.is_down = level, number >= fit
+    return found
+
+
+@mark.parametrize(
+    ("available", "shares"),
+    [
+        ([(4, 4), (4, 4)], [1, 0]),
+        ([(3, 4), (4, 4)], [1, 0]),  # 1.4 times .75 is enough
+        ([(2, 4), (4, 4)], [0.7, 0.3]),
+        ([(1, 4), (1, 4), (4, 4)], [0.35, 0.35, 0.3]),
+        ([(0, 4), (4, 4)], [0, 1]),
+        ([(0, 4), (0, 4)], [1, 0]),  # nobody: the first level's, in panic
+    ],
+)
+def test_what_a_level_cannot_take_spills_over(available: list[tuple[int, int]], shares: list[float]) -> None:
+    found = levels(*available)
+    counts = [0] * len(available)
+    for _ in range(4000):
+        each = found.choose("", [], 0.0)
+        assert each is not None
+        counts[each.level] += 1
+    assert [count / 4000 for count in counts] == approx(shares, abs=0.03)
+
+
+def test_a_retry_leaves_the_level_when_all_of_it_has_failed() -> None:
+    found = levels((1, 1), (1, 1))
+    first, second = found.instances
+    assert found.choose("", [first.url], 0.0) is second
+    assert found.choose("", [first.url, second.url], 0.0) is None
+
+
+def test_an_instance_that_is_back_starts_slowly() -> None:
+    found = router(2)
+    back = found.instances[1]
+    back.slow_start_s = 10.0
+    for _ in range(3):
+        attempt(found, back, "failed", 0.0)
+    attempt(found, back, "answered", 5.0)
+    assert back.joined_at == 5.0 and back.share(6.0) == approx(0.1) and back.share(15.0) == 1.0
 
 
 @given(

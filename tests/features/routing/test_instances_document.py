@@ -34,7 +34,13 @@ def test_urls_and_tables() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "instances"),
+        ("", "1 to 1000 instances"),
+        ('instances = ["http://a"]\ndiscover = "http://b"', "instances and discover"),
+        ('discover = "https://b"', "asked by http"),
+        ('discover = "b:80"', "not the URL"),
+        ('discover = "http://b"\ncheck_s = 0', "need health checks"),
+        ('instances = [{url = "http://a", priority = -1}]', "priority"),
+        ('discover = "http://b"\ndiscover_s = 0', "discover_s"),
         ("instances = []", "1 to 1000 instances"),
         (f"instances = {[f'http://h:{n}' for n in range(MOST + 1)]}", "1 to 1000"),
         ('instances = ["a:8000"]', "'a:8000' is not the URL"),
@@ -67,6 +73,7 @@ def manifest(folder: Path, text: str) -> Manifest:
         ('instances = ["http://127.0.0.1:9"]', r"no instance of 'm' answers: no server answers at http"),
         ('instances = ["http://127.0.0.1:9"]\ntoken = "T"', "the variable T is not set"),
         ("#" * (1 << 21), "larger than"),
+        ('discover = "http://nobody.invalid:80"', "is not resolved"),
     ],
 )
 def test_what_cannot_be_loaded(tmp_path: Path, text: str, said: str) -> None:
@@ -98,7 +105,7 @@ def test_checks_take_out_and_bring_back() -> None:
     checked, signature = InstanceCheck(instance, client), Signature((spec,), (spec,), True)
 
     def look() -> tuple[bool, bool]:
-        asyncio.run(check(checked, "m", "", signature))
+        asyncio.run(check(checked, "m", "", signature, lambda: 7.0))
         return instance.is_down, instance.is_available(0.0)
 
     assert look() == (False, True)
@@ -110,11 +117,11 @@ def test_checks_take_out_and_bring_back() -> None:
     assert look() == (False, False)
     assert instance.unfit == "its inputs are x FP32[-1,3], not x FP32[-1,2]"
     client.shape = 2
-    assert look() == (False, True)
+    assert look() == (False, True) and instance.joined_at == 7.0
 
 
 def test_a_good_check_ends_no_ejection() -> None:
     instance = Instance("http://a")
     instance.ejections, instance.ejected_until = 1, 5.0
-    asyncio.run(check(InstanceCheck(instance, Told()), "m", "", Signature((), ())))
+    asyncio.run(check(InstanceCheck(instance, Told()), "m", "", Signature((), ()), lambda: 7.0))
     assert instance.is_ejected and not instance.is_available(1.0)

@@ -82,6 +82,7 @@ class Bench:
             POLICIES["round-robin"](Random(1)),
             told.ejection,
             RetryBudget(0.1, reserve),
+            Random(2).random,
         )
         self.model = RoutedModel(
             ModelId("m", "1"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from salver.client import Client
@@ -40,12 +40,21 @@ class HealthChecks:
     Args:
         name: Name of the model here.
         signature: What each instance has to have.
+        check_of: Returns the check of a new instance.
     """
 
     def __init__(
-        self, checks: Sequence[InstanceCheck], document: Document, name: str, signature: Signature
+        self,
+        checks: Sequence[InstanceCheck],
+        document: Document,
+        name: str,
+        signature: Signature,
+        check_of: Callable[[Instance], InstanceCheck],
+        clock: Callable[[], float],
     ) -> None:
-        self._checks = checks
+        self._clock = clock
+        self._checks = list(checks)
+        self._check_of = check_of
         self._document = document
         self._name = document.model or name
         self._signature = signature
@@ -54,10 +63,28 @@ class HealthChecks:
     def __repr__(self) -> str:
         return f"<HealthChecks of {self._name}, {len(self._checks)} instances>"
 
-    def start(self) -> None:
-        """Check in the background, if the document wants it."""
+    def start(self, update: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Check in the background, if the document wants it.
+
+        Args:
+            update: Updates the instances; None = they stay the same.
+        """
         if self._document.check_s:
             self._tasks.start("instances", self._run())
+        if update is not None:
+            self._tasks.start("discovery", self._follow(update))
+
+    def add(self, instance: Instance) -> None:
+        """Check a new instance at once, and from now on."""
+        checked = self._check_of(instance)
+        self._checks.append(checked)
+        self._tasks.start("new instance", self._check(checked))
+
+    async def remove(self, instance: Instance) -> None:
+        """Check an instance no more."""
+        for each in [each for each in self._checks if each.instance is instance]:
+            self._checks.remove(each)
+            await each.client.close()
 
     async def close(self) -> None:
         """End the checks and close their connections."""
@@ -68,13 +95,20 @@ class HealthChecks:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._document.check_s)
-            version = self._document.version
-            await asyncio.gather(
-                *(check(each, self._name, version, self._signature) for each in self._checks)
-            )
+            await asyncio.gather(*map(self._check, self._checks))
+
+    async def _follow(self, update: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(self._document.discover_s)
+            await update()
+
+    async def _check(self, checked: InstanceCheck) -> None:
+        await check(checked, self._name, self._document.version, self._signature, self._clock)
 
 
-async def check(checked: InstanceCheck, name: str, version: str, signature: Signature) -> None:
+async def check(
+    checked: InstanceCheck, name: str, version: str, signature: Signature, clock: Callable[[], float]
+) -> None:
     """Ask an instance whether it is ready; one that was down is compared with the others again.
 
     A success does not end an ejection: only an answer to a request does.
@@ -95,6 +129,7 @@ async def check(checked: InstanceCheck, name: str, version: str, signature: Sign
     if isinstance(answer, Signature):
         instance.unfit = difference(signature, answer)
         instance.is_down = False
+        instance.joined_at = clock()
 
 
 async def signature_of(client: Client, name: str, version: str) -> Signature | SalverError:

@@ -4,12 +4,13 @@ Pure: instances, policy, ejection and budget of one model. The shell is
 :mod:`~salver.features.routing.engine`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Literal
 
 from salver.features.routing.budget import RetryBudget
 from salver.features.routing.health import EjectionConfig, failed, succeeded
 from salver.features.routing.instances import Instance
+from salver.features.routing.levels import level_shares
 from salver.features.routing.ports import Policy
 
 #: Below this share of available instances, ejections do not count (Envoy's panic threshold).
@@ -24,6 +25,9 @@ Outcome = Literal["answered", "refused", "failed", "late", "left"]
 class Router:
     """Choice among the instances of one model.
 
+    Args:
+        draw: Returns a random number between 0 and 1, for the choice of a level.
+
     Attributes:
         ejected: Instances that were ejected, since the start.
         retries: Attempts after the first ones failed.
@@ -31,8 +35,14 @@ class Router:
     """
 
     def __init__(
-        self, instances: Sequence[Instance], policy: Policy, ejection: EjectionConfig, budget: RetryBudget
+        self,
+        instances: Sequence[Instance],
+        policy: Policy,
+        ejection: EjectionConfig,
+        budget: RetryBudget,
+        draw: Callable[[], float],
     ) -> None:
+        self._draw = draw
         self.instances = list(instances)
         self.budget = budget
         self.ejected = 0
@@ -50,15 +60,31 @@ class Router:
             tried: URLs that failed in earlier attempts of the request.
         """
         there = [each for each in self.instances if not (each.is_draining or each.unfit)]
+        if any(each.level for each in there):
+            there = self._level(there, now)
         fit = [each for each in there if each.is_available(now)]
         if len(fit) < PANIC * len(there):
             fit = there
-        fit = [each for each in fit if each.url not in tried]
-        for each in fit:
+        left = [each for each in fit if each.url not in tried]
+        if not left:
+            left = [each for each in self.instances if each.is_available(now) and each.url not in tried]
+        for each in left:
             # Half-open. By its latency it would not be chosen for a long time.
             if each.is_ejected and each.is_available(now):
                 return each
-        return self._policy.choose(fit, key, now) if fit else None
+        return self._policy.choose(left, key, now) if left else None
+
+    def _level(self, there: Sequence[Instance], now: float) -> list[Instance]:
+        """Return the instances of the level that is drawn."""
+        levels = sorted({each.level for each in there})
+        of = [[each for each in there if each.level == level] for level in levels]
+        shares = level_shares([(sum(each.is_available(now) for each in some), len(some)) for some in of])
+        drawn = self._draw()
+        for some, share in zip(of, shares, strict=True):
+            drawn -= share
+            if drawn < 0:
+                return some
+        return of[0]
 
     def begin(self, instance: Instance) -> None:
         """Record the beginning of an attempt."""
@@ -76,8 +102,10 @@ class Router:
             self._policy.answered(instance, seconds, now)
         elif outcome != "left":
             load.answered += 1
-            if instance.is_ejected:
-                load.latency = 0.0  # of the time in which it failed
+            was_ejected = instance.is_ejected
             succeeded(instance, now)
+            if was_ejected and not instance.is_ejected:
+                load.latency = 0.0  # of the time in which it failed
+                instance.joined_at = now
             if outcome == "answered":
                 self._policy.answered(instance, seconds, now)

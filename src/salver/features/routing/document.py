@@ -20,10 +20,14 @@ class InstanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         url: A server that speaks the Open Inference Protocol with binary tensors, such as Salver and Triton.
         weight: Share of the requests, relative to others.
+        priority: 0 is asked first; others as far as those before them are not available.
+        zone: Where it is; those in the zone of this server come first.
     """
 
     url: str
     weight: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
+    zone: str = ""
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,8 +35,12 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         instances: URLs, or tables with a URL and a weight.
+        discover: URL whose host is a name with an address for each instance; in place of ``instances``.
+        discover_s: Seconds between two looks at these.
         model: Name of the model there; empty = the same as here.
         version: Version there; empty = each chooses its own.
+        zone: Zone of this server; empty = zones do not matter.
+        slow_start_s: Seconds in which the share of an instance grows to the whole, when it comes back.
         policy: Balancing policy.
         key: Parameter of a request whose value is the key of ``consistent-hash``.
         attempts: Most attempts of a request, each at another instance.
@@ -45,9 +53,13 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ejection: When an instance that fails is left out.
     """
 
-    instances: tuple[str | InstanceTable, ...]
+    instances: tuple[str | InstanceTable, ...] = ()
+    discover: str = ""
+    discover_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 5.0
     model: str = ""
     version: str = ""
+    zone: str = ""
+    slow_start_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
     policy: PolicyName = "measured"
     key: str = ""
     attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
@@ -78,7 +90,15 @@ def parse(content: bytes, origin: str) -> Document:
         document = msgspec.convert(read_document(content, origin)[0], Document)
     except (msgspec.ValidationError, InvalidInput) as error:
         raise LoadFailed(f"{origin}: {error}") from error
-    if not 0 < len(document.instances) <= MOST:
+    if document.discover:
+        if document.instances:
+            raise LoadFailed(f"{origin}: it has instances and discover", field="discover")
+        if urlsplit(document.discover).scheme == "https":
+            # Certificates are for names, and requests go to addresses.
+            raise LoadFailed(f"{origin}: instances that are discovered are asked by http", field="discover")
+        if not document.check_s:
+            raise LoadFailed(f"{origin}: instances that are discovered need health checks", field="check_s")
+    elif not 0 < len(document.instances) <= MOST:
         raise LoadFailed(f"{origin}: there are 1 to {MOST} instances", field="instances")
     if document.policy == "consistent-hash" and not document.key:
         raise LoadFailed(
@@ -87,7 +107,7 @@ def parse(content: bytes, origin: str) -> Document:
             fix='Name a parameter of the requests, such as key = "user".',
         )
     urls = [table.url.rstrip("/") for table in document.tables]
-    for url in urls:
+    for url in [*urls, *filter(None, [document.discover])]:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise LoadFailed(

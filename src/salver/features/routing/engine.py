@@ -6,7 +6,7 @@ is the Open Inference Protocol with binary tensors, by Salver's own client.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -56,7 +56,7 @@ class RoutedModel:
         id: ModelId,
         signature: Signature,
         router: Router,
-        clients: Mapping[str, Http],
+        clients: dict[str, Http],
         document: Document,
         config: ModelConfig,
         *,
@@ -149,8 +149,9 @@ class RoutedModel:
             tried.append(instance.url)
 
             def ask(one: Instance) -> Coroutine[Any, Any, Reply]:
-                sent = self.clients[one.url].request("POST", self._path, body, [*headers, *self._headers])
-                return self._ask(one, self.clients[one.url].send(sent), deadline)
+                client = self.clients[one.url]
+                sent = client.request("POST", self._path, body, [*headers, *self._headers])
+                return self._ask(one, client.send(sent), deadline)
 
             try:
                 if is_repeatable and self.document.hedge and self._usual.is_known:

@@ -4,8 +4,11 @@ Pure: the time is an argument, in seconds of one monotonic clock.
 """
 
 import math
+from typing import Final
 
 import msgspec
+
+_LEAST_SHARE: Final = 0.1
 
 
 class Load(msgspec.Struct):
@@ -30,8 +33,11 @@ class Instance:
 
     Args:
         weight: Share of the requests, relative to others.
+        level: Priority; 0 is first.
+        slow_start_s: Seconds in which its share grows to the whole, when it comes or comes back; 0 = at once.
 
     Attributes:
+        joined_at: When it came, or came back.
         is_draining: Gets no new requests, as the operator asked.
         unfit: Why it cannot answer for this model; empty = it can.
         is_down: Its last health checks failed.
@@ -41,14 +47,16 @@ class Instance:
     """
 
     __slots__ = (
-        *("ejected_until", "ejections", "failures", "is_draining", "is_down", "load"),
-        *("unfit", "url", "weight", "zone"),
+        *("ejected_until", "ejections", "failures", "is_draining", "is_down", "joined_at", "level", "load"),
+        *("slow_start_s", "unfit", "url", "weight"),
     )
 
-    def __init__(self, url: str, weight: float = 1.0, zone: str = "") -> None:
+    def __init__(self, url: str, weight: float = 1.0, level: int = 0, slow_start_s: float = 0.0) -> None:
         self.url = url
         self.weight = weight
-        self.zone = zone
+        self.level = level
+        self.slow_start_s = slow_start_s
+        self.joined_at = -math.inf
         self.load = Load()
         self.is_draining = False
         self.unfit = ""
@@ -70,3 +78,16 @@ class Instance:
         if self.is_draining or self.unfit or self.is_down:
             return False
         return not self.is_ejected or (now >= self.ejected_until and not self.load.pending)
+
+    def share(self, now: float) -> float:
+        """Return its weight, less at first: a cold instance must not get its whole share at once.
+
+        >>> instance = Instance("a", weight=2.0, slow_start_s=10.0)
+        >>> instance.joined_at = 100.0
+        >>> [instance.share(now) for now in (100.0, 105.0, 110.0)]
+        [0.2, 1.0, 2.0]
+        """
+        age = now - self.joined_at
+        if age >= self.slow_start_s:
+            return self.weight
+        return self.weight * max(_LEAST_SHARE, age / self.slow_start_s)

@@ -12,9 +12,11 @@ from salver.features.routing.balancing import POLICIES
 from salver.features.routing.budget import RetryBudget
 from salver.features.routing.checking import HealthChecks, InstanceCheck, difference, signature_of
 from salver.features.routing.choosing import Router
+from salver.features.routing.discovering import Discovery, Resolve, addresses, resolve
 from salver.features.routing.document import FILE, parse
 from salver.features.routing.engine import RoutedModel
 from salver.features.routing.instances import Instance
+from salver.features.routing.levels import level_of
 from salver.kernel.engine.placement import Placement
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
@@ -34,6 +36,7 @@ class InstancesLoader:
         emit: Receives the models' events.
         clock: Monotonic seconds.
         variables: Environment variables, for the instances' token.
+        resolve: Returns the addresses of a name.
     """
 
     def __init__(
@@ -41,7 +44,9 @@ class InstancesLoader:
         emit: Callable[[BatchRan], None],
         clock: Callable[[], float],
         variables: Callable[[str], str | None] = os.environ.get,
+        resolve: Resolve = resolve,
     ) -> None:
+        self._resolve = resolve
         self._emit = emit
         self._clock = clock
         self._variables = variables
@@ -59,10 +64,27 @@ class InstancesLoader:
             token = self._variables(document.token) or ""
             if not token:
                 raise LoadFailed(f"the variable {document.token} is not set", field="token")
-        instances = [Instance(table.url.rstrip("/"), table.weight) for table in document.tables]
-        checks = [
-            InstanceCheck(each, Client(each.url, timeout=_CHECK_LIMIT_S, token=token)) for each in instances
+        window = document.slow_start_s
+        instances = [
+            Instance(
+                table.url.rstrip("/"),
+                table.weight,
+                level_of(table.priority, table.zone, document.zone),
+                window,
+            )
+            for table in document.tables
         ]
+        if document.discover:
+            try:
+                urls = await addresses(document.discover, self._resolve)
+            except OSError as error:
+                raise LoadFailed(f"{document.discover} is not resolved: {error}", field="discover") from error
+            instances = [Instance(url, slow_start_s=window) for url in urls]
+
+        def check_of(instance: Instance) -> InstanceCheck:
+            return InstanceCheck(instance, Client(instance.url, timeout=_CHECK_LIMIT_S, token=token))
+
+        checks = [check_of(each) for each in instances]
         name = document.model or manifest.id.name
         told = await asyncio.gather(*(signature_of(each.client, name, document.version) for each in checks))
         found = [each for each in told if isinstance(each, Signature)]
@@ -78,6 +100,7 @@ class InstancesLoader:
             POLICIES[document.policy](random.Random()),
             document.ejection,
             RetryBudget(document.retry_ratio, document.retry_reserve),
+            random.random,
         )
         engine = RoutedModel(
             manifest.id,
@@ -90,8 +113,11 @@ class InstancesLoader:
             clock=self._clock,
             emit=self._emit,
         )
-        health = HealthChecks(checks, document, manifest.id.name, found[0])
-        health.start()
+        health = HealthChecks(checks, document, manifest.id.name, found[0], check_of, self._clock)
+        update = None
+        if document.discover:
+            update = Discovery(document.discover, engine, health, self._resolve).update
+        health.start(update)
         self._models.append(engine)
 
         async def end() -> None:

@@ -26,7 +26,7 @@ class LeastRequests:
     def choose(self, among: Sequence[Instance], key: str, now: float) -> Instance:
         """See :class:`~salver.features.routing.ports.Policy`."""
         one, other = two_of(among, self._random)
-        if (other.load.pending + 1) * one.weight < (one.load.pending + 1) * other.weight:
+        if (other.load.pending + 1) * one.share(now) < (one.load.pending + 1) * other.share(now):
             return other
         return one
 

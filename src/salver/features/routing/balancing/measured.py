@@ -28,7 +28,7 @@ class MeasuredWork:
     def choose(self, among: Sequence[Instance], key: str, now: float) -> Instance:
         """See :class:`~salver.features.routing.ports.Policy`."""
         one, other = two_of(among, self._random)
-        if _work(other.load, now) * one.weight < _work(one.load, now) * other.weight:
+        if _work(other.load, now) * one.share(now) < _work(one.load, now) * other.share(now):
             return other
         return one
 

@@ -27,7 +27,7 @@ class PeakEwma:
     def choose(self, among: Sequence[Instance], key: str, now: float) -> Instance:
         """See :class:`~salver.features.routing.ports.Policy`."""
         one, other = two_of(among, self._random)
-        if _cost(other, now) * one.weight < _cost(one, now) * other.weight:
+        if _cost(other, now) * one.share(now) < _cost(one, now) * other.share(now):
             return other
         return one
 

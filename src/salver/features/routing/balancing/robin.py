@@ -21,8 +21,8 @@ class RoundRobin:
         """See :class:`~salver.features.routing.ports.Policy`."""
         credits, total = self._credits, 0.0
         for each in among:
-            credits[each.url] = credits.get(each.url, 0.0) + each.weight
-            total += each.weight
+            credits[each.url] = credits.get(each.url, 0.0) + each.share(now)
+            total += each.share(now)
         best = max(among, key=lambda each: credits[each.url])
         credits[best.url] -= total
         return best
