@@ -1,4 +1,4 @@
-"""Loading ahead: keeps the forecasts and the bets of a budget. Pure.
+"""Loading ahead: keeps the forecasts and the bets of a budget.
 
 :class:`Ahead` is told of requests, loads and unloads, and says which absent versions may be asked soon. It
 loads nothing: ``policy`` decides whether it pays.
