@@ -9,7 +9,7 @@ import builtins
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -180,6 +180,23 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_mb: float = 0.0
     share_mb: float = 0.0
     tenant: str = ""
+
+
+class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What answers in place of a model that cannot.
+
+    Attributes:
+        on: Causes: ``overload`` (it would be refused), ``deadline`` (it cannot be met),
+            ``failure`` (the model raised, its host died, or it hangs).
+        model: Another model of the server, with the same inputs and outputs.
+        version: Its version; empty = the one that the server would choose.
+        constant: Values of a row by output, in place of a model.
+    """
+
+    on: tuple[Literal["overload", "deadline", "failure"], ...] = ("overload", "deadline", "failure")
+    model: str = ""
+    version: str = ""
+    constant: dict[str, Any] = {}
 
 
 class LearnedPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -583,6 +600,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         queue: Queue policy; None = only ``batching.max_queue`` and deadlines limit waiting.
         objective: Derives batching, instances and admission; explicit settings take precedence.
         response_cache: Answer equal requests from the server's cache, if it has one.
+        fallbacks: What answers in place of the model, tried in this order.
         workers: Worker settings of a handler; None = those of its archive.
         options: Options of the backend; it rejects unknown ones.
     """
@@ -606,6 +624,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bulk: Bulk = Bulk()
     limit: Limit = Limit()
     memory: Memory = Memory()
+    fallbacks: tuple[Fallback, ...] = ()
     steps: Steps = Steps()
     chat: Chat = Chat()
     sequences: Sequences = Sequences()

@@ -14,6 +14,7 @@ from salver.lazy import lazy_imports
 from salver.words.errors import LoadFailed
 
 with lazy_imports():
+    from salver.features.routing.fallbacks import FallbackLoader
     from salver.features.routing.figures import InstanceFigures
     from salver.features.routing.loading import InstancesLoader
     from salver.features.routing.operations import instance_operations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from salver.features.routing.engine import RoutedModel
+    from salver.kernel.serving.fetching import Loads
     from salver.kernel.serving.servable import Servable
     from salver.transport.operations import Operation
     from salver.words.artifacts import Manifest
@@ -53,6 +55,26 @@ class InstancesBackend:
         )
 
 
+class _Guarding:
+    """Loader of which models without fallbacks see nothing."""
+
+    def __init__(self, loader: "Loads", kernel: "Kernel") -> None:
+        self._loader = loader
+        self._kernel = kernel
+        self._guarded: FallbackLoader | None = None
+
+    async def load(self, manifest: "Manifest") -> "Servable":
+        if not manifest.config.fallbacks:
+            return await self._loader.load(manifest)
+        if self._guarded is None:
+            self._guarded = FallbackLoader(self._loader, self._kernel.inner, self._kernel.clock)
+        return await self._guarded.load(manifest)
+
+    def collect(self) -> "Iterator[Metric]":
+        if self._guarded is not None:
+            yield from self._guarded.collect()
+
+
 class _Routing(Sequence["Operation"]):
     """Loader, metrics and operations, of which nothing is imported before a model has instances."""
 
@@ -60,6 +82,7 @@ class _Routing(Sequence["Operation"]):
         self._kernel = kernel
         self._loader: InstancesLoader | None = None
         self._operations: list[Operation] = []
+        self._guarding: _Guarding | None = None
 
     @property
     def models(self) -> "Sequence[RoutedModel]":
@@ -73,6 +96,12 @@ class _Routing(Sequence["Operation"]):
     def collect(self) -> "Iterator[Metric]":
         if self._loader is not None:
             yield from InstanceFigures(lambda: self.models, self._kernel.clock).collect()
+        if self._guarding is not None:
+            yield from self._guarding.collect()
+
+    def guard(self, loader: "Loads") -> "Loads":
+        self._guarding = _Guarding(loader, self._kernel)
+        return self._guarding
 
     def _all(self) -> "list[Operation]":
         if not self._operations:
@@ -87,9 +116,14 @@ class _Routing(Sequence["Operation"]):
 
 
 async def build(kernel: "Kernel", config: None) -> "Parts":
-    """Return the loader of models with instances."""
+    """Return the loader of models with instances, and what puts fallbacks before others."""
     routing = _Routing(kernel)
-    return Parts(additions=Additions({FORMAT: routing}), collectors=[routing], operations=routing)
+    return Parts(
+        additions=Additions({FORMAT: routing}),
+        wrap_loader=routing.guard,
+        collectors=[routing],
+        operations=routing,
+    )
 
 
 feature = Feature("routing", "salver.features.routing:build")

@@ -140,6 +140,7 @@ _OF_SERVER: Final[Mapping[str, _Bound]] = {
 #: Fields of a model that may be below 0; their own rules say how far.
 _SIGNED: Final = frozenset(
     {
+        "fallbacks.constant",
         "steps.end_token",
         "sequences.controls.values",
         "sequences.states.initial_shape",

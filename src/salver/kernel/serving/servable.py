@@ -155,6 +155,11 @@ class Servable:
         self.infer = self._in_order(wrap(self._whole.infer))
         self.declare(uncached=self._whole.infer, post=None)
 
+    def guard(self, wrap: Callable[[Infer], Infer]) -> None:
+        """Put something before the engine and its response cache; ``wrap`` gets the method that asks them."""
+        self.infer = wrap(self.infer)
+        self.declare(post=None, foresee=None)
+
     def declare(self, **changes: object) -> None:
         """Replace some capabilities, while the servable is created or adjusted."""
         self.capabilities = msgspec.structs.replace(self.capabilities, **changes)

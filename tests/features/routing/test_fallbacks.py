@@ -1,0 +1,224 @@
+"""Answers in place of a model that cannot give one."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from salver.features.routing.fallbacks import FallbackLoader
+from salver.kernel.serving.capabilities import PLAIN, Capabilities
+from salver.testing.process import ServerProcess
+from salver.words.artifacts import Fallback, Manifest, ModelConfig
+from salver.words.errors import DeadlineExceeded, InvalidInput, LoadFailed, ModelFailed, NotReady, Overloaded
+from salver.words.messages import InferRequest, InferResponse, ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
+
+Y = TensorSpec("y", DataType.FP32, (-1, 2))
+LABEL = TensorSpec("label", DataType.BYTES, (-1,))
+X = Tensor("x", DataType.FP32, np.ones((3, 2), np.float32))
+
+
+class Model:
+    """Servable that raises what a test says."""
+
+    def __init__(self, config: ModelConfig, error: Exception | None, **more: Any) -> None:
+        self.manifest = Manifest(ModelId("m", "1"), Path(), "onnx", "onnx", config=config)
+        self.signature = more.get("signature") or Signature(
+            (TensorSpec("x", DataType.FP32, (-1, 2)),), (Y, LABEL), True
+        )
+        self.capabilities: Capabilities = more.get("capabilities") or PLAIN
+        self.error = error
+        self.is_closed = False
+
+    def guard(self, wrap: Any) -> None:
+        self.infer = wrap(self.infer)
+
+    async def infer(self, request: InferRequest, *_: Any) -> InferResponse:
+        if self.error is not None:
+            raise self.error
+        return InferResponse("m", "1", (X,), request.id)
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class Others:
+    """Other models of the server; those that are not there fail."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, Any]] = []
+
+    async def infer(self, request: InferRequest, call: Any) -> InferResponse:
+        self.asked.append((request.model, request.version, call.deadline))
+        if request.model == "gone":
+            raise NotReady("gone")
+        return InferResponse(request.model, "7", (X,), request.id)
+
+
+class Loaded:
+    def __init__(self, chain: list[Fallback], error: Exception | None = None, **more: Any) -> None:
+        self.model = Model(ModelConfig(fallbacks=tuple(chain)), error, **more)
+        self.others = Others()
+        self.loader = FallbackLoader(self, self.others, lambda: 100.0)  # type: ignore[arg-type]
+        asyncio.run(self.loader.load(self.model.manifest))
+
+    async def load(self, manifest: Manifest) -> Any:
+        return self.model
+
+    def ask(self, deadline: float | None = None, **more: Any) -> InferResponse:
+        request = InferRequest("m", (X,), id="r", **more)
+        found: InferResponse = asyncio.run(self.model.infer(request, deadline))
+        return found
+
+    @property
+    def counts(self) -> Counter[tuple[str, ...]]:
+        (family,) = self.loader.collect()
+        return Counter({tuple(s.labels.values()): int(s.value) for s in family.samples})
+
+
+SMALL, ANY = Fallback(("failure",), "small"), Fallback(model="other", version="3")
+CONSTANT = Fallback(("overload", "deadline"), constant={"y": [0, 0.5], "label": "unknown"})
+
+
+@pytest.mark.parametrize(
+    ("error", "chain", "by"),
+    [
+        (ModelFailed("it raised"), [CONSTANT, SMALL], "small"),
+        (NotReady("it hangs"), [SMALL], "small"),
+        (Overloaded("full"), [SMALL, ANY], "other"),
+        (Overloaded("full"), [CONSTANT, ANY], "constant"),
+        (DeadlineExceeded("cannot be met"), [CONSTANT], "constant"),
+        (ModelFailed("it raised"), [Fallback(model="gone"), ANY], "other"),
+    ],
+)
+def test_the_first_that_answers_for_the_cause(error: Exception, chain: list[Fallback], by: str) -> None:
+    loaded = Loaded(chain, error)
+    answer = loaded.ask(deadline=101.0)
+    assert (answer.model, answer.version, answer.id, answer.parameters["fallback"]) == ("m", "1", "r", by)
+    assert sum(loaded.counts.values()) == 1
+    if by == "other":
+        assert loaded.others.asked[-1] == ("other", "3", 101.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "chain", "deadline"),
+    [
+        (InvalidInput("wrong shape"), [ANY], None),  # the request's own fault
+        (Overloaded("full"), [SMALL], None),  # for other causes only
+        (ModelFailed("it raised"), [Fallback(model="gone")], None),
+        (DeadlineExceeded("late"), [CONSTANT], 100.0),  # nobody waits any more
+    ],
+)
+def test_else_the_model_s_own_error_is_told(
+    error: Exception, chain: list[Fallback], deadline: float | None
+) -> None:
+    loaded = Loaded(chain, error)
+    with pytest.raises(type(error), match=str(error)):
+        loaded.ask(deadline)
+    assert not loaded.counts
+
+
+def test_a_good_answer_is_left_alone() -> None:
+    loaded = Loaded([ANY])
+    assert not loaded.ask().parameters and not loaded.others.asked
+
+
+def test_a_constant_is_repeated_for_each_row() -> None:
+    loaded = Loaded([CONSTANT], Overloaded("full"))
+    y, label = loaded.ask().outputs
+    assert y.array.tolist() == [[0, 0.5]] * 3 and y.array.dtype == np.float32
+    assert label.array.tolist() == [b"unknown"] * 3
+
+
+@pytest.mark.parametrize(
+    ("fallback", "said"),
+    [
+        (Fallback(), "a model or a constant"),
+        (Fallback(model="a", constant={"y": [0, 0]}), "a model or a constant"),
+        (Fallback(model="m"), "no fallback of its own"),
+        (Fallback(constant={"y": [0, 0]}), "needs the outputs y, label"),
+        (Fallback(constant={"y": [0], "label": "a"}), r"its shape is \[1\], not \[2\]"),
+        (Fallback(constant={"y": ["a", "b"], "label": "a"}), "constant.y"),
+        (Fallback(constant={"y": [0, [1]], "label": "a"}), "constant.y"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_load(fallback: Fallback, said: str) -> None:
+    with pytest.raises(LoadFailed, match=said):
+        Loaded([fallback])
+
+
+def test_streams_and_long_chains_are_refused_and_the_model_closed() -> None:
+    for chain, more in (
+        ([ANY] * 11, {}),
+        ([ANY], {"capabilities": msgspec.structs.replace(PLAIN, stream=Model.infer)}),
+    ):
+        config = ModelConfig(fallbacks=tuple(chain))
+        model = Model(config, None, **more)
+
+        class Loads:
+            async def load(self, manifest: Manifest, model: Model = model) -> Any:
+                return model
+
+        loader = FallbackLoader(Loads(), Others(), lambda: 0.0)  # type: ignore[arg-type]
+        with pytest.raises(LoadFailed):
+            asyncio.run(loader.load(model.manifest))
+        assert model.is_closed
+
+
+MODELS = {
+    "big": "    time.sleep(0.3)\n"
+    "        if inputs['x'].min() < 0:\n            raise ValueError('negative')\n        f = 1",
+    "small": "    f = 10",
+}
+CONFIG = """
+batching = { enabled = false, max_queue = 1 }
+[[fallbacks]]
+on = ["failure"]
+model = "small"
+[[fallbacks]]
+on = ["overload"]
+constant = { sum = -1 }
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    root = tmp_path_factory.mktemp("fallbacks")
+    for name, body in MODELS.items():
+        (root / "models" / name).mkdir(parents=True)
+        (root / "models" / name / "model.py").write_text(
+            "import time\n\n\nclass Model:\n"
+            "    inputs = {'x': ('FP32', [-1, 3])}\n    outputs = {'sum': ('FP32', [-1])}\n\n"
+            f"    def predict(self, inputs):\n    {body}\n"
+            "        return {'sum': f * inputs['x'].sum(axis=1)}\n"
+        )
+    (root / "models" / "big" / "salver.toml").write_text(CONFIG)
+    with ServerProcess([root / "models"], root / "log") as server:
+        yield server.wait_ready()
+
+
+def ask(server: ServerProcess, x: float) -> tuple[int, Any]:
+    rows = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [x, x, x]}
+    return server.post("/v2/models/big/infer", {"inputs": [rows]})
+
+
+def test_a_model_that_fails_or_is_full_is_stood_in_for(server: ServerProcess) -> None:
+    status, answer = ask(server, 1)
+    assert (status, answer["outputs"][0]["data"], "parameters" in answer) == (200, [3.0], False)
+    status, answer = ask(server, -1)
+    assert (status, answer["outputs"][0]["data"]) == (200, [-30.0])
+    assert (answer["model_name"], answer["parameters"]) == ("big", {"fallback": "small"})
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(server, 1), range(8)))
+    assert {status for status, _ in answers} == {200}
+    values = Counter(answer["outputs"][0]["data"][0] for _, answer in answers)
+    assert set(values) == {3.0, -1.0}
+    page = server.get("/metrics")[1].decode()
+    assert 'salver_fallbacks_total{cause="failure",model="big",to="small",version="1"} 1.0' in page
+    assert 'cause="overload",model="big",to="constant"' in page
