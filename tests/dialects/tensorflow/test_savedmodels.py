@@ -66,8 +66,8 @@ def test_tensorflow_runs_elsewhere_unless_its_owner_says_so(server: ServerProces
     def has_it(process: psutil.Process) -> bool:
         return any("libtensorflow_framework" in region.path for region in process.memory_maps())
 
-    children = hosts(server)
-    assert len(children) == 3 and all(map(has_it, children))
+    children = hosts(server)  # three, and a process or two of which they are forks
+    assert 3 < len(children) < 6 and all(map(has_it, children))
     assert has_it(psutil.Process(server.pid))  # for the one that is to run on a thread
     keras, threaded = (ask(server, m, "features", [1, 8], [0.25] * 8) for m in ("keras", "threaded"))
     assert keras == threaded

@@ -34,12 +34,9 @@ TABLE = [
 def test_queues_are_as_long_as_theory_and_other_programs_say(
     name: str, speeds: list[float], mean: float, p99: float
 ) -> None:
-    count = size(400_000, 60_000)
-    took = np.concatenate(
-        [
-            sojourns(POLICIES[name](Random(seed + 1000)), speeds, 0.9, count, seed)
-            for seed in range(size(5, 2))
-        ]
+    count, fast = size(400_000, 60_000), [100 * speed for speed in speeds]  # a request takes 10 ms
+    took = 100 * np.concatenate(
+        [sojourns(POLICIES[name](Random(seed + 1000)), fast, 0.9, count, seed) for seed in range(size(3, 2))]
     )
     # A run of 600,000 has a standard deviation of 1.5 % of the mean and 2 to 4 % of the tail.
     assert np.mean(took) == pytest.approx(mean, rel=0.04 if IS_SOAK else 0.12)
@@ -62,7 +59,7 @@ class TrueSpeeds(LeastRequests):
 @pytest.mark.parametrize(("name", "most"), [("measured", 1.2), ("peak-ewma", 2.2)])
 def test_one_of_eight_that_is_ten_times_slower_hurts_little(name: str, most: float) -> None:
     speeds = [100.0] * 7 + [10.0]  # a request takes 10 ms
-    count = size(300_000, 100_000)
+    count = size(200_000, 100_000)
     own = sojourns(POLICIES[name](Random(7)), speeds, 0.7, count, 3)
     best = sojourns(TrueSpeeds(speeds, Random(7)), speeds, 0.7, count, 3)
     by_queue = sojourns(LeastRequests(Random(7)), speeds, 0.7, count, 3)
@@ -75,12 +72,12 @@ def test_an_instance_that_is_fast_again_gets_requests(name: str) -> None:
     for each, seconds in zip(instances, (0.01, 1.0), strict=True):
         policy.answered(each, seconds, 0.0)
     now, asked = 0.0, 0
-    for _ in range(6000):
+    for _ in range(2000):
         now += 0.1
         each = policy.choose(instances, "", now)
         asked += each.url == "b"
         policy.answered(each, 0.01, now)
-    assert asked > 1000
+    assert asked > 500
 
 
 def test_round_robin_is_smooth_and_exact() -> None:
