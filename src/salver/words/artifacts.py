@@ -6,7 +6,6 @@ a file.
 """
 
 import builtins
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,24 +16,7 @@ from salver.words.handlers import Workers
 from salver.words.messages import ModelId, TensorSpec
 from salver.words.tensor import DataType
 
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)")
-_UNIT_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _NO_FILES: Final[Mapping[str, bytes]] = {}
-
-
-def milliseconds(text: str) -> float:
-    """Convert a duration with a unit to milliseconds.
-
-    Raises:
-        ValueError: the text is not a number above 0 followed by a unit.
-
-    >>> milliseconds("50ms"), milliseconds(".25 s")
-    (50.0, 250.0)
-    """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or not float(match[1]):
-        raise ValueError(f"{text!r} is not a positive time with a unit, such as 50ms or 0.2s")
-    return float(match[1]) * _UNIT_MS[match[2]]
 
 
 #: Rules that form batches from a queue; see kernel/engine/rules.py.
@@ -183,7 +165,7 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What answers in place of a model that cannot.
+    """Substitute for a model that cannot answer.
 
     Attributes:
         on: Causes: ``overload`` (it would be refused), ``deadline`` (it cannot be met),

@@ -3,7 +3,8 @@
 Pure: text to records and back.
 """
 
-from salver.words.artifacts import Objective, milliseconds
+from salver.kernel.repository.toml import milliseconds
+from salver.words.artifacts import Objective
 from salver.words.errors import InvalidInput
 
 _KEYS = {"latency_p99": "latency_p99_ms", "deadline": "deadline_ms"}

@@ -39,7 +39,6 @@ from salver.words.artifacts import (
     Versions,
     Warmup,
     WarmupSample,
-    milliseconds,
 )
 from salver.words.errors import InvalidInput
 from salver.words.handlers import Workers
@@ -83,6 +82,25 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "inputs": TensorSpec.__struct_fields__,
     "outputs": TensorSpec.__struct_fields__,
 }
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)")
+_UNIT_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+def milliseconds(text: str) -> float:
+    """Convert a duration with a unit to milliseconds.
+
+    Raises:
+        ValueError: the text is not a number above 0 followed by a unit.
+
+    >>> milliseconds("50ms"), milliseconds(".25 s")
+    (50.0, 250.0)
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise ValueError(f"{text!r} is not a positive time with a unit, such as 50ms or 0.2s")
+    return float(match[1]) * _UNIT_MS[match[2]]
 
 
 def read_document(content: bytes, origin: str) -> tuple[dict[str, Any], str]:
