@@ -128,6 +128,24 @@ def lazily(make: Callable[_Given, _Made], *args: _Given.args, **kwargs: _Given.k
     return cast("_Made", LazyObject(functools.partial(make, *args, **kwargs)))
 
 
+class LazySequence(Sequence[_Made]):
+    """Sequence that ``make`` creates when it is first read.
+
+    >>> numbers = LazySequence(lambda: [1, 2])
+    >>> len(numbers), numbers[1], list(numbers)
+    (2, 2, [1, 2])
+    """
+
+    def __init__(self, make: Callable[[], Sequence[_Made]]) -> None:
+        self._made = functools.cache(make)
+
+    def __len__(self) -> int:
+        return len(self._made())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._made()[index]
+
+
 def is_made(thing: object) -> bool:
     """Return whether an object, possibly from :func:`lazily`, has been created."""
     return type(thing) is not LazyObject or thing._found is not None

@@ -5,11 +5,11 @@ Serving's paths begin in the same way, so that :func:`find` matches this one, an
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
 
 from salver.feature import Feature
-from salver.lazy import lazily, lazy_imports
+from salver.lazy import LazySequence, lazily, lazy_imports
 from salver.words.errors import SalverError, WrongVerb
 
 with lazy_imports():
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from salver.kernel.serving.servable import Servable
-    from salver.transport.operations import Operation as ApiOperation
     from salver.transport.ports import ModelView
     from salver.words.artifacts import Manifest
     from salver.words.messages import ModelId, Signature
@@ -161,25 +160,6 @@ class StepCounts:
         yield family
 
 
-class _Operations(Sequence["ApiOperation"]):
-    """Operations of the management interface, which are made when it is first asked."""
-
-    def __init__(self, kernel: "Kernel") -> None:
-        self._kernel = kernel
-        self._made: list[ApiOperation] = []
-
-    def _all(self) -> "list[ApiOperation]":
-        if not self._made:
-            self._made = pipeline_operations(self._kernel.models.servables)
-        return self._made
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._all()[index]
-
-
 async def build(kernel: "Kernel", config: None) -> "Parts":
     """Return the loader of ensembles, and the path for raw inputs."""
     rows = tuple(
@@ -245,7 +225,7 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
         http=[table, peer_table],
         additions=additions,
         collectors=[counts],
-        operations=_Operations(kernel),
+        operations=LazySequence(lambda: pipeline_operations(kernel.models.servables)),
     )
 
 

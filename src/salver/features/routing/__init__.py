@@ -4,13 +4,12 @@
 out. ``docs/adr/0018-routing.md`` has the reasons.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from salver.backends.protocol import LoadOptions, RunnableModel, Traits
 from salver.feature import Feature
-from salver.lazy import lazy_imports
+from salver.lazy import LazySequence, is_made, lazily, lazy_imports
 from salver.words.errors import LoadFailed
 
 with lazy_imports():
@@ -21,14 +20,13 @@ with lazy_imports():
     from salver.kernel.serving.loading import Additions
     from salver.parts import Kernel, Parts
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from prometheus_client import Metric
 
     from salver.features.routing.engine import RoutedModel
     from salver.kernel.serving.fetching import Loads
     from salver.kernel.serving.servable import Servable
-    from salver.transport.operations import Operation
     from salver.words.artifacts import Manifest
 
 FORMAT: Final = "instances"
@@ -60,69 +58,43 @@ class _Guarding:
 
     def __init__(self, loader: "Loads", kernel: "Kernel") -> None:
         self._loader = loader
-        self._kernel = kernel
-        self._guarded: FallbackLoader | None = None
+        self.guarded = lazily(FallbackLoader, loader, kernel.inner, kernel.clock)
 
     async def load(self, manifest: "Manifest") -> "Servable":
-        if not manifest.config.fallbacks:
-            return await self._loader.load(manifest)
-        if self._guarded is None:
-            self._guarded = FallbackLoader(self._loader, self._kernel.inner, self._kernel.clock)
-        return await self._guarded.load(manifest)
-
-    def collect(self) -> "Iterator[Metric]":
-        if self._guarded is not None:
-            yield from self._guarded.collect()
+        loader = self.guarded if manifest.config.fallbacks else self._loader
+        return await loader.load(manifest)
 
 
-class _Routing(Sequence["Operation"]):
-    """Loader, metrics and operations, of which nothing is imported before a model has instances."""
+class _Routing:
+    """Loaders and metrics, of which nothing is imported before a model has instances or fallbacks."""
 
     def __init__(self, kernel: "Kernel") -> None:
         self._kernel = kernel
-        self._loader: InstancesLoader | None = None
-        self._operations: list[Operation] = []
+        self.loader = lazily(InstancesLoader, kernel.bus.emit, kernel.clock)
         self._guarding: _Guarding | None = None
 
-    @property
     def models(self) -> "Sequence[RoutedModel]":
-        return () if self._loader is None else self._loader.models
-
-    async def load(self, manifest: "Manifest") -> "Servable":
-        if self._loader is None:
-            self._loader = InstancesLoader(self._kernel.bus.emit, self._kernel.clock)
-        return await self._loader.load(manifest)
-
-    def collect(self) -> "Iterator[Metric]":
-        if self._loader is not None:
-            yield from InstanceFigures(lambda: self.models, self._kernel.clock).collect()
-        if self._guarding is not None:
-            yield from self._guarding.collect()
+        return self.loader.models if is_made(self.loader) else ()
 
     def guard(self, loader: "Loads") -> "Loads":
         self._guarding = _Guarding(loader, self._kernel)
         return self._guarding
 
-    def _all(self) -> "list[Operation]":
-        if not self._operations:
-            self._operations = instance_operations(lambda: self.models, self._kernel.clock)
-        return self._operations
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._all()[index]
+    def collect(self) -> "Iterator[Metric]":
+        if is_made(self.loader):
+            yield from InstanceFigures(self.models, self._kernel.clock).collect()
+        if self._guarding is not None and is_made(self._guarding.guarded):
+            yield from self._guarding.guarded.collect()
 
 
 async def build(kernel: "Kernel", config: None) -> "Parts":
     """Return the loader of models with instances, and what puts fallbacks before others."""
     routing = _Routing(kernel)
     return Parts(
-        additions=Additions({FORMAT: routing}),
+        additions=Additions({FORMAT: routing.loader}),
         wrap_loader=routing.guard,
         collectors=[routing],
-        operations=routing,
+        operations=LazySequence(lambda: instance_operations(routing.models, kernel.clock)),
     )
 
 

@@ -37,8 +37,6 @@ from salver.words.messages import (
 
 #: Statuses after which another instance may answer, if the request may be run twice.
 _ELSEWHERE: Final = frozenset((404, 429, 500, 502, 503))
-#: Of these, those that say nothing against the instance's health.
-_BUSY: Final = frozenset((429,))
 
 
 class RoutedModel:
@@ -210,7 +208,8 @@ class RoutedModel:
             if reply.status not in _ELSEWHERE:
                 outcome = "refused"
                 raise error
-            is_busy = reply.status in _BUSY or b"retry-after" in reply.headers
+            # It says nothing against the instance's health.
+            is_busy = reply.status == 429 or b"retry-after" in reply.headers
             outcome = "refused" if is_busy else "failed"
             raise _Failed(self._about(instance, error))
         except TimeoutError:
@@ -230,8 +229,7 @@ class RoutedModel:
         """Return an instance's error, with its URL."""
         if isinstance(error, (Overloaded, ModelFailed)):
             return error
-        kind = NotReady
-        return kind(f"instance {instance.url} of model '{self.id.name}': {error.message}", field="model")
+        return NotReady(f"instance {instance.url} of model '{self.id.name}': {error.message}", field="model")
 
     def _response(self, bound: BoundRequest, reply: Reply, began: float) -> InferResponse:
         request = bound.request
