@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,22 @@ from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import LoadFailed, MissingExtra, SalverError
 from salver.words.messages import TensorSpec
 from salver.words.tensor import DataType
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        LoadFailed: it cannot be read, or has more than so many bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise LoadFailed(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > most:
+        raise LoadFailed(f"{path} is larger than {most} bytes")
+    return content
 
 
 def options_of(manifest: Manifest, known: Collection[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from salver.backends.discovery import backends, recogniser
+from salver.backends.loading import read_bounded
 from salver.backends.protocol import LoadOptions, RunnableModel
 from salver.features.pipelines.compiling import LocalRun, Runner, compiled
 from salver.features.pipelines.directory import inside
@@ -45,14 +46,7 @@ def read_document(folder: Path) -> Document:
         LoadFailed: it cannot be read, or has a key that is not known.
     """
     path = folder / FILE
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST + 1)
-    except OSError as error:
-        raise LoadFailed(f"{path} cannot be read: {error.strerror or error}") from error
-    if len(content) > _MOST:
-        raise LoadFailed(f"{path} is larger than {_MOST} bytes")
-    return parse(content, str(path))
+    return parse(read_bounded(path, _MOST), str(path))
 
 
 def model_beside(folder: Path, table: StepTable) -> Path | None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from salver.backends.loading import read_bounded
 from salver.client import Client
 from salver.client.http import Http
 from salver.features.routing.balancing import POLICIES
@@ -58,7 +59,8 @@ class InstancesLoader:
         Raises:
             LoadFailed: ``instances.toml`` is wrong, or no instance answers.
         """
-        document = parse(await asyncio.to_thread(_read, manifest), str(manifest.path / FILE))
+        path = manifest.path / FILE
+        document = parse(await asyncio.to_thread(read_bounded, path, _MOST_BYTES), str(path))
         token = ""
         if document.token:
             token = self._variables(document.token) or ""
@@ -130,15 +132,3 @@ class InstancesLoader:
     def models(self) -> Sequence[RoutedModel]:
         """Models that are loaded."""
         return tuple(self._models)
-
-
-def _read(manifest: Manifest) -> bytes:
-    path = manifest.path / FILE
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise LoadFailed(f"{path} cannot be read: {error.strerror or error}") from error
-    if len(content) > _MOST_BYTES:
-        raise LoadFailed(f"{path} is larger than {_MOST_BYTES} bytes")
-    return content

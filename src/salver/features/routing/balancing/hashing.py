@@ -26,7 +26,7 @@ class ConsistentHash:
     """See the module. A request without a key goes to the instance with the fewest."""
 
     def __init__(self) -> None:
-        self._known: tuple[tuple[str, float], ...] = ()
+        self._weights: dict[str, float] = {}
         self._ring: list[tuple[int, str]] = []
 
     def choose(self, among: Sequence[Instance], key: str, now: float) -> Instance:
@@ -34,12 +34,11 @@ class ConsistentHash:
         if not key:
             return min(among, key=lambda each: each.load.pending / each.weight)
         # The ring holds whoever was ever among them, so that nothing moves when one is back.
-        wanted = tuple(sorted((each.url, each.weight) for each in among))
-        if not set(wanted) <= set(self._known):
-            self._known = tuple(sorted({**dict(self._known), **dict(wanted)}.items()))
+        if any(self._weights.get(each.url) != each.weight for each in among):
+            self._weights |= {each.url: each.weight for each in among}
             self._ring = sorted(
                 (_hash(f"{url} {point}"), url)
-                for url, weight in self._known
+                for url, weight in self._weights.items()
                 for point in range(max(1, round(weight * _POINTS)))
             )
         here = {each.url: each for each in among}
