@@ -10,7 +10,7 @@ from salver.client.client import Client
 from salver.words.errors import NotReady
 from salver.words.messages import Parameter
 from salver.words.releases import Outcome, Receipt
-from salver.words.tensor import Array
+from salver.words.tensor import Array, Tensor
 
 T = TypeVar("T")
 
@@ -83,6 +83,10 @@ class SyncClient:
             model, inputs, version=version, outputs=outputs, id=id, parameters=parameters, headers=headers
         )
         return self._wait(ask)
+
+    def infer_json(self, model: str, body: bytes, *, version: str = "") -> tuple[Tensor, ...]:
+        """Send an Open Inference request that is JSON already; return the outputs."""
+        return self._wait(self._client.infer_json(model, body, version=version))
 
     def ask_raw(
         self, model: str, body: bytes, content_type: str = "application/json", *, version: str = ""

@@ -144,6 +144,16 @@ class Client:
             raise
         return {out.name: values_of(out) for out in decode_reply(reply.headers, reply.body)}
 
+    async def infer_json(self, model: str, body: bytes, *, version: str = "") -> tuple[Tensor, ...]:
+        """Send an Open Inference request that is JSON already; return the outputs.
+
+        Raises:
+            SalverError: as :meth:`infer`.
+        """
+        ask = self._http.request("POST", f"{_model(model, version)}/infer", body, self._headers)
+        reply = _checked(await self._send(ask))
+        return decode_reply(reply.headers, reply.body)
+
     async def ask_raw(
         self,
         model: str,

@@ -8,14 +8,17 @@ import pytest
 
 from salver.client import Client
 from salver.client.http import Unreachable
-from salver.features.routing.checking import InstanceCheck, check
-from salver.features.routing.document import MOST, InstanceTable, parse
+from salver.features.routing.checking import Expected, InstanceCheck, check
+from salver.features.routing.document import MOST, InstanceTable, ProbeTable, parse
 from salver.features.routing.instances import Instance
 from salver.features.routing.loading import InstancesLoader
+from salver.features.routing.probing import Probe, mismatch, read_probe
 from salver.words.artifacts import Manifest
-from salver.words.errors import LoadFailed
+from salver.words.errors import LoadFailed, ModelFailed, Overloaded
 from salver.words.messages import ModelId, Signature, TensorSpec
-from salver.words.tensor import DataType
+from salver.words.tensor import DataType, Tensor, tensor
+
+PROBE = '[probe]\nrequest = "probe.json"\nexpect = "expected.json"\n'
 
 
 def test_urls_and_tables() -> None:
@@ -52,6 +55,10 @@ def test_urls_and_tables() -> None:
         ('instances = ["http://a"]\nattempts = 0', "attempts"),
         ('instances = ["http://a"]\nattempt_s = 0', "attempt_s"),
         ('instances = ["http://a"]\nretry = 1', "retry"),
+        ('instances = ["http://a"]\nmax_requests = -1', "max_requests"),
+        (f'instances = ["http://a"]\ncheck_s = 0\n{PROBE}', "a probe needs health checks"),
+        ('instances = ["http://a"]\n[probe]\nrequest = "../key"\nexpect = "b"', "is not a file beside it"),
+        ('instances = ["http://a"]\n[probe]\nrequest = "a"\nexpect = "/etc/b"', "is not a file beside it"),
         ('instances = ["http://a"]\n[ejection]\nbase_s = -1', "base_s"),
         ("instances = [", "f: "),
         ("\ufeff", "f: "),
@@ -88,6 +95,8 @@ class Told(Client):
 
     is_ready: Any = True
     shape = 2
+    answer: Any = ()
+    probes = 0
 
     async def ready(self, model: str = "", version: str = "") -> bool:
         if isinstance(self.is_ready, Exception):
@@ -98,14 +107,20 @@ class Told(Client):
         tensor = {"name": "x", "datatype": "FP32", "shape": [-1, self.shape]}
         return {"inputs": [tensor], "outputs": [tensor]}
 
+    async def infer_json(self, model: str, body: bytes, *, version: str = "") -> tuple[Tensor, ...]:
+        self.probes += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return (tensor("y", self.answer),)
+
 
 def test_checks_take_out_and_bring_back() -> None:
     client, instance = Told(), Instance("http://a")
     spec = TensorSpec("x", DataType.FP32, (-1, 2))
-    checked, signature = InstanceCheck(instance, client), Signature((spec,), (spec,), True)
+    checked, expected = InstanceCheck(instance, client), Expected("m", "", Signature((spec,), (spec,), True))
 
     def look() -> tuple[bool, bool]:
-        asyncio.run(check(checked, "m", "", signature, lambda: 7.0))
+        asyncio.run(check(checked, expected, lambda: 7.0))
         return instance.is_down, instance.is_available(0.0)
 
     assert look() == (False, True)
@@ -123,5 +138,62 @@ def test_checks_take_out_and_bring_back() -> None:
 def test_a_good_check_ends_no_ejection() -> None:
     instance = Instance("http://a")
     instance.ejections, instance.ejected_until = 1, 5.0
-    asyncio.run(check(InstanceCheck(instance, Told()), "m", "", Signature((), ()), lambda: 7.0))
+    asyncio.run(check(InstanceCheck(instance, Told()), Expected("m", "", Signature((), ())), lambda: 7.0))
     assert instance.is_ejected and not instance.is_available(1.0)
+
+
+def test_an_instance_that_answers_wrongly_is_left_out_until_it_is_right_again() -> None:
+    client, instance, now = Told(), Instance("http://a"), 0.0
+    spec = TensorSpec("x", DataType.FP32, (-1, 2))
+    probe = Probe(b"{}", [tensor("y", [1.0, 2.0])], tolerance=0.01, every_s=10)
+    expected = Expected("m", "", Signature((spec,), (spec,), True), probe)
+    checked = InstanceCheck(instance, client)
+
+    def look(answer: Any, after: float) -> str:
+        nonlocal now
+        now += after
+        client.answer = answer
+        asyncio.run(check(checked, expected, lambda: now))
+        return instance.unfit
+
+    assert look([1.0, 2.0], after=0) == ""
+    assert look([1.0, 5.0], after=9) == "" and client.probes == 1  # not due yet
+    assert look([1.0, 5.0], after=1) == "it answers the probe wrongly: 'y' is off by 3"
+    assert not instance.is_available(now)
+    # One that is out is asked at each check; no answer is no proof.
+    assert look(Overloaded("full"), after=1) and look(Unreachable("gone"), after=1)
+    assert look(ModelFailed("it raised"), after=1) == "it refuses the probe: it raised"
+    assert look([1.0, 2.001], after=1) == "" and instance.is_available(now) and instance.joined_at == now
+    # One that was down, for instance with other weights now, gets no request before its answer is right.
+    instance.is_down = True
+    assert look(Unreachable("gone"), after=1) == "" and instance.is_down
+    assert look([0.0, 2.0], after=1) and not instance.is_down
+
+
+@pytest.mark.parametrize(
+    ("right", "found", "said"),
+    [
+        ([1.0], [1.0], ""),
+        ([1000.0], [1000.5], ""),  # relative
+        ([float("nan")], [float("nan")], ""),
+        ([1.0], [float("nan")], "off by"),
+        ([1.0], [[1.0]], "another datatype or shape"),
+        ([1], [1.0], "another datatype or shape"),
+        ([7, 2**40], [7, 2**40], ""),
+        ([True, False], [True, True], "off by 1"),
+        (["a"], ["a"], ""),
+        (["a"], ["b"], "another text"),
+    ],
+)
+def test_what_is_a_wrong_answer(right: list[Any], found: list[Any], said: str) -> None:
+    wrong = mismatch([tensor("y", right)], [tensor("more", [1.0]), tensor("y", found)], 1e-3)
+    assert said in wrong and bool(wrong) == bool(said)
+    assert mismatch([tensor("y", right)], [], 1e-3) == "there is no 'y'"
+
+
+def test_files_of_a_probe(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("{}")
+    with pytest.raises(LoadFailed, match=r"a is not an answer"):
+        read_probe(tmp_path, ProbeTable("a", "a"))
+    with pytest.raises(LoadFailed, match="No such file"):
+        read_probe(tmp_path, ProbeTable("a", "b"))

@@ -83,6 +83,7 @@ class Bench:
             told.ejection,
             RetryBudget(0.1, reserve),
             Random(2).random,
+            told.max_requests,
         )
         self.model = RoutedModel(
             ModelId("m", "1"),
@@ -311,3 +312,27 @@ def test_an_overload_is_told_as_one() -> None:
     with raises(Overloaded, "full") as caught:
         bench.ask()
     assert caught.value.retry_after == 7
+
+
+def test_no_instance_gets_more_requests_than_it_may_have() -> None:
+    """Where all are full, a request is refused at once, and it is told as an overload."""
+    gate = asyncio.Event()
+
+    async def held() -> Reply:
+        await gate.wait()
+        return reply()
+
+    bench = Bench(held, held, max_requests=2)
+
+    async def crowd() -> list[Any]:
+        x = Tensor("x", DataType.FP32, np.ones((1, 2), np.float32))
+        asks = [asyncio.create_task(bench.model.infer(InferRequest("m", (x,)))) for _ in range(5)]
+        await asyncio.sleep(0)
+        assert [each.load.pending for each in bench.model.router.instances] == [2, 2]
+        gate.set()
+        return await asyncio.gather(*asks, return_exceptions=True)
+
+    *answers, refused = asyncio.run(crowd())
+    assert len(answers) == 4 and all(answer.outputs for answer in answers)
+    assert isinstance(refused, Overloaded) and refused.why == "queue_full"
+    assert sorted(bench.asked) == ["a", "a", "b", "b"]

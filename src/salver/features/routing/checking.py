@@ -1,21 +1,41 @@
-"""Checks of the instances' health and of their signatures."""
+"""Checks of the instances' health, of their signatures, and of their answers to a probe."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import msgspec
 
 from salver.client import Client
 from salver.client.encoding import specs
 from salver.features.routing.document import Document
 from salver.features.routing.instances import Instance
-from salver.kernel.supervise import Supervisor
-from salver.words.errors import SalverError
-from salver.words.messages import Signature, TensorSpec, described
+from salver.features.routing.probing import Probe
+from salver.kernel.supervise import Faults, Supervisor, every
+from salver.words.errors import DeadlineExceeded, SalverError
+from salver.words.messages import Signature, described
 
 _LOG = logging.getLogger("salver.routing")
 #: Failed checks in a row after which an instance is down.
 _DOWN_AFTER: Final = 2
+#: Seconds that an instance has to tell its health or its signature.
+_LIMIT_S: Final = 1.0
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """Name, signature and probe of one model, with which its instances are compared.
+
+    Attributes:
+        name, version: Of the model there.
+        probe: Request whose answer is known; None = answers are not judged.
+    """
+
+    name: str
+    version: str
+    signature: Signature
+    probe: Probe | None = None
 
 
 class InstanceCheck:
@@ -23,12 +43,16 @@ class InstanceCheck:
 
     Attributes:
         failures: Failed checks in a row.
+        compared_at: Time at which it was last compared with what is expected.
+        task: Its repeated checks.
     """
 
     def __init__(self, instance: Instance, client: Client) -> None:
         self.instance = instance
         self.client = client
         self.failures = 0
+        self.compared_at = -math.inf
+        self.task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<InstanceCheck {self.instance.url}, {self.failures} failures>"
@@ -38,8 +62,6 @@ class HealthChecks:
     """Repeated checks of all instances of one model, from its load to its end.
 
     Args:
-        name: Name of the model here.
-        signature: What each instance has to have.
         check_of: Returns the check of a new instance.
     """
 
@@ -47,8 +69,7 @@ class HealthChecks:
         self,
         checks: Sequence[InstanceCheck],
         document: Document,
-        name: str,
-        signature: Signature,
+        expected: Expected,
         check_of: Callable[[Instance], InstanceCheck],
         clock: Callable[[], float],
     ) -> None:
@@ -56,12 +77,12 @@ class HealthChecks:
         self._checks = list(checks)
         self._check_of = check_of
         self._document = document
-        self._name = document.model or name
-        self._signature = signature
-        self._tasks = Supervisor(_LOG, f"the instances of model {name} are not checked")
+        self._expected = expected
+        self._failed = f"the instances of model {expected.name} are not checked"
+        self._tasks = Supervisor(_LOG, self._failed)
 
     def __repr__(self) -> str:
-        return f"<HealthChecks of {self._name}, {len(self._checks)} instances>"
+        return f"<HealthChecks of {self._expected.name}, {len(self._checks)} instances>"
 
     def start(self, update: Callable[[], Awaitable[None]] | None = None) -> None:
         """Check in the background, if the document wants it.
@@ -69,21 +90,24 @@ class HealthChecks:
         Args:
             update: Updates the instances; None = they stay the same.
         """
-        if self._document.check_s:
-            self._tasks.start("instances", self._run())
+        for each in self._checks:
+            self._repeat(each)
         if update is not None:
-            self._tasks.start("discovery", self._follow(update))
+            self._tasks.start("discovery", self._every(self._document.discover_s, update))
 
     def add(self, instance: Instance) -> None:
         """Check a new instance at once, and from now on."""
         checked = self._check_of(instance)
         self._checks.append(checked)
         self._tasks.start("new instance", self._check(checked))
+        self._repeat(checked)
 
     async def remove(self, instance: Instance) -> None:
         """Check an instance no more."""
         for each in [each for each in self._checks if each.instance is instance]:
             self._checks.remove(each)
+            if each.task is not None:
+                each.task.cancel()
             await each.client.close()
 
     async def close(self) -> None:
@@ -92,55 +116,70 @@ class HealthChecks:
         for each in self._checks:
             await each.client.close()
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._document.check_s)
-            await asyncio.gather(*map(self._check, self._checks))
+    def _repeat(self, checked: InstanceCheck) -> None:
+        """Check one instance again and again; one that does not answer must not delay the others' checks."""
+        if self._document.check_s:
+            work = self._every(self._document.check_s, lambda: self._check(checked))
+            checked.task = self._tasks.start(checked.instance.url, work)
 
-    async def _follow(self, update: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(self._document.discover_s)
-            await update()
+    def _every(self, seconds: float, tick: Callable[[], Awaitable[None]]) -> Coroutine[Any, Any, None]:
+        return every(seconds, tick, Faults(_LOG, self._failed))
 
     async def _check(self, checked: InstanceCheck) -> None:
-        await check(checked, self._name, self._document.version, self._signature, self._clock)
+        await check(checked, self._expected, self._clock)
 
 
-async def check(
-    checked: InstanceCheck, name: str, version: str, signature: Signature, clock: Callable[[], float]
-) -> None:
-    """Ask an instance whether it is ready; one that was down is compared with the others again.
+async def check(checked: InstanceCheck, expected: Expected, clock: Callable[[], float]) -> None:
+    """Ask an instance whether it is ready, and compare it with what is expected where that is due.
 
     A success does not end an ejection: only an answer to a request does.
     """
-    instance = checked.instance
+    instance, probe = checked.instance, expected.probe
     try:
-        is_ready = await checked.client.ready(name, version)
-    except SalverError:
+        async with asyncio.timeout(_LIMIT_S):
+            is_ready = await checked.client.ready(expected.name, expected.version)
+    except (SalverError, TimeoutError):
         is_ready = False
     if not is_ready:
         checked.failures += 1
         instance.is_down = instance.is_down or checked.failures >= _DOWN_AFTER
         return
     checked.failures = 0
-    if not (instance.is_down or instance.unfit):
+    is_due = probe is not None and clock() - checked.compared_at >= probe.every_s
+    if instance.is_down or instance.unfit or is_due:
+        await compare(checked, expected, clock)
+
+
+async def compare(checked: InstanceCheck, expected: Expected, clock: Callable[[], float]) -> None:
+    """Compare an instance's signature, and its answer to the probe; one that fits is not down."""
+    instance, probe = checked.instance, expected.probe
+    answer = await signature_of(checked.client, expected.name, expected.version)
+    if not isinstance(answer, Signature):
         return
-    answer = await signature_of(checked.client, name, version)
-    if isinstance(answer, Signature):
-        instance.unfit = difference(signature, answer)
-        instance.is_down = False
-        instance.joined_at = clock()
+    unfit: str | None = difference(expected.signature, answer)
+    if probe is not None and not unfit:
+        unfit = await probe.judge(checked.client, expected.name, expected.version)
+    if unfit is None:  # no answer now says nothing of its answers
+        return
+    now = checked.compared_at = clock()
+    if unfit and unfit != instance.unfit:
+        _LOG.warning("instance %s of model %s is left out: %s", instance.url, expected.name, unfit)
+    if instance.is_down or instance.unfit:
+        instance.joined_at = now
+    instance.unfit, instance.is_down = unfit, False
 
 
 async def signature_of(client: Client, name: str, version: str) -> Signature | SalverError:
     """Return the signature that an instance's metadata tell, or why there is none."""
     try:
-        metadata = await client.metadata(name, version)
+        async with asyncio.timeout(_LIMIT_S):
+            metadata = await client.metadata(name, version)
         inputs, outputs = tuple(specs(metadata, "inputs")), tuple(specs(metadata, "outputs"))
     except SalverError as error:
         return error
-    every: Iterable[TensorSpec] = (*inputs, *outputs)
-    batched = bool(inputs) and all(spec.shape[:1] == (-1,) for spec in every)
+    except TimeoutError:
+        return DeadlineExceeded(f"there is no answer within {_LIMIT_S:g} s")
+    batched = bool(inputs) and all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
     return Signature(inputs, outputs, batched, str(metadata.get("platform", "")))
 
 

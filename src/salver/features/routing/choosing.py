@@ -4,6 +4,7 @@ Pure: instances, policy, ejection and budget of one model. The shell is
 :mod:`~salver.features.routing.engine`.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, Literal
 
@@ -27,6 +28,7 @@ class Router:
 
     Args:
         draw: Returns a random number between 0 and 1, for the choice of a level.
+        most: Most requests under way at an instance; 0 = no limit.
 
     Attributes:
         ejected: Instances that were ejected, since the start.
@@ -41,8 +43,10 @@ class Router:
         ejection: EjectionConfig,
         budget: RetryBudget,
         draw: Callable[[], float],
+        most: int = 0,
     ) -> None:
         self._draw = draw
+        self._most = most or math.inf
         self.instances = list(instances)
         self.budget = budget
         self.ejected = 0
@@ -65,14 +69,24 @@ class Router:
         fit = [each for each in there if each.is_available(now)]
         if len(fit) < PANIC * len(there):
             fit = there
-        left = [each for each in fit if each.url not in tried]
+
+        def can_take(each: Instance) -> bool:
+            return each.url not in tried and each.load.pending < self._most
+
+        left = list(filter(can_take, fit))
         if not left:
-            left = [each for each in self.instances if each.is_available(now) and each.url not in tried]
+            left = [each for each in self.instances if each.is_available(now) and can_take(each)]
         for each in left:
             # Half-open. By its latency it would not be chosen for a long time.
             if each.is_ejected and each.is_available(now):
                 return each
         return self._policy.choose(left, key, now) if left else None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether an instance would get a request, were there not a limit of those under way."""
+        there = (each for each in self.instances if not (each.is_draining or each.unfit))
+        return any(each.load.pending >= self._most for each in there)
 
     def _level(self, there: Sequence[Instance], now: float) -> list[Instance]:
         """Return the instances of the level that is drawn."""

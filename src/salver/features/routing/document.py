@@ -1,5 +1,6 @@
 """Reading of ``instances.toml``: the instances of a model, and how requests are spread over them. Pure."""
 
+from pathlib import PurePath
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
@@ -30,6 +31,22 @@ class InstanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zone: str = ""
 
 
+class ProbeTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Request whose answer is known.
+
+    Attributes:
+        request: File beside ``instances.toml`` with an Open Inference request as JSON.
+        expect: File with its right answer, as a server gave it.
+        tolerance: Largest difference of a number that is right, absolute or relative.
+        every_s: Seconds between two probes of an instance, at least ``check_s``.
+    """
+
+    request: str
+    expect: str
+    tolerance: Annotated[float, msgspec.Meta(ge=0)] = 1e-4
+    every_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 10.0
+
+
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Content of ``instances.toml``.
 
@@ -48,9 +65,12 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         retry_ratio: Retries per request, above a reserve of ``retry_reserve``.
         hedge: Quantile of the latency after which another instance is asked, too, and the first answer
             counts; 0 = never. It draws on the budget of retries.
+        max_requests: Most requests under way at an instance; where all have as many, further ones are
+            refused. 0 = no limit.
         check_s: Seconds between two health checks of an instance; 0 = none.
         token: Variable with the token or key that the instances want; empty = they want none.
         ejection: When an instance that fails is left out.
+        probe: Request whose answer is known, to find instances that answer wrongly.
     """
 
     instances: tuple[str | InstanceTable, ...] = ()
@@ -67,9 +87,11 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     retry_reserve: Annotated[float, msgspec.Meta(ge=0, le=10000)] = 100.0
     hedge: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    max_requests: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
     check_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 2.0
     token: str = ""
     ejection: EjectionConfig = EjectionConfig()
+    probe: ProbeTable | None = None
 
     @property
     def tables(self) -> list[InstanceTable]:
@@ -106,6 +128,8 @@ def parse(content: bytes, origin: str) -> Document:
             field="key",
             fix='Name a parameter of the requests, such as key = "user".',
         )
+    if document.probe is not None:
+        _check_probe(document, document.probe, origin)
     urls = [table.url.rstrip("/") for table in document.tables]
     for url in [*urls, *filter(None, [document.discover])]:
         parts = urlsplit(url)
@@ -118,3 +142,12 @@ def parse(content: bytes, origin: str) -> Document:
     if len(set(urls)) < len(urls):
         raise LoadFailed(f"{origin}: an instance is there twice", field="instances")
     return document
+
+
+def _check_probe(document: Document, probe: ProbeTable, origin: str) -> None:
+    if not document.check_s:
+        raise LoadFailed(f"{origin}: a probe needs health checks", field="check_s")
+    for field, name in (("probe.request", probe.request), ("probe.expect", probe.expect)):
+        # Another folder's file would be sent to whoever is named as an instance.
+        if PurePath(name).name != name:
+            raise LoadFailed(f"{origin}: {name[:200]!r} is not a file beside it", field=field)

@@ -18,7 +18,7 @@ from salver.features.routing.document import Document
 from salver.features.routing.instances import Instance
 from salver.features.routing.slowest import LatencyQuantile
 from salver.kernel.engine.admission import Admission, BoundRequest
-from salver.kernel.engine.refusals import LATE, closing, due
+from salver.kernel.engine.refusals import LATE, closing, due, full, so_many
 from salver.kernel.serving.capabilities import PLAIN, Capabilities
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotReady, Overloaded, SalverError
@@ -142,6 +142,8 @@ class RoutedModel:
                 raise DeadlineExceeded(LATE)
             instance = router.choose(key, tried, now)
             if instance is None:
+                if not tried and router.is_full:
+                    raise full(so_many(self.running))
                 break
             router.retries += bool(tried)
             tried.append(instance.url)

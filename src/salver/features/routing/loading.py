@@ -11,13 +11,14 @@ from salver.client import Client
 from salver.client.http import Http
 from salver.features.routing.balancing import POLICIES
 from salver.features.routing.budget import RetryBudget
-from salver.features.routing.checking import HealthChecks, InstanceCheck, difference, signature_of
+from salver.features.routing.checking import Expected, HealthChecks, InstanceCheck, compare, signature_of
 from salver.features.routing.choosing import Router
 from salver.features.routing.discovering import Discovery, Resolve, addresses, resolve
-from salver.features.routing.document import FILE, parse
+from salver.features.routing.document import FILE, Document, parse
 from salver.features.routing.engine import RoutedModel
 from salver.features.routing.instances import Instance
 from salver.features.routing.levels import level_of
+from salver.features.routing.probing import read_probe
 from salver.kernel.engine.placement import Placement
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
@@ -26,8 +27,6 @@ from salver.words.events import BatchRan
 from salver.words.messages import Signature
 
 _MOST_BYTES: Final = 1 << 20
-#: Seconds that an instance has to answer a check.
-_CHECK_LIMIT_S: Final = 1.0
 
 
 class InstancesLoader:
@@ -84,29 +83,26 @@ class InstancesLoader:
             instances = [Instance(url, slow_start_s=window) for url in urls]
 
         def check_of(instance: Instance) -> InstanceCheck:
-            return InstanceCheck(instance, Client(instance.url, timeout=_CHECK_LIMIT_S, token=token))
+            return InstanceCheck(instance, Client(instance.url, timeout=document.attempt_s, token=token))
 
         checks = [check_of(each) for each in instances]
-        name = document.model or manifest.id.name
-        told = await asyncio.gather(*(signature_of(each.client, name, document.version) for each in checks))
-        found = [each for each in told if isinstance(each, Signature)]
-        if not found:
-            reasons = "; ".join(sorted({str(error) for error in told}))
-            raise LoadFailed(f"no instance of '{manifest.id.name}' answers: {reasons}", field="instances")
-        for each, answer in zip(checks, told, strict=True):
-            each.instance.is_down = not isinstance(answer, Signature)
-            if isinstance(answer, Signature):
-                each.instance.unfit = difference(found[0], answer)
+        try:
+            expected = await self._compared(manifest, document, checks)
+        except BaseException:
+            for each in checks:
+                await each.client.close()
+            raise
         router = Router(
             instances,
             POLICIES[document.policy](random.Random()),
             document.ejection,
             RetryBudget(document.retry_ratio, document.retry_reserve),
             random.random,
+            document.max_requests,
         )
         engine = RoutedModel(
             manifest.id,
-            found[0],
+            expected.signature,
             router,
             {each.url: Http(each.url) for each in instances},
             document,
@@ -115,7 +111,7 @@ class InstancesLoader:
             clock=self._clock,
             emit=self._emit,
         )
-        health = HealthChecks(checks, document, manifest.id.name, found[0], check_of, self._clock)
+        health = HealthChecks(checks, document, expected, check_of, self._clock)
         update = None
         if document.discover:
             update = Discovery(document.discover, engine, health, self._resolve).update
@@ -127,6 +123,33 @@ class InstancesLoader:
             await health.close()
 
         return Servable(manifest, engine, Placement("thread", 0, 0), [end])
+
+    async def _compared(
+        self, manifest: Manifest, document: Document, checks: Sequence[InstanceCheck]
+    ) -> Expected:
+        """Compare all instances with the first that answers, and with the probe; return what is expected.
+
+        Raises:
+            LoadFailed: none answers, or none answers the probe well.
+        """
+        name = document.model or manifest.id.name
+        told = await asyncio.gather(*(signature_of(each.client, name, document.version) for each in checks))
+        found = [each for each in told if isinstance(each, Signature)]
+        if not found:
+            reasons = "; ".join(sorted({str(error) for error in told}))
+            raise LoadFailed(f"no instance of '{manifest.id.name}' answers: {reasons}", field="instances")
+        probe = None
+        if document.probe is not None:
+            probe = await asyncio.to_thread(read_probe, manifest.path, document.probe)
+        expected = Expected(name, document.version, found[0], probe)
+        for each in checks:
+            each.instance.is_down = True  # until it has been compared
+        await asyncio.gather(*(compare(each, expected, self._clock) for each in checks))
+        instances = [each.instance for each in checks]
+        if all(each.is_down or each.unfit for each in instances):
+            reasons = "; ".join(sorted({each.unfit for each in instances} - {""})) or "none answers the probe"
+            raise LoadFailed(f"no instance of '{manifest.id.name}' is fit: {reasons}", field="instances")
+        return expected
 
     @property
     def models(self) -> Sequence[RoutedModel]:

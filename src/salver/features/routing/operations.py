@@ -15,7 +15,7 @@ class InstanceView(msgspec.Struct, frozen=True):
 
     Attributes:
         state: ``available``, ``draining``, ``down`` (its health checks fail), ``ejected`` (its answers
-            failed) or ``unfit`` (its model has other inputs or outputs).
+            failed) or ``unfit`` (its model has other inputs or outputs, or answers the probe wrongly).
         why: Reason of the state; empty = there is none to tell.
         pending: Requests under way.
         latency_seconds: Measured latency, as the policy counts it; 0 = none yet.
