@@ -72,7 +72,8 @@ class Reader:
         commands.mkdir()
         fork_server.write_command(commands)
         path = os.pathsep.join(map(str, (commands, Path(sys.executable).parent, os.environ["PATH"])))
-        (folder / "examples").symlink_to(ROOT / "examples")  # as in a clone of the repository
+        for name in ("examples", "deploy"):  # as in a clone of the repository
+            (folder / name).symlink_to(ROOT / name)
         (folder / ".tmp").mkdir()  # where one server of TorchServe's kind may note its process
         # TensorFlow without Keras, which no snippet asks for, is half of the import
         own = {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(folder / ".tmp")}

@@ -200,7 +200,12 @@ def _front(
         origins = tuple(check_origin(origin) for origin in origins)
 
     files = (tls.cert, tls.key, tls.client_ca)
-    return FrontConfig(*address, grace, *files, cors_origins=origins, shares_port=shares_port)
+    front = FrontConfig(*address, grace, *files, cors_origins=origins, shares_port=shares_port)
+    if "LISTEN_FDS" in os.environ:
+        from salver.features.systemd.activation import activated
+
+        return activated(front, os.environ, os.getpid())
+    return front
 
 
 def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, storage: Storage) -> None:

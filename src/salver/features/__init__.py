@@ -1,5 +1,7 @@
 """Capabilities beside the kernel, a package each."""
 
+import os
+
 import msgspec
 
 from salver.feature import Feature
@@ -103,4 +105,9 @@ prefixes_feature = Feature(
     config=PrefixConfig,
     has_table=False,
     is_used=lambda config: bool(config.settings),
+)
+systemd_feature = Feature(
+    "systemd",
+    "salver.features.systemd.notifying:build",
+    is_used=lambda _: "NOTIFY_SOCKET" in os.environ,
 )

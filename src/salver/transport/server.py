@@ -70,6 +70,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         platform: Options of a cloud platform's port (``dialects/clouds/doors.py``).
         cors_origins: Origins whose pages may send requests; ``*`` = every origin.
         path: Path of a UNIX socket, in place of host and port; empty = none.
+        descriptor: Open socket that listens at this address; -1 = it has to be opened.
     """
 
     host: str = "127.0.0.1"
@@ -83,6 +84,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     platform: Mapping[str, Any] = {}
     cors_origins: tuple[str, ...] = ()
     path: str = ""
+    descriptor: int = -1
 
 
 class ExactPorts(msgspec.Struct, frozen=True):
@@ -199,6 +201,11 @@ def _reason(error: OSError) -> str:
 
 def bind(config: FrontConfig) -> socket.socket:
     """Return a socket that listens as configured. Raises Conflict if it cannot."""
+    if config.descriptor >= 0:
+        inherited = socket.socket(fileno=config.descriptor)
+        inherited.set_inheritable(False)
+        inherited.setblocking(False)
+        return inherited
     if config.path:
         return _bind_unix(config.path)
     host, port = config.host, config.port
