@@ -69,6 +69,29 @@ def test_axe_finds_nothing_wrong_with_a_dialog(opened: Open) -> None:
     assert violations(page, COLOURS) == []
 
 
+def test_axe_finds_nothing_wrong_with_two_hundred_instances(opened: Open) -> None:
+    states = ("available", "draining", "down", "ejected", "unfit")
+    none = {"why": "", "weight": 1, "pending": 0, "failed": 0, "latency_seconds": 0, "returns_seconds": 0}
+    each = [
+        none | {"url": f"http://10.0.0.{number}:8000", "state": states[number % 5], "answered": number}
+        for number in range(200)
+    ]
+    budget = {"policy": "measured", "retries": 0, "hedges": 0, "retries_left": 100, "ejections": 0}
+    view = {"model": "sum", "version": "1", "instances": each, **budget}
+    one = {"model": "sum", "version": "1", "state": "READY", "backend": "instances"}
+    page = opened()
+    page.route("**/api/v1/served", lambda route: route.fulfill(json={"items": [one], "next": ""}))
+    page.route("**/api/v1/models/sum/instances", lambda route: route.fulfill(json=view))
+    page.get_by_role("navigation", name="Main").get_by_role("link", name="Instances").click()
+    expect(page.get_by_role("img", name="the instances of sum").locator(".instance")).to_have_count(200)
+    expect(page.get_by_role("table", name="Instances of sum")).to_contain_text("half-open")
+    assert violations(page) == []
+    page.emulate_media(color_scheme="dark")
+    assert violations(page, COLOURS) == []
+    page.set_viewport_size({"width": 320, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
 def focused(page: Page) -> str:
     """The text of what has it."""
     return str(page.evaluate("(document.activeElement.innerText || '').trim()"))
@@ -83,13 +106,14 @@ def test_a_walk_by_keyboard_alone(opened: Open) -> None:
     page.reload()
     page.locator("main h1").wait_for()
     order = []
-    for _ in range(11):
+    for _ in range(12):
         page.keyboard.press("Tab")
         order.append(focused(page))
     assert order == [
         "Skip to the content",
         "Salver",
         "Models",
+        "Instances",
         "Releases",
         "Plan",
         "Audit",

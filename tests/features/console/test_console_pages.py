@@ -512,3 +512,23 @@ def test_a_pipeline_is_drawn_with_what_its_steps_took(tmp_path: Path, opened: Op
         expect(picture.locator(".edge")).to_have_count(3)
         assert "softmax" in row(page, "Steps of insects", "chances")
         expect(page.get_by_role("table", name="Values at the edges of insects")).to_contain_text("best.score")
+
+
+def test_instances_are_drawn_with_their_states_and_what_they_are_asked(
+    tmp_path: Path, opened: Open, served: ServerProcess
+) -> None:
+    """One answers, and nobody listens at the other's port."""
+    folder = tmp_path / "models" / "fraud"
+    folder.mkdir(parents=True)
+    (folder / "instances.toml").write_text(f'instances = ["{served.url}", "http://127.0.0.1:9"]\n')
+    ask = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}]}
+    with ServerProcess([tmp_path / "models"], tmp_path / "log") as front:
+        front.wait_ready()
+        page = opened("#/instances", url=front.url)
+        picture = page.get_by_role("img", name="This server and the instances of fraud")
+        expect(picture.locator(".instance.good")).to_have_count(1)
+        expect(picture.locator(".instance.bad")).to_contain_text("http://127.0.0.1:9 down")
+        assert front.post("/v2/models/fraud/infer", ask)[0] == 200
+        hear(page, "/instances")
+        rows = page.get_by_role("table", name="Instances of fraud").get_by_role("row")
+        expect(rows.filter(has_text=served.url).get_by_role("cell").nth(4)).to_have_text("1")

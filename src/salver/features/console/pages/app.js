@@ -4,6 +4,7 @@ import { h, morph, timeOfDay } from "./dom.js";
 import { askIdentity } from "./dialogs.js";
 import { audit } from "./audit.js";
 import { pointAgain } from "./chart.js";
+import { instances } from "./instances.js";
 import { keys } from "./keys.js";
 import { model } from "./model.js";
 import { models } from "./models.js";
@@ -23,6 +24,7 @@ const ROUTES = [
   [/^#\/models\/([^/]+)$/, model, "#/"],
   [/^#\/models\/([^/]+)\/policy$/, policy, "#/"],
   [/^#\/models\/([^/]+)\/versions\/([^/]+)$/, version, "#/"],
+  [/^#\/instances$/, instances, "#/instances"],
   [/^#\/releases$/, releases, "#/releases"],
   [/^#\/releases\/([^/]+)$/, release, "#/releases"],
   [/^#\/plan$/, plan, "#/plan"],

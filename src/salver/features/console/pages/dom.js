@@ -1,7 +1,7 @@
 // Elements from functions, and one tree brought to another's form so that focus, scrolling and open details stay.
 
 const SVG = "http://www.w3.org/2000/svg";
-const SHAPES = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "title", "desc", "polygon"]);
+const SHAPES = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "tspan", "title", "desc", "polygon"]);
 
 /** An element: h("p", {class: "hint"}, "text", child, [more]). False and null attributes and children are left out. */
 export function h(tag, attributes, ...children) {
@@ -94,16 +94,19 @@ export function facts(pairs) {
 }
 
 const KINDS = {
-  good: ["READY", "PROMOTED", "RUNNING", "promote", "pass", "told", "valid"],
-  warn: ["LOADING", "WARMING", "DRAINING", "UNLOADING", "HELD", "PAUSED", "PROPOSED", "hold", "pause", "failing", "expired"],
-  bad: ["FAILED", "ROLLED_BACK", "rollback", "fail", "given_up", "revoked"],
+  good: ["READY", "PROMOTED", "RUNNING", "promote", "pass", "told", "valid", "available"],
+  warn: ["LOADING", "WARMING", "DRAINING", "UNLOADING", "HELD", "PAUSED", "PROPOSED", "hold", "pause", "failing", "expired", "draining", "half-open"],
+  bad: ["FAILED", "ROLLED_BACK", "rollback", "fail", "given_up", "revoked", "down", "ejected", "unfit"],
 };
 const KIND_OF = new Map(Object.entries(KINDS).flatMap(([kind, words]) => words.map((word) => [word, kind])));
+
+/** Whether a word of state is `good`, `warn` or `bad`; empty = none of these. */
+export const kindOf = (word) => KIND_OF.get(word) ?? "";
 
 /** A word of state, with a colour and a shape. */
 export function state(word) {
   const shown = word.toLowerCase().replaceAll("_", " ");
-  return h("span", { class: `state ${KIND_OF.get(word) ?? ""}` }, shown);
+  return h("span", { class: `state ${kindOf(word)}` }, shown);
 }
 
 // Numbers and times as the page's own language writes them, since they stand among words of it and of the server, which
@@ -140,6 +143,8 @@ const day = timeForm({ month: "short", day: "numeric", hour: "2-digit", minute: 
 export const timeOfDay = (at) => hour.format(at * 1000);
 /** How moments between these are told: with their day, where there are several. */
 export const timesFrom = (first, last) => (last - first < 86400 ? timeOfDay : (at) => day.format(at * 1000));
+/** A text of a picture, cut off. */
+export const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 /** A text that may be long; cut off for the eye alone, and whole where one points. */
 export const short = (text) => (text ? h("span", { class: "short", title: text }, text) : "–");
 const exact = timeForm({ dateStyle: "medium", timeStyle: "medium" });

@@ -1,5 +1,5 @@
 // A pipeline: its steps as a picture from the top down, and as a table, with what their runs took.
-import { card, count, digits, duration, h, percent, table } from "./dom.js";
+import { card, count, cut, digits, duration, h, percent, table } from "./dom.js";
 
 const BOX = { width: 200, height: 46, across: 24, down: 34 };
 
@@ -14,7 +14,6 @@ function levels(steps) {
 }
 
 const what = (step) => step.use || `model ${step.model}`;
-const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 function picture(name, { steps, edges }) {
   const level = levels(steps);
