@@ -163,7 +163,11 @@ async def test_values_expire():
     assert cache.find(bytes(32)) == b"x"
     now[0] = 5.0
     assert cache.find(bytes(32)) is None
-    assert cache.facts().entries == 0
+    assert cache.find_stale(bytes(32), 5.0) == b"x"
+    assert cache.find_stale(bytes(32), 4.9) is None
+    assert cache.find_stale(bytes(31) + b"x", 9.0) is None
+    cache.keep(bytes(32), b"y")
+    assert cache.find(bytes(32)) == b"y"
     assert (
         local({"size": "auto", "ttl_seconds": "60", "policy": "sieve", "admission": "tinylfu"}).settings.ttl
         == 60

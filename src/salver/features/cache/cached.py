@@ -8,6 +8,7 @@ import msgspec
 
 from salver.features.cache.caching import Caching, Computed, Infer
 from salver.features.cache.key import KeyMaker, glimpse, owner_of
+from salver.features.cache.local import LocalCache
 from salver.features.cache.meter import PROBED, seconds_of
 from salver.features.cache.packing import unpack
 from salver.kernel.engine.delivery import ReplyCallback, nothing, run
@@ -135,10 +136,7 @@ class CachedModel:
             self._probe(request)
             return await self._infer(request, deadline, sender, standing)
         began = caching.now()
-        if _is_large(request):
-            key = await asyncio.to_thread(self._keys.key, request)
-        else:
-            key = self._keys.key(request)
+        key = await self._key(request)
         if caching.near is not None and (found := self._find(key, request, began)) is not None:
             return found
         answered: asyncio.Future[InferResponse | Exception] = asyncio.get_running_loop().create_future()
@@ -180,6 +178,19 @@ class CachedModel:
         self._join(waiter)
         return waiter.give_up
 
+    async def stale(self, request: InferRequest, max_age_s: float) -> InferResponse | None:
+        """See :class:`~salver.kernel.serving.capabilities.Stale`; only with a local cache."""
+        assert isinstance(self._caching.near, LocalCache)
+        if request.signature in self._stateful:
+            return None
+        packed = self._caching.near.find_stale(await self._key(request), max_age_s)
+        if packed is None or (found := unpack(packed)) is None:
+            return None
+        outputs, parameters = found
+        return InferResponse(
+            request.model, self.id.version, outputs, request.id, parameters, Timing(cache="hit")
+        )
+
     async def close(self) -> None:
         """Note that the version is unloaded."""
         await self._caching.forget(self._owner, self._meter)
@@ -208,6 +219,11 @@ class CachedModel:
             timing = Timing(cache="hit", cache_seconds=took)
         request = waiter.request
         return msgspec.structs.replace(response, model=request.model, id=request.id, timing=timing)
+
+    async def _key(self, request: InferRequest) -> bytes:
+        if _is_large(request):
+            return await asyncio.to_thread(self._keys.key, request)
+        return self._keys.key(request)
 
     def _find(self, key: bytes, request: InferRequest, began: float) -> InferResponse | None:
         caching = self._caching

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from salver.features.cache.cached import CachedModel
 from salver.features.cache.caching import Caching
+from salver.features.cache.local import LocalCache
 from salver.kernel.engine.engine import Engine
 from salver.kernel.serving.capabilities import Infer
 from salver.kernel.serving.servable import Servable
@@ -49,6 +50,8 @@ class CacheAttachment:
         servable.at_end(made[0].close)
         # A full queue refuses no hit, so no request is refused before it is decoded.
         servable.declare(post=made[0].post if post is not None else None, foresee=None)
+        if isinstance(self._caching.near, LocalCache) and self._caching.near.settings.ttl:
+            servable.declare(stale=made[0].stale)
 
 
 def _stateful(signature: Signature) -> frozenset[str]:

@@ -121,10 +121,17 @@ class LocalCache:
         if value is None:
             return None
         if part.expiries and part.expiries.get(key, float("inf")) <= self._clock():
-            part.drop(key)
-            return None
+            return None  # it stays for ``find_stale`` until it is replaced or evicted
         part.hit(key)
         return value
+
+    def find_stale(self, key: bytes, max_age_s: float) -> bytes | None:
+        """Return a value of at most this age, even if its time to live has passed; else None."""
+        part = self._parts.get(key[:OWNER_BYTES], self._common)
+        stored = part.expiries.get(key, 0.0) - self.settings.ttl
+        if self._clock() - stored > max_age_s:
+            return None
+        return part.values.get(key)
 
     def keep(self, key: bytes, value: bytes, cost: float = 1.0) -> None:
         """See :class:`~salver.features.cache.ports.NearCache`."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from salver.kernel.serving.fetching import Loads
     from salver.kernel.serving.servable import Servable
     from salver.words.artifacts import Manifest
+    from salver.words.messages import ModelId
 
 FORMAT: Final = "instances"
 _FILE: Final = "instances.toml"
@@ -58,7 +59,11 @@ class _Guarding:
 
     def __init__(self, loader: "Loads", kernel: "Kernel") -> None:
         self._loader = loader
-        self.guarded = lazily(FallbackLoader, loader, kernel.inner, kernel.clock)
+
+        def ready() -> "Iterator[ModelId]":
+            return (servable.manifest.id for servable in kernel.models.servables())
+
+        self.guarded = lazily(FallbackLoader, loader, kernel.inner, kernel.clock, ready)
 
     async def load(self, manifest: "Manifest") -> "Servable":
         loader = self.guarded if manifest.config.fallbacks else self._loader

@@ -1,13 +1,15 @@
 """Answers in place of a model that is overloaded, fails, or is too slow.
 
-A model's configuration names what answers instead, by cause: another model of the server, or a constant.
-Such an answer is marked by the parameter ``fallback``, and counted.
+A model's configuration names what answers instead, by cause: another model or version, a constant, an old
+answer from the response cache, or a refusal. Such an answer is marked by the parameter ``fallback``, and all
+are counted.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -15,19 +17,25 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from salver.encoding.values import from_json
+from salver.kernel.lifecycle.policy import version_key
 from salver.kernel.serving.capabilities import Infer
 from salver.kernel.serving.fetching import Loads
 from salver.kernel.serving.inner import Inner
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Fallback, Manifest
 from salver.words.errors import DeadlineExceeded, LoadFailed, ModelFailed, NotReady, Overloaded, SalverError
-from salver.words.messages import ANYBODY, Call, InferRequest, InferResponse, Signature, Standing
+from salver.words.messages import ANYBODY, Call, InferRequest, InferResponse, ModelId, Signature, Standing
 from salver.words.tensor import Array, Tensor
 
 _LOG = logging.getLogger("salver.routing")
 MARK: Final = "fallback"
 CONSTANT: Final = "constant"
+CACHED: Final = "cached"
+REFUSED: Final = "refused"
+_PREVIOUS: Final = "previous"
 _MOST: Final = 10
+#: Models that could not answer the current request: none is asked again in place of another.
+_FAILED: Final[ContextVar[tuple[ModelId, ...]]] = ContextVar("salver.fallbacks", default=())
 
 
 def cause_of(error: SalverError) -> str:
@@ -53,12 +61,20 @@ class FallbackLoader:
         loader: Loads the models.
         inner: Asks other models of the server.
         clock: Monotonic seconds.
+        ready: Returns the versions that are ready, of all models.
     """
 
-    def __init__(self, loader: Loads, inner: Inner, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        loader: Loads,
+        inner: Inner,
+        clock: Callable[[], float],
+        ready: Callable[[], Iterable[ModelId]],
+    ) -> None:
         self._loader = loader
         self._inner = inner
         self._clock = clock
+        self._ready = ready
         self._counts: Counter[tuple[str, str, str, str]] = Counter()
 
     async def load(self, manifest: Manifest) -> Servable:
@@ -69,7 +85,7 @@ class FallbackLoader:
         """
         servable = await self._loader.load(manifest)
         try:
-            Fallbacks(servable, self._inner, self._clock, self._counts)
+            Fallbacks(servable, self._inner, self._clock, self._ready, self._counts)
         except BaseException:
             await servable.close()
             raise
@@ -96,6 +112,7 @@ class Fallbacks:
         servable: Servable,
         inner: Inner,
         clock: Callable[[], float],
+        ready: Callable[[], Iterable[ModelId]],
         counts: Counter[tuple[str, str, str, str]],
     ) -> None:
         manifest = servable.manifest
@@ -104,30 +121,51 @@ class Fallbacks:
         self._chain: Sequence[Fallback] = manifest.config.fallbacks
         self._inner = inner
         self._clock = clock
+        self._ready = ready
         self._counts = counts
+        self._stale = servable.capabilities.stale
         if servable.capabilities.stream is not None or servable.capabilities.sequences is not None:
             raise LoadFailed("a model that streams or keeps sequences has no fallbacks", field="fallbacks")
         if len(self._chain) > _MOST:
             raise LoadFailed(f"there are at most {_MOST} fallbacks", field="fallbacks")
-        self._constants = [self._constant(number, each) for number, each in enumerate(self._chain)]
+        for number, each in enumerate(self._chain):
+            self._check(f"fallbacks[{number}]", each)
+        self._constants = [
+            self._constant(f"fallbacks[{number}]", each.constant) for number, each in enumerate(self._chain)
+        ]
         servable.guard(self._wrap)
 
     def __repr__(self) -> str:
         return f"<Fallbacks of {self._id}, {len(self._chain)} in the chain>"
 
-    def _constant(self, number: int, fallback: Fallback) -> dict[str, Array]:
-        field = f"fallbacks[{number}]"
-        if bool(fallback.model) is bool(fallback.constant):
-            raise LoadFailed("it needs a model or a constant, and not both", field=field)
+    def _check(self, field: str, fallback: Fallback) -> None:
+        ways = (fallback.model or fallback.version, fallback.constant, fallback.cached, fallback.refuse)
+        if sum(map(bool, ways)) != 1:
+            raise LoadFailed("it needs one of model, version, constant, cached, refuse", field=field)
+        if not fallback.model and fallback.version not in ("", _PREVIOUS):
+            raise LoadFailed(f'without a model it is "{_PREVIOUS}"', field=f"{field}.version")
         if fallback.model == self._id.name and fallback.version in ("", self._id.version):
             raise LoadFailed("a model is no fallback of its own", field=field)
-        if not fallback.constant:
+        cached, refuse = fallback.cached, fallback.refuse
+        if cached is not None and not cached.max_age_s > 0:
+            raise LoadFailed("it must be above 0", field=f"{field}.cached.max_age_s")
+        if cached is not None and self._stale is None:
+            raise LoadFailed(
+                "no expired answers are kept",
+                field=f"{field}.cached",
+                fix="Set response_cache = true, and give the server a local cache with ttl_seconds.",
+            )
+        if refuse is not None and not refuse.retry_after_s > 0:
+            raise LoadFailed("it must be above 0", field=f"{field}.refuse.retry_after_s")
+
+    def _constant(self, field: str, constant: dict[str, Any]) -> dict[str, Array]:
+        if not constant:
             return {}
         specs = {spec.name: spec for spec in self._signature.outputs}
-        if set(specs) != set(fallback.constant):
+        if set(specs) != set(constant):
             raise LoadFailed(f"the constant needs the outputs {', '.join(specs)}", field=f"{field}.constant")
         found = {}
-        for name, value in fallback.constant.items():
+        for name, value in constant.items():
             spec = specs[name]
             shape = spec.shape[1:] if self._signature.batched else spec.shape
             try:
@@ -154,7 +192,7 @@ class Fallbacks:
             try:
                 return await infer(request, deadline, sender, standing)
             except SalverError as error:
-                answer = await self._instead(request, deadline, standing, cause_of(error))
+                answer = await self._instead(request, deadline, standing, error)
                 if answer is None:
                     raise
                 return answer
@@ -162,31 +200,67 @@ class Fallbacks:
         return guarded
 
     async def _instead(
-        self, request: InferRequest, deadline: float | None, standing: Standing, cause: str
+        self, request: InferRequest, deadline: float | None, standing: Standing, error: SalverError
     ) -> InferResponse | None:
-        """Return the first answer that the chain gives; None = it gives none."""
-        for fallback, constant in zip(self._chain, self._constants, strict=True):
-            now = self._clock()
-            if cause not in fallback.on or (deadline is not None and now >= deadline):
-                continue
-            if constant:
-                answer, to = self._repeated(request, constant), CONSTANT
-            else:
-                to = fallback.model
-                asked = msgspec.structs.replace(request, model=to, version=fallback.version)
-                try:
-                    answer = await self._inner.infer(
-                        asked, Call("fallback", now, deadline, standing=standing)
-                    )
-                except SalverError as error:
-                    _LOG.debug("fallback %s of %s: %s", to, self._id, error)
+        """Return the first answer that the chain gives; None = it gives none.
+
+        Raises:
+            Overloaded: the chain refuses the request.
+        """
+        cause, failed = cause_of(error), _FAILED.get()
+        if self._id in failed:
+            return None
+        token = _FAILED.set((*failed, self._id))
+        try:
+            for fallback, constant in zip(self._chain, self._constants, strict=True):
+                now = self._clock()
+                if cause not in fallback.on or (deadline is not None and now >= deadline):
                     continue
-            self._counts[self._id.name, self._id.version, cause, to] += 1
-            parameters = {**answer.parameters, MARK: to}
-            return msgspec.structs.replace(
-                answer, model=request.model, version=self._id.version, parameters=parameters
-            )
+                if fallback.refuse is not None:
+                    self._counts[self._id.name, self._id.version, cause, REFUSED] += 1
+                    refusal = Overloaded(fallback.refuse.message, retry_after=fallback.refuse.retry_after_s)
+                    refusal.why = error.why  # counted as the model's own error
+                    raise refusal from error
+                call = Call("fallback", now, deadline, standing=standing)
+                answer, to = await self._answer(fallback, constant, request, call)
+                if answer is None:
+                    continue
+                self._counts[self._id.name, self._id.version, cause, to] += 1
+                parameters = {**answer.parameters, MARK: to}
+                return msgspec.structs.replace(
+                    answer, model=request.model, version=self._id.version, parameters=parameters
+                )
+        finally:
+            _FAILED.reset(token)
         return None
+
+    async def _answer(
+        self, fallback: Fallback, constant: dict[str, Array], request: InferRequest, call: Call
+    ) -> tuple[InferResponse | None, str]:
+        """Return a fallback's answer, None if it gives none, and what gave it."""
+        if constant:
+            return self._repeated(request, constant), CONSTANT
+        if fallback.cached is not None and self._stale is not None:
+            return await self._stale(request, fallback.cached.max_age_s), CACHED
+        model, version, to = fallback.model, fallback.version, fallback.model
+        if not model:
+            model, version = self._id.name, self._previous()
+            to = f"{model}:{version}"
+            if not version:
+                return None, to
+        asked = msgspec.structs.replace(request, model=model, version=version)
+        try:
+            return await self._inner.infer(asked, call), to
+        except SalverError as error:
+            _LOG.debug("fallback %s of %s: %s", to, self._id, error)
+            return None, to
+
+    def _previous(self) -> str:
+        """Return the newest version below this one that is ready; empty = there is none."""
+        own = version_key(self._id.version)
+        versions = [id.version for id in self._ready() if id.name == self._id.name]
+        older = (version for version in versions if version_key(version) < own)
+        return max(older, key=version_key, default="")
 
     def _repeated(self, request: InferRequest, constant: dict[str, Array]) -> InferResponse:
         wanted = {output.name for output in request.outputs} or set(constant)

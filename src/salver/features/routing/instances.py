@@ -19,6 +19,7 @@ class Load(msgspec.Struct):
         latency: Latency in seconds as the policy counts it; 0 = none was measured.
         measured_at: Time of its last measurement.
         answered, failed: Attempts since the start.
+        credit: Turns that it is owed, as round robin counts them.
     """
 
     pending: int = 0
@@ -26,6 +27,7 @@ class Load(msgspec.Struct):
     measured_at: float = 0.0
     answered: int = 0
     failed: int = 0
+    credit: float = 0.0
 
 
 class Instance:

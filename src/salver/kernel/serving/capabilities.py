@@ -61,6 +61,14 @@ class Stream(Protocol):
         ...
 
 
+class Stale(Protocol):
+    """Method that answers from the response cache only."""
+
+    def __call__(self, request: InferRequest, max_age_s: float) -> Coroutine[Any, Any, InferResponse | None]:
+        """Return an answer of at most this age, even if its time to live has passed; None = none."""
+        ...
+
+
 class Sequences(Protocol):
     """Active sequences of a version."""
 
@@ -98,6 +106,7 @@ class Capabilities(msgspec.Struct, frozen=True, eq=False):
             requests.
         recording: Chooses the requests to log; None = no log.
         uncached: Answers without the response cache; None = there is no cache, and ``infer`` does.
+        stale: Answers from the response cache what has expired; None = no such cache.
         foresee: Refuses a request before it is decoded, by raising the error that it would raise afterwards;
             None = no error is known that early.
     """
@@ -111,6 +120,7 @@ class Capabilities(msgspec.Struct, frozen=True, eq=False):
     asks_others: bool = False
     recording: Recording | None = None
     uncached: Infer | None = None
+    stale: Stale | None = None
     foresee: Callable[[Call], None] | None = None
 
     @property

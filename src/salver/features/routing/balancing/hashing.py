@@ -33,9 +33,9 @@ class ConsistentHash:
         """See :class:`~salver.features.routing.ports.Policy`."""
         if not key:
             return min(among, key=lambda each: each.load.pending / each.weight)
-        # The ring holds whoever was ever among them, so that nothing moves when one is back.
+        # Those that are away for a moment stay on the ring until a new one comes: it need not be made again.
         if any(self._weights.get(each.url) != each.weight for each in among):
-            self._weights |= {each.url: each.weight for each in among}
+            self._weights = {each.url: each.weight for each in among}
             self._ring = sorted(
                 (_hash(f"{url} {point}"), url)
                 for url, weight in self._weights.items()

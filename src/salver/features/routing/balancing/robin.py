@@ -14,17 +14,14 @@ class RoundRobin:
     ['a', 'b', 'a', 'a', 'b', 'a']
     """
 
-    def __init__(self) -> None:
-        self._credits: dict[str, float] = {}
-
     def choose(self, among: Sequence[Instance], key: str, now: float) -> Instance:
         """See :class:`~salver.features.routing.ports.Policy`."""
-        credits, total = self._credits, 0.0
+        total = 0.0
         for each in among:
-            credits[each.url] = credits.get(each.url, 0.0) + each.share(now)
+            each.load.credit += each.share(now)
             total += each.share(now)
-        best = max(among, key=lambda each: credits[each.url])
-        credits[best.url] -= total
+        best = max(among, key=lambda each: each.load.credit)
+        best.load.credit -= total
         return best
 
     def answered(self, instance: Instance, seconds: float, now: float) -> None:
