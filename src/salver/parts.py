@@ -5,7 +5,7 @@
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -143,6 +143,8 @@ class Parts(msgspec.Struct, frozen=True):
         enclose: Wraps the applications of all ports, outside everything else; in the order of their
             configurations.
         opened: Called with the ports when they accept connections.
+        optional: Work that may be left out under load, by name; each is called with False to stop it, and
+            with True to do it again.
         ticks: Periodic work, from the end of ``start`` to the beginning of ``stop``.
         prepare: Called before the first scan of the models, in the order of the features.
         start: Called after the first scan.
@@ -169,6 +171,7 @@ class Parts(msgspec.Struct, frozen=True):
     residence: Residence | None = None
     enclose: Callable[[Sequence[App]], Sequence[App]] = _unchanged
     opened: Callable[[Sequence[int]], Awaitable[None]] = _ignore
+    optional: Mapping[str, Callable[[bool], None]] = {}
     ticks: Sequence[Tick] = ()
     prepare: Callable[[], Awaitable[None]] = _nothing
     start: Callable[[], Awaitable[None]] = _nothing

@@ -84,6 +84,33 @@ class PrefixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: str = ""
 
 
+class BrownoutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the brown-out.
+
+    Attributes:
+        off: What is switched off under load, one after the other; empty = nothing ever is.
+        enter: Strain from which the next one is: 1 = a model refuses requests.
+        leave: Strain up to which the last one is switched on again.
+        raise_s: Seconds at ``enter`` for each step.
+        lower_s: Seconds at ``leave`` for each step.
+    """
+
+    off: tuple[str, ...] = ()
+    enter: float = 0.8
+    leave: float = 0.5
+    raise_s: float = 1.0
+    lower_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for numbers that make no sense together."""
+        if not 0 <= self.leave < self.enter < float("inf"):
+            raise InvalidInput("leave must be below enter", field="brownout.leave")
+        if not (0 <= self.raise_s < float("inf") and 0 <= self.lower_s < float("inf")):
+            raise InvalidInput("raise_s and lower_s are seconds, from 0 up", field="brownout.raise_s")
+        if len(set(self.off)) < len(self.off):
+            raise InvalidInput("a name is there twice", field="brownout.off")
+
+
 # Described here, so that a server that uses neither imports nothing of them.
 fronts_feature = Feature(
     "fronts",
@@ -110,4 +137,10 @@ systemd_feature = Feature(
     "systemd",
     "salver.features.systemd.notifying:build",
     is_used=lambda _: "NOTIFY_SOCKET" in os.environ,
+)
+brownout_feature = Feature(
+    "brownout",
+    "salver.features.brownout.building:build",
+    config=BrownoutConfig,
+    is_used=lambda config: bool(config.off),
 )

@@ -1,18 +1,21 @@
 """Choice of the requests that are logged, and the events about them."""
 
+import asyncio
 import random
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from servables import Declaring
 
-from salver.dialects.tensorflow.loading import Sampling
+from salver.dialects.tensorflow.loading import RecordingAttachment, Sampling
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath
 from salver.kernel.serving.ports import Codec
-from salver.words.artifacts import Logging
+from salver.words.artifacts import Logging, Manifest, ModelConfig
 from salver.words.errors import InvalidInput
 from salver.words.events import Event, Predicted, Served
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
@@ -29,6 +32,23 @@ def test_a_share_is_taken_by_chance(rate: float, taken: int) -> None:
 def test_about_as_many_as_wished() -> None:
     sampling = Sampling(Logging(rate=0.1), random.Random(5).random)
     assert 850 < sum(sampling.takes() for _ in range(10_000)) < 1150
+
+
+def test_switched_off_none_is_taken() -> None:
+    attachment = RecordingAttachment(lambda: 0.0)
+    servable: Any = SimpleNamespace(
+        manifest=Manifest(
+            ModelId("m", "1"), Path(), "onnx", "onnx", config=ModelConfig(logging=Logging(1.0))
+        ),
+        adjustment=SimpleNamespace(),
+        declare=lambda recording: setattr(servable, "recording", recording),
+    )
+    asyncio.run(attachment.prepare(servable.manifest))(servable)
+    taken = []
+    for is_on in (True, False, True):
+        attachment.switch(is_on)
+        taken.append(servable.recording.takes())
+    assert taken == [True, False, True]
 
 
 class _Echo(Declaring):

@@ -133,6 +133,16 @@ async def test_as_many_are_under_way_as_may_be_and_the_rest_is_dropped():
     assert canary.shadowing.has_room(SPLIT)
 
 
+async def test_switched_off_all_are_dropped():
+    canary = Canary()
+    canary.shadowing.switch(False)
+    assert not canary.shadowing.has_room(SPLIT)
+    canary.shadowing.switch(True)
+    canary.offer()
+    report = await canary.over()
+    assert (report.asked, report.dropped) == (1, 1)
+
+
 async def test_one_that_hangs_gives_its_place_back_after_a_while():
     canary = Canary()
     canary.gate.clear()

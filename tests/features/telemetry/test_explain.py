@@ -63,6 +63,14 @@ def test_typical_and_slow_requests_are_told_apart() -> None:
     assert found["verdict"]["share"] == pytest.approx(0.9)
 
 
+def test_switched_off_it_counts_nothing() -> None:
+    rig = Rig()
+    for is_on in (True, False, True):
+        rig.told.switch(is_on)
+        rig.see(ok(0.010))
+    assert rig.told.model("m", "1")["outcomes"] == {"ok": 2}
+
+
 def test_every_group_adds_up() -> None:
     rig, chance = Rig(), random.Random(7)
     for _ in range(500):

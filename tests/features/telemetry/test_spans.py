@@ -264,6 +264,14 @@ def test_one_in_so_many_and_no_more_than_so_many() -> None:
     assert pattern(rate=0) == "........."
 
 
+def test_switched_off_it_starts_none() -> None:
+    found = SpanExport(SpanConfig(URL), ids().__next__)
+    found.switch(False)
+    assert not found.samples()
+    found.switch(True)
+    assert found.samples()
+
+
 @pytest.mark.parametrize(
     "wrong", [{"url": "localhost:4318"}, {"batch": 0}, {"batch": 9, "queue": 8}, {"delay_s": 0}, {"rate": -1}]
 )

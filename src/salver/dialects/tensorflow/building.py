@@ -60,7 +60,10 @@ async def build(kernel: Kernel, config: None) -> Parts:
         collectors.append(metrics)
         if (page := kernel.services.find(MetricsPage)) is not None:
             page.add_rewrite(with_colons)
+    recording = RecordingAttachment(random.random if log else None)
+    optional = {}
     if log is not None:
+        optional["predictions"] = recording.switch
         observers.append(log)
         kernel.state.records_lost = lambda: log.lost
     names = kernel.services.find(ModelNames) or NO_NAMES
@@ -80,10 +83,7 @@ async def build(kernel: Kernel, config: None) -> Parts:
         return imported_first(TensorFlowServingMethods(door, control, exposition, reload, rules).table())
 
     kernel.services.offer(SamplesOf, samples_of)
-    attachments: list[Attachment] = [
-        ReplayAttachment(kernel.bus.emit, kernel.clock),
-        RecordingAttachment(random.random if log else None),
-    ]
+    attachments: list[Attachment] = [ReplayAttachment(kernel.bus.emit, kernel.clock), recording]
 
     async def close() -> None:
         if log is not None:
@@ -96,6 +96,7 @@ async def build(kernel: Kernel, config: None) -> Parts:
         grpc=[lazily(grpc)],
         ports=_Ports(settings.metrics_path) if settings.metrics_path else None,
         additions=Additions(attachments=attachments),
+        optional=optional,
         close=close,
     )
     if settings.served == NamedModels():

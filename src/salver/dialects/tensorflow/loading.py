@@ -69,6 +69,11 @@ class RecordingAttachment:
 
     def __init__(self, chance: Callable[[], float] | None) -> None:
         self._chance = chance
+        self._is_on = True
+
+    def switch(self, is_on: bool) -> None:
+        """Start to log no request, or to log again."""
+        self._is_on = is_on
 
     async def prepare(self, manifest: Manifest) -> Callable[[Servable], None]:
         """See :class:`~salver.kernel.serving.loading.Attachment`."""
@@ -82,7 +87,8 @@ class RecordingAttachment:
         logging = manifest.config.logging
         if not logging.rate:
             return None
-        if self._chance is None:
+        chance = self._chance
+        if chance is None:
             _LOG.warning("requests to %s are not logged: set --prediction-log to a folder", manifest.id)
             return None
-        return Sampling(logging, self._chance)
+        return Sampling(logging, lambda: chance() if self._is_on else 1.0)

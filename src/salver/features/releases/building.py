@@ -59,6 +59,7 @@ async def build(kernel: Kernel, config: RegistryConfig) -> Parts:
         [ReleaseGauges(ledgered.releases)],
         operations=api.operations(),
         stage=splits,
+        optional={"shadows": shadows.switch},
         prepare=ledgered.registered.start,  # first: the server is not ready without these models
         start=ledgered.start,
         stop=stop,

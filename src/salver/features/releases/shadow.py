@@ -72,6 +72,7 @@ class Shadowing:
         self._under_way: dict[str, dict[asyncio.Task[None], int]] = {}  # with the bytes that each one holds
         self._carried: dict[str, Mapping[Source, str]] = {}
         self._tallies: dict[str, ShadowTally] = {}
+        self._is_on = True
 
     def __repr__(self) -> str:
         return f"<Shadowing of {', '.join(self._tallies) or 'nothing'}>"
@@ -94,6 +95,10 @@ class Shadowing:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def switch(self, is_on: bool) -> None:
+        """Start to drop all copies, or to send them again."""
+        self._is_on = is_on
+
     def join(self, carried: dict[str, Mapping[Source, str]]) -> None:
         """See :class:`~salver.features.releases.splitting.Mirror`."""
         self._carried = carried
@@ -101,7 +106,7 @@ class Shadowing:
     def has_room(self, split: Split) -> bool:
         """See :class:`~salver.features.releases.splitting.Mirror`."""
         most = 0
-        if split.shadow is not None:
+        if split.shadow is not None and self._is_on:
             most = split.shadow.most_inflight
         if len(self._under_way.get(split.release, ())) < most:
             return True

@@ -57,12 +57,14 @@ async def build(kernel: Kernel, config: None) -> Parts:
     kernel.services.offer(Exposition, TelemetryExposition(kernel.bus, kernel.state, metrics, explanations))
     log = EventLog(kernel.config.table("log", LogConfig).access_log)
     observers: list[Observer] = [metrics, explanations, log]
+    optional = {"explanations": explanations.switch}
     if not kernel.config.tables.get("tracing"):
-        return Parts(observers)
+        return Parts(observers, optional=optional)
     spans = span_config(kernel.config)
     if not spans.url:
-        return Parts(observers)
+        return Parts(observers, optional=optional)
     export = SpanExport(spans, kernel.new_id, kernel.version)
     kernel.state.spans_lost = lambda: export.lost
     kernel.door.path = msgspec.structs.replace(kernel.door.path, samples=export.samples)
-    return Parts([*observers, export], close=export.close)
+    optional["traces"] = export.switch
+    return Parts([*observers, export], optional=optional, close=export.close)

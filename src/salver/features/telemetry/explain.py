@@ -110,12 +110,19 @@ class Explanations:
         self._versions: dict[_Pair, deque[_Slice]] = {}
         self._recent: deque[Served] = deque(maxlen=RECENT)
         self._order = itertools.count()
+        self._is_on = True
 
     def __repr__(self) -> str:
         return f"<Explanations of {len(self._versions)} versions, {len(self._recent)} requests>"
 
+    def switch(self, is_on: bool) -> None:
+        """Start to count no events, or to count again."""
+        self._is_on = is_on
+
     def observe(self, events: Sequence[Event]) -> None:
         """Count a batch of events."""
+        if not self._is_on:
+            return
         now = self._clock()
         slices: dict[_Pair, _Slice] = {}
         for event in events:

@@ -138,15 +138,20 @@ class SpanExport:
         self._tasks = Supervisor(_LOG, "spans are lost")
         self._remaining = config.count
         self._seen = 0
+        self._is_on = True
         self._told_at = 1
         self.lost = 0
 
     def __repr__(self) -> str:
         return f"<SpanExport to {self._config.url}, {len(self._waiting)} waiting, {self.lost} lost>"
 
+    def switch(self, is_on: bool) -> None:
+        """Start no traces, or start them again; those of callers are always continued."""
+        self._is_on = is_on
+
     def samples(self) -> bool:
         """Return whether to start a trace for a request without one."""
-        if not self._config.rate or not self._remaining:
+        if not (self._is_on and self._config.rate and self._remaining):
             return False
         self._seen += 1
         if self._seen % self._config.rate:
