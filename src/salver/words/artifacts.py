@@ -164,30 +164,8 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenant: str = ""
 
 
-class CachedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Answer from the response cache, whose time to live may have passed.
-
-    Attributes:
-        max_age_s: Most seconds since it was computed.
-    """
-
-    max_age_s: float
-
-
-class ExplicitRefusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Refusal in place of a model's own error.
-
-    Attributes:
-        message: What callers are told.
-        retry_after_s: Seconds after which they may try again.
-    """
-
-    message: str
-    retry_after_s: float = 1.0
-
-
 class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Substitute for a model that cannot answer: one of a model, a version, a constant, cached, refuse.
+    """Substitute for a model that cannot answer: one of model, version, constant, cached_s, refuse.
 
     Attributes:
         on: Causes: ``overload`` (it would be refused), ``deadline`` (it cannot be met),
@@ -196,16 +174,18 @@ class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         version: Its version; empty = the one that the server would choose. ``previous`` without a model = the
             newest version below this one that is ready.
         constant: Values of a row by output.
-        cached: Answer to an equal request, from the response cache.
-        refuse: Refusal, which ends the chain.
+        cached_s: Age in seconds up to which an answer from the response cache will do, even an expired one.
+        refuse: What callers are told, instead of the model's own error; ends the chain.
+        retry_after_s: With ``refuse``: seconds after which callers may try again.
     """
 
     on: tuple[Literal["overload", "deadline", "failure"], ...] = ("overload", "deadline", "failure")
     model: str = ""
     version: str = ""
     constant: dict[str, Any] = {}
-    cached: CachedAnswer | None = None
-    refuse: ExplicitRefusal | None = None
+    cached_s: float = 0.0
+    refuse: str = ""
+    retry_after_s: float = 1.0
 
 
 class LearnedPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from waiting import until
 from salver.features.routing.fallbacks import FallbackLoader, cause_of
 from salver.kernel.serving.capabilities import PLAIN, Capabilities
 from salver.testing.process import ServerProcess
-from salver.words.artifacts import CachedAnswer, ExplicitRefusal, Fallback, Manifest, ModelConfig
+from salver.words.artifacts import Fallback, Manifest, ModelConfig
 from salver.words.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -100,7 +100,7 @@ class Loaded:
 
 READY = [ModelId("m", version) for version in ("9", "10", "11", "12")] + [ModelId("n", "10")]
 PREVIOUS = Fallback(version="previous")
-REFUSE = Fallback(refuse=ExplicitRefusal("come back at night", 90))
+REFUSE = Fallback(refuse="come back at night", retry_after_s=90)
 SMALL, ANY = Fallback(("failure",), "small"), Fallback(model="other", version="3")
 CONSTANT = Fallback(("overload", "deadline"), constant={"y": [0, 0.5], "label": "unknown"})
 
@@ -169,7 +169,7 @@ def test_an_old_answer_from_the_cache_within_its_age() -> None:
         asked.append(max_age_s)
         return InferResponse("m", "1", (X,), request.id) if max_age_s > 60 else None
 
-    young, old = (Fallback(cached=CachedAnswer(seconds)) for seconds in (60, 600))
+    young, old = (Fallback(cached_s=seconds) for seconds in (60, 600))
     loaded = Loaded([young, old], NotReady("?"), capabilities=msgspec.structs.replace(PLAIN, stale=stale))
     assert loaded.ask().parameters["fallback"] == "cached" and asked == [60, 600]
 
@@ -191,11 +191,9 @@ def test_a_constant_is_repeated_for_each_row() -> None:
     [
         (Fallback(), "needs one of model"),
         (Fallback(model="a", constant={"y": [0, 0]}), "needs one of model"),
-        (Fallback(version="previous", refuse=ExplicitRefusal("no")), "needs one of model"),
+        (Fallback(version="previous", refuse="no"), "needs one of model"),
         (Fallback(version="7"), 'without a model it is "previous"'),
-        (Fallback(refuse=ExplicitRefusal("no", 0)), "above 0"),
-        (Fallback(cached=CachedAnswer(0)), "above 0"),
-        (Fallback(cached=CachedAnswer(9)), "no expired answers are kept"),
+        (Fallback(cached_s=9), "no expired answers are kept"),
         (Fallback(model="m"), "no fallback of its own"),
         (Fallback(constant={"y": [0, 0]}), "needs the outputs y, label"),
         (Fallback(constant={"y": [0], "label": "a"}), r"its shape is \[1\], not \[2\]"),
@@ -246,13 +244,14 @@ response_cache = true
 versions = { latest = 2 }
 [[fallbacks]]
 on = ["failure"]
-cached = { max_age_s = 3600 }
+cached_s = 3600
 [[fallbacks]]
 on = ["failure"]
 version = "previous"
 [[fallbacks]]
 on = ["failure"]
-refuse = { message = "no forecast now", retry_after_s = 30 }
+refuse = "no forecast now"
+retry_after_s = 30
 """
 
 

@@ -139,24 +139,19 @@ class Fallbacks:
         return f"<Fallbacks of {self._id}, {len(self._chain)} in the chain>"
 
     def _check(self, field: str, fallback: Fallback) -> None:
-        ways = (fallback.model or fallback.version, fallback.constant, fallback.cached, fallback.refuse)
+        ways = (fallback.model or fallback.version, fallback.constant, fallback.cached_s, fallback.refuse)
         if sum(map(bool, ways)) != 1:
-            raise LoadFailed("it needs one of model, version, constant, cached, refuse", field=field)
+            raise LoadFailed("it needs one of model, version, constant, cached_s, refuse", field=field)
         if not fallback.model and fallback.version not in ("", _PREVIOUS):
             raise LoadFailed(f'without a model it is "{_PREVIOUS}"', field=f"{field}.version")
         if fallback.model == self._id.name and fallback.version in ("", self._id.version):
             raise LoadFailed("a model is no fallback of its own", field=field)
-        cached, refuse = fallback.cached, fallback.refuse
-        if cached is not None and not cached.max_age_s > 0:
-            raise LoadFailed("it must be above 0", field=f"{field}.cached.max_age_s")
-        if cached is not None and self._stale is None:
+        if fallback.cached_s and self._stale is None:
             raise LoadFailed(
                 "no expired answers are kept",
-                field=f"{field}.cached",
+                field=f"{field}.cached_s",
                 fix="Set response_cache = true, and give the server a local cache with ttl_seconds.",
             )
-        if refuse is not None and not refuse.retry_after_s > 0:
-            raise LoadFailed("it must be above 0", field=f"{field}.refuse.retry_after_s")
 
     def _constant(self, field: str, constant: dict[str, Any]) -> dict[str, Array]:
         if not constant:
@@ -216,9 +211,9 @@ class Fallbacks:
                 now = self._clock()
                 if cause not in fallback.on or (deadline is not None and now >= deadline):
                     continue
-                if fallback.refuse is not None:
+                if fallback.refuse:
                     self._counts[self._id.name, self._id.version, cause, REFUSED] += 1
-                    refusal = Overloaded(fallback.refuse.message, retry_after=fallback.refuse.retry_after_s)
+                    refusal = Overloaded(fallback.refuse, retry_after=fallback.retry_after_s)
                     refusal.why = error.why  # counted as the model's own error
                     raise refusal from error
                 call = Call("fallback", now, deadline, standing=standing)
@@ -240,8 +235,8 @@ class Fallbacks:
         """Return a fallback's answer, None if it gives none, and what gave it."""
         if constant:
             return self._repeated(request, constant), CONSTANT
-        if fallback.cached is not None and self._stale is not None:
-            return await self._stale(request, fallback.cached.max_age_s), CACHED
+        if fallback.cached_s and self._stale is not None:
+            return await self._stale(request, fallback.cached_s), CACHED
         model, version, to = fallback.model, fallback.version, fallback.model
         if not model:
             model, version = self._id.name, self._previous()
