@@ -1,4 +1,4 @@
-"""How strained a model is, and how much is switched off for it. Pure."""
+"""Strain of a model, and the level of the brown-out that follows from it. Pure."""
 
 import math
 from typing import Final
