@@ -1,12 +1,17 @@
-"""Hit ratios of models in memory on a trace of requests: the server's own policy beside LRU and Belady.
+"""Claim: more models than fit are served with fewer loads than by LRU, and faster than by other servers.
 
-The trace is ``cluster-trace-v2026-GenAI/lora_request_trace.csv`` of https://github.com/alibaba/clusterdata
+Simulated are the hit ratios on a trace of requests: the server's own policy beside LRU and Belady. The trace
+is ``cluster-trace-v2026-GenAI/lora_request_trace.csv`` of https://github.com/alibaba/clusterdata
 (26,823 requests for 87 image models in 24 days; for research and study, so that it is not copied here)::
 
     benchmarks/model_swaps.py lora_request_trace.csv
 
 Each model takes one of k slots, and each load the same time. LRU is the floor; Belady knows the future, and
-no policy that loads on demand has more hits.
+no policy that loads on demand has more hits. With other servers, each on one machine with the same slots::
+
+    benchmarks/model_swaps.py --beside triton,mlserver,rayserve
+
+replays requests that are drawn (Zipf) from four callers, in three to four minutes (``swap_peers.py``).
 """
 
 import argparse
@@ -16,6 +21,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import numpy as np
+import swap_peers
 
 from salver.features.memory import policy
 from salver.features.memory.estimates import Need
@@ -125,20 +133,38 @@ def read(path: Path) -> list[tuple[float, str]]:
     return [row for row in rows if row[1]]
 
 
+def drawn(count: int, names: int, exponent: float) -> Trace:
+    """Draw requests, one a second, for models whose popularity follows Zipf's law."""
+    weights = np.arange(1, names + 1) ** -exponent
+    numbers = np.random.default_rng(1).choice(names, count, p=weights / weights.sum())
+    return [(float(at), f"m{number}") for at, number in enumerate(numbers)]
+
+
 def main() -> None:
     """Print the hit ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("trace", type=Path)
-    parser.add_argument("--slots", type=int, nargs="*", default=SLOTS)
+    parser.add_argument("trace", type=Path, nargs="?", help="default: drawn")
+    parser.add_argument("--slots", type=int, nargs="*")
+    parser.add_argument(
+        "--beside", type=lambda text: text.split(","), help="other servers to replay with, too"
+    )
+    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=300)
+    parser.add_argument("--zipf", type=float, default=0.9)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    trace = read(given.trace)
+    trace = read(given.trace) if given.trace else drawn(given.requests, given.models, given.zipf)
     print(f"{len(trace)} requests, {len({name for _, name in trace})} models")
     print(f"{'slots':>5} {'LRU':>6} {'LFU':>6} {'served':>6} {'Belady':>6}  gap closed")
-    for slots in given.slots:
+    for slots in given.slots or SLOTS:
         floor, often, best = lru(trace, slots), lfu(trace, slots), belady(trace, slots)
         found = served(trace, slots)
         ratios = " ".join(f"{each.hits / len(trace):.4f}" for each in (floor, often, found, best))
         print(f"{slots:5} {ratios}  {closed(found, floor, best):.1%}")
+    if given.beside:
+        for slots in given.slots or (given.models // 4,):
+            print(f"\n{slots} slots, {swap_peers.CALLERS} callers, medians of {given.rounds} rounds in turn")
+            swap_peers.compare([name for _, name in trace], slots, given.beside, given.rounds)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Hall:
             self,
             lambda: self.now,
             lambda event: None,
-            reclaim=lambda: None,
+            reclaim=lambda enough: None,
         )
         registrations = Registrations(self.lives)
         repository = Repository(paths, formats(recognise))

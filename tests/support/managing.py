@@ -83,7 +83,7 @@ class ManagerRig:
             self.loader, lambda: self.now, self.events.append, config, self.reclaim
         )
 
-    def reclaim(self) -> None:
+    def reclaim(self, enough: int) -> None:
         self.reclaimed += 1
 
     def states(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """MLServer with a custom ONNX Runtime runtime."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import forms
@@ -15,6 +15,15 @@ BATCH, WAIT_SECONDS = 0, 0.0
 
 
 def _launch(model: Model, port: int, folder: Path) -> Launch:
+    return _start(model, [model.name], port, folder, loads_at_start=True)
+
+
+def swapping(model: Model, names: Sequence[str], slots: int, port: int, folder: Path) -> Launch:
+    """Serve copies of a model, each of which is loaded and unloaded by requests."""
+    return _start(model, names, port, folder, loads_at_start=False)
+
+
+def _start(model: Model, names: Sequence[str], port: int, folder: Path, *, loads_at_start: bool) -> Launch:
     server = {
         "debug": False,
         "host": "127.0.0.1",
@@ -24,16 +33,19 @@ def _launch(model: Model, port: int, folder: Path) -> Launch:
         "parallel_workers": 0,
         "metrics_dir": str(folder),
         "environments_dir": str(folder),
+        "load_models_at_startup": loads_at_start,
     }
     (folder / "settings.json").write_text(json.dumps(server))
-    described = {
-        "name": model.name,
-        "implementation": "runtime.Onnx",
-        "max_batch_size": BATCH,
-        "max_batch_time": WAIT_SECONDS,
-        "parameters": {"uri": str(model.path)},
-    }
-    (folder / "model-settings.json").write_text(json.dumps(described))
+    for name in names:
+        described = {
+            "name": name,
+            "implementation": "runtime.Onnx",
+            "max_batch_size": BATCH,
+            "max_batch_time": WAIT_SECONDS,
+            "parameters": {"uri": str(model.path)},
+        }
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "model-settings.json").write_text(json.dumps(described))
     command = python_of("mlserver").with_name("mlserver")
     return Launch([str(command), "start", str(folder)], {"PYTHONPATH": str(HERE)}, folder)
 

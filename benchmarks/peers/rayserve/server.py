@@ -1,16 +1,13 @@
 """Ray Serve on this machine alone: MODEL PORT GRPC_PORT FOLDER BATCH WAIT_SECONDS."""
 
-import signal
 import sys
 from typing import Any
 
 import frames
+import local
 import numpy as np
 import onnxruntime
-import ray
 from ray import serve
-from ray.serve.config import gRPCOptions
-from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -54,19 +51,4 @@ class Onnx:
 
 
 if __name__ == "__main__":
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=200 * 1024 * 1024,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=folder,
-    )
-    serve.start(
-        http_options={"host": "127.0.0.1", "port": port},
-        grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=["wire.add_service"]),
-        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
-    )
-    serve.run(Onnx.bind(path), route_prefix="/")
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    ray.shutdown()
+    local.run(Onnx.bind(path), port, grpc_port, folder)

@@ -8,7 +8,7 @@ built from Triton's sources of release 24.10.
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,13 +37,29 @@ default_queue_policy {{
 
 
 def _launch(instances: int, model: Model, port: int, folder: Path, policy: str = "") -> Launch:
+    return _start(_repository(model, [model.name], folder, instances, policy), port, folder)
+
+
+def swapping(model: Model, names: Sequence[str], slots: int, port: int, folder: Path) -> Launch:
+    """Serve copies of a model, each of which is loaded and unloaded by requests."""
+    return _start(_repository(model, names, folder), port, folder, "--model-control-mode=explicit")
+
+
+def _repository(
+    model: Model, names: Sequence[str], folder: Path, instances: int = 1, policy: str = ""
+) -> Path:
     made = folder / "models"
     shutil.rmtree(made, ignore_errors=True)
-    (made / model.name / "1").mkdir(parents=True)
-    shutil.copy(model.path, made / model.name / "1" / "model.onnx")
-    config = _CONFIG.format(name=model.name, batch=BATCH, instances=instances, policy=policy)
-    (made / model.name / "config.pbtxt").write_text(config)
-    flags = ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--allow-metrics=false"]
+    for name in names:
+        (made / name / "1").mkdir(parents=True)
+        shutil.copy(model.path, made / name / "1" / "model.onnx")
+        config = _CONFIG.format(name=name, batch=BATCH, instances=instances, policy=policy)
+        (made / name / "config.pbtxt").write_text(config)
+    return made
+
+
+def _start(made: Path, port: int, folder: Path, *more: str) -> Launch:
+    flags = ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--allow-metrics=false", *more]
     flags += [f"--http-port={port}", f"--grpc-port={port + 1}"]
     environment = python_of("triton").parent.parent
     argv, settings = native.command(environment, made, folder, flags, Path(os.environ[BACKENDS]))

@@ -1,6 +1,7 @@
 """One heap for all threads, and memory that is given back."""
 
 import ctypes
+import os
 import sys
 import threading
 from types import SimpleNamespace
@@ -81,6 +82,16 @@ def test_what_a_program_around_us_has_frozen_stays_frozen() -> None:
     memory.give_back_memory()
     # Some of what is frozen ends meanwhile, by other threads; thawed, all of it would be counted no more.
     assert memory.gc.get_freeze_count() > before * 0.9
+
+
+def test_nothing_is_collected_once_the_memory_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected: list[bool] = []
+    monkeypatch.setattr(memory.gc, "collect", lambda: collected.append(True))
+    used = memory.resident_bytes(os.getpid())
+    memory.give_back_memory(2 * used)
+    assert not collected
+    memory.give_back_memory(used // 2)
+    assert collected
 
 
 @pytest.mark.parametrize("is_tuned", [True, False])

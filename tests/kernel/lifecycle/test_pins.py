@@ -55,7 +55,7 @@ def handler(version: str, workers: int = 1, name: str = "m", kind: str = FORMAT)
 
 def manager(*bad: str) -> tuple[Manager[Loaded], Loading]:
     loading = Loading(*bad)
-    return Manager(loading, lambda: 0.0, lambda event: None, reclaim=lambda: None), loading
+    return Manager(loading, lambda: 0.0, lambda event: None, reclaim=lambda enough: None), loading
 
 
 def asked(manager: Manager[Loaded], version: str = "") -> str:

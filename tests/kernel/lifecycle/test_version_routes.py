@@ -86,7 +86,7 @@ def version(manager: Manager[Servable], label: str) -> str:
 @pytest.mark.clause("TF-L7")
 async def test_a_label_moves_when_its_version_is_up_and_keeps_the_old_one_until_then() -> None:
     loader = Loader()
-    manager: Manager[Servable] = Manager(loader, lambda: 0.0, lambda event: None, reclaim=lambda: None)
+    manager: Manager[Servable] = Manager(loader, lambda: 0.0, lambda event: None, reclaim=lambda enough: None)
     stable = {"stable": "1"}
     manager.apply([m(v, stable, "1", "3") for v in ("1", "2", "3")])
     await manager.settled()
@@ -107,7 +107,9 @@ async def test_a_label_moves_when_its_version_is_up_and_keeps_the_old_one_until_
 
 @pytest.mark.clause("TF-L7")
 async def test_labels_of_what_is_not_there() -> None:
-    manager: Manager[Servable] = Manager(Loader(), lambda: 0.0, lambda event: None, reclaim=lambda: None)
+    manager: Manager[Servable] = Manager(
+        Loader(), lambda: 0.0, lambda event: None, reclaim=lambda enough: None
+    )
     manager.apply([m("1", {"stable": "1", "next": "7"}, "1")])
     await manager.settled()
     assert manager.version_of_label("m", "next") == "7"
@@ -130,7 +132,9 @@ class Failing(Loader):
 
 @pytest.mark.clause("TF-G11")
 async def test_versions_that_ended_stay_listed() -> None:
-    manager: Manager[Servable] = Manager(Failing(), lambda: 0.0, lambda event: None, reclaim=lambda: None)
+    manager: Manager[Servable] = Manager(
+        Failing(), lambda: 0.0, lambda event: None, reclaim=lambda enough: None
+    )
     manager.apply([m(v, {}, "1", "2", "3") for v in ("1", "2", "3", "4")])
     await manager.tried({"m"})
 
@@ -154,7 +158,7 @@ async def test_versions_that_ended_stay_listed() -> None:
 async def test_what_failed_once_is_not_waited_for_until_its_last_try() -> None:
     config = LifecycleConfig(retries=5, backoff_s=3600, backoff_factor=1.0)
     manager: Manager[Servable] = Manager(
-        Failing(), lambda: 0.0, lambda event: None, config, reclaim=lambda: None
+        Failing(), lambda: 0.0, lambda event: None, config, reclaim=lambda enough: None
     )
     manager.apply([m(v, {}, "1", "2") for v in ("1", "2")])
     async with asyncio.timeout(PATIENCE_S):
@@ -172,7 +176,7 @@ def d(version: str, labels: dict[str, str], default: str, *specific: str) -> Man
 
 async def test_requests_without_a_version_go_to_the_default_label_and_follow_it_without_a_gap() -> None:
     loader = Loader()
-    manager: Manager[Servable] = Manager(loader, lambda: 0.0, lambda event: None, reclaim=lambda: None)
+    manager: Manager[Servable] = Manager(loader, lambda: 0.0, lambda event: None, reclaim=lambda enough: None)
     manager.apply([d(v, {"champion": "1"}, "champion", "1", "3") for v in ("1", "2", "3")])
     await manager.settled()
     assert version(manager, "") == "1"  # though 3 is newer
@@ -193,7 +197,9 @@ async def test_requests_without_a_version_go_to_the_default_label_and_follow_it_
 
 
 async def test_name_at_label_is_a_name_where_no_model_is_called_so() -> None:
-    manager: Manager[Servable] = Manager(Loader(), lambda: 0.0, lambda event: None, reclaim=lambda: None)
+    manager: Manager[Servable] = Manager(
+        Loader(), lambda: 0.0, lambda event: None, reclaim=lambda enough: None
+    )
     other = msgspec.structs.replace(m("7", {}), id=ModelId("m@own", "7"))
     manager.apply([m("1", {"stable": "1", "own": "1", "next": "2"}, "1"), other])
     await manager.settled()

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from salver.kernel.lifecycle.memory import trim_heap
+from salver.kernel.lifecycle.memory import resident_bytes, trim_heap
 
 _CHANGE: Final = 0.01
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def tree(root: int) -> list[int]:
@@ -34,14 +33,7 @@ def _children(pid: int) -> Iterator[int]:
 
 def rss(pids: list[int]) -> int:
     """Return the sum of the resident sets, in bytes: an upper bound of :func:`pss`."""
-    return sum(_rss(pid) for pid in pids)
-
-
-def _rss(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+    return sum(resident_bytes(pid) for pid in pids)
 
 
 def pss(pids: list[int]) -> int:
@@ -57,7 +49,7 @@ def _pss(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     except PermissionError:  # another user's
-        return _rss(pid)
+        return resident_bytes(pid)
     return 0
 
 

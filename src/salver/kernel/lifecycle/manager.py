@@ -8,13 +8,14 @@ servable computes.
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from salver.kernel.lifecycle.copies import Copy, Lease
 from salver.kernel.lifecycle.members import BoundEnsembles, bind, with_members
-from salver.kernel.lifecycle.memory import give_back_memory
+from salver.kernel.lifecycle.memory import give_back_memory, resident_bytes
 from salver.kernel.lifecycle.policy import (
     RISING,
     Adjust,
@@ -48,6 +49,7 @@ _LOG = logging.getLogger("salver.lifecycle")
 _CLOSE_S = 5.0
 _EARLY_S = 0.002  # tolerance for timers that fire early
 _MOST_ENDED = 4096
+_LEAST_FREED = 1 << 20  # bytes; below that, other memory hides what a model has freed
 ServableT = TypeVar("ServableT", bound=Servable)
 
 
@@ -58,7 +60,8 @@ class Manager(Generic[ServableT]):
         loader: Loads one version.
         clock: Monotonic seconds.
         emit: Called on every change of state.
-        reclaim: Called in a thread after unloading, to return freed memory to the system.
+        reclaim: Called in a thread after unloading, to return freed memory to the system, with the resident
+            bytes of this process that are few enough.
 
     Attributes:
         residence: Decides which wanted versions are in memory; None = all are.
@@ -72,7 +75,7 @@ class Manager(Generic[ServableT]):
         clock: Callable[[], float],
         emit: Callable[[StateChanged], None],
         config: LifecycleConfig | None = None,
-        reclaim: Callable[[], None] = give_back_memory,
+        reclaim: Callable[[int], None] = give_back_memory,
     ) -> None:
         self._loader = loader
         self._clock = clock
@@ -471,10 +474,12 @@ class Manager(Generic[ServableT]):
             self._move(copy, State.UNLOADING)
         servable, copy.servable = copy.servable, None
         if servable is not None:
+            before = resident_bytes(os.getpid())
             await self._dispose(copy.id, servable)
             del servable
             if not self._is_stopping:  # then once, at the end
-                await asyncio.to_thread(self._reclaim)
+                least = max(copy.manifest.bytes // 2, _LEAST_FREED)
+                await asyncio.to_thread(self._reclaim, before - least)
         self._forget(copy)
 
     async def _dispose(self, id: ModelId, servable: ServableT) -> None:
@@ -510,7 +515,7 @@ class Manager(Generic[ServableT]):
                     await self._gone.wait()
         except TimeoutError:
             await self._close_rest()
-        await asyncio.to_thread(self._reclaim)
+        await asyncio.to_thread(self._reclaim, -1)
 
     async def _close_rest(self) -> None:
         for copy in list(self._copies.values()):

@@ -12,6 +12,7 @@ _ONE_AT_A_TIME = threading.Lock()
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 #: Variables that set the thresholds.
 _SIZES = frozenset(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"))
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _LARGEST = 32 << 20  # bytes of a piece on the heap; larger ones are mapped
 _tuned = threading.Event()  # objects frozen by this process
 
@@ -66,13 +67,27 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST)
 
 
-def give_back_memory() -> None:
-    """Collect cycles, then return free pages to the system if the C library can.
+def resident_bytes(pid: int) -> int:
+    """Return the resident set of a process; 0 = it has ended, or the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
-    Blocking (tens of milliseconds in a large process). Otherwise glibc keeps freed memory. Objects frozen by
-    an embedding program stay frozen: traversing a large program takes seconds.
+
+def give_back_memory(enough: int = -1) -> None:
+    """Return free pages to the system if the C library can, after collecting cycles if that is needed.
+
+    Blocking. A collection holds the interpreter for tens of milliseconds in a large process. Objects frozen
+    by an embedding program stay frozen: traversing a large program takes seconds.
+
+    Args:
+        enough: Resident bytes of this process at which nothing is left to collect.
     """
     with _ONE_AT_A_TIME:  # a concurrent collection would make this one a no-op
+        trim_heap()
+        if resident_bytes(os.getpid()) <= enough:
+            return
         if _tuned.is_set():
             gc.unfreeze()  # frozen objects may belong to the unloaded model
         gc.collect()
