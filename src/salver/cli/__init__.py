@@ -55,6 +55,10 @@ COMMANDS: Final = {
         "salver.features.registry.command:registry",
         "Keep models in versions, with aliases that move, and a history.",
     ),
+    "backup": (
+        "salver.cli.backup:backup",
+        "Back up a whole server, verify backups, and restore one.",
+    ),
     "rollout": (
         "salver.features.releases.command:rollout",
         "Release a new version to a growing share of the traffic, and judge it.",

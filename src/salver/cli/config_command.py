@@ -101,12 +101,21 @@ def _shown(key: str, value: object) -> object:
         return [[name, "…"] for name, _ in value]
     match value:
         case str():
-            return "…" if value and key.endswith("password") else _PASSWORD.sub(r"\1…", value)
+            return "…" if value and key.endswith("password") else without_passwords(value)
         case list() | tuple():
             return [_shown(key, each) for each in value]
         case dict():
             return {name: _shown(str(name), each) for name, each in value.items()}
     return value
+
+
+def without_passwords(text: str) -> str:
+    """Return a text without the passwords of URLs in it.
+
+    >>> without_passwords("postgresql://ann:secret@db/salver")
+    'postgresql://ann:…@db/salver'
+    """
+    return _PASSWORD.sub(r"\1…", text)
 
 
 def _text(value: object) -> str:

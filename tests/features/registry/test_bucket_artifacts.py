@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from registries import ANN, Clock, counted, found, open_registry
+from registries import ANN, Clock, counted, found
 from s3 import KEYS, S3, s3_server
 
+from salver.features.backup.creating import Source, create
+from salver.features.backup.folder import BackupFolder
+from salver.features.backup.manifest import StartCommand
+from salver.features.backup.restoring import Restore
 from salver.features.registry import opening as opening_room
 from salver.features.registry.artifacts import ArtifactsFailed
-from salver.features.registry.backup import back_up, restore
 from salver.features.registry.names import parse
 from salver.features.registry.opening import home_of
 from salver.features.registry.records import NewVersion
@@ -127,7 +130,7 @@ async def test_what_is_not_as_it_was_pushed_is_told_and_never_brought(
         assert files_of(registry.artifacts.folder) == []
         s3.put(bucket, {"some/place/models/fraud/1/empty": b""})
     with pytest.raises(ArtifactsFailed, match="nothing was backed up"):
-        await back_up(registry, tmp_path / "backup.tar", 5.0)
+        await backed_up(registry, tmp_path)
 
 
 async def test_removal_and_sweeping(registry: ModelRegistry, s3: S3, tmp_path: Path) -> None:
@@ -188,8 +191,7 @@ async def test_a_bucket_that_fails_while_a_backup_reads_it_is_told_as_such(
     files.open = lambda key, mode: Cut()
     artifacts._opened, artifacts._open_files = files, lambda: files  # type: ignore[attr-defined]
     with pytest.raises(ArtifactsFailed, match=r"s3://.*/fraud/1/.*NoOSError: the network is gone"):
-        await back_up(registry, tmp_path / "backup.tar", 5.0)
-    assert not (tmp_path / "backup.tar").exists()
+        await backed_up(registry, tmp_path)
 
 
 async def test_two_registries_do_not_write_over_one_another(
@@ -208,20 +210,25 @@ async def test_a_backup_goes_from_a_bucket_to_a_disk_and_back(
     registry: ModelRegistry, s3: S3, tmp_path: Path
 ) -> None:
     await push(registry, tmp_path)
-    about = await back_up(registry, tmp_path / "backup.tar", 5.0)
-    disk = await open_registry("sqlite", tmp_path / "disk")
-    assert await restore(tmp_path / "backup.tar", disk, "aside") == about
-    assert await disk.verify() == ()
-    assert await back_up(disk, tmp_path / "again.tar", 5.0) == about
-    bucket = f"b{time.time_ns()}"
-    s3.put(bucket, {})
-    back = await opened(tmp_path / "back", s3.url(bucket))
-    assert await restore(tmp_path / "again.tar", back, "aside") == about
-    assert await back.verify() == ()
-    with pytest.raises(Conflict):
-        await restore(tmp_path / "again.tar", back, "aside")
-    for one in (disk, back):
-        await one.ledger.close()
+    backups = await backed_up(registry, tmp_path)
+    (id,) = backups.ids()
+    for folder, bucket in ((tmp_path / "disk", ""), (tmp_path / "back", f"b{time.time_ns()}")):
+        if bucket:
+            s3.put(bucket, {})
+        home = home_of(str(folder), bucket and s3.url(bucket))
+        restored = await Restore(backups, backups.read(id), home, id="aside").run()
+        assert restored.versions == 1
+        back = await opened(folder, home.bucket)
+        assert await back.verify() == ()
+        await back.ledger.close()
+        with pytest.raises(Conflict):
+            await Restore(backups, backups.read(id), home, id="aside").run()
+
+
+async def backed_up(registry: ModelRegistry, folder: Path) -> BackupFolder:
+    backups = BackupFolder(folder / "backups")
+    await create(backups, Source(StartCommand("/srv")), registry, 5.0)
+    return backups
 
 
 async def test_who_may_not_write_there_is_told(s3: S3, tmp_path: Path) -> None:

@@ -120,8 +120,6 @@ def test_results_are_json_where_asked_for(say, tmp_path: Path) -> None:  # type:
     assert json.loads(say("token", "revoke", made["id"], "--json")) == {"id": made["id"], "done": "revoked"}
     hook = json.loads(say("webhook", "add", "http://127.0.0.1:9/", "--json"))
     assert json.loads(say("webhook", "remove", hook["id"], "--json")) == {"id": hook["id"], "done": "removed"}
-    backed_up = json.loads(say("backup", str(tmp_path / "all.tar"), "--json"))
-    assert (backed_up["versions"], backed_up["files"]) == (1, 1)
     error = json.loads(say("show", "nope", "--json", ends=1))
     assert error["error"]["code"] == "not_found"
 
@@ -217,16 +215,6 @@ def test_a_push_has_been_made_though_webhooks_cannot_be_told(  # type: ignore[no
     assert say("list").split()[-3:] == ["fraud", "1", "1"]
 
 
-def test_backup_and_restore_are_one_command_each(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    push(say, "--alias", "champion")
-    printed = say("backup", str(tmp_path / "all.tar"))
-    assert printed.startswith("1 versions, 1 files, ")
-    elsewhere = ("--registry", str(tmp_path / "elsewhere"))
-    assert say("restore", str(tmp_path / "all.tar"), *elsewhere) == printed
-    assert say("list", "--json", *elsewhere) == say("list", "--json")
-    assert "is not empty" in say("restore", str(tmp_path / "all.tar"), ends=1)
-
-
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -259,7 +247,6 @@ def test_an_empty_registry_says_so(say, tmp_path: Path) -> None:  # type: ignore
     say("token", "add", "ann")
     assert say("list") == "the registry is empty\n"
     assert say("history", "fraud") == "nothing was ever changed of fraud\n"
-    assert "there is no folder /nope. Create it first." in say("backup", "/nope/all.tar", ends=1)
     assert (tmp_path / "registry" / "salver.db").stat().st_mode & 0o077 == 0
 
 

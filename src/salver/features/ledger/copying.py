@@ -44,6 +44,16 @@ async def copy_in(file: Path, ledger: Ledger) -> None:
         await _copy_rows(source, ledger)
 
 
+def check_empty(connection: Connection, name: str) -> None:
+    """Check that a ledger has no rows. Raises Conflict."""
+    for table in METADATA.sorted_tables:
+        if connection.execute(select(table).limit(1)).first() is not None:
+            raise Conflict(
+                f"the ledger {name} has rows in {table.name} already",
+                fix="Restore into an empty one: name another place, or move this one away.",
+            )
+
+
 def _copy_pages(connection: Connection, file: Path) -> None:
     raw = connection.connection.driver_connection
     assert isinstance(raw, sqlite3.Connection)
@@ -66,12 +76,8 @@ async def _copy_rows(source: Ledger, target: Ledger) -> None:
 
 
 def _copy_tables(source: Connection, target: Connection, name: str) -> None:
+    check_empty(target, name)
     for table in METADATA.sorted_tables:
-        if target.execute(select(table).limit(1)).first() is not None:
-            raise Conflict(
-                f"the ledger {name} has rows in {table.name} already",
-                fix="Restore into an empty one: name another place, or move this one away.",
-            )
         rows = source.execute(select(table).execution_options(yield_per=_ROWS_AT_A_TIME))
         for some in rows.mappings().partitions():
             target.execute(insert(table), [dict(row) for row in some])

@@ -10,15 +10,19 @@ from salver.words.errors import NotReady, SalverError
 #: PostgreSQL's serialization_failure, deadlock_detected, lock_not_available.
 _BUSY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 _BUSY_WORDS: Final = ("database is locked", "database table is locked", "database schema is locked")
+#: What to do about a damaged ledger.
+RESTORE: Final = (
+    "Restore a backup, which moves it aside: salver backup restore FOLDER --only ledger --replace."
+)
 #: Advice by text in the driver's message.
 _KNOWN: Final = (
-    ("file is not a database", "Name another file, or move this one away."),
+    ("file is not a database", f"Name another file. {RESTORE}"),
     ("unable to open database file", "Check that its folder exists and is writable by this user."),
     ("readonly database", "Let this user write to the file and to its folder."),
     ("attempt to write a readonly", "Let this user write to the file and to its folder."),
     ("disk is full", "Make room on its disk."),
     ("disk i/o error", "Look at its disk; is it full, or on a network?"),
-    ("malformed", "Restore a backup: salver registry restore FILE."),
+    ("malformed", RESTORE),
     ("password authentication failed", "Name another user or password in the URL."),
     ("does not exist", "Make it first, for instance with createdb, or name another in the URL."),
     ("connection", "Is PostgreSQL running there, and reachable from here?"),

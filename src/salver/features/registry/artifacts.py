@@ -13,7 +13,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
@@ -83,7 +83,7 @@ class Artifacts:
         Raises:
             ArtifactsFailed: the folder cannot be written.
         """
-        with _told(self._lock):
+        with disk_errors(self._lock):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = os.fdopen(os.open(self._lock, os.O_RDONLY | os.O_CREAT, 0o644), "rb")
             with contextlib.suppress(OSError):  # without file locks such young files are not swept either
@@ -97,7 +97,7 @@ class Artifacts:
             Conflict: a push is running, or cannot be excluded.
             ArtifactsFailed: the folder cannot be locked.
         """
-        with _told(self._lock):
+        with disk_errors(self._lock):
             lock = os.fdopen(os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644), "rb")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,11 +125,11 @@ class Artifacts:
         aside = self._incoming / id
         with contextlib.suppress(ArtifactsFailed):  # for example files of another user: no reason not to push
             self.sweep_aside(time.time() - LEFT_SECONDS)
-        with _told(aside):
+        with disk_errors(aside):
             aside.mkdir(parents=True)
         try:
             entries = tuple(_copy(source, aside, path, stop) for path, source in sorted(files.items()))
-            with _told(aside):
+            with disk_errors(aside):
                 for folder in (*filter(Path.is_dir, aside.rglob("*")), aside):
                     onto_disk(folder)
             _check_wanted(stop)
@@ -145,7 +145,7 @@ class Artifacts:
             ArtifactsFailed: it cannot be renamed.
         """
         aside, home = self._incoming / id, self.path_of(model, number)
-        with _told(home):
+        with disk_errors(home):
             home.parent.mkdir(parents=True, exist_ok=True)
             aside.rename(home)
             for folder in (home.parent, self.models, self._incoming):
@@ -159,7 +159,7 @@ class Artifacts:
         """
         home, source = self.path_of(model, number), unpacked.path_of(model, number)
         self.finish(source)
-        with _told(home):
+        with disk_errors(home):
             home.parent.mkdir(parents=True, exist_ok=True)
             source.rename(home)
             onto_disk(home.parent)
@@ -189,7 +189,7 @@ class Artifacts:
         Raises:
             ArtifactsFailed: that fails.
         """
-        with _told(folder):
+        with disk_errors(folder):
             for path in folder.rglob("*"):
                 if path.is_file():
                     path.chmod(_READABLE)
@@ -207,7 +207,7 @@ class Artifacts:
             ArtifactsFailed: they cannot be renamed.
         """
         home = self.path_of(model, number)
-        with _told(home):
+        with disk_errors(home):
             if home.exists():
                 self._incoming.mkdir(parents=True, exist_ok=True)
                 home.rename(self._incoming / id)
@@ -225,9 +225,9 @@ class Artifacts:
     @staticmethod
     def entries_in(home: Path) -> tuple[FileEntry, ...]:
         """Return the entries of any folder."""
-        with _told(home):
-            paths = sorted(path for path in home.rglob("*") if not path.is_dir())
-            return tuple(_entry(path, path.relative_to(home).as_posix()) for path in paths)
+        with disk_errors(home):
+            paths = [path for path in home.rglob("*") if not path.is_dir()]
+            return tuple(sorted(_entry(path, path.relative_to(home).as_posix()) for path in paths))
 
     def sweep(self, known: Collection[tuple[str, int]], before: float) -> tuple[str, ...]:
         """Remove unfinished files and folders of unknown versions that have not changed since then."""
@@ -236,13 +236,16 @@ class Artifacts:
 
     def sweep_aside(self, before: float) -> tuple[str, ...]:
         """Remove only unfinished files."""
-        with _told(self._incoming):
+        with disk_errors(self._incoming):
             return self._swept(list(self._incoming.iterdir()) if self._incoming.exists() else [], before)
 
     def _swept(self, paths: Sequence[Path], before: float) -> tuple[str, ...]:
         gone = []
         for path in paths:
-            with _told(self.folder), contextlib.suppress(FileNotFoundError):  # concurrent pushes and sweeps
+            with (
+                disk_errors(self.folder),
+                contextlib.suppress(FileNotFoundError),
+            ):  # concurrent pushes and sweeps
                 if max(each.lstat().st_mtime for each in (path, *path.rglob("*"))) < before:
                     shutil.rmtree(path)
                     gone.append(path.relative_to(self.folder).as_posix())
@@ -250,7 +253,7 @@ class Artifacts:
 
     def numbers(self) -> Iterator[tuple[str, int]]:
         """Return all version folders, whether or not the ledger knows them."""
-        with _told(self.models), contextlib.suppress(FileNotFoundError):
+        with disk_errors(self.models), contextlib.suppress(FileNotFoundError):
             for home in sorted(self.models.glob("*/*")):
                 if home.is_dir() and home.name.isdecimal():
                     yield home.parent.name, int(home.name)
@@ -262,6 +265,23 @@ def _check_wanted(stop: threading.Event) -> None:
 
 
 def _copy(source: Path, aside: Path, path: str, stop: threading.Event) -> FileEntry:
+    target = aside / check_path(path)
+    with disk_errors(source):
+        if not stat.S_ISREG(source.stat().st_mode):  # a pipe or device would never end
+            raise InvalidInput(f"{source} is not a file", fix="Leave it out of the model's folder.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as read:
+            entry = copy_hashed(read, target, path, lambda: _check_wanted(stop))
+        target.chmod(_READABLE)
+    return entry
+
+
+def check_path(path: str) -> PurePosixPath:
+    """Return the path of a file in a version.
+
+    Raises:
+        InvalidInput: it leaves the version's folder, or has control characters.
+    """
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\\" in path:
         raise InvalidInput(f"{path!r} leaves the folder of the version", fix="Name files by relative paths.")
@@ -269,22 +289,30 @@ def _copy(source: Path, aside: Path, path: str, stop: threading.Event) -> FileEn
         raise InvalidInput(
             f"{path!r} is not allowed as a file name", fix="Use UTF-8 without control characters."
         )
-    target = aside / pure
+    return pure
+
+
+def copy_hashed(
+    read: IO[bytes], target: Path, name: str, check: Callable[[], None] = lambda: None
+) -> FileEntry:
+    """Copy a file to a new one, on the disk when it returns, and return its entry.
+
+    Args:
+        check: Called for each piece; may raise to end the copy.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
     found, size = hashlib.sha256(), 0
-    with _told(source):
-        if not stat.S_ISREG(source.stat().st_mode):  # a pipe or device would never end
-            raise InvalidInput(f"{source} is not a file", fix="Leave it out of the model's folder.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as read, target.open("xb") as write:
-            for piece in _pieces(read):
-                _check_wanted(stop)
-                found.update(piece)
-                write.write(piece)
-                size += len(piece)
-            write.flush()
-            os.fsync(write.fileno())
-        target.chmod(_READABLE)
-    return FileEntry(path, size, found.hexdigest())
+    with target.open("xb") as write:
+        for piece in _pieces(read):
+            check()
+            found.update(piece)
+            write.write(piece)
+            size += len(piece)
+        write.flush()
+        os.fsync(write.fileno())
+    return FileEntry(name, size, found.hexdigest())
 
 
 def _entry(path: Path, name: str) -> FileEntry:
@@ -321,7 +349,8 @@ def onto_disk(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Translate errors of the file system, naming the path where they do not name another."""
     try:
         yield
     except OSError as error:

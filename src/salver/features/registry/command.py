@@ -29,8 +29,6 @@ for _command in (
     registry_keeping.verify,
     registry_keeping.sweep,
     registry_keeping.remove,
-    registry_keeping.backup,
-    registry_keeping.restore,
 ):
     registry.command(_command)
 _COLUMNS: Final = ("version", "aliases", "framework", "digest", "size", "pushed", "by", "metrics", "tags")

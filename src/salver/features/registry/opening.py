@@ -126,12 +126,21 @@ async def open_registry(
         SalverError: as :meth:`Ledger.open` does.
     """
     _prepare(home, makes=makes)
-    artifacts = Artifacts(home.folder)
-    if home.bucket:
-        address = parse_address(home.bucket)
-        open_files(address)  # fails early
-        artifacts = BucketArtifacts(address, home.folder, lambda: open_files(address))
+    artifacts = artifacts_of(home)
     return ModelRegistry(await Ledger.open(home.url), artifacts, clock, new_id)
+
+
+def artifacts_of(home: RegistryLocation) -> Artifacts:
+    """Return the files of a registry, without its ledger.
+
+    Raises:
+        InvalidInput, MissingExtra: its object store cannot be opened.
+    """
+    if not home.bucket:
+        return Artifacts(home.folder)
+    address = parse_address(home.bucket)
+    open_files(address)  # fails early
+    return BucketArtifacts(address, home.folder, lambda: open_files(address))
 
 
 def _prepare(home: RegistryLocation, *, makes: bool) -> None:

@@ -1,11 +1,10 @@
-"""``salver registry verify``, ``sweep``, ``remove``, ``backup`` and ``restore``: maintenance."""
+"""``salver registry verify``, ``sweep`` and ``remove``: maintenance."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from salver.features.registry.command_options import USUAL, RegistryOptions, Why, new_id, now, run
+from salver.features.registry.command_options import USUAL, RegistryOptions, Why, run
 from salver.features.registry.names import parse
 from salver.terminal.options import Json, state_dir_of
 from salver.terminal.output import listed, result
@@ -81,29 +80,3 @@ def remove(version: str, /, *, why: Why = "", where: RegistryOptions = USUAL, js
     model, number = said.model, said.number
     run(where, lambda registry, actor: registry.remove(model, number, actor, why))
     result({"version": version, "done": "removed"}, f"{version} is removed", json=json)
-
-
-def backup(file: Path, /, *, where: RegistryOptions = USUAL, json: Json = False) -> None:
-    """Write the whole registry to one file, even during pushes.
-
-    It contains secrets of webhooks and hashes of tokens.
-
-    Args:
-        file: Tar archive; an existing file is replaced.
-    """
-    from salver.features.registry.backup import back_up
-
-    about = run(where, lambda registry, _: back_up(registry, file, now()))
-    result(about, f"{about.versions} versions, {about.files} files, {about.bytes} bytes", json=json)
-
-
-def restore(file: Path, /, *, where: RegistryOptions = USUAL, json: Json = False) -> None:
-    """Restore a backup into an empty registry, with either kind of database.
-
-    Args:
-        file: Archive written by salver registry backup.
-    """
-    from salver.features.registry.backup import restore as fill
-
-    about = run(where, lambda registry, _: fill(file, registry, new_id()), makes=True)
-    result(about, f"{about.versions} versions, {about.files} files, {about.bytes} bytes", json=json)

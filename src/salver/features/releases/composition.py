@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable
 
+from salver.features.ledger.integrity import check_at_start
 from salver.features.registry.deliveries import Deliverer
 from salver.features.registry.opening import RegistryLocation, home_of, open_registry
 from salver.features.registry.posting import post
@@ -25,6 +26,7 @@ from salver.features.releases.outcomes import OutcomeStore
 from salver.features.releases.release_store import ReleaseStore
 from salver.features.releases.releases import Releases, Traffic
 from salver.features.releases.shadow import Shadowing
+from salver.words.errors import SalverError
 
 __all__ = ["LedgerParts", "home_of"]
 
@@ -77,6 +79,11 @@ class LedgerParts:
             SalverError: it cannot be opened.
         """
         registry = await open_registry(home, time.time, new_id, makes=True)
+        try:
+            await check_at_start(registry.ledger)
+        except SalverError:
+            await registry.ledger.close()
+            raise
         # unique among several servers at one place, and across restarts
         server = f"{platform.node()}-{new_id()}"
         return cls(registry, Traffic(*traffic), *served, server)
