@@ -76,6 +76,7 @@ TOGETHER: dict[str, set[str]] = {
     "features/management/test_controllers_page.py": {
         *(_ACCESS, _CACHE, _KEYRING, _MEMORY, _RELEASES, _USAGE),
     },
+    "features/registry/test_bucket_artifacts.py": {"features/backup"},
     "features/registry/test_api_registry.py": {_MANAGEMENT, _RELEASES},
     "features/releases/test_api_releases.py": {_MANAGEMENT},
     "features/releases/test_release_controls.py": {_TENSORFLOW},

@@ -4,11 +4,10 @@ import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import App, Parameter
 
-from salver.features.backup.manifest import ALL, Part
 from salver.terminal.options import Artifacts, Json, Registry
 from salver.terminal.output import listed, moment, result, under_way
 
@@ -115,7 +114,10 @@ def restore(
     /,
     *,
     id: Id = "",
-    only: Annotated[tuple[Part, ...], Parameter(help="Part to restore, repeatable (default: all).")] = (),
+    only: Annotated[
+        tuple[Literal["settings", "ledger", "artifacts"], ...],
+        Parameter(help="Part to restore, repeatable (default: all)."),
+    ] = (),
     registry: Registry = "",
     artifacts: Artifacts = "",
     replace: Annotated[
@@ -147,7 +149,7 @@ def restore(
         home = home_of(registry or manifest.registry, artifacts)
     task = Restore(backups, manifest, home, replaces=replace, id=new_id())
     with under_way("restoring"):
-        done = asyncio.run(task.run(only or ALL))
+        done = asyncio.run(task.run(only))
     start = without_passwords(str(manifest.start))
     told = (
         f"restored {_content(done.settings, done.versions, has_ledger=bool(done.ledger))}\nstart it: {start}"

@@ -24,7 +24,7 @@ from salver.features.ledger.integrity import check_whole
 from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import NEWEST
 from salver.features.registry import rows
-from salver.features.registry.artifacts import Artifacts, ArtifactsFailed, disk_errors
+from salver.features.registry.artifacts import Artifacts, ArtifactsFailed, disk_errors, entry_of
 from salver.features.registry.records import FileEntry
 from salver.features.registry.registry import ModelRegistry
 from salver.words.errors import SalverError
@@ -147,7 +147,11 @@ async def _with_registry(manifest: Manifest, folder: BackupFolder, registry: Mod
 
 def _add(folder: BackupFolder, path: Path, name: str) -> FileEntry:
     with disk_errors(path), path.open("rb") as file:
-        return folder.add(file, name)
+        entry = entry_of(file, name)
+        if not folder.has(entry):
+            file.seek(0)
+            entry = folder.add(file, name)
+        return entry
 
 
 def _add_versions(folder: BackupFolder, artifacts: Artifacts, versions: Versions) -> None:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import msgspec
 
@@ -18,7 +18,6 @@ from salver.words.errors import Conflict, InvalidInput
 FORMAT: Final = 1
 
 Part = Literal["settings", "ledger", "artifacts"]
-ALL: Final[tuple[Part, ...]] = get_args(Part)
 Versions = Mapping[tuple[str, int], tuple[FileEntry, ...]]
 
 
@@ -104,6 +103,10 @@ class _Format(msgspec.Struct):
     format: int
 
 
+_read_format: Final = msgspec.json.Decoder(_Format).decode
+_read_manifest: Final = msgspec.json.Decoder(Manifest).decode
+
+
 def encode(manifest: Manifest) -> tuple[str, bytes]:
     """Return the id of a backup and its content: the id ends with the digest of the content."""
     content = msgspec.json.encode(manifest)
@@ -121,13 +124,13 @@ def decode(id: str, content: bytes) -> Manifest:
     if id.rpartition("-")[2] != _digest(content):
         raise InvalidInput(f"the manifest of backup {id} is damaged", fix="Use another backup.")
     try:
-        written = msgspec.json.decode(content, type=_Format).format
+        written = _read_format(content).format
         if written > FORMAT:
             raise Conflict(
                 f"backup {id} has format {written}, but this Salver reads at most {FORMAT}",
                 fix="Use the version of Salver that wrote it, or a newer one.",
             )
-        manifest = msgspec.json.decode(content, type=Manifest)
+        manifest = _read_manifest(content)
     except msgspec.MsgspecError as error:
         raise InvalidInput(f"the manifest of backup {id} cannot be read: {error}") from error
     for file in manifest.files:

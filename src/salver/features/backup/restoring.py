@@ -6,13 +6,13 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
 from salver.features.backup.creating import versions_in
 from salver.features.backup.folder import BackupFolder
-from salver.features.backup.manifest import ALL, Manifest, Part, StoredFile
+from salver.features.backup.manifest import Manifest, Part, StoredFile
 from salver.features.ledger.copying import check_empty, copy_in
 from salver.features.ledger.databases import address_of, path_of
 from salver.features.ledger.faults import shown
@@ -56,8 +56,8 @@ class Restore:
         self._replaces = replaces
         self._id = id
 
-    async def run(self, parts: Collection[Part] = ALL) -> Restored:
-        """Restore these parts, each completely or not at all.
+    async def run(self, parts: Collection[Part] = ()) -> Restored:
+        """Restore these parts, each completely or not at all; none = all.
 
         Raises:
             InvalidInput: the backup is damaged; nothing was changed.
@@ -65,6 +65,7 @@ class Restore:
             ArtifactsFailed, LedgerFailed: something cannot be written.
         """
         check_age(self._manifest.schema)
+        parts = parts or get_args(Part)
         with contextlib.ExitStack() as stack:
             settings: Mapping[StoredFile, Path] = {}
             if "settings" in parts:
