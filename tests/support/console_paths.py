@@ -6,7 +6,7 @@ from console_world import OVER, RUNNING
 PAGES = {
     "models": "",
     "model": "#/models/fraud",
-    "instances": "#/instances",
+    "routing": "#/routing",
     "releases": "#/releases",
     "running": f"#/releases/{RUNNING}",
     "over": f"#/releases/{OVER}",

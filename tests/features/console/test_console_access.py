@@ -69,7 +69,7 @@ def test_axe_finds_nothing_wrong_with_a_dialog(opened: Open) -> None:
     assert violations(page, COLOURS) == []
 
 
-def test_axe_finds_nothing_wrong_with_two_hundred_instances(opened: Open) -> None:
+def test_axe_finds_nothing_wrong_with_rules_and_two_hundred_instances(opened: Open) -> None:
     states = ("available", "draining", "down", "ejected", "unfit")
     none = {"why": "", "weight": 1, "pending": 0, "failed": 0, "latency_seconds": 0, "returns_seconds": 0}
     each = [
@@ -79,12 +79,16 @@ def test_axe_finds_nothing_wrong_with_two_hundred_instances(opened: Open) -> Non
     budget = {"policy": "measured", "retries": 0, "hedges": 0, "retries_left": 100, "ejections": 0}
     view = {"model": "sum", "version": "1", "instances": each, **budget}
     one = {"model": "sum", "version": "1", "state": "READY", "backend": "instances"}
+    rule = {"name": "free", "when": {"rows": "> 2"}, "refuse": {"code": "rate_limited", "message": "no"}}
+    rules = {"file": "rules.toml", "problem": "", "rules": [{"rule": rule, "matched": 7, "missing": []}]}
     page = opened()
+    page.route("**/api/v1/rules", lambda route: route.fulfill(json=rules))
     page.route("**/api/v1/served", lambda route: route.fulfill(json={"items": [one], "next": ""}))
     page.route("**/api/v1/models/sum/instances", lambda route: route.fulfill(json=view))
-    page.get_by_role("navigation", name="Main").get_by_role("link", name="Instances").click()
+    page.get_by_role("navigation", name="Main").get_by_role("link", name="Routing").click()
     expect(page.get_by_role("img", name="the instances of sum").locator(".instance")).to_have_count(200)
     expect(page.get_by_role("table", name="Instances of sum")).to_contain_text("half-open")
+    expect(page.get_by_role("table", name="Rules on requests")).to_contain_text("code rate_limited")
     assert violations(page) == []
     page.emulate_media(color_scheme="dark")
     assert violations(page, COLOURS) == []
@@ -113,7 +117,7 @@ def test_a_walk_by_keyboard_alone(opened: Open) -> None:
         "Skip to the content",
         "Salver",
         "Models",
-        "Instances",
+        "Routing",
         "Releases",
         "Plan",
         "Audit",

@@ -524,7 +524,7 @@ def test_instances_are_drawn_with_their_states_and_what_they_are_asked(
     ask = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}]}
     with ServerProcess([tmp_path / "models"], tmp_path / "log") as front:
         front.wait_ready()
-        page = opened("#/instances", url=front.url)
+        page = opened("#/routing", url=front.url)
         picture = page.get_by_role("img", name="This server and the instances of fraud")
         expect(picture.locator(".instance.good")).to_have_count(1)
         expect(picture.locator(".instance.bad")).to_contain_text("http://127.0.0.1:9 down")

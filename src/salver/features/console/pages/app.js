@@ -4,7 +4,6 @@ import { h, morph, timeOfDay } from "./dom.js";
 import { askIdentity } from "./dialogs.js";
 import { audit } from "./audit.js";
 import { pointAgain } from "./chart.js";
-import { instances } from "./instances.js";
 import { keys } from "./keys.js";
 import { model } from "./model.js";
 import { models } from "./models.js";
@@ -12,6 +11,7 @@ import { plan } from "./plan.js";
 import { policy } from "./policy.js";
 import { release } from "./release.js";
 import { releases } from "./releases.js";
+import { routing } from "./routing.js";
 import { usage } from "./usage.js";
 import { version } from "./version.js";
 import { webhooks } from "./webhooks.js";
@@ -24,7 +24,7 @@ const ROUTES = [
   [/^#\/models\/([^/]+)$/, model, "#/"],
   [/^#\/models\/([^/]+)\/policy$/, policy, "#/"],
   [/^#\/models\/([^/]+)\/versions\/([^/]+)$/, version, "#/"],
-  [/^#\/instances$/, instances, "#/instances"],
+  [/^#\/routing$/, routing, "#/routing"],
   [/^#\/releases$/, releases, "#/releases"],
   [/^#\/releases\/([^/]+)$/, release, "#/releases"],
   [/^#\/plan$/, plan, "#/plan"],

@@ -1,4 +1,4 @@
-// Models that other servers run: each with its instances as a picture and as a table.
+// Which server answers: rules with their counts, and the instances of each model as a picture and as a table.
 import { at, get, maybe } from "./api.js";
 import { card, count, cut, digits, duration, facts, h, head, kindOf, state, table } from "./dom.js";
 
@@ -13,13 +13,14 @@ const perSecond = (rate) => (rate == null ? "–" : `${digits(rate, 2)}/s`);
 /** An ejected instance whose time is over is tried with one request at a time. */
 const stateOf = (one) => (one.state === "ejected" && !one.returns_seconds ? "half-open" : one.state);
 
-export function instances() {
+export function routing() {
   return {
-    paths: () => [everyModel],
+    paths: () => [everyModel, maybe("/rules")],
     learn,
-    draw(server, models) {
+    draw(server, models, rules) {
       return [
-        head({ title: "Instances", about: "Other servers that answer for models of this one: what they are asked, and which of them are left out." }),
+        head({ title: "Routing", about: "Other servers that answer for models of this one, what they are asked, and which of them are left out; rules on requests." }),
+        rules ? ruled(rules) : null,
         models.length ? models.map(shown) : h("p", { class: "hint" }, "No model here is answered by other servers. A folder with an ", h("code", {}, "instances.toml"), " makes one."),
       ];
     },
@@ -42,6 +43,15 @@ function learn(models) {
     const rate = before && ended >= before.ended ? (ended - before.ended) / (now - before.at) : null;
     return [keyOf(model, one), { at: now, ended, rate }];
   })));
+}
+
+function ruled({ file, problem, rules }) {
+  const words = (values) => Object.entries(values ?? {}).map(([key, value]) => `${key} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ");
+  return card("Rules", `The first that matches a request decides. From ${file}`,
+    problem ? h("p", { class: "notice bad" }, `The file is wrong, and the rules before its last change hold: ${problem}`) : null,
+    table("Rules on requests", ["Rule", "When", "Sets", "Refuses", "#Requests", "~Models that are missing"], rules.map(({ rule, matched, missing }) => [
+      rule.name, words(rule.when) || "always", words(rule.set) || "–", words(rule.refuse) || "–", count(matched), missing.join(", ") || "–"]),
+    { empty: "The file has none.", hidden: true, keys: rules.map(({ rule }) => rule.name) }));
 }
 
 function shown(model) {
