@@ -41,7 +41,8 @@ def server(flag: Path) -> Iterator[ServerProcess]:
     for name, (runner, body) in MODELS.items():
         (models / name).mkdir(parents=True)
         (models / name / "model.py").write_text(
-            f"import time\nfrom pathlib import Path\n\nimport numpy as np\n\nFLAG = {str(flag)!r}\nKEPT = []\n\n\n"
+            "import time\nfrom pathlib import Path\n\nimport numpy as np\n\n"
+            f"FLAG = {str(flag)!r}\nKEPT = []\n\n\n"
             "class Model:\n    inputs = {'x': ('FP32', [-1])}\n    outputs = {'y': ('FP32', [-1])}\n\n"
             f"    def predict(self, inputs):{body}\n        return {{'y': inputs['x']}}\n"
         )

@@ -67,6 +67,10 @@ class SyncClient:
         """Return the metadata of the server, or of one model."""
         return self._wait(self._client.metadata(model, version))
 
+    def config(self, model: str, version: str = "") -> dict[str, Any]:
+        """Return a model's configuration, as Triton tells it."""
+        return self._wait(self._client.config(model, version))
+
     def infer(
         self,
         model: str,

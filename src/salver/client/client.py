@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -22,6 +22,9 @@ from salver.words.errors import SalverError
 from salver.words.messages import Parameter, TensorSpec, described
 from salver.words.releases import Outcome, Receipt
 from salver.words.tensor import UNTYPED, Array, Tensor, tensor
+
+if TYPE_CHECKING:
+    from salver.client.events import EventStream
 
 _BY_STATUS: Final[dict[int, type[SalverError]]] = {
     400: errors.InvalidInput,
@@ -96,6 +99,14 @@ class Client:
             NotFound: no such model or version.
         """
         return self._object(await self._get(_model(model, version) if model else "/v2"))
+
+    async def config(self, model: str, version: str = "") -> dict[str, Any]:
+        """Return a model's configuration, as Triton tells it.
+
+        Raises:
+            NotFound: no such model or version, or the server tells no configurations.
+        """
+        return self._object(await self._get(f"{_model(model, version)}/config"))
 
     async def infer(
         self,
@@ -400,7 +411,7 @@ def _checked(reply: Reply) -> Reply:
     raise status_error(reply)
 
 
-def status_error(reply: Reply) -> SalverError:
+def status_error(reply: "Reply | EventStream") -> SalverError:
     """Return the error that a reply's status and body tell."""
     try:
         told = orjson.loads(reply.body)

@@ -15,8 +15,8 @@ import msgspec
 
 from salver.words.errors import Code, SalverError, TooLarge
 
-_MAX_HEAD = 64 * 1024
-_MAX_BODY = 1 << 30
+MAX_HEAD = 64 * 1024
+MAX_BODY = 1 << 30
 
 
 class Unreachable(SalverError):
@@ -122,8 +122,8 @@ class _Connection(asyncio.Protocol):
             body = bytes(self._chunks)
         elif (length := headers.get(b"content-length")) is not None or status in (204, 304):
             size = int(length or b"0")
-            if not 0 <= size <= _MAX_BODY:
-                raise TooLarge(f"the answer has {size} bytes, over this client's limit of {_MAX_BODY}")
+            if not 0 <= size <= MAX_BODY:
+                raise TooLarge(f"the answer has {size} bytes, over this client's limit of {MAX_BODY}")
             if len(self._buffer) < at + size:
                 return None
             body = bytes(memoryview(self._buffer)[at : at + size])
@@ -138,18 +138,14 @@ class _Connection(asyncio.Protocol):
     def _parse_head(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
-            if len(self._buffer) > _MAX_HEAD:
+            if len(self._buffer) > MAX_HEAD:
                 raise ValueError("endless head")
             return False
-        status_line, *lines = bytes(self._buffer[:end]).split(b"\r\n")
-        version, status, *_ = status_line.split(b" ", 2)
-        if not version.startswith(b"HTTP/1."):
-            raise ValueError("not HTTP")
-        if status == b"100":  # an interim answer; the final one follows
+        head = parse_head(bytes(self._buffer[:end]))
+        if head[0] == 100:  # an interim answer; the final one follows
             del self._buffer[: end + 4]
             return self._parse_head()
-        pairs = (line.partition(b":") for line in lines)
-        self._head = int(status), {name.strip().lower(): value.strip() for name, _, value in pairs}
+        self._head = head
         self._body_at = end + 4
         self._chunks.clear()
         return True
@@ -158,8 +154,8 @@ class _Connection(asyncio.Protocol):
         """Move complete chunks out of the buffer; return True after the last one."""
         while (end := self._buffer.find(b"\r\n", self._body_at)) >= 0:
             size = int(bytes(self._buffer[self._body_at : end]).partition(b";")[0], 16)
-            if size < 0 or len(self._chunks) + size > _MAX_BODY:
-                raise TooLarge(f"the answer's body is over this client's limit of {_MAX_BODY} bytes")
+            if size < 0 or len(self._chunks) + size > MAX_BODY:
+                raise TooLarge(f"the answer's body is over this client's limit of {MAX_BODY} bytes")
             if size == 0:
                 return self._buffer.find(b"\r\n", end + 2) >= 0
             if len(self._buffer) < end + size + 4:
@@ -168,6 +164,16 @@ class _Connection(asyncio.Protocol):
             del self._buffer[: end + size + 4]
             self._body_at = 0
         return False
+
+
+def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
+    """Return status and headers, by lower-case name. Raises ValueError for invalid HTTP."""
+    status_line, *lines = head.split(b"\r\n")
+    version, status, *_ = status_line.split(b" ", 2)
+    if not version.startswith(b"HTTP/1."):
+        raise ValueError("not HTTP")
+    pairs = (line.partition(b":") for line in lines)
+    return int(status), {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
 def _reason(error: OSError) -> str:
@@ -229,6 +235,14 @@ class Http:
             self._idle.append(connection)
         return reply
 
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return a new connection, for an answer that is read as it comes. Raises NoConnection."""
+        host, port = self._address
+        try:
+            return await asyncio.open_connection(host, port, ssl=self._tls, limit=MAX_HEAD)
+        except OSError as error:
+            raise self._no_connection(error) from error
+
     async def _connect(self) -> _Connection:
         host, port = self._address
         try:
@@ -236,11 +250,13 @@ class Http:
                 _Connection, host, port, ssl=self._tls
             )
         except OSError as error:
-            raise NoConnection(
-                f"no server answers at {self.url} ({_reason(error)})",
-                fix="Start one with: salver serve PATH",
-            ) from error
+            raise self._no_connection(error) from error
         return connection
+
+    def _no_connection(self, error: OSError) -> NoConnection:
+        return NoConnection(
+            f"no server answers at {self.url} ({_reason(error)})", fix="Start one with: salver serve PATH"
+        )
 
     async def close(self) -> None:
         """Close the idle connections."""

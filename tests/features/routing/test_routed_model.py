@@ -16,6 +16,7 @@ from salver.features.routing.choosing import Router
 from salver.features.routing.document import Document
 from salver.features.routing.engine import RoutedModel
 from salver.features.routing.instances import Instance
+from salver.features.routing.sequences import SequenceHomes
 from salver.features.routing.slowest import LatencyQuantile
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import (
@@ -163,6 +164,25 @@ def test_a_step_of_a_sequence_runs_once_but_may_go_elsewhere_unsent() -> None:
     assert sent.asked == ["a"]
     unsent = Bench(lambda: NoConnection("refused"), reply)
     assert unsent.ask(sequence_id=7).tolist() == [[3, 4]]
+
+
+def test_a_sequence_goes_where_it_began_whatever_happens_there() -> None:
+    def refused() -> Any:
+        return NoConnection("refused") if bench.now > 100 else reply()
+
+    bench = Bench(refused, reply)
+    bench.model.homes = SequenceHomes("m")
+    assert bench.ask(sequence_id=7, sequence_start=True).tolist() == [[3, 4]]
+    bench.ask(sequence_id=8, sequence_start=True)
+    bench.ask(sequence_id=7)
+    assert bench.asked == ["a", "b", "a"]
+    bench.now = 200.0
+    with raises(NotReady, "instance a of model 'm': refused"):
+        bench.ask(sequence_id=7)
+    # One that begins goes to another instance, and stays there.
+    bench.ask(sequence_id=9, sequence_start=True)
+    bench.ask(sequence_id=9)
+    assert bench.asked[3:] in (["a", "b", "b"], ["a", "a", "b", "b"])
 
 
 def test_attempts_and_budget_are_bounds() -> None:

@@ -14,7 +14,14 @@ from salver.features.routing.document import Document
 from salver.features.routing.instances import Instance
 from salver.features.routing.probing import Probe
 from salver.kernel.supervise import Faults, Supervisor, every
-from salver.words.errors import DeadlineExceeded, SalverError
+from salver.words.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    LoadFailed,
+    NotFound,
+    SalverError,
+    Unsupported,
+)
 from salver.words.messages import Signature, described
 
 _LOG = logging.getLogger("salver.routing")
@@ -24,18 +31,34 @@ _DOWN_AFTER: Final = 2
 _LIMIT_S: Final = 1.0
 
 
+class Abilities(msgspec.Struct, frozen=True):
+    """Facts of a model from an instance's configuration, beside its signature.
+
+    Attributes:
+        keeps_sequences: It keeps state of sequences.
+        streams: It answers in pieces.
+        optional: Names of inputs that may be left out.
+    """
+
+    keeps_sequences: bool = False
+    streams: bool = False
+    optional: frozenset[str] = frozenset()
+
+
 class Expected(msgspec.Struct, frozen=True):
     """Name, signature and probe of one model, with which its instances are compared.
 
     Attributes:
         name, version: Of the model there.
         probe: Request whose answer is known; None = answers are not judged.
+        abilities: What the signature does not tell.
     """
 
     name: str
     version: str
     signature: Signature
     probe: Probe | None = None
+    abilities: Abilities = Abilities()
 
 
 class InstanceCheck:
@@ -181,6 +204,41 @@ async def signature_of(client: Client, name: str, version: str) -> Signature | S
         return DeadlineExceeded(f"there is no answer within {_LIMIT_S:g} s")
     batched = bool(inputs) and all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
     return Signature(inputs, outputs, batched, str(metadata.get("platform", "")))
+
+
+class _Input(msgspec.Struct, frozen=True):
+    name: str
+    optional: bool = False
+
+
+class _Policy(msgspec.Struct, frozen=True):
+    decoupled: bool = False
+
+
+class _Config(msgspec.Struct, frozen=True):
+    """The part of Triton's ModelConfig that is read."""
+
+    input: list[_Input] = []
+    model_transaction_policy: _Policy = _Policy()
+    sequence_batching: dict[str, Any] = {}
+
+
+async def abilities_of(client: Client, name: str, version: str) -> Abilities:
+    """Return what an instance's configuration tells; nothing of a server that tells no configurations.
+
+    Raises:
+        LoadFailed: the instance does not answer.
+    """
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            told = await client.config(name, version)
+        found = msgspec.convert(told, _Config)
+    except (NotFound, Unsupported, InvalidInput, msgspec.ValidationError):
+        return Abilities()
+    except (SalverError, TimeoutError) as error:
+        raise LoadFailed(f"an instance of '{name}' does not tell its configuration: {error}") from error
+    optional = frozenset(each.name for each in found.input if each.optional)
+    return Abilities(bool(found.sequence_batching), found.model_transaction_policy.decoupled, optional)
 
 
 def difference(expected: Signature, found: Signature) -> str:

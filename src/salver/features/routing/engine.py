@@ -6,20 +6,27 @@ is the Open Inference Protocol with binary tensors, by Salver's own client.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Hashable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
+
+import msgspec
 
 from salver.client.client import status_error
 from salver.client.encoding import decode_reply, encode_request
+from salver.client.events import EventStream
 from salver.client.http import Http, NoConnection, Reply, Unreachable
 from salver.features.routing.choosing import Outcome, Router
 from salver.features.routing.document import Document
 from salver.features.routing.instances import Instance
+from salver.features.routing.sequences import SequenceHomes
 from salver.features.routing.slowest import LatencyQuantile
+from salver.features.routing.streaming import generate_body, piece
 from salver.kernel.engine.admission import Admission, BoundRequest
+from salver.kernel.engine.generation import SIGNATURE as TOKENS
 from salver.kernel.engine.refusals import LATE, closing, due, full, so_many
-from salver.kernel.serving.capabilities import PLAIN, Capabilities
+from salver.kernel.serving.capabilities import Capabilities
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotReady, Overloaded, SalverError
 from salver.words.events import BatchRan
@@ -39,6 +46,11 @@ from salver.words.messages import (
 _ELSEWHERE: Final = frozenset((404, 429, 500, 502, 503))
 
 
+_AnswerT = TypeVar("_AnswerT", Reply, EventStream)
+#: Sends a request to an instance.
+_Send = Callable[[Instance], Coroutine[Any, Any, _AnswerT]]
+
+
 class RoutedModel:
     """One version of a model, answered by its instances.
 
@@ -47,7 +59,14 @@ class RoutedModel:
         clients: Connections by URL.
         clock: Monotonic seconds.
         emit: Called for every request as for one run.
+
+    Attributes:
+        homes: Instances of active sequences; None = the model keeps none.
+        streams: The instances answer in pieces.
     """
+
+    homes: SequenceHomes | None = None
+    streams: bool = False
 
     def __init__(
         self,
@@ -77,15 +96,18 @@ class RoutedModel:
         self._is_closed = False
         self._usual = LatencyQuantile(document.hedge)
         version = f"/versions/{quote(document.version, safe='')}" if document.version else ""
-        self._path = f"/v2/models/{quote(document.model or id.name, safe='')}{version}/infer"
+        self._path = f"/v2/models/{quote(document.model or id.name, safe='')}{version}"
 
     def __repr__(self) -> str:
         return f"<RoutedModel {self.id}, {len(self.router.instances)} instances, {self.running} running>"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return the engine's capabilities: one response to each request."""
-        return PLAIN
+        """Return the engine's capabilities, which are those of the instances."""
+        if not self.streams:
+            return Capabilities(sequences=self.homes)
+        gives_parts = self.signature.platform == TOKENS.platform
+        return Capabilities(stream=self.stream, gives_parts=gives_parts, sequences=self.homes)
 
     def insight(self) -> Insight:
         """Return figures for operators; those of the instances are theirs."""
@@ -105,21 +127,99 @@ class RoutedModel:
             NotReady: no instance answers.
             SalverError: the error of the instance that was asked last.
         """
+        bound, began, deadline = self._begin(request, deadline)
+        headers, body = _encoded(bound.request, began, deadline)
+
+        def send(instance: Instance) -> Coroutine[Any, Any, Reply]:
+            client = self.clients[instance.url]
+            return client.send(
+                client.request("POST", f"{self._path}/infer", body, [*headers, *self._headers])
+            )
+
+        ok = False
+        try:
+            reply, asked_at = await self._attempts(bound.request, deadline, send)
+            response = self._response(bound, reply, asked_at)
+            ok = True
+            return response
+        finally:
+            self._end(bound, began, ok=ok)
+
+    async def stream(
+        self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
+    ) -> AsyncGenerator[InferResponse, None]:
+        """Yield the pieces of an instance's answer; nothing is repeated after the first one.
+
+        Raises:
+            InvalidInput: it does not match the signature.
+            NotReady: no instance answers, or the one that answered has broken off.
+            SalverError: the error of the instance that was asked last.
+        """
+        bound, began, deadline = self._begin(request, deadline)
+        body = generate_body(bound, _parameters(bound.request, began, deadline))
+        asked: list[Instance] = []
+
+        def send(instance: Instance) -> Coroutine[Any, Any, EventStream]:
+            asked.append(instance)
+            client = self.clients[instance.url]
+            sent = client.request("POST", f"{self._path}/generate_stream", body, self._headers)
+            return EventStream.open(client, sent)
+
+        ok = False
+        try:
+            events, asked_at = await self._attempts(bound.request, deadline, send, may_hedge=False)
+            async with self._reading(asked[-1], events) as instance:
+                while (data := await self._next(instance, events, deadline)) is not None:
+                    found = piece(data, bound, self.signature, self.id.version)
+                    yield msgspec.structs.replace(found, timing=self._timing(bound, asked_at))
+            ok = True
+        finally:
+            self._end(bound, began, ok=ok)
+
+    @asynccontextmanager
+    async def _reading(self, instance: Instance, events: EventStream) -> AsyncIterator[Instance]:
+        """Count a request as under way while its pieces are read; then close its connection."""
+        outcome: Outcome = "left"  # the first piece has counted as the answer
+        began = self._clock()
+        self.router.begin(instance)
+        try:
+            yield instance
+        except Unreachable as error:
+            outcome = "failed"
+            raise self._about(instance, error) from error
+        finally:
+            events.close()
+            now = self._clock()
+            self.router.end(instance, outcome, now - began, now)
+
+    async def _next(self, instance: Instance, events: EventStream, deadline: float | None) -> bytes | None:
+        """Return the next event; None = there are no more. Raises Unreachable or DeadlineExceeded."""
+        limit = self.document.attempt_s
+        if deadline is not None:
+            limit = min(limit, deadline - self._clock())
+        try:
+            async with asyncio.timeout(limit):
+                return await events.next()
+        except TimeoutError:
+            if deadline is not None and self._clock() >= deadline:
+                raise DeadlineExceeded(LATE) from None
+            raise Unreachable(f"there is no further piece within {limit:g} s") from None
+
+    def _begin(
+        self, request: InferRequest, deadline: float | None
+    ) -> tuple[BoundRequest, float, float | None]:
+        """Count a request as running; return it with the time and its deadline."""
         bound = self._admission.bind(request)
         if self._is_closed:
             raise closing(self.id)
         began = self._clock()
-        deadline = due(deadline, began, self._timeout_ms)
         self.running += 1
-        ok = False
-        try:
-            response = await self._attempts(bound, began, deadline)
-            ok = True
-            return response
-        finally:
-            self.running -= 1
-            took = self._clock() - began
-            self._emit(BatchRan(self.id.name, self.id.version, bound.rows, 1, took, 0.0, 0.0, "steps", ok))
+        return bound, began, due(deadline, began, self._timeout_ms)
+
+    def _end(self, bound: BoundRequest, began: float, *, ok: bool) -> None:
+        self.running -= 1
+        took = self._clock() - began
+        self._emit(BatchRan(self.id.name, self.id.version, bound.rows, 1, took, 0.0, 0.0, "steps", ok))
 
     async def close(self) -> None:
         """Reject new requests and close the connections."""
@@ -127,11 +227,22 @@ class RoutedModel:
         for client in self.clients.values():
             await client.close()
 
-    async def _attempts(self, bound: BoundRequest, began: float, deadline: float | None) -> InferResponse:
-        request, router, clock = bound.request, self.router, self._clock
-        headers, body = _encoded(request, began, deadline)
+    async def _attempts(
+        self,
+        request: InferRequest,
+        deadline: float | None,
+        send: _Send[_AnswerT],
+        *,
+        may_hedge: bool = True,
+    ) -> tuple[_AnswerT, float]:
+        """Return the answer of the first instance that gives one, and when it was asked."""
+        router, clock, homes = self.router, self._clock, self.homes
         # A sequence continues where it began, and its step must not run twice.
         is_repeatable = not request.parameters.get("sequence_id")
+        home = None
+        if homes is not None:
+            home = homes.find(request, router.instances)
+        may_hedge = may_hedge and is_repeatable and bool(self.document.hedge)
         key = str(request.parameters.get(self.document.key, "")) if self.document.key else ""
         router.budget.request()
         tried: list[str] = []
@@ -140,29 +251,31 @@ class RoutedModel:
             now = clock()
             if deadline is not None and now >= deadline:
                 raise DeadlineExceeded(LATE)
-            instance = router.choose(key, tried, now)
+            instance = home or router.choose(key, tried, now)
             if instance is None:
                 if not tried and router.is_full:
                     raise full(so_many(self.running))
                 break
             router.retries += bool(tried)
             tried.append(instance.url)
+            if homes is not None:
+                homes.keep(request, instance)
 
-            def ask(one: Instance) -> Coroutine[Any, Any, Reply]:
-                client = self.clients[one.url]
-                sent = client.request("POST", self._path, body, [*headers, *self._headers])
-                return self._ask(one, client.send(sent), deadline)
+            def ask(one: Instance) -> Coroutine[Any, Any, _AnswerT]:
+                return self._ask(one, send(one), deadline)
 
             try:
-                if is_repeatable and self.document.hedge and self._usual.is_known:
+                if may_hedge and self._usual.is_known:
                     reply = await self._hedged(instance, ask, key, tried)
                 else:
                     reply = await ask(instance)
-                if self.document.hedge:
+                if may_hedge:
                     self._usual.add(clock() - now)
-                return self._response(bound, reply, now)
+                return reply, now
             except _Failed as failure:
                 error = failure.error
+                if home is not None:
+                    break
                 if not failure.is_unsent and not (is_repeatable and router.budget.take()):
                     break
         raise error
@@ -170,10 +283,10 @@ class RoutedModel:
     async def _hedged(
         self,
         instance: Instance,
-        ask: Callable[[Instance], Coroutine[Any, Any, Reply]],
+        ask: _Send[_AnswerT],
         key: str,
         tried: list[str],
-    ) -> Reply:
+    ) -> _AnswerT:
         """Ask an instance and, if it takes longer than usual, another one; return the first answer."""
         tasks = [asyncio.ensure_future(ask(instance))]
         try:
@@ -193,7 +306,7 @@ class RoutedModel:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, instance: Instance, answer: Awaitable[Reply], deadline: float | None) -> Reply:
+    async def _ask(self, instance: Instance, answer: Awaitable[_AnswerT], deadline: float | None) -> _AnswerT:
         """Return an instance's answer to one attempt. Raises _Failed where another one may follow."""
         router, began, limit = self.router, self._clock(), self.document.attempt_s
         if deadline is not None:
@@ -242,11 +355,12 @@ class RoutedModel:
             raise ModelFailed(
                 f"an instance of model '{self.id.name}' gave a wrong answer: {error}"
             ) from error
-        now = self._clock()
-        timing = Timing(
-            inference=now - began, batch_rows=bound.rows, reason="steps", arrived=began, ended=now
-        )
+        timing = self._timing(bound, began)
         return InferResponse(request.model, self.id.version, outputs, request.id, timing=timing)
+
+    def _timing(self, bound: BoundRequest, began: float) -> Timing:
+        now = self._clock()
+        return Timing(inference=now - began, batch_rows=bound.rows, reason="steps", arrived=began, ended=now)
 
 
 class _Failed(Exception):
@@ -261,11 +375,17 @@ class _Failed(Exception):
         self.is_unsent = is_unsent
 
 
-def _encoded(
-    request: InferRequest, now: float, deadline: float | None
-) -> tuple[list[tuple[str, str]], bytes]:
+def _parameters(request: InferRequest, now: float, deadline: float | None) -> dict[str, Parameter]:
+    """Return the parameters of a request, with the time that is left for it."""
     parameters: dict[str, Parameter] = dict(request.parameters)
     if deadline is not None:
         parameters["timeout"] = max(1, int((deadline - now) * 1e6))
+    return parameters
+
+
+def _encoded(
+    request: InferRequest, now: float, deadline: float | None
+) -> tuple[list[tuple[str, str]], bytes]:
+    parameters = _parameters(request, now, deadline)
     outputs = [output.name for output in request.outputs]
     return encode_request(request.inputs, outputs=outputs, id=request.id, parameters=parameters)

@@ -5,13 +5,23 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from typing import Final
+from weakref import WeakValueDictionary
+
+import msgspec
 
 from salver.backends.loading import read_bounded
 from salver.client import Client
 from salver.client.http import Http
 from salver.features.routing.balancing import POLICIES
 from salver.features.routing.budget import RetryBudget
-from salver.features.routing.checking import Expected, HealthChecks, InstanceCheck, compare, signature_of
+from salver.features.routing.checking import (
+    Expected,
+    HealthChecks,
+    InstanceCheck,
+    abilities_of,
+    compare,
+    signature_of,
+)
 from salver.features.routing.choosing import Router
 from salver.features.routing.discovering import Discovery, Resolve, addresses, resolve
 from salver.features.routing.document import FILE, Document, parse
@@ -19,6 +29,8 @@ from salver.features.routing.engine import RoutedModel
 from salver.features.routing.instances import Instance
 from salver.features.routing.levels import level_of
 from salver.features.routing.probing import read_probe
+from salver.features.routing.sequences import SequenceHomes
+from salver.features.routing.streaming import why_not
 from salver.kernel.engine.placement import Placement
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
@@ -51,6 +63,7 @@ class InstancesLoader:
         self._clock = clock
         self._variables = variables
         self._models: list[RoutedModel] = []
+        self._homes: WeakValueDictionary[str, SequenceHomes] = WeakValueDictionary()
 
     async def load(self, manifest: Manifest) -> Servable:
         """See :class:`~salver.kernel.serving.loading.VersionLoader`.
@@ -100,9 +113,13 @@ class InstancesLoader:
             random.random,
             document.max_requests,
         )
+        inputs = [
+            msgspec.structs.replace(spec, optional=spec.name in expected.abilities.optional)
+            for spec in expected.signature.inputs
+        ]
         engine = RoutedModel(
             manifest.id,
-            expected.signature,
+            msgspec.structs.replace(expected.signature, inputs=tuple(inputs)),
             router,
             {each.url: Http(each.url) for each in instances},
             document,
@@ -111,6 +128,11 @@ class InstancesLoader:
             clock=self._clock,
             emit=self._emit,
         )
+        engine.streams = expected.abilities.streams
+        if expected.abilities.keeps_sequences:
+            # Shared with the model's next version: an edit of the list must not end sequences.
+            engine.homes = self._homes.get(manifest.id.name) or SequenceHomes(manifest.id.name)
+            self._homes[manifest.id.name] = engine.homes
         health = HealthChecks(checks, document, expected, check_of, self._clock)
         update = None
         if document.discover:
@@ -149,7 +171,11 @@ class InstancesLoader:
         if all(each.is_down or each.unfit for each in instances):
             reasons = "; ".join(sorted({each.unfit for each in instances} - {""})) or "none answers the probe"
             raise LoadFailed(f"no instance of '{manifest.id.name}' is fit: {reasons}", field="instances")
-        return expected
+        fit = next(each for each in checks if not (each.instance.is_down or each.instance.unfit))
+        abilities = await abilities_of(fit.client, name, document.version)
+        if abilities.streams and (reason := why_not(expected.signature)):
+            raise LoadFailed(f"'{manifest.id.name}' streams, and {reason}", field="instances")
+        return msgspec.structs.replace(expected, abilities=abilities)
 
     @property
     def models(self) -> Sequence[RoutedModel]:
