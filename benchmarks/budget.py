@@ -27,7 +27,20 @@ from types import CodeType, FrameType
 from typing import Any
 
 import models
-from in_process import Callers, Clock, GrpcCallers, HttpCallers, Loop, answered, ask, good, run, still_time
+import text_models
+from in_process import (
+    Callers,
+    Clock,
+    GrpcCallers,
+    HttpCallers,
+    Loop,
+    TextCallers,
+    answered,
+    ask,
+    good,
+    run,
+    still_time,
+)
 
 FILE = Path(__file__).with_suffix(".json")
 #: Folders, files and functions below ``salver/``, with their component. The longest that fits counts.
@@ -39,6 +52,7 @@ PLACES = {
     "transport/calls.py": "routing",
     "dialects/oip/": "routing",
     "dialects/oip/json_codec.py:OpenInferenceHttp.decode": "decode",
+    "features/pipelines/forms.py:PipelineJson.decode": "decode",
     "dialects/oip/grpc_codec.py:InferMessages.read": "decode",
     "kernel/serving/": "data plane",
     "kernel/lifecycle/": "data plane",
@@ -46,8 +60,10 @@ PLACES = {
     "kernel/engine/": "engine",
     "kernel/engine/thread.py": "run",
     "kernel/engine/pace.py": "run",
+    "kernel/engine/request_thread.py": "run",
     "backends/": "run",
     "dialects/oip/json_codec.py:OpenInferenceHttp.encode": "encode",
+    "features/pipelines/forms.py:PipelineJson.encode": "encode",
     "dialects/oip/grpc_codec.py:InferMessages.write": "encode",
     "kernel/serving/bus.py": "observers",
     "transport/asgi.py:_tell": "back",
@@ -62,6 +78,7 @@ CASES = {
     "http 16": (HttpCallers, 16),
     "grpc 1": (GrpcCallers, 1),
     "grpc 16": (GrpcCallers, 16),
+    "text 1": (TextCallers, 1),
 }
 KINDS = ("instructions", "calls", "calls of C")
 Figures = Mapping[str, Any]
@@ -157,8 +174,8 @@ async def opened() -> tuple[Any, Any]:
     from salver.configuration import ServeConfig
 
     models.make()
-    path = str(models.MODELS["tiny"].path)
-    server = Server(ServeConfig(paths=(path,), opens_ports=False, control="none", threads=1, instances=1))
+    paths = str(models.MODELS["tiny"].path), str(text_models.small())
+    server = Server(ServeConfig(paths=paths, opens_ports=False, control="none", threads=1, instances=1))
     await server.start()
     await server.settled()
     return server, terms_of(server)

@@ -6,6 +6,7 @@ clocks tell the steps of a counter, so that the same requests take the same way 
 """
 
 import asyncio
+import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +16,7 @@ import forms
 import frames
 import uvloop
 from models import MODELS
+from text_models import TEXT
 
 MODEL = MODELS["tiny"]
 HOST = "127.0.0.1:8000"
@@ -151,9 +153,8 @@ class HttpCallers:
     def __init__(self, terms: Any, count: int, more: MoreHeaders = no_headers) -> None:
         from salver.transport.http1 import Connection
 
-        form = forms.oip_json(MODEL)
-        self.body = form.encode(MODEL.samples[0])
-        self._lines = [f"POST {form.path} HTTP/1.1", f"Host: {HOST}", "Content-Type: application/json"]
+        path, self.body = self.asks()
+        self._lines = [f"POST {path} HTTP/1.1", f"Host: {HOST}", "Content-Type: application/json"]
         self._lines.append(f"Content-Length: {len(self.body)}")
         self._more, self._number = more, 0
         self.count = count
@@ -162,6 +163,11 @@ class HttpCallers:
         for connection, wire in zip(self._connections, self.wires, strict=True):
             connection.connection_made(wire)  # type: ignore[arg-type]
 
+    def asks(self) -> tuple[str, bytes]:
+        """Return path and body of a request."""
+        form = forms.oip_json(MODEL)
+        return form.path, form.encode(MODEL.samples[0])
+
     def requests(self) -> Requests:
         return [(connection.data_received, self._request()) for connection in self._connections]
 
@@ -169,6 +175,14 @@ class HttpCallers:
         more = [f"{name}: {value}" for name, value in self._more(self._number)]
         self._number += 1
         return "\r\n".join([*self._lines, *more, "", ""]).encode() + self.body
+
+
+class TextCallers(HttpCallers):
+    """Callers who send a text to a classifier."""
+
+    def asks(self) -> tuple[str, bytes]:
+        """Return path and body of a request."""
+        return "/v1/models/words", json.dumps({"inputs": TEXT}).encode()
 
 
 class GrpcCallers:

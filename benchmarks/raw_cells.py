@@ -43,10 +43,10 @@ class Subject:
     ports: int = 1
 
 
-def salver(path: Path) -> Callable[[int, Path], Launch]:
-    """Return how one model directory is served, with one thread a run."""
+def salver(path: Path, *options: str) -> Callable[[int, Path], Launch]:
+    """Return how one model directory is served."""
     command = str(Path(sys.executable).with_name("salver"))
-    return lambda port, folder: Launch([command, "serve", str(path), "--port", str(port), "--threads", "1"])
+    return lambda port, folder: Launch([command, "serve", str(path), "--port", str(port), *options])
 
 
 def arguments(text: str | None) -> argparse.ArgumentParser:

@@ -110,7 +110,9 @@ def subjects(network: bytes, folder: Path) -> Iterator[Subject]:
     sent = {"content-type": "image/jpeg"}
     for name in ("exact", "near", "fast"):
         path = write(folder / f"{name}-model" / "photos", network, name)
-        yield Subject(name, salver(path), "/v1/models/photos", label, headers=lambda _: sent)
+        yield Subject(
+            name, salver(path, "--threads", "1"), "/v1/models/photos", label, headers=lambda _: sent
+        )
 
     def handler(port: int, own: Path) -> Launch:
         return Launch(

@@ -135,6 +135,18 @@ class RequestModel(RunnableModel, Protocol):
         ...
 
 
+@runtime_checkable
+class SizedModel(RequestModel, Protocol):
+    """A request model that runs compiled code, for a time that grows with the size of its requests.
+
+    Requests that are measured to be short may be answered on the event loop, as those of native models.
+    """
+
+    def size_of(self, request: InferRequest) -> int:
+        """Return the size of a request, at least 1; 0 = its size says nothing of its time."""
+        ...
+
+
 def run_alone(model: RequestModel, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
     """Return all outputs of a model for inputs of no request; for its ``run``. Raises its error."""
     types = {spec.name: spec.datatype for spec in model.signature.inputs}

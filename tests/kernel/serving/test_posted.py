@@ -1,12 +1,14 @@
 """Requests whose asker is called back: told once, announced once, and their leases come back."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from servables import Declaring
+from waiting import auntil
 
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
@@ -148,6 +150,42 @@ async def test_a_whole_answer() -> None:
     assert (event.latency, event.first, event.timing, event.request_id) == (1.0, 1.0, TIMING, "rid")
     give_up()  # too late
     assert world.outcomes() == ["ok"] and world.given_up == 0
+
+
+class LongWorld(World):
+    """World whose answers take long to encode."""
+
+    def takes_long(self, response: InferResponse) -> bool:
+        return True
+
+    def encode(self, request: InferRequest, response: InferResponse) -> str:
+        return f"{super().encode(request, response)} {threading.current_thread() is threading.main_thread()}"
+
+
+async def test_a_long_answer_is_encoded_on_a_thread() -> None:
+    world = LongWorld()
+    world.begin()
+    world.told(piece("good", is_last=True), None)
+    await auntil(lambda: world.replies)
+    assert world.replies == ["good False"] and world.outcomes() == ["ok"]
+
+
+async def test_a_long_answer_that_cannot_be_encoded() -> None:
+    world = LongWorld({"encode": InvalidInput("bad")})
+    world.begin()
+    world.told(piece("good", is_last=True), None)
+    await auntil(lambda: world.replies)
+    assert world.replies == ["fault: bad"] and world.outcomes() == ["invalid_input"]
+
+
+async def test_who_leaves_while_a_long_answer_is_encoded() -> None:
+    world = LongWorld()
+    give_up = world.begin()
+    assert give_up is not None
+    world.told(piece("good", is_last=True), None)
+    give_up()
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+    assert world.replies == [] and world.outcomes() == ["cancelled"]
 
 
 @pytest.mark.parametrize("place", ["decode", "post", "encode"])

@@ -16,6 +16,7 @@ from salver.words.messages import InferRequest, Signature
 from salver.words.tensor import Array, Tensor
 
 _MOST_NUMBERS: Final = 64 << 20  # of all outputs of a run
+_TEXT_BYTES: Final = 64  # that take as long as what each text costs beside its length
 
 
 class _Job:
@@ -68,6 +69,15 @@ class PipelineModel:
             self._answer(request, failed.get(id(job), job))
             for request, job in zip(requests, jobs, strict=True)
         ]
+
+    def size_of(self, request: InferRequest) -> int:
+        """See :class:`~salver.backends.protocol.SizedModel`: the bytes of its texts, and some for each text.
+
+        Parameters may multiply the work, such as labels to compare with.
+        """
+        if request.parameters:
+            return 0
+        return sum(_TEXT_BYTES + len(text) for tensor in request.inputs for text in tensor.array.tolist())
 
     def close(self) -> None:
         """See :class:`~salver.backends.protocol.RunnableModel`."""

@@ -1,6 +1,6 @@
 """HTTP operations of pipelines."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from salver.encoding.bodies import HttpBody, HttpReply, Message, media_type
@@ -15,7 +15,7 @@ from salver.features.pipelines.table_codec import TableCodec
 from salver.features.pipelines.tables import DELIMITED
 from salver.transport.faults import http_fault
 from salver.transport.ports import InferDoor
-from salver.transport.routes import Endpoint, HttpTable, Operation, Route
+from salver.transport.routes import Endpoint, HttpTable, Operation, Route, Tell
 from salver.words.messages import Call
 
 #: Bytes of delimited text from which another process reads it.
@@ -33,7 +33,7 @@ class PipelineOperations:
 
     def table(self) -> HttpTable:
         """Return the operations."""
-        endpoint = Endpoint(self._infer, is_large=True, is_compressible=True)
+        endpoint = Endpoint(self._infer, is_large=True, is_compressible=True, post=self._post)
         return HttpTable(self._rows, {"pipeline": endpoint}, http_fault)
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
@@ -43,8 +43,16 @@ class PipelineOperations:
             raise no_path(route.model, route.version)
         if signature is not None and signature.table is not None:
             return self.infer_table(route, http, call)
-        codec = self._hub if hub.is_meant(http) else self._codec
-        return self._door.infer(codec, http, route.model, route.version, call)
+        return self._door.infer(self._codec_of(http), http, route.model, route.version, call)
+
+    def _post(self, route: Route, http: HttpBody, call: Call, tell: Tell) -> Callable[[], None] | None:
+        signature = signature_of(self._door, route.model, route.version)
+        if signature is None or signature.table is not None or not is_raw(signature):
+            return None
+        return self._door.post(self._codec_of(http), http, route.model, route.version, call, tell)
+
+    def _codec_of(self, http: HttpBody) -> PipelineJson:
+        return self._hub if hub.is_meant(http) else self._codec
 
     def infer_table(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         """Answer a request to a model of tables."""

@@ -244,6 +244,8 @@ def from_json(given: Mapping[str, Any], kind: type[_Record]) -> _Record:
     Raises:
         InvalidInput: one is unknown or of the wrong type.
     """
+    if not given:
+        return kind()
     plain = plain_names(given, kind)
     try:
         found = msgspec.convert(plain, kind)

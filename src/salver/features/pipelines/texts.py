@@ -5,6 +5,7 @@ text of a run. Only texts beyond the limit are encoded again, with the truncatio
 """
 
 import functools
+import operator
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,12 @@ _CHARACTERS_A_TOKEN: Final = 16
 _SPLITS_AT_BLANKS: Final = frozenset(("BertPreTokenizer", "Whitespace", "WhitespaceSplit", "ByteLevel"))
 #: Tokens, with padding, of one run of the network; bounds its memory.
 MOST_TOKENS: Final = 16_384
+#: What the inputs of a network are in an encoding.
+_ATTRIBUTES: Final = {
+    "input_ids": operator.attrgetter("ids"),
+    "attention_mask": operator.attrgetter("attention_mask"),
+    "token_type_ids": operator.attrgetter("type_ids"),
+}
 _SLACK: Final = 16  # tokens by which texts of one run may differ before the padding costs more than a run
 
 
@@ -161,19 +168,17 @@ class TextEncoder:
             multiple: Number that divides the length of the padded rows.
         """
         width = -(-max(map(len, encodings)) // multiple) * multiple
-        shape = (len(encodings), width)
-        rows = {
-            "input_ids": ("ids", self.pad),
-            "attention_mask": ("attention_mask", 0),
-            "token_type_ids": ("type_ids", 0),
-        }
+        is_even = all(len(encoding) == width for encoding in encodings)
         arrays = {}
         for name, dtype in self._names.items():
-            attribute, fill = rows[name]
-            array = np.full(shape, fill, dtype)
+            rows = list(map(_ATTRIBUTES[name], encodings))
+            if is_even:
+                arrays[name] = np.array(rows, dtype)
+                continue
+            fill = self.pad if name == "input_ids" else 0
+            arrays[name] = array = np.full((len(rows), width), fill, dtype)
             for row, encoding in enumerate(encodings):
-                array[row, self.place(encoding, width)] = getattr(encoding, attribute)
-            arrays[name] = array
+                array[row, self.place(encoding, width)] = rows[row]
         return arrays
 
     def place(self, encoding: Any, width: int) -> slice:

@@ -66,6 +66,8 @@ class Admission:
         self._ragged = ragged
         self._specs = signature.inputs
         self._names = tuple(spec.name for spec in signature.inputs)
+        self._known = frozenset(self._names)
+        self._required = frozenset(spec.name for spec in signature.inputs if not spec.optional)
         self._types = tuple(spec.datatype for spec in signature.inputs)
         self._batched = signature.batched
         first = 1 if signature.batched else 0
@@ -164,26 +166,8 @@ class Admission:
             names = [t.name for t in request.inputs]
             twice = next(n for n in names if names.count(n) > 1)
             raise InvalidInput(f"input '{twice}' already exists in request")
-        missing = [s.name for s in self._specs if s.name not in given and not s.optional]
-        least = sum(not spec.optional for spec in self._specs)
-        unknown = [name for name in given if name not in self._names]
-        if not least <= len(given) <= len(self._names) or (missing and not unknown):
-            wanted = f"{least} inputs"
-            if least < len(self._names):
-                wanted = f"number of inputs between {least} and {len(self._names)}"
-            text = f"expected {wanted} but got {len(given)} inputs for model '{self._model}'"
-            found = f"Got input(s) {_quoted(reversed(given))}"
-            lacking = f", and {_quoted(missing)} are missing" if missing else ""
-            raise tritons(
-                InvalidInput(f"{text}. {found}{lacking}", fix=f"It takes: {described(self._specs)}"),
-                f"{text}. {found}, "
-                # the spelling is Triton's
-                f"but missing required input(s) {_quoted(missing) if missing else ']'}. "
-                "Please provide all required input(s).",
-            )
-        if unknown:
-            text = f"unexpected inference input '{unknown[0]}' for model '{self._model}'"
-            raise tritons(_UnknownName(text, fix=f"It takes: {described(self._specs)}"), text)
+        if not (self._required <= given.keys() and given.keys() <= self._known):
+            raise self._unfit_names(given)
         arrays: list[Array | None] = []
         for spec in self._specs:
             tensor = given.get(spec.name)
@@ -195,6 +179,28 @@ class Admission:
             self._check_shape(spec, tensor.array, self._judges_shapes and request.any_shape)
             arrays.append(tensor.array)
         return tuple(arrays)
+
+    def _unfit_names(self, given: dict[str, Tensor]) -> InvalidInput:
+        """Return the error for inputs that are missing or unknown."""
+        missing = [s.name for s in self._specs if s.name not in given and not s.optional]
+        least = len(self._required)
+        unknown = [name for name in given if name not in self._names]
+        if not least <= len(given) <= len(self._names) or (missing and not unknown):
+            wanted = f"{least} inputs"
+            if least < len(self._names):
+                wanted = f"number of inputs between {least} and {len(self._names)}"
+            text = f"expected {wanted} but got {len(given)} inputs for model '{self._model}'"
+            found = f"Got input(s) {_quoted(reversed(given))}"
+            lacking = f", and {_quoted(missing)} are missing" if missing else ""
+            return tritons(
+                InvalidInput(f"{text}. {found}{lacking}", fix=f"It takes: {described(self._specs)}"),
+                f"{text}. {found}, "
+                # the spelling is Triton's
+                f"but missing required input(s) {_quoted(missing) if missing else ']'}. "
+                "Please provide all required input(s).",
+            )
+        text = f"unexpected inference input '{unknown[0]}' for model '{self._model}'"
+        return tritons(_UnknownName(text, fix=f"It takes: {described(self._specs)}"), text)
 
     def _rows(self, arrays: tuple[Array | None, ...]) -> int:
         if not self._batched:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from salver.kernel.engine.batcher import Batcher
 from salver.kernel.engine.refusals import full
@@ -14,6 +14,7 @@ from salver.words.tensor import Array
 #: Takes the answer of a request that was posted: the error, or its first piece and the pieces that follow.
 ReplyCallback = Callable[[InferResponse | Exception, AsyncGenerator[InferResponse, None] | None], None]
 NO_PARAMETERS: Mapping[str, Parameter] = {}
+_Result = TypeVar("_Result")
 
 
 def settle(
@@ -138,10 +139,12 @@ class Ticket:
         return told
 
 
-def run(told: ReplyCallback, work: Coroutine[Any, Any, InferResponse]) -> Callable[[], None]:
+def run(
+    told: Callable[[_Result | Exception, None], None], work: Coroutine[Any, Any, _Result]
+) -> Callable[[], None]:
     """Run a coroutine as a task whose result is passed on; return what cancels it."""
 
-    def tell(task: asyncio.Task[InferResponse]) -> None:
+    def tell(task: asyncio.Task[_Result]) -> None:
         if not task.cancelled():
             error = task.exception()
             told(error if isinstance(error, Exception) else task.result(), None)

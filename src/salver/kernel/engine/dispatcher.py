@@ -138,11 +138,11 @@ class Dispatcher:
         stacked: Stacked | None = None
         try:
             stacked = executor.merge(batch)
-            if stacked and not (self._ahead or self.turns):
-                result = executor.run_inline(stacked[0], batch.rows)
+            if not (self._ahead or self.turns):
+                result = executor.run_inline(batch, stacked)
                 if result is not None:
                     schedule.ended(batch.rows, now, self._clock(), size=batch.members[0].size)
-                    executor.deliver(dispatch, result, stacked[1])
+                    executor.deliver(dispatch, result, stacked[1] if stacked else 0.0)
                     return
         except Exception:
             pass  # the following code runs it again, alone and in halves, and reports

@@ -14,7 +14,14 @@ from typing import Any
 from salver.backends.protocol import Answer
 from salver.kernel.engine.admission import Admission, BoundRequest
 from salver.kernel.engine.delivery import NO_PARAMETERS, fail, own, settle
-from salver.kernel.engine.ports import Gave, PostRunner, RequestRunner, RestartingRunner, Runner
+from salver.kernel.engine.ports import (
+    Gave,
+    InlineRequestRunner,
+    PostRunner,
+    RequestRunner,
+    RestartingRunner,
+    Runner,
+)
 from salver.kernel.engine.stack import Outputs, Stack
 from salver.kernel.engine.waiting import Batch, Dispatch, QueuedRequest
 from salver.words.artifacts import ModelConfig, Ragged
@@ -67,6 +74,7 @@ class Executor:
             runner = padded(runner, self._sizes)
         self.runner = runner
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
+        self._inline = runner if isinstance(runner, InlineRequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
         signature, pads = runner.signature, config.batching.pad
         # Requests of any shape may share a run of a model that takes them one by one, so it needs no stack.
@@ -78,7 +86,9 @@ class Executor:
         self.stack = Stack(id.name, signature, ragged if self._each is None else None, pads=pads)
         unlike = range(len(signature.inputs)) if pads else ()
         self.admission = Admission(id.name, signature, ragged.inputs if ragged else unlike)
-        self.may_inline = self._each is None and self._returning is None and ragged is None
+        self.may_inline = self._returning is None and ragged is None
+        if self._each is not None:
+            self.may_inline = self._inline is not None
         self.inline_until = -1.0
         self._running: dict[Dispatch, asyncio.Task[None] | None] = {}
         self._end = asyncio.Event()  # the last run has ended after ``is_closed``
@@ -91,6 +101,8 @@ class Executor:
 
     def answer_now(self, bound: BoundRequest, now: float) -> RunAnswer | None:
         """Run a single request inline; return None if the runner does not do that (any more)."""
+        if self._each is not None:
+            return self._answer_each_now(bound, now)
         try:
             result = self.runner.run_inline(self.stack.inputs([bound]))
             if result is None:
@@ -104,6 +116,23 @@ class Executor:
         self._announce(bound.rows, 1, seconds, 0.0, 0.0, "drain")
         return outputs, Timing(0.0, 0.0, seconds, bound.rows, 0, "drain", now, ended), NO_PARAMETERS
 
+    def _answer_each_now(self, bound: BoundRequest, now: float) -> RunAnswer | None:
+        """Answer a single request inline, of a model that takes them one by one."""
+        runner = self._inline
+        if runner is None or not runner.is_short([bound.request]):
+            return None
+        try:
+            (said,), seconds = runner.answer_inline([self.admission.asked(bound, self._id, None)])
+        except ModelFailed:
+            self._announce(bound.rows, 1, 0.0, 0.0, 0.0, "drain", ok=False)
+            raise
+        self.inline_until = ended = self._clock()
+        self._announce(bound.rows, 1, seconds, 0.0, 0.0, "drain")
+        if isinstance(said, SalverError):
+            raise said
+        timing = Timing(0.0, 0.0, seconds, bound.rows, 0, "drain", now, ended)
+        return said.outputs, timing, said.parameters
+
     def merge(self, batch: Batch) -> Stacked | None:
         """Return the inputs of a batch and the seconds it took to stack them.
 
@@ -111,13 +140,19 @@ class Executor:
         """
         return self._stacked(batch) if self._each is None else None
 
-    def run_inline(self, inputs: Mapping[str, Array], rows: int) -> Gave | None:
+    def run_inline(self, batch: Batch, stacked: Stacked | None) -> Gave | None:
         """Run a batch on the event loop's thread; return None if the runner does not do that."""
+        if stacked is None:
+            if self._inline is None or not self._inline.is_short(
+                [w.payload[0].request for w in batch.members]
+            ):
+                return None
+            return self._inline.answer_inline(self._requests(batch))
         if self.stack.is_ragged:
             return None
-        result = self.runner.run_inline(inputs)
+        result = self.runner.run_inline(stacked[0])
         if result is not None:
-            self.stack.check(result[0], rows)
+            self.stack.check(result[0], batch.rows)
         return result
 
     def start(self, dispatch: Dispatch, stacked: Stacked | None) -> None:

@@ -79,6 +79,19 @@ class RequestRunner(Runner, Protocol):
         ...
 
 
+@runtime_checkable
+class InlineRequestRunner(RequestRunner, Protocol):
+    """Request runner that may answer short requests on the caller's thread."""
+
+    def is_short(self, requests: Sequence[InferRequest]) -> bool:
+        """Return whether ``answer_inline`` may be called with these requests."""
+        ...
+
+    def answer_inline(self, requests: list[InferRequest]) -> tuple[list[Answer | SalverError], float]:
+        """Answer requests, as ``answer`` does."""
+        ...
+
+
 #: Result of a run: outputs of the whole batch or each request's answer or error, and the seconds in the
 #: model.
 Gave = tuple[Mapping[str, Array] | list[Answer | SalverError], float]

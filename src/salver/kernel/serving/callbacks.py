@@ -3,12 +3,13 @@
 :meth:`salver.kernel.serving.dataplane.DataPlane.post` starts one.
 """
 
+import asyncio
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
-from salver.kernel.engine.delivery import nothing
+from salver.kernel.engine.delivery import nothing, run
 from salver.kernel.serving.capabilities import Post
 from salver.kernel.serving.exchange import NO_TIME, Exchange, RequestPath, why_failed
 from salver.words.errors import Cancelled, Code, Overloaded
@@ -70,17 +71,26 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
             self.end(Code.CANCELLED.value)
 
     def _told(
-        self, said: InferResponse | Exception, others: AsyncGenerator[InferResponse, None] | None
+        self,
+        said: InferResponse | Exception,
+        others: AsyncGenerator[InferResponse, None] | None,
+        reply: ReplyT | None = None,
     ) -> None:
         try:
             if isinstance(said, Exception):
                 raise said
-            reply = self.codec.encode(self.request, said)
+            capabilities = self.servable.capabilities
+            if reply is None:
+                if capabilities.may_be_long and self.codec.takes_long(said):
+                    work = asyncio.to_thread(self.codec.encode, self.request, said)
+                    self._give_up = run(functools.partial(self._encoded, said, others), work)
+                    return
+                reply = self.codec.encode(self.request, said)
             why = self._noted(said) if self.passage is not None else ""
         except Exception as error:
             self._tell(self._failed(error), None)
             return
-        if self.servable.capabilities.stream is not None:
+        if capabilities.stream is not None:
             self.first = self.passed()
             self.count_tokens(said)
         if others is None:
@@ -90,6 +100,19 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
             self._tell(reply, None)
         else:
             self._tell(None, functools.partial(self._write, reply, others))
+
+    def _encoded(
+        self,
+        said: InferResponse,
+        others: AsyncGenerator[InferResponse, None] | None,
+        reply: ReplyT | Exception,
+        rest: None,
+    ) -> None:
+        """Answer with a reply that was encoded on a thread."""
+        if isinstance(reply, Exception):
+            self._told(reply, None)
+        else:
+            self._told(said, others, reply)
 
     def _noted(self, answer: InferResponse) -> str:
         """Give the stage an answer that it wants; return why it counts as failed, if it does."""

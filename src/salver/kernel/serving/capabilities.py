@@ -100,6 +100,7 @@ class Capabilities(msgspec.Struct, frozen=True, eq=False):
         takes_forms: It is a handler (:mod:`salver.words.handlers`), which may send its one answer in pieces.
         post: Answers through a callback, without a task; None = not possible. The callback is called once,
             possibly before ``post`` returns.
+        may_be_long: Its answers may be so long that writing them delays other requests.
         sequences: Active sequences; None = it keeps none.
         owns_timeout: The engine's queue policy handles a request's ``timeout``, which then is not a deadline.
         asks_others: It may call other models while it answers, and needs ``trace`` and ``request_id`` in its
@@ -115,6 +116,7 @@ class Capabilities(msgspec.Struct, frozen=True, eq=False):
     gives_parts: bool = False
     takes_forms: bool = False
     post: Post | None = None
+    may_be_long: bool = True
     sequences: Sequences | None = None
     owns_timeout: bool = False
     asks_others: bool = False

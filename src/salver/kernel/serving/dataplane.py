@@ -295,7 +295,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             if passage is not None:
                 passage.end()
             return None
-        posted.use(lease)
+        posted.lease, posted.servable = lease, lease.servable  # written out, as it is done for each request
         if posted.post(post, body, tell):
             return posted.give_up
         return None

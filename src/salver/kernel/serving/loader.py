@@ -13,7 +13,14 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from salver.backends import reshaped
-from salver.backends.protocol import Backend, LoadOptions, PartialBackend, RequestModel, RunnableModel
+from salver.backends.protocol import (
+    Backend,
+    LoadOptions,
+    PartialBackend,
+    RequestModel,
+    RunnableModel,
+    SizedModel,
+)
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.placement import Placement, place
 from salver.kernel.engine.ports import Runner, StreamRunner
@@ -33,7 +40,7 @@ with lazy_imports():
     from salver.kernel.engine.decoupled import DecoupledEngine
     from salver.kernel.engine.learned import LearnedRule
     from salver.kernel.engine.process import ProcessRunner
-    from salver.kernel.engine.request_thread import RequestThreadRunner
+    from salver.kernel.engine.request_thread import RequestThreadRunner, SizedThreadRunner
     from salver.kernel.engine.sequences import Register
     from salver.kernel.engine.signatures import Signatures, SplitRunner
     from salver.kernel.serving.sequences import load_sequences
@@ -262,7 +269,8 @@ class Loader:
         more = functools.partial(reshaped.load, backend, manifest, options)
         runner_type = ThreadRunner
         if backend.traits.concurrent and isinstance(models[0], RequestModel):
-            runner_type = RequestThreadRunner
+            is_sized = isinstance(models[0], SizedModel)
+            runner_type = SizedThreadRunner if is_sized else RequestThreadRunner
         return runner_type(
             models,
             backend.traits,

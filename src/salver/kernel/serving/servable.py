@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -30,6 +31,7 @@ with lazy_imports():
 
 
 _CHANGE_S = 30.0
+_FEW_NUMBERS = 64
 
 
 class EngineGauges(Protocol):
@@ -129,8 +131,12 @@ class Servable:
         self.signatures = signatures
         self.infer = self._in_order(self._whole.infer)
         if signatures is not None:
-            may_post = all(_may_post(each, manifest) for each in signatures.others.values())
-            self.declare(post=signatures.post if self.capabilities.post and may_post else None)
+            self.declare(
+                post=signatures.post if self.capabilities.post else None,
+                may_be_long=any(
+                    _may_be_long(each.signature) for each in (engine, *signatures.others.values())
+                ),
+            )
         self.leave: Callable[[float], Awaitable[None]] | None
         self.leave = engine.leave if isinstance(engine, SequenceEngine) else None
         self.adjustment = Adjustment()
@@ -264,7 +270,8 @@ def _declared(engine: _KernelEngine | DeclaringEngine, manifest: Manifest) -> Ca
     if isinstance(engine, Engine):
         return Capabilities(
             owns_timeout=manifest.config.queue is not None,
-            post=engine.post if _may_post(engine, manifest) else None,
+            post=None if manifest.config.batching.preserve_order else engine.post,
+            may_be_long=_may_be_long(engine.signature),
             foresee=engine.foresee,
         )
     if isinstance(engine, StepEngine):
@@ -278,10 +285,13 @@ def _declared(engine: _KernelEngine | DeclaringEngine, manifest: Manifest) -> Ca
     return engine.capabilities
 
 
-def _may_post(engine: Engine, manifest: Manifest) -> bool:
-    """Return whether answers may come through a callback: quick to encode, and in any order."""
-    has_strings = any(spec.datatype is DataType.BYTES for spec in engine.signature.outputs)
-    return not has_strings and not manifest.config.batching.preserve_order
+def _may_be_long(signature: Signature) -> bool:
+    """Return whether a row of the outputs has texts, or many numbers."""
+    for spec in signature.outputs:
+        row = spec.shape[signature.batched :]
+        if spec.datatype is DataType.BYTES or min(row, default=0) < 0 or math.prod(row) > _FEW_NUMBERS:
+            return True
+    return False
 
 
 def within(config: ModelConfig, signature: Signature) -> ModelConfig:
