@@ -133,11 +133,13 @@ prefixes_feature = Feature(
     has_table=False,
     is_used=lambda config: bool(config.settings),
 )
-systemd_feature = Feature(
-    "systemd",
-    "salver.features.systemd.notifying:build",
-    is_used=lambda _: "NOTIFY_SOCKET" in os.environ,
-)
+
+
+def _is_under_systemd(config: object) -> bool:
+    return "NOTIFY_SOCKET" in os.environ
+
+
+systemd_feature = Feature("systemd", "salver.features.systemd.notifying:build", is_used=_is_under_systemd)
 brownout_feature = Feature(
     "brownout",
     "salver.features.brownout.building:build",
