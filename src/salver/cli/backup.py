@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -12,7 +11,6 @@ from salver.terminal.options import Artifacts, Json, Registry
 from salver.terminal.output import listed, moment, result, under_way
 
 if TYPE_CHECKING:
-    from salver.cli.serve_options import Resolved
     from salver.features.backup.creating import Source, Verified
     from salver.features.registry.opening import RegistryLocation
 
@@ -21,17 +19,15 @@ backup = App(
     help="Back up a whole server, verify backups, and restore one.",
     default_parameter=Parameter(negative=()),
 )
-#: Options of ``salver serve`` that name files with settings.
-SETTINGS: Final = (
-    "api_token_file",
-    "chat_template",
-    "identity_file",
-    "keys_file",
-    "tls.cert",
-    "tls.client_ca",
-    "tls.key",
-    "tokenizer",
+#: Settings that name files, beside those whose key ends with ``file``.
+_FILES: Final = (
+    "server.chat_template",
+    "server.tls.cert",
+    "server.tls.client_ca",
+    "server.tls.key",
+    "server.tokenizer",
 )
+_LOGS: Final = ("server.log.file", "server.trace.file")
 Id = Annotated[str, Parameter(help="Id of a backup, as salver backup verify lists it.")]
 
 
@@ -52,13 +48,12 @@ def create(
         to: Folder of backups, on another disk than the server's.
         words: PATHs and flags of salver serve, as the server was started with.
     """
-    from salver.cli.serve_options import resolve
     from salver.features.backup.creating import create as write
     from salver.features.backup.folder import BackupFolder
     from salver.features.registry.command_options import new_id, now
     from salver.features.registry.opening import home_of, open_registry
 
-    source = source_of(words, resolve(words))
+    source = source_of(words)
     folder = BackupFolder(to.absolute())
 
     async def main() -> str:
@@ -164,26 +159,38 @@ def _content(files: int, versions: int, *, has_ledger: bool) -> str:
     return text
 
 
-def source_of(words: tuple[str, ...], resolved: "Resolved") -> "Source":
-    """Return what belongs to the server of a command line."""
+def source_of(words: tuple[str, ...]) -> "Source":
+    """Return what belongs to the server of a command line.
+
+    Args:
+        words: PATHs and flags of ``salver serve``.
+    """
+    from salver.cli.config_command import settings
+    from salver.cli.serve_options import resolve
     from salver.cli.server_file import find
     from salver.features.backup.creating import Source
     from salver.features.backup.manifest import StartCommand
 
-    values = {option.key: str(option.value or "") for option in resolved.options}
-    environment = {o.source: os.environ[o.source] for o in resolved.options if o.source in os.environ}
-    registry = values["registry"]
-    if registry and "://" not in registry:
-        registry = str(Path(registry).absolute())
-    artifacts = values["artifacts"]
-    if artifacts and "://" not in artifacts:
-        artifacts = str(Path(artifacts).absolute())
+    resolved = resolve(words)
+    shown = list(settings(words))
+    paths = [*resolved.paths, *(str(value) for key, value, _ in shown if value and _names_file(key))]
+    if (file := find(resolved.paths)) is not None:
+        paths.append(str(file.path))
+    environment = {source: os.environ[source] for _, _, source in shown if source in os.environ}
+    places = {option.key: str(option.value) for option in resolved.options}
+    return Source(
+        StartCommand(str(Path.cwd()), words, environment),
+        [Path(path) for path in paths if "://" not in path],
+        _absolute(places["registry"]),
+        _absolute(places["artifacts"]),
+    )
 
-    def paths() -> Iterator[Path]:
-        if (file := find(resolved.paths)) is not None:
-            yield file.path
-        for text in (*resolved.paths, *(values[key] for key in SETTINGS)):
-            if text and "://" not in text:
-                yield Path(text)
 
-    return Source(StartCommand(str(Path.cwd()), words, environment), tuple(paths()), registry, artifacts)
+def _names_file(key: str) -> bool:
+    return key in _FILES or (key.endswith("file") and key not in _LOGS)
+
+
+def _absolute(place: str) -> str:
+    if not place or "://" in place:
+        return place
+    return str(Path(place).absolute())

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -41,7 +41,7 @@ def show(*words: Annotated[str, Parameter(allow_leading_hyphen=True)], json: Jso
     Args:
         words: PATHs and flags of salver serve.
     """
-    rows = list(_settings(list(words)))
+    rows = list(settings(words))
     if json:
         for key, value, source in rows:
             record({"key": key, "value": value, "source": source})
@@ -68,8 +68,12 @@ def check(path: Path = Path(), /, *, json: Json = False) -> int:
     return int(bool(found))
 
 
-def _settings(words: list[str]) -> Iterator[tuple[str, Any, str]]:
-    """Yield key, value and source of each setting."""
+def settings(words: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
+    """Yield key, value and source of each setting, without secrets.
+
+    Args:
+        words: PATHs and flags of ``salver serve``.
+    """
     # Imported here: commands other than these do not wait for the server's modules.
     import msgspec
 

@@ -8,28 +8,19 @@ import pytest
 from zoo import write_mlp
 
 from salver.cli import main
-from salver.cli.backup import SETTINGS
-from salver.cli.serve_options import serve_defaults
-
-#: Options that name files or folders that are no settings, and why.
-NO_SETTINGS = {
-    "artifacts": "backed up with the registry",
-    "registry": "backed up as one state",
-    "log.file": "a log",
-    "trace.file": "a log",
-    "prediction_log": "a log",
-    "state_dir": "measured anew",
-}
+from salver.cli.backup import source_of
 
 
-def test_every_option_that_names_a_file_is_backed_up_or_has_a_reason() -> None:
-    options = serve_defaults()
-    named = {
-        key for key, option in options.items() if key in SETTINGS or key.endswith(("file", "dir", "_log"))
-    }
-    named = {key for key in named if key != "access_log"}  # on or off
-    assert named <= {*SETTINGS, *NO_SETTINGS}
-    assert {*SETTINGS, *NO_SETTINGS} <= options.keys()
+def test_what_belongs_to_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SALVER_USAGE_FOLDER", "usage")
+    (tmp_path / "salver.toml").write_text("[server]\napi_token_file = 'token'\nlog.file = 'a.log'\n")
+    words = ("models", "s3://bucket/models", "--identity-file", "id.toml", "--tls-cert", "a.pem")
+    source = source_of((*words, "--tls-key", "b.pem", "--registry", "postgresql://db/salver"))
+    names = ["models", "token", "id.toml", "a.pem", "b.pem", "salver.toml"]
+    assert sorted(path.name for path in source.paths) == sorted(names)
+    assert source.start.environment["SALVER_USAGE_FOLDER"] == "usage"
+    assert (source.registry, source.artifacts) == ("postgresql://db/salver", "")
 
 
 def test_a_server_is_backed_up_lost_and_restored(

@@ -1,6 +1,7 @@
 """Is a backup one whole state, and does it come back, or is what is wrong said before anything changes?"""
 
 import asyncio
+import errno
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -313,6 +314,23 @@ async def test_a_ledger_that_is_damaged_is_not_backed_up(tmp_path: Path) -> None
     with pytest.raises(SalverError, match=r"salver backup restore FOLDER --only ledger"):
         await create(BackupFolder(tmp_path / "backups"), Source(START), damaged, NOW)
     await damaged.ledger.close()
+
+
+async def test_a_backup_without_room_leaves_the_earlier_one_whole(
+    backups: BackupFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = await open_registry("sqlite", tmp_path / "one")
+    await push(registry, tmp_path / "new", b"more")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = files_below(backups.folder)
+    monkeypatch.setattr("salver.features.backup.folder.copy_hashed", full)
+    with pytest.raises(ArtifactsFailed, match=r"No space left on device\. Check free space"):
+        await create(backups, Source(START), registry, NOW + 1)
+    assert files_below(backups.folder) == before
+    await registry.ledger.close()
 
 
 def damage(file: Path) -> None:

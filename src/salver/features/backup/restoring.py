@@ -94,7 +94,7 @@ class Restore:
             stack.callback(part.unlink, missing_ok=True)
             self._folder.extract(file, part)
             with disk_errors(part):
-                part.chmod(file.mode)
+                part.chmod(file.mode & 0o777)
             staged[file] = part
         return staged
 
