@@ -176,13 +176,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if _has_other_flags(words) and (status := serve_as(words)) is not None:
             return status
-        return int(app()(words) or 0)
+        return int(app()(_without_repeated(words)) or 0)
     except SalverError as error:
         report_error(error, json="--json" in words)
         return 1
     except BrokenPipeError:  # the reader of our output, `head` for instance, has seen enough
         sys.stderr.close()
         return 1
+
+
+def _without_repeated(words: list[str]) -> list[str]:
+    """Return the words with the last of each repeated flag; nothing is imported if none is repeated."""
+    flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+    if len(set(flags)) == len(flags):
+        return words
+    from salver.cli.repeated import later_wins
+
+    return later_wins(app(), words)
 
 
 def _has_other_flags(words: Sequence[str]) -> bool:

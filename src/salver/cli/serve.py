@@ -68,6 +68,7 @@ def serve(
     from salver.configuration import ServeConfig, Startup
     from salver.kernel.repository import RepositoryConfig
 
+    _wait_for(paths, storage.wait)
     file = find(paths)
     _check(paths, tls, limits.tenant_header, storage)
     config = ServeConfig(
@@ -139,8 +140,11 @@ def _tables(
         tables["memory"] = {"budget": execution.memory}
     if execution.prefer != _EXECUTION.prefer:
         tables["twins"] = {"prefer": execution.prefer}
-    if logs.predictions:
-        tables["tensorflow"] = {"prediction_log": logs.predictions}
+    tensorflow: dict[str, object] = {"prediction_log": logs.predictions} if logs.predictions else {}
+    if limits.first_output:
+        tensorflow["rules"] = {"first_output": True}
+    if tensorflow:
+        tables["tensorflow"] = tensorflow
     if tls.keys_file:
         tables["access"] = {"keys_file": tls.keys_file}
     if tls.identity_file:
@@ -206,6 +210,15 @@ def _front(
 
         return activated(front, os.environ, os.getpid())
     return front
+
+
+def _wait_for(paths: Sequence[str], seconds: float | None) -> None:
+    """Wait for models that come after the server, as the operator or KServe says."""
+    is_kserve = os.environ.get("MODEL_INIT_MODE") == "async"
+    if seconds or (seconds is None and is_kserve):
+        from salver.cli.absent import KSERVE_S, wait_for
+
+        wait_for(paths, KSERVE_S if seconds is None else seconds)
 
 
 def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, storage: Storage) -> None:

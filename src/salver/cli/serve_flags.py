@@ -91,6 +91,14 @@ class Storage:
     ] = None
     registry: Registry = ""
     artifacts: Artifacts = ""
+    wait: Annotated[
+        float | None,
+        Parameter(
+            name="--wait-for-models",
+            help="Seconds to wait for a PATH that does not exist yet, such as one that a sidecar mounts. "
+            "Default: 0; 600 where KServe brings the models later.",
+        ),
+    ] = None
 
     def profiles(self) -> str:
         """Return the folder of the profiles; empty = none."""
@@ -214,7 +222,7 @@ class Execution:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Limits:
-    """Flags of limits on callers, and of caches."""
+    """Flags of limits on callers, of caches, and of what answers hold."""
 
     max_body_mb: Annotated[int, Parameter(name="--max-body-mb", help="Largest HTTP body, in MiB.")] = 64
     max_bodies_mb: Annotated[
@@ -277,6 +285,15 @@ class Limits:
             help="Memory for states of step-wise models after known beginnings, such as 512m; '' = none.",
         ),
     ] = ""
+
+    first_output: Annotated[
+        bool,
+        Parameter(
+            name="--first-output",
+            help="Answer POST /v1/models/NAME:predict with the first output alone, as KServe's servers do; "
+            "otherwise with all, as TensorFlow Serving does.",
+        ),
+    ] = False
 
     def connections(self) -> "ConnectionLimits":
         """Return the limits of each connection."""

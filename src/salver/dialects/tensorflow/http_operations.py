@@ -100,6 +100,7 @@ class TensorFlowServingOperations:
             servable_name(route.model, route.version or version),
             checks_method=self._rules.checks_method_names,
             forms=self._context.forms,
+            first_output=self._rules.first_output,
         )
         call.protocol = codec.protocol
         version = route.label or version  # a split may depend on the label

@@ -77,14 +77,21 @@ class ModelCodec(Codec[HttpBody, HttpReply]):
         name: From :func:`servable_name`.
         checks_method: Whether the signature's method has to be that of the request.
         forms: Reads requests to models that take forms.
+        first_output: Whether predictions by row are those of the first output alone.
     """
 
     protocol = "tfs-http"
 
     def __init__(
-        self, name: str = "Latest()", *, checks_method: bool = False, forms: Forms = NO_FORMS
+        self,
+        name: str = "Latest()",
+        *,
+        checks_method: bool = False,
+        forms: Forms = NO_FORMS,
+        first_output: bool = False,
     ) -> None:
         self._name = name
+        self._first_output = first_output
         self._forms = forms
         self._checks_method = checks_method
 
@@ -154,6 +161,8 @@ class Predict(ModelCodec):
             raise InvalidInput("Cannot convert empty tensor map to JSON")
         if _COLUMNS in request.parameters:
             return HttpReply(200, tfs_layout.object_of([(b'"outputs"', _columns(outputs))], 0))
+        if self._first_output:
+            outputs = outputs[:1]
         _check_rows(outputs)
         return HttpReply(200, tfs_layout.object_of([(b'"predictions"', _rows(outputs))], 0))
 

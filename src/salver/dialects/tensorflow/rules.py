@@ -17,6 +17,7 @@ class TfsRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         timeout_s: Time limit of a call over REST in seconds; 0 = none (TF-R25).
         allows_cors: Whether pages of every origin may read answers over REST (TF-R24).
         tells_no_more: Whether a model's status has only TensorFlow Serving's keys, without other clients'.
+        first_output: Whether predictions are those of the first output alone, as of KServe's servers.
     """
 
     answers_as_content: bool = False
@@ -24,3 +25,4 @@ class TfsRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: float = 0.0
     allows_cors: bool = False
     tells_no_more: bool = False
+    first_output: bool = False
