@@ -12,6 +12,7 @@ from salver.terminal.output import listed, moment, result, under_way
 
 if TYPE_CHECKING:
     from salver.features.backup.creating import Source, Verified
+    from salver.features.backup.manifest import StartCommand
     from salver.features.registry.opening import RegistryLocation
 
 backup = App(
@@ -129,7 +130,6 @@ def restore(
         registry: Another place for the ledger, of either kind.
         artifacts: Another place for the registry's files.
     """
-    from salver.cli.config_command import without_passwords
     from salver.features.backup.folder import BackupFolder
     from salver.features.backup.restoring import Restore
     from salver.features.registry.command_options import new_id
@@ -139,17 +139,16 @@ def restore(
     manifest = backups.read(id or backups.ids()[-1])
     home: RegistryLocation | None = None
     if manifest.ledger is not None:
-        if not registry:
+        registry = _absolute(registry) or manifest.registry
+        if registry == manifest.registry:
             artifacts = artifacts or manifest.artifacts
-        home = home_of(registry or manifest.registry, artifacts)
+        home = home_of(registry, artifacts)
     task = Restore(backups, manifest, home, replaces=replace, id=new_id())
     with under_way("restoring"):
         done = asyncio.run(task.run(only))
-    start = without_passwords(str(manifest.start))
-    told = (
-        f"restored {_content(done.settings, done.versions, has_ledger=bool(done.ledger))}\nstart it: {start}"
-    )
-    result({"restored": done, "start": start}, told, json=json)
+    start = _shown(manifest.start)
+    restored = _content(done.settings, done.versions, has_ledger=bool(done.ledger))
+    result({"restored": done, "start": start}, f"restored {restored}\nstart it: {start}", json=json)
 
 
 def _content(files: int, versions: int, *, has_ledger: bool) -> str:
@@ -157,6 +156,19 @@ def _content(files: int, versions: int, *, has_ledger: bool) -> str:
     if has_ledger:
         text += ", the ledger"
     return text
+
+
+def _shown(start: "StartCommand") -> str:
+    """Return a command line without the secrets in it."""
+    from msgspec.structs import replace
+
+    from salver.cli.config_command import without_passwords
+
+    environment = dict(start.environment)
+    for name in environment:
+        if name.endswith("_HEADERS"):  # they have the keys of collectors
+            environment[name] = "…"
+    return without_passwords(str(replace(start, environment=environment)))
 
 
 def source_of(words: tuple[str, ...]) -> "Source":

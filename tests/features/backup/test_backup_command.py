@@ -68,7 +68,9 @@ def test_passwords_on_a_command_line_are_not_printed(
 ) -> None:
     write_mlp(tmp_path / "mlp", 1)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SALVER_TRACING_HEADERS", '[["key", "hidden"]]')
     assert main(["backup", "create", "backups", "mlp", "--response-cache", "redis,password=hidden"]) == 0
     assert main(["backup", "restore", "backups"]) == 0
     printed = capsys.readouterr()
+    assert "SALVER_TRACING_HEADERS='…'" in printed.out
     assert "password=…" in printed.out and "hidden" not in printed.out + printed.err

@@ -92,7 +92,6 @@ class BackupFolder:
             blob = self._blob(entry)
             if not self.has(entry):
                 blob.parent.mkdir(0o700, exist_ok=True)
-                aside.chmod(0o600)
                 aside.replace(blob)
                 onto_disk(blob.parent)
         return entry

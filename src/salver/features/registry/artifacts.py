@@ -304,7 +304,8 @@ def copy_hashed(
         OSError: it cannot be read or written.
     """
     found, size = hashlib.sha256(), 0
-    with target.open("xb") as write:
+    # readable by others only when it is complete, and no secret
+    with os.fdopen(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as write:
         for piece in _pieces(read):
             check()
             found.update(piece)
