@@ -58,14 +58,32 @@ def _plain(file: IO[bytes]) -> tuple[Any, type[Exception]]:
     if magic == _XZ:
         return _Xz(file), lzma.LZMAError
     if magic.startswith(_ZSTD):
-        zstd = _zstd()
-        bound = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
-        return zstd.ZstdFile(file, options=bound), zstd.ZstdError
+        return _unpacked(file)
     return file, EOFError
 
 
-def _zstd() -> Any:
-    """Return Python's own module from 3.14 on, or its backport."""
+def _unpacked(file: Any) -> tuple[Any, type[Exception]]:
+    library = zstd()
+    bound = {library.DecompressionParameter.window_log_max: _WINDOW_LOG}
+    return library.ZstdFile(file, options=bound), library.ZstdError
+
+
+def open_zstd(file: Any, most: int, what: str) -> "BoundedReader":
+    """Return a reader of what a file compressed by zstd contains; raises as :func:`open_tar`.
+
+    Args:
+        file: Needs ``read(size)`` only.
+    """
+    plain, broken = _unpacked(file)
+    return BoundedReader(plain, most, what, broken)
+
+
+def zstd() -> Any:
+    """Return Python's own module from 3.14 on, or its backport.
+
+    Raises:
+        MissingExtra: there is none.
+    """
     for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)

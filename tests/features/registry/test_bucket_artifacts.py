@@ -4,10 +4,12 @@ import asyncio
 import io
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from backports import zstd
 from registries import ANN, Clock, counted, found
 from s3 import KEYS, S3, s3_server
 
@@ -15,8 +17,10 @@ from salver.features.backup.creating import Source, create
 from salver.features.backup.folder import BackupFolder
 from salver.features.backup.manifest import StartCommand
 from salver.features.backup.restoring import Restore
+from salver.features.registry import compression
 from salver.features.registry import opening as opening_room
 from salver.features.registry.artifacts import ArtifactsFailed
+from salver.features.registry.compression import Measured
 from salver.features.registry.names import parse
 from salver.features.registry.opening import home_of
 from salver.features.registry.records import NewVersion
@@ -82,6 +86,86 @@ async def test_a_version_goes_there_and_comes_back_whole(
     assert registry.artifacts.brought() == {("fraud", 1)}
     await asyncio.to_thread(registry.artifacts.forget, "fraud", 1)
     assert files_of(registry.artifacts.folder) == []
+
+
+async def compressed(registry: ModelRegistry, s3: S3, folder: Path, ratio: float = 0.1) -> bytes:
+    """Push a file whose measurement is as given; return its content."""
+    content = np.random.default_rng(0).integers(0, 4, 6 << 20, np.uint8).tobytes()  # of two pieces, packed
+    registry.artifacts.compress()
+    with pytest.MonkeyPatch.context() as patch:
+        measured = Measured(ratio, read_s=1.0, unpack_s=0.5)
+        patch.setattr(compression, "measure", lambda fetch, size: measured)
+        patch.setattr(compression, "_PIECE", 1 << 20)
+        await push(registry, folder, **{"model.onnx": content, "labels": b"cat"})
+    return content
+
+
+async def test_what_is_fetched_faster_is_compressed(
+    registry: ModelRegistry, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compression, "_PIECE", 1 << 20)
+    content = await compressed(registry, s3, tmp_path)
+    home = "some/place/models/fraud/1"
+    assert keys(registry, s3) == ["other/file", f"{home}/.zst/model.onnx", f"{home}/labels"]
+    assert registry.artifacts.notices == [
+        "model.onnx is stored compressed: it takes 10% of the bytes, and a fetch 50% of the time"
+    ]
+    version = await registry.version(parse("fraud/1"))
+    assert {file.path: file.size for file in version.files} == {"labels": 3, "model.onnx": len(content)}
+    assert await registry.verify() == ()
+    await asyncio.to_thread(registry.artifacts.bring, "fraud", 1, version.files)
+    assert (registry.artifacts.path_of("fraud", 1) / "model.onnx").read_bytes() == content
+    with registry.artifacts.open("fraud", 1, "model.onnx") as file:
+        assert file.read(9) == content[:9]
+
+
+async def test_what_is_not_fetched_faster_stays_as_it_is(
+    registry: ModelRegistry, s3: S3, tmp_path: Path
+) -> None:
+    await compressed(registry, s3, tmp_path, ratio=0.95)
+    assert keys(registry, s3)[1:] == [
+        f"some/place/models/fraud/1/{name}" for name in ("labels", "model.onnx")
+    ]
+    assert registry.artifacts.notices == [
+        "model.onnx is stored as it is: compressed, it takes 95% of the bytes, and a fetch 95% of the time"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda packed, content: packed[: len(packed) // 2], "ended before|too soon"),
+        (lambda packed, content: b"no zstd" * 9, "EOFError"),
+        (lambda packed, content: zstd.compress(content + bytes(1 << 26)), ""),  # the rest is never unpacked
+        (lambda packed, content: zstd.compress(bytes(1 << 26)), "differs from what was pushed"),
+    ],
+    ids=["truncated", "other", "longer", "bomb"],
+)
+async def test_a_damaged_compressed_file_is_refused(
+    damage: Callable[[bytes, bytes], bytes], problem: str, registry: ModelRegistry, s3: S3, tmp_path: Path
+) -> None:
+    content = await compressed(registry, s3, tmp_path)
+    files = (await registry.version(parse("fraud/1"))).files
+    bucket = registry.artifacts._address.root.partition("/")[0]  # type: ignore[attr-defined]
+    key = "some/place/models/fraud/1/.zst/model.onnx"
+    packed = s3.client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    s3.put(bucket, {key: damage(packed, content)})
+    if not problem:
+        await asyncio.to_thread(registry.artifacts.bring, "fraud", 1, files)
+        assert (registry.artifacts.path_of("fraud", 1) / "model.onnx").read_bytes() == content
+        return
+    with pytest.raises(ArtifactsFailed, match=problem):
+        await asyncio.to_thread(registry.artifacts.bring, "fraud", 1, files)
+    assert files_of(registry.artifacts.folder) == []
+    assert [fault.path for fault in await registry.verify()] == ["model.onnx"]
+
+
+def test_a_sample_is_read_compressed_and_unpacked() -> None:
+    content = bytes(1 << 20)
+    measured = compression.measure(lambda start, end: content[start:end], len(content))
+    assert measured.ratio < 0.01
+    assert measured.read_s > 0
+    assert measured.unpack_s > 0
 
 
 async def test_what_a_killed_server_had_half_of_goes(registry: ModelRegistry) -> None:

@@ -202,6 +202,10 @@ def test_nothing_is_there(push: Push, tmp_path: Path) -> None:
     assert str(tmp_path / "none") in push(str(tmp_path / "none"), ends=1)
 
 
+def test_files_that_are_loaded_where_they_lie_are_not_compressed(push: Push, tmp_path: Path) -> None:
+    assert "loaded where they lie" in push(str(tmp_path), "--compress", ends=1)
+
+
 def test_a_terminal_sees_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     shown, unseen = (_DownloadProgress(is_seen=is_seen) for is_seen in (True, False))
     for each in (shown, unseen):

@@ -50,6 +50,9 @@ class Artifacts:
 
     Args:
         folder: Contains ``models/`` and ``incoming/``; created with the first version.
+
+    Attributes:
+        notices: What was decided about files, for whoever pushes.
     """
 
     #: True if files are stored elsewhere and fetched to this machine for serving.
@@ -57,6 +60,7 @@ class Artifacts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.notices: list[str] = []
         self.models = folder / "models"
         self._incoming = folder / "incoming"
         self._lock = folder / "push.lock"
@@ -137,6 +141,18 @@ class Artifacts:
         except BaseException:
             self.drop(id)
             raise
+
+    def compress(self) -> None:
+        """Compress files of further versions, where they are then fetched faster.
+
+        Raises:
+            InvalidInput: they are used where they lie, and never fetched.
+        """
+        raise InvalidInput(
+            f"the files in {self.where} are loaded where they lie, and compressed ones could not be",
+            field="--compress",
+            fix="Leave it out, or keep the files in an object store: --artifacts s3://bucket/path.",
+        )
 
     def place(self, id: str, model: str, number: int) -> None:
         """Rename a prepared version to its final folder, which must not exist.

@@ -11,15 +11,20 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final, TypeVar, cast
 
+from salver.features.registry import compression
 from salver.features.registry.artifacts import LEFT_SECONDS, OF_NO_PUSH, Artifacts, ArtifactsFailed, entry_of
 from salver.features.registry.records import FileEntry
 from salver.stores.address import Address
-from salver.words.errors import Conflict, SalverError
+from salver.stores.tars import open_zstd, zstd
+from salver.stores.unpack import honest_bytes, write_new
+from salver.words.errors import Conflict, LoadFailed, SalverError
 
 T = TypeVar("T")
 _PARALLEL: Final = 8
+#: Folder of a version's compressed files; a version has no hidden folders of its own.
+_COMPRESSED: Final = ".zst/"
 
 
 class BucketArtifacts(Artifacts):
@@ -38,6 +43,7 @@ class BucketArtifacts(Artifacts):
         self._address = address
         self._open_files = open_files
         self._opened: Any = None
+        self._compresses = False
 
     def __repr__(self) -> str:
         return f"<BucketArtifacts {self._address.url}>"
@@ -54,6 +60,11 @@ class BucketArtifacts(Artifacts):
     def alone(self) -> contextlib.AbstractContextManager[Any]:
         """See :meth:`Artifacts.alone`."""
         raise Conflict(f"running pushes to {self.where} cannot be detected", fix=OF_NO_PUSH)
+
+    def compress(self) -> None:
+        """See :meth:`Artifacts.compress`; raises MissingExtra without zstd."""
+        zstd()
+        self._compresses = True
 
     def place(self, id: str, model: str, number: int) -> None:
         """See :meth:`Artifacts.place`."""
@@ -82,15 +93,22 @@ class BucketArtifacts(Artifacts):
     def entries(self, model: str, number: int) -> tuple[FileEntry, ...]:
         """See :meth:`Artifacts.entries`."""
         home = self._home(model, number)
-        names = sorted(key.removeprefix(f"{home}/") for key in self._listed(home))
-        return tuple(self._each(lambda name: self._entry(f"{home}/{name}", name), names))
+        names = sorted(key.removeprefix(f"{home}/").removeprefix(_COMPRESSED) for key in self._listed(home))
+        return tuple(self._each(lambda name: self._entry(model, number, name), names))
 
     @contextlib.contextmanager
     def open(self, model: str, number: int, path: str) -> Iterator[IO[bytes]]:
         """See :meth:`Artifacts.open`; errors while reading are translated too."""
-        key = f"{self._home(model, number)}/{path}"
-        with self._asking(key) as files, files.open(key, "rb") as opened:
-            yield opened
+        home = self._home(model, number)
+        key = f"{home}/{path}"
+        with self._asking(key) as files:
+            if not files.exists(packed := f"{home}/{_COMPRESSED}{path}"):
+                with files.open(key, "rb") as opened:
+                    yield opened
+                return
+            most = honest_bytes(files.info(packed)["size"])
+            with files.open(packed, "rb") as opened:
+                yield cast(IO[bytes], open_zstd(opened, most, self._url(packed)))
 
     def numbers(self) -> Iterator[tuple[str, int]]:
         """See :meth:`Artifacts.numbers`."""
@@ -114,6 +132,7 @@ class BucketArtifacts(Artifacts):
         if super().entries(model, number) == wanted:
             return
         id, home = secrets.token_hex(8), self._home(model, number)
+        there = self._listed(home)
         self.forget(model, number)
         try:
             with self._asking(home) as distant:
@@ -121,7 +140,11 @@ class BucketArtifacts(Artifacts):
                 def get(entry: FileEntry) -> None:
                     target = self.aside(id) / entry.path
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    distant.get_file(f"{home}/{entry.path}", str(target))
+                    packed = f"{home}/{_COMPRESSED}{entry.path}"
+                    if packed in there:
+                        self._unpack(distant, packed, target, entry.size)
+                    else:
+                        distant.get_file(f"{home}/{entry.path}", str(target))
 
                 self._each(get, wanted)
             self.finish(self.aside(id))
@@ -149,12 +172,45 @@ class BucketArtifacts(Artifacts):
             if (size := files.info(key)["size"]) != path.stat().st_size:
                 raise ArtifactsFailed(f"{self._url(key)} has {size} bytes after the upload", fix="Try again.")
 
-        with self._asking(home) as files:
-            self._each(put, [path for path in sorted(folder.rglob("*")) if path.is_file()])
+        def put_smaller(path: Path) -> None:
+            """Replace a file that is there by a compressed one, if that is fetched faster."""
+            name = path.relative_to(folder).as_posix()
+            key, size = f"{home}/{name}", path.stat().st_size
+            found = compression.measure(lambda start, end: files.cat_file(key, start=start, end=end), size)
+            if not found.is_faster:
+                self.notices.append(f"{name} is stored as it is: compressed, it takes {found.told}")
+                return
+            packed = folder / _COMPRESSED / name
+            packed.parent.mkdir(parents=True, exist_ok=True)
+            compression.compress(path, packed)
+            put(packed)
+            files.rm_file(key)
+            self.notices.append(f"{name} is stored compressed: it takes {found.told}")
 
-    def _entry(self, key: str, name: str) -> FileEntry:
-        with self._asking(key) as files, files.open(key, "rb") as read:
-            return entry_of(read, name)
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        with self._asking(home) as files:
+            self._each(put, paths)
+            if self._compresses:  # one by one, so that each is measured alone
+                for path in paths:
+                    if path.stat().st_size >= compression.LEAST_BYTES:
+                        put_smaller(path)
+
+    def _unpack(self, distant: Any, key: str, target: Path, size: int) -> None:
+        """Fetch a compressed file and unpack it meanwhile."""
+
+        def fetch(start: int, end: int) -> bytes:
+            found: bytes = distant.cat_file(key, start=start, end=end)
+            return found
+
+        with contextlib.closing(compression.ReadAhead(fetch, distant.info(key)["size"])) as packed:
+            write_new(cast(IO[bytes], open_zstd(packed, size, self._url(key))), target, size)
+
+    def _entry(self, model: str, number: int, name: str) -> FileEntry:
+        with self.open(model, number, name) as read:
+            try:
+                return entry_of(read, name)
+            except (EOFError, LoadFailed):  # a compressed file that is damaged
+                return FileEntry(name, 0, "")
 
     def _each(self, work: Callable[[Any], T], some: Sequence[Any]) -> list[T]:
         with ThreadPoolExecutor(_PARALLEL, "bucket") as pool:
