@@ -57,7 +57,8 @@ def unpack(packed: bytes) -> tuple[tuple[Tensor, ...], dict[str, Parameter]] | N
     found = _unpacked_small(packed)
     if found is None:
         return None
-    return found[0], dict(found[1])
+    outputs, parameters = found
+    return outputs, dict(parameters) if parameters else {}
 
 
 def _unpacked(packed: bytes) -> tuple[tuple[Tensor, ...], dict[str, Parameter]] | None:
@@ -82,7 +83,7 @@ def _unpacked(packed: bytes) -> tuple[tuple[Tensor, ...], dict[str, Parameter]] 
 
 #: What is asked for most often is unpacked already: a dict finds bytes whose hash is known in a tenth of the
 #: time.
-_unpacked_small = functools.lru_cache(256)(_unpacked)
+_unpacked_small = functools.lru_cache(1024)(_unpacked)
 
 
 def _read(head: bytes) -> tuple[dict[str, Parameter], tuple[_Place, ...]]:
