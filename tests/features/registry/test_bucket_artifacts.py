@@ -20,7 +20,7 @@ from salver.features.backup.restoring import Restore
 from salver.features.registry import compression
 from salver.features.registry import opening as opening_room
 from salver.features.registry.artifacts import ArtifactsFailed
-from salver.features.registry.compression import Measured
+from salver.features.registry.compression import Measurement
 from salver.features.registry.names import parse
 from salver.features.registry.opening import home_of
 from salver.features.registry.records import NewVersion
@@ -93,7 +93,7 @@ async def compressed(registry: ModelRegistry, s3: S3, folder: Path, ratio: float
     content = np.random.default_rng(0).integers(0, 4, 6 << 20, np.uint8).tobytes()  # of two pieces, packed
     registry.artifacts.compress()
     with pytest.MonkeyPatch.context() as patch:
-        measured = Measured(ratio, read_s=1.0, unpack_s=0.5)
+        measured = Measurement(ratio, read_s=1.0, unpack_s=0.5)
         patch.setattr(compression, "measure", lambda fetch, size: measured)
         patch.setattr(compression, "_PIECE", 1 << 20)
         await push(registry, folder, **{"model.onnx": content, "labels": b"cat"})

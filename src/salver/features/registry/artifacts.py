@@ -52,7 +52,7 @@ class Artifacts:
         folder: Contains ``models/`` and ``incoming/``; created with the first version.
 
     Attributes:
-        notices: What was decided about files, for whoever pushes.
+        notices: Decisions about files, for the output of a push.
     """
 
     #: True if files are stored elsewhere and fetched to this machine for serving.

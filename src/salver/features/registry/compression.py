@@ -22,7 +22,7 @@ _MARGIN: Final = 0.9
 Fetch = Callable[[int, int], bytes]
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """Packed bytes for one of a sample, and seconds to read the sample from the store and to unpack it."""
 
     ratio: float
@@ -33,7 +33,7 @@ class Measured(NamedTuple):
     def part(self) -> float:
         """Return the time of a fetch of the compressed file, for one of the file as it is.
 
-        >>> Measured(0.3, read_s=1.0, unpack_s=0.2).part, Measured(0.3, read_s=1.0, unpack_s=2.0).part
+        >>> Measurement(0.3, read_s=1.0, unpack_s=0.2).part, Measurement(0.3, read_s=1.0, unpack_s=2.0).part
         (0.3, 2.0)
         """
         return max(self.read_s * self.ratio, self.unpack_s) / self.read_s
@@ -49,13 +49,13 @@ class Measured(NamedTuple):
         return f"{self.ratio:.0%} of the bytes, and a fetch {self.part:.0%} of the time"
 
 
-def measure(fetch: Fetch, size: int) -> Measured:
+def measure(fetch: Fetch, size: int) -> Measurement:
     """Read the start of a stored file, and compress and unpack it. Blocking."""
     end = min(size, SAMPLE_BYTES)
     sample = fetch(0, end)
     packed = zstd().compress(sample, _LEVEL)
     read_s, unpack_s = _best(lambda: fetch(0, end)), _best(lambda: zstd().decompress(packed))
-    return Measured(len(packed) / len(sample), read_s, unpack_s)
+    return Measurement(len(packed) / len(sample), read_s, unpack_s)
 
 
 def _best(call: Callable[[], object]) -> float:
