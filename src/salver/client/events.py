@@ -84,13 +84,12 @@ class EventStream:
             head = await self._reader.readuntil(b"\r\n\r\n")
             self.status, self.headers = parse_head(head[:-4])
         if self.status != 200:
-            size = int(self.headers.get(b"content-length", b"0"))
-            self.body = await self._exactly(size) if size else await self._chunk()
+            self.body = await self._chunk()
 
     async def _chunk(self) -> bytes:
-        """Return the next chunk (section 7.1); empty = there are no more."""
+        """Return the next chunk (section 7.1), or the whole body; empty = there is no more."""
         if self.headers.get(b"transfer-encoding", b"").lower() != b"chunked":
-            return b""
+            return await self._exactly(int(self.headers.pop(b"content-length", b"0")))
         size = int((await self._reader.readuntil(b"\r\n")).partition(b";")[0], 16)
         return (await self._exactly(size + 2))[:-2]  # with the line break after it
 

@@ -19,6 +19,7 @@ from salver.features.routing.engine import RoutedModel
 from salver.features.routing.instances import Instance
 from salver.features.routing.sequences import SequenceHomes
 from salver.features.routing.streaming import why_not
+from salver.kernel.engine.admission import Admission
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotReady, SalverError
 from salver.words.messages import InferRequest, InferResponse, ModelId, Signature, TensorSpec
@@ -44,7 +45,10 @@ def test_a_sequence_stays_until_it_ends() -> None:
     assert homes.find(request(sequence_id=7), [a, b]) is b
     assert homes.knows(request(sequence_id=7))
     assert not homes.knows(request(sequence_id=7, sequence_start=True))
-    homes.keep(request(sequence_id=7, sequence_end=True), b)
+    last = request(sequence_id=7, sequence_end=True)
+    homes.keep(last, b)
+    assert homes.find(last, [a, b]) is b  # it may be sent again until it is answered
+    homes.answered(last)
     with pytest.raises(InvalidInput, match="must specify the START flag"):
         homes.find(request(sequence_id=7), [a, b])
 
@@ -151,6 +155,22 @@ async def test_pieces_come_as_they_are() -> None:
     assert [output.array.tolist() for output in first.outputs] == [[[1, 1.5]], [b"a"]]
     assert isinstance(broken.error, ModelFailed) and broken.error.message == "this piece failed"
     assert last.outputs[1].array.tolist() == ["ü".encode()] and last.id == "r"
+
+
+async def test_an_answer_may_be_whole() -> None:
+    body = b'data: {"y":[1,2],"text":"a"}\n\n'
+    async with streaming(Back([b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body), body])) as model:
+        assert [piece.outputs[1].array.tolist() for piece in await pieces(model)] == [[b"a"]]
+
+
+async def test_what_cannot_be_sent_leaves_nothing_behind() -> None:
+    async with streaming(Back()) as model:
+        with pytest.raises(SalverError, match="UTF-8"):
+            model.signature = Signature((TensorSpec("x", DataType.BYTES, (-1,)),), SIGNATURE.outputs)
+            model._admission = Admission("m", model.signature)
+            raw = Tensor("x", DataType.BYTES, np.array([b"\xff"], object))
+            await anext(model.stream(InferRequest("m", (raw,))))
+        assert model.running == 0
 
 
 async def test_another_instance_is_asked_before_the_first_piece_only() -> None:

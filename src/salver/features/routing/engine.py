@@ -128,16 +128,15 @@ class RoutedModel:
             SalverError: the error of the instance that was asked last.
         """
         bound, began, deadline = self._begin(request, deadline)
-        headers, body = _encoded(bound.request, began, deadline)
-
-        def send(instance: Instance) -> Coroutine[Any, Any, Reply]:
-            client = self.clients[instance.url]
-            return client.send(
-                client.request("POST", f"{self._path}/infer", body, [*headers, *self._headers])
-            )
-
         ok = False
         try:
+            headers, body = _encoded(bound.request, began, deadline)
+            headers += self._headers
+
+            def send(instance: Instance) -> Coroutine[Any, Any, Reply]:
+                client = self.clients[instance.url]
+                return client.send(client.request("POST", f"{self._path}/infer", body, headers))
+
             reply, asked_at = await self._attempts(bound.request, deadline, send)
             response = self._response(bound, reply, asked_at)
             ok = True
@@ -156,17 +155,17 @@ class RoutedModel:
             SalverError: the error of the instance that was asked last.
         """
         bound, began, deadline = self._begin(request, deadline)
-        body = generate_body(bound, _parameters(bound.request, began, deadline))
-        asked: list[Instance] = []
-
-        def send(instance: Instance) -> Coroutine[Any, Any, EventStream]:
-            asked.append(instance)
-            client = self.clients[instance.url]
-            sent = client.request("POST", f"{self._path}/generate_stream", body, self._headers)
-            return EventStream.open(client, sent)
-
         ok = False
         try:
+            body = generate_body(bound, _parameters(bound.request, began, deadline))
+            asked: list[Instance] = []
+
+            def send(instance: Instance) -> Coroutine[Any, Any, EventStream]:
+                asked.append(instance)
+                client = self.clients[instance.url]
+                sent = client.request("POST", f"{self._path}/generate_stream", body, self._headers)
+                return EventStream.open(client, sent)
+
             events, asked_at = await self._attempts(bound.request, deadline, send, may_hedge=False)
             async with self._reading(asked[-1], events) as instance:
                 while (data := await self._next(instance, events, deadline)) is not None:
@@ -271,6 +270,8 @@ class RoutedModel:
                     reply = await ask(instance)
                 if may_hedge:
                     self._usual.add(clock() - now)
+                if homes is not None:
+                    homes.answered(request)
                 return reply, now
             except _Failed as failure:
                 error = failure.error

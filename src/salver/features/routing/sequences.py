@@ -70,7 +70,11 @@ class SequenceHomes:
         """Record the instance to which the request of a sequence is sent."""
         id = id_of(request)
         self._urls.pop(id, None)
-        if not flag(request.parameters, "sequence_end"):
-            self._urls[id] = instance.url
+        self._urls[id] = instance.url
         if len(self._urls) > self._most:
             del self._urls[next(iter(self._urls))]
+
+    def answered(self, request: InferRequest) -> None:
+        """Forget a sequence whose last request was answered; one that was refused may be sent again."""
+        if flag(request.parameters, "sequence_end"):
+            self._urls.pop(id_of(request), None)
