@@ -185,6 +185,7 @@ class InferRequest(msgspec.Struct, frozen=True):
         is_gone: Returns whether the caller has gone away, if its model may ask; None = unknown.
         came: When it would have come, by the server's clock, if the event loop added nothing; 0 = it adds
             nothing.
+        group: Group of the model's instances that answers it; empty = any.
     """
 
     model: str
@@ -200,6 +201,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     signature: str = ""
     any_shape: bool = False
     came: float = 0.0
+    group: str = ""
 
 
 #: Name of a graph's step, when it began and ended by the engine's clock, of that the seconds in a queue and

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from salver.features.releases.experiments.answers import AnswerPieces
 from salver.features.releases.experiments.router import Plan, Router
 from salver.features.releases.experiments.underway import ActiveRequests
+from salver.kernel.serving.stages import Change
 from salver.words.events import Responded
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId
 from salver.words.releases import Assignment, Source, Split
@@ -134,6 +135,8 @@ class SplitRequest:
 
     __slots__ = ("_call", "_pieces", "_splits", "plan")
 
+    change: Change | None = None
+
     def __init__(self, splits: Splitting, plan: Plan, call: Call) -> None:
         self.plan = plan
         self._splits = splits
@@ -189,7 +192,7 @@ class SplitRequest:
                 answer = self._pieces.kept
         self._splits.hand_over(self.plan, request, answer, self._call, why)
 
-    def end(self) -> Assignment | None:
+    def end(self, *, has_begun: bool = True) -> Assignment | None:
         """See :class:`~salver.kernel.serving.stages.Passage`; None = the release has counted it before."""
         if self._splits.under_way.end(self._call):
             return None

@@ -56,7 +56,7 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
                 assert self.lease is not None
                 self.lease.release()
                 if self.passage is not None:
-                    self.passage.end()
+                    self.passage.end(has_begun=False)
                 return False
             self._give_up = post(self.request, self.deadline, self._told, self.standing)
         except Exception as error:

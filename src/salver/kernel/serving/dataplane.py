@@ -279,7 +279,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 lease, _ = posted.leased(passage)
         except SalverError:
             if passage is not None:
-                passage.end()  # infer or stream starts over
+                passage.end(has_begun=False)  # infer or stream starts over
             return None
         capabilities = lease.servable.capabilities
         post = capabilities.post
@@ -293,7 +293,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         ):
             lease.release()
             if passage is not None:
-                passage.end()
+                passage.end(has_begun=False)
             return None
         posted.lease, posted.servable = lease, lease.servable  # written out, as it is done for each request
         if posted.post(post, body, tell):

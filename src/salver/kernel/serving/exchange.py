@@ -14,7 +14,7 @@ import msgspec
 from salver.kernel.serving.decoding import Decoders
 from salver.kernel.serving.leases import until_resident
 from salver.kernel.serving.ports import Codec, Inferring, Lease, Lessor
-from salver.kernel.serving.stages import Passage, Stage, VersionChoice
+from salver.kernel.serving.stages import Change, Passage, Stage, VersionChoice
 from salver.kernel.serving.standing import PARAMETERS as STANDING_PARAMETERS
 from salver.kernel.serving.standing import from_parameters
 from salver.lazy import lazy_imports
@@ -196,8 +196,23 @@ class Exchange(Generic[BodyT, ReplyT]):
             or (passage is not None and passage.is_open)
         ):
             request = await self._moved(body, request, refusal)
-        if not self.accept(request):
+        is_charged = self.accept(request)
+        if self.passage is not None and self.passage.change is not None:
+            self._amend(self.passage.change)
+        if not is_charged:
             await self._settle()
+
+    def _amend(self, change: Change) -> None:
+        """Change the accepted request, but for its model and version."""
+        if change.timeout_s:
+            end = self.call.arrival + change.timeout_s
+            self.deadline = end if self.deadline is None else min(self.deadline, end)
+        said = self.standing
+        self.standing = msgspec.structs.replace(
+            said, priority=change.priority or said.priority, service=change.service or said.service
+        )
+        if change.group:
+            self.request = msgspec.structs.replace(self.request, group=change.group)
 
     def accept(self, request: InferRequest) -> bool:
         """Accept the decoded request, amended by its parameters and its call.
@@ -269,8 +284,15 @@ class Exchange(Generic[BodyT, ReplyT]):
 
         Returns:
             The lease, and the error for requests that begin a sequence, if the version is being replaced.
+
+        Raises:
+            SalverError: no version can answer, or the stage refuses the request.
         """
         lessor = self._path.lessor
+        if (change := choice.change) is not None:
+            if change.refusal is not None:
+                raise change.refusal()
+            self.model, self.version = change.model, change.version
         for version in choice.versions:
             try:
                 return lessor.acquire(choice.model, version), None
@@ -304,8 +326,16 @@ class Exchange(Generic[BodyT, ReplyT]):
         try:
             if passage is not None:
                 passage = passage.settled(request)
-                if passage.versions[0] != lease.id.version and passage is not self.passage:
-                    other = self.leased(passage)[0]
+                if passage is not self.passage:
+                    self.passage = passage
+                    try:
+                        other = self.leased(passage)[0]
+                    except NotResident as absent:
+                        await until_resident(absent, self.call.deadline, self._path.clock)
+                        other = self.leased(passage)[0]
+                    if other.id == lease.id:
+                        other.release()
+                        other = None
             if refusal is not None or "sequence_id" in request.parameters:
                 began = self._where_it_began((other or lease).servable, request, refusal)
                 if began is not None:

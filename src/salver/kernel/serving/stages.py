@@ -1,14 +1,38 @@
 """Protocols of a feature's stage on the path of requests.
 
 The stage of releases (``features/releases/splitting.py``) chooses the version that answers, and collects
-answers for comparison. A server without such a feature has no stage on its path.
+answers for comparison. The stage of rules (``features/routing/rules/``) stands before it, and changes or
+refuses requests. A server without such a feature has no stage on its path.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
 
-from salver.words.messages import Call, InferRequest, InferResponse, ModelId
+import msgspec
+
+from salver.words.errors import SalverError
+from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Service
 from salver.words.releases import Assignment
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Change of a request by a stage.
+
+    Attributes:
+        model, version: What is asked, in place of what the caller named.
+        refusal: Makes the error with which it is refused; None = it is not refused.
+        timeout_s: Seconds from its arrival to its deadline, if that is not sooner; 0 = unchanged.
+        priority, service: As in :class:`~salver.words.messages.Standing`; 0 and empty = unchanged.
+        group: As in :class:`~salver.words.messages.InferRequest`.
+    """
+
+    model: str
+    version: str
+    refusal: Callable[[], SalverError] | None = None
+    timeout_s: float = 0.0
+    priority: int = 0
+    service: Service | Literal[""] = ""
+    group: str = ""
 
 
 class VersionChoice(Protocol):
@@ -16,8 +40,10 @@ class VersionChoice(Protocol):
 
     Attributes:
         model: Name of the model.
-        versions: Candidates in order of preference; the first that is ready answers.
-        is_open: The choice depends on the request's parameters, and :meth:`settled` makes it.
+        versions: Candidates in order of preference; the first that is ready answers. Empty = what is named.
+        is_open: The request has to be decoded first: :meth:`settled` chooses by it, or ``change`` changes more
+            than its model and version.
+        change: Change of the request; None = none, or not known yet.
     """
 
     @property
@@ -29,8 +55,11 @@ class VersionChoice(Protocol):
     @property
     def is_open(self) -> bool: ...  # noqa: D102
 
+    @property
+    def change(self) -> Change | None: ...  # noqa: D102
+
     def settled(self, request: InferRequest) -> "Passage":
-        """Return the passage with the choice made from the request's parameters; itself if unchanged."""
+        """Return the passage with the choice made from the decoded request; itself if unchanged."""
         ...
 
 
@@ -54,8 +83,12 @@ class Passage(VersionChoice, Protocol):
         """
         ...
 
-    def end(self) -> Assignment | None:
-        """End the passage; return the arm to which the request is counted, if any."""
+    def end(self, *, has_begun: bool = True) -> Assignment | None:
+        """End the passage; return the arm to which the request is counted, if any.
+
+        Args:
+            has_begun: Otherwise the request is about to begin in another way.
+        """
         ...
 
 
