@@ -1,4 +1,4 @@
-"""Common steps of loading in all backends.
+"""Common steps of loading in all backends, and of reading files that are watched.
 
 Reject unknown options, import the framework, override the artefact's signature with configuration, and turn
 every exception of a framework into ``LoadFailed``. Knows no framework.
@@ -38,6 +38,15 @@ def read_bounded(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise LoadFailed(f"{path} is larger than {most} bytes")
     return content
+
+
+def state_of(path: Path) -> object:
+    """Return what differs once a file is changed or replaced; None = it cannot be reached."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def options_of(manifest: Manifest, known: Collection[str]) -> dict[str, str]:

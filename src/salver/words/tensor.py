@@ -8,6 +8,7 @@ numpy array. Two datatypes need a convention, because numpy has no such type (do
 """
 
 import enum
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+_MOST_COUNTED: Final = 1024  # texts that are measured
 
 
 class DataType(enum.Enum):
@@ -138,6 +140,21 @@ def tensor(name: str, values: object) -> Tensor:
     elif array.dtype.name == "bfloat16":
         array = array.view(np.uint16)
     return Tensor(name, kind, np.ascontiguousarray(array, kind.dtype).reshape(array.shape))
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of tensors including texts; estimated from the first texts if there are very many.
+
+    >>> size_of([tensor("x", np.zeros((2, 3), "float32")), tensor("s", ["four"])])
+    36
+    """
+    size = 0
+    for each in tensors:
+        size += each.array.nbytes
+        if each.datatype is DataType.BYTES and (count := each.array.size):
+            some = each.array.ravel()[:_MOST_COUNTED]
+            size += sum(map(len, some)) * count // len(some)
+    return size
 
 
 def as_bytes(values: object) -> Array:

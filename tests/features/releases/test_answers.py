@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.features.releases.experiments.answers import MOST_BYTES, AnswerPieces, read, size_of, strung
+from salver.features.releases.experiments.answers import MOST_BYTES, AnswerPieces, read, strung
 from salver.words.handlers import BODY
 from salver.words.messages import InferResponse
-from salver.words.tensor import DataType, Tensor, tensor
+from salver.words.tensor import DataType, Tensor, size_of, tensor
 
 
 def piece(*outputs):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from salver.backends.loading import state_of
 from salver.features.access import AccessConfig
 from salver.features.access.key_table import KeyChange, KeyTable
 from salver.features.access.keys_file import read_whole, table
@@ -53,15 +54,6 @@ class WatchedFile:
             await asyncio.to_thread(self.read)
         except SalverError as error:
             _LOG.error("the keys stay as they are: %s", error)
-
-
-def state_of(path: Path) -> object:
-    """Return what differs once a file is changed or replaced; None = it cannot be reached."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def record_changes(changes: Sequence[KeyChange]) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from salver.backends.loading import state_of
 from salver.features.access import IdentityConfig
-from salver.features.access.building import state_of, table_of
+from salver.features.access.building import table_of
 from salver.features.access.key_table import KeyTable
 from salver.lazy import lazy_imports
 from salver.parts import Kernel, Parts, Tick

@@ -3,15 +3,13 @@
 Before its first load a version is judged by its format and its size on disk; afterwards by what was measured.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from salver.kernel.repository.toml import byte_count
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput
 
-_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _LEAST_BUDGET: Final = 64 << 20
 _LEAST_NEED: Final = 1 << 20
 _MARGIN: Final = 1.03
@@ -55,10 +53,10 @@ def parse_size(text: str, field: str) -> int:
     >>> parse_size("1.5 GiB", "--memory"), parse_size("512m", "--memory")
     (1610612736, 536870912)
     """
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise InvalidInput(f"{text!r} is no size", field=field, fix="Write it as 8GiB or 512MiB.")
-    size = int(float(found[1]) * _UNITS[found[2].lower()])
+    try:
+        size = byte_count(text)
+    except ValueError as error:
+        raise InvalidInput(f"{error}", field=field, fix="Write it as 8GiB or 512MiB.") from error
     if not _LEAST_BUDGET <= size <= 1 << 60:
         raise InvalidInput(
             f"a budget of {text!r} is not between 64 MiB and 1 EiB",

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from salver.features.releases.experiments.answers import AnswerPieces, read, size_of, strung
+from salver.features.releases.experiments.answers import AnswerPieces, read, strung
 from salver.features.releases.experiments.compare import Comparison, How, compare
 from salver.features.releases.experiments.shadows import (
     NO_ANSWER,
@@ -35,7 +35,7 @@ from salver.words.events import Event, Shadowed
 from salver.words.handlers import status_of
 from salver.words.messages import Call, InferRequest, InferResponse, Standing
 from salver.words.releases import Source, Split
-from salver.words.tensor import Tensor
+from salver.words.tensor import Tensor, size_of
 
 _LOG: Final = logging.getLogger("salver.shadow")
 _PATIENCE_S: Final = 60.0  # a copy that takes longer is given up

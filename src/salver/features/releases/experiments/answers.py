@@ -11,25 +11,13 @@ import numpy as np
 
 from salver.words.handlers import BODY
 from salver.words.messages import InferResponse
-from salver.words.tensor import DataType, Tensor, as_bytes
+from salver.words.tensor import DataType, Tensor, as_bytes, size_of
 
 #: Maximum bytes kept of one answer, and the overhead counted per piece.
 MOST_BYTES: Final = 4 << 20
 _PIECE_BYTES: Final = 1024
-_MOST_COUNTED: Final = 1024  # number of texts measured while the caller waits
 #: Maximum bytes of a body parsed as JSON, because parsing delays other requests.
 _MOST_JSON: Final = 1 << 17
-
-
-def size_of(outputs: Sequence[Tensor]) -> int:
-    """Return the bytes of tensors including texts; estimated from the first texts if there are very many."""
-    size = 0
-    for tensor in outputs:
-        size += tensor.array.nbytes
-        if tensor.datatype is DataType.BYTES and (count := tensor.array.size):
-            some = tensor.array.ravel()[:_MOST_COUNTED]
-            size += sum(map(len, some)) * count // len(some)
-    return size
 
 
 class AnswerPieces:
