@@ -29,7 +29,7 @@ _OIP, _TENSORFLOW, _TORCHSERVE, _TRITON, _OPENAI, _CLOUDS = (
     f"dialects/{name}" for name in ("oip", "tensorflow", "torchserve", "triton", "openai", "clouds")
 )
 _ACCESS, _KEYRING, _USAGE = "features/access", "features/keyring", "features/usage"
-_MEMORY, _PIPELINES = "features/memory", "features/pipelines"
+_MEMORY, _PIPELINES, _ROUTING = "features/memory", "features/pipelines", "features/routing"
 _CACHE, _LEDGER, _MANAGEMENT, _REGISTRY, _RELEASES, _TELEMETRY, _TUNING, _TWINS = (
     f"features/{name}"
     for name in ("cache", "ledger", "management", "registry", "releases", "telemetry", "tuning", "twins")
@@ -58,6 +58,7 @@ TOGETHER: dict[str, set[str]] = {
     "encoding/test_varints.py": {_TENSORFLOW},
     "encoding/test_wire_edges.py": {_OIP, _OPENAI, _TENSORFLOW, _TRITON},
     "features/access/test_every_route.py": {_MANAGEMENT, _TORCHSERVE},
+    "features/access/test_rule_rights.py": {_MANAGEMENT, _ROUTING, _TORCHSERVE},
     "features/access/test_torchserve_tokens.py": {_MANAGEMENT, _TORCHSERVE},
     "features/console/test_console_access.py": {_LEDGER, _REGISTRY, _RELEASES},
     "features/console/test_console_files.py": {_LEDGER, _REGISTRY, _RELEASES},
@@ -71,10 +72,10 @@ TOGETHER: dict[str, set[str]] = {
     "features/pipelines/test_pipelines_served.py": {_ACCESS},
     "features/keyring/test_keys_served.py": {_RELEASES},
     "features/management/test_api_reference.py": {
-        *(_ACCESS, _CACHE, _KEYRING, _MEMORY, _RELEASES, _USAGE),
+        *(_ACCESS, _CACHE, _KEYRING, _MEMORY, _RELEASES, _ROUTING, _USAGE),
     },
     "features/management/test_controllers_page.py": {
-        *(_ACCESS, _CACHE, _KEYRING, _MEMORY, _RELEASES, _USAGE),
+        *(_ACCESS, _CACHE, _KEYRING, _MEMORY, _RELEASES, _ROUTING, _USAGE),
     },
     "features/registry/test_bucket_artifacts.py": {"features/backup"},
     "features/registry/test_api_registry.py": {_MANAGEMENT, _RELEASES},

@@ -47,6 +47,10 @@ COMMANDS: Final = {
         "salver.features.routing.command:instances",
         "Show the servers that answer for a model, drain one, or let it take part again.",
     ),
+    "route": (
+        "salver.features.routing.rules.command:route",
+        "Show and check the rules on requests, and explain which one decides.",
+    ),
     "usage": (
         "salver.features.usage.command:usage",
         "Show what keys have used, by model and hour, or export it as CSV or Parquet.",

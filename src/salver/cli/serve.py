@@ -145,6 +145,8 @@ def _tables(
         tensorflow["rules"] = {"first_output": True}
     if tensorflow:
         tables["tensorflow"] = tensorflow
+    if execution.rules_file:
+        tables["rules"] = {"file": execution.rules_file}
     if tls.keys_file:
         tables["access"] = {"keys_file": tls.keys_file}
     if tls.identity_file:

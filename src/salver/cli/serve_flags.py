@@ -210,6 +210,14 @@ class Execution:
             help="NAME:COUNT of a resource that models share; a run waits until enough is free.",
         ),
     ] = ()
+    rules_file: Annotated[
+        str,
+        Parameter(
+            name="--rules-file",
+            help="File of rules that send requests to other models, change or refuse them; '' = none. It is "
+            "read again when it changes.",
+        ),
+    ] = ""
     prefer: Annotated[
         Literal["tensorflow", "onnx"],
         Parameter(

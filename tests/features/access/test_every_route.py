@@ -115,8 +115,7 @@ TITLES = {
 
 async def test_every_route_answers_each_key_as_documented(tmp_path: Path) -> None:
     ring = KeyRing(tmp_path / "keys.toml")
-    registry = {"ledger": str(tmp_path / "registry")}
-    async with serving(tmp_path, ring.path, registry=registry) as ports:
+    async with serving(tmp_path, ring.path, **of_features(tmp_path)) as ports:
         every = list(askings(ports.server))
         assert {asking.kind for asking in every} == set(KINDS)
         assert sorted({asking.path for asking in every if asking.right == "open"}) == LIVE
@@ -220,11 +219,18 @@ def _row(asking: Asking) -> str:
     return f"| `{what}` | {' | '.join(expected(asking))} |"
 
 
+def of_features(folder: Path) -> dict[str, dict[str, str]]:
+    """Tables of features whose operations are there only if they are used."""
+    rules = folder / "rules.toml"
+    rules.touch()
+    return {"registry": {"ledger": str(folder / "registry")}, "rules": {"file": str(rules)}}
+
+
 async def write() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ring = KeyRing(folder / "keys.toml")
-        async with serving(folder, ring.path, registry={"ledger": str(folder / "registry")}) as ports:
+        async with serving(folder, ring.path, **of_features(folder)) as ports:
             PAGE.write_text(page(list(askings(ports.server))))
 
 

@@ -18,6 +18,7 @@ from salver.features.management.openapi import describe
 from salver.features.management.serving_operations import serving_operations
 from salver.features.memory import operations as memory
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
+from salver.features.routing.rules.operations import rule_operations
 from salver.features.usage import operations as usage
 from salver.transport.operations import ROOT, Operation
 
@@ -49,7 +50,7 @@ def operations() -> list[Operation]:
     kept = LedgerApi(nobody, nobody, nobody, ReleaseStores(nobody, nobody, nobody), str)
     serving = serving_operations(nobody, nobody, ("salver", "0"), has_registry=True)
     keys = [*key_operations(nobody, nobody), *usage.operations(nobody, nobody)]
-    more = [*cache.operations(nobody), *memory.operations(nobody)]
+    more = [*cache.operations(nobody), *memory.operations(nobody), *rule_operations(nobody)]
     return [*serving, *me.operations(nobody), *kept.operations(), *keys, *more]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -356,3 +357,15 @@ def test_no_instance_gets_more_requests_than_it_may_have() -> None:
     assert len(answers) == 4 and all(answer.outputs for answer in answers)
     assert isinstance(refused, Overloaded) and refused.why == "queue_full"
     assert sorted(bench.asked) == ["a", "a", "b", "b"]
+
+
+def test_a_group_answers_alone_and_must_exist() -> None:
+    bench = Bench(reply, reply, reply)
+    bench.model.router.instances[1].group = "canary"
+    x = Tensor("x", DataType.FP32, np.ones((1, 2), np.float32))
+    request = InferRequest("m", (x,), group="canary")
+    for _ in range(3):
+        asyncio.run(bench.model.infer(request))
+    assert bench.asked == ["b", "b", "b"]
+    with raises(NotReady, "no instance of group 'blue' of model 'm' is there"):
+        asyncio.run(bench.model.infer(msgspec.structs.replace(request, group="blue")))

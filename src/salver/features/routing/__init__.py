@@ -1,4 +1,4 @@
-"""Routing: models that other servers answer, balanced by measurement, and kept up while some fail.
+"""Routing: models that other servers answer, balanced by measurement, and kept up while some fail; rules.
 
 ``choosing`` decides from the instances' loads and health which one gets a request; ``engine`` carries it
 out. ``docs/adr/0018-routing.md`` has the reasons.
@@ -6,6 +6,8 @@ out. ``docs/adr/0018-routing.md`` has the reasons.
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from salver.backends.protocol import LoadOptions, RunnableModel, Traits
 from salver.feature import Feature
@@ -103,4 +105,23 @@ async def build(kernel: "Kernel", config: None) -> "Parts":
     )
 
 
+class RulesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of rules.
+
+    Attributes:
+        file: TOML file of rules on requests; empty = there are none.
+    """
+
+    file: str = ""
+
+
 feature = Feature("routing", "salver.features.routing:build")
+#: After releases, whose stage and headers it puts its own before.
+rules_feature = Feature(
+    "rules",
+    "salver.features.routing.rules.building:build",
+    config=RulesConfig,
+    has_table=False,
+    is_used=lambda config: bool(config.file),
+    after=("registry",),
+)

@@ -57,13 +57,15 @@ class Router:
     def __repr__(self) -> str:
         return f"<Router of {len(self.instances)} instances, {self.budget!r}>"
 
-    def choose(self, key: str, tried: Collection[str], now: float) -> Instance | None:
+    def choose(self, key: str, tried: Collection[str], now: float, group: str = "") -> Instance | None:
         """Return the instance for an attempt; None = none is left.
 
         Args:
             tried: URLs that failed in earlier attempts of the request.
+            group: Group of which it has to be; empty = any.
         """
-        there = [each for each in self.instances if not (each.is_draining or each.unfit)]
+        own = self._of(group)
+        there = [each for each in own if not (each.is_draining or each.unfit)]
         if any(each.level for each in there):
             there = self._level(there, now)
         fit = [each for each in there if each.is_available(now)]
@@ -75,18 +77,23 @@ class Router:
 
         left = list(filter(can_take, fit))
         if not left:
-            left = [each for each in self.instances if each.is_available(now) and can_take(each)]
+            left = [each for each in own if each.is_available(now) and can_take(each)]
         for each in left:
             # Half-open. By its latency it would not be chosen for a long time.
             if each.is_ejected and each.is_available(now):
                 return each
         return self._policy.choose(left, key, now) if left else None
 
-    @property
-    def is_full(self) -> bool:
-        """Whether an instance would get a request, were there not a limit of those under way."""
-        there = (each for each in self.instances if not (each.is_draining or each.unfit))
+    def is_full(self, group: str = "") -> bool:
+        """Return whether an instance would get a request, were there not a limit of those under way."""
+        there = (each for each in self._of(group) if not (each.is_draining or each.unfit))
         return any(each.load.pending >= self._most for each in there)
+
+    def _of(self, group: str) -> list[Instance]:
+        """Return the instances of a group; all without one."""
+        if not group:
+            return self.instances
+        return [each for each in self.instances if each.group == group]
 
     def _level(self, there: Sequence[Instance], now: float) -> list[Instance]:
         """Return the instances of the level that is drawn."""

@@ -23,12 +23,14 @@ class InstanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         weight: Share of the requests, relative to others.
         priority: 0 is asked first; others as far as those before them are not available.
         zone: Where it is; those in the zone of this server come first.
+        group: Group to which rules can send requests.
     """
 
     url: str
     weight: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
     zone: str = ""
+    group: str = ""
 
 
 class ProbeTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

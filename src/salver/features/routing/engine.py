@@ -245,14 +245,19 @@ class RoutedModel:
         key = str(request.parameters.get(self.document.key, "")) if self.document.key else ""
         router.budget.request()
         tried: list[str] = []
-        error: SalverError = NotReady(f"no instance of model '{self.id.name}' is there", field="model")
+        among = f"group '{request.group}' of model" if request.group else "model"
+        error: SalverError = NotReady(f"no instance of {among} '{self.id.name}' is there", field="model")
+
+        def choose() -> Instance | None:
+            return router.choose(key, tried, clock(), request.group)
+
         for _ in range(self.document.attempts):
             now = clock()
             if deadline is not None and now >= deadline:
                 raise DeadlineExceeded(LATE)
-            instance = home or router.choose(key, tried, now)
+            instance = home or choose()
             if instance is None:
-                if not tried and router.is_full:
+                if not tried and router.is_full(request.group):
                     raise full(so_many(self.running))
                 break
             router.retries += bool(tried)
@@ -265,7 +270,7 @@ class RoutedModel:
 
             try:
                 if may_hedge and self._usual.is_known:
-                    reply = await self._hedged(instance, ask, key, tried)
+                    reply = await self._hedged(instance, ask, choose, tried)
                 else:
                     reply = await ask(instance)
                 if may_hedge:
@@ -285,7 +290,7 @@ class RoutedModel:
         self,
         instance: Instance,
         ask: _Send[_AnswerT],
-        key: str,
+        choose: Callable[[], Instance | None],
         tried: list[str],
     ) -> _AnswerT:
         """Ask an instance and, if it takes longer than usual, another one; return the first answer."""
@@ -293,7 +298,7 @@ class RoutedModel:
         try:
             done, _ = await asyncio.wait(tasks, timeout=self._usual.seconds)
             if not done:
-                other = self.router.choose(key, tried, self._clock())
+                other = choose()
                 if other is not None and self.router.budget.take():
                     self.router.hedges += 1
                     tried.append(other.url)

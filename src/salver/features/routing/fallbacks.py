@@ -243,7 +243,7 @@ class Fallbacks:
             to = f"{model}:{version}"
             if not version:
                 return None, to
-        asked = msgspec.structs.replace(request, model=model, version=version)
+        asked = msgspec.structs.replace(request, model=model, version=version, group="")
         try:
             return await self._inner.infer(asked, call), to
         except SalverError as error:

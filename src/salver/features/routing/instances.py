@@ -37,6 +37,7 @@ class Instance:
         weight: Share of the requests, relative to others.
         level: Priority; 0 is first.
         slow_start_s: Seconds in which its share grows to the whole, when it comes or comes back; 0 = at once.
+        group: Group to which rules can send requests; empty = none.
 
     Attributes:
         joined_at: When it came, or came back.
@@ -49,15 +50,28 @@ class Instance:
     """
 
     __slots__ = (
-        *("ejected_until", "ejections", "failures", "is_draining", "is_down", "joined_at", "level", "load"),
+        *(
+            "ejected_until",
+            "ejections",
+            "failures",
+            "group",
+            "is_draining",
+            "is_down",
+            "joined_at",
+            "level",
+            "load",
+        ),
         *("slow_start_s", "unfit", "url", "weight"),
     )
 
-    def __init__(self, url: str, weight: float = 1.0, level: int = 0, slow_start_s: float = 0.0) -> None:
+    def __init__(
+        self, url: str, weight: float = 1.0, level: int = 0, slow_start_s: float = 0.0, group: str = ""
+    ) -> None:
         self.url = url
         self.weight = weight
         self.level = level
         self.slow_start_s = slow_start_s
+        self.group = group
         self.joined_at = -math.inf
         self.load = Load()
         self.is_draining = False

@@ -78,22 +78,13 @@ class InstancesLoader:
             token = self._variables(document.token) or ""
             if not token:
                 raise LoadFailed(f"the variable {document.token} is not set", field="token")
-        window = document.slow_start_s
-        instances = [
-            Instance(
-                table.url.rstrip("/"),
-                table.weight,
-                level_of(table.priority, table.zone, document.zone),
-                window,
-            )
-            for table in document.tables
-        ]
+        instances = _instances_of(document)
         if document.discover:
             try:
                 urls = await addresses(document.discover, self._resolve)
             except OSError as error:
                 raise LoadFailed(f"{document.discover} is not resolved: {error}", field="discover") from error
-            instances = [Instance(url, slow_start_s=window) for url in urls]
+            instances = [Instance(url, slow_start_s=document.slow_start_s) for url in urls]
 
         def check_of(instance: Instance) -> InstanceCheck:
             return InstanceCheck(instance, Client(instance.url, timeout=document.attempt_s, token=token))
@@ -181,3 +172,16 @@ class InstancesLoader:
     def models(self) -> Sequence[RoutedModel]:
         """Models that are loaded."""
         return tuple(self._models)
+
+
+def _instances_of(document: Document) -> list[Instance]:
+    return [
+        Instance(
+            table.url.rstrip("/"),
+            table.weight,
+            level_of(table.priority, table.zone, document.zone),
+            document.slow_start_s,
+            table.group,
+        )
+        for table in document.tables
+    ]

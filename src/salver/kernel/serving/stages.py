@@ -41,8 +41,8 @@ class VersionChoice(Protocol):
     Attributes:
         model: Name of the model.
         versions: Candidates in order of preference; the first that is ready answers. Empty = what is named.
-        is_open: The request has to be decoded first: :meth:`settled` chooses by it, or ``change`` changes more
-            than its model and version.
+        is_open: The request has to be decoded: :meth:`settled` chooses by it, or ``change`` has more than a
+            model and version.
         change: Change of the request; None = none, or not known yet.
     """
 
