@@ -5,8 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from relay import Relay
 
-from salver.client.http import Http, Unreachable
+from salver.client.http import Http, NoConnection, Unreachable
 from salver.words.errors import SalverError, TooLarge
 
 
@@ -172,3 +173,14 @@ def test_url_without_a_scheme_and_with_a_path() -> None:
     assert Http("localhost:9").url == "http://localhost:9"
     request = Http("http://u:p@host/salver/").request("GET", "/v2")
     assert request == b"GET /salver/v2 HTTP/1.1\r\nhost: host\r\n\r\n"
+
+
+def test_a_connection_that_does_not_come_about_is_given_up() -> None:
+    async def ask() -> None:
+        async with Relay(lambda: asyncio.open_connection("127.0.0.1", 9)) as relay:
+            relay.be("dropped")
+            http = Http(f"http://127.0.0.1:{relay.port}", connect_s=0.05)
+            with pytest.raises(NoConnection, match="no connection in time"):
+                await http.send(http.request("GET", "/"))
+
+    asyncio.run(ask())

@@ -179,13 +179,17 @@ def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
 def _reason(error: OSError) -> str:
     if error.errno and error.errno > 0:
         return os.strerror(error.errno)
-    return str(error)
+    return str(error) or "no connection in time"
 
 
 class Http:
-    """A server's address and the idle connections to it."""
+    """A server's address and the idle connections to it.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        connect_s: Most seconds until a connection is there; None = the kernel's, minutes.
+    """
+
+    def __init__(self, url: str, connect_s: float | None = None) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Unreachable(f"{url!r} is not a server's URL", fix="Give one such as http://127.0.0.1:8000.")
@@ -194,6 +198,7 @@ class Http:
         self._address = parts.hostname, parts.port or (443 if self._tls else 80)
         self._host = parts.netloc.rpartition("@")[2].encode()
         self._prefix = parts.path.rstrip("/").encode()
+        self._connect_s = connect_s
         self._idle: list[_Connection] = []
 
     def __repr__(self) -> str:
@@ -239,16 +244,18 @@ class Http:
         """Return a new connection, for an answer that is read as it comes. Raises NoConnection."""
         host, port = self._address
         try:
-            return await asyncio.open_connection(host, port, ssl=self._tls, limit=MAX_HEAD)
+            async with asyncio.timeout(self._connect_s):
+                return await asyncio.open_connection(host, port, ssl=self._tls, limit=MAX_HEAD)
         except OSError as error:
             raise self._no_connection(error) from error
 
     async def _connect(self) -> _Connection:
         host, port = self._address
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                _Connection, host, port, ssl=self._tls
-            )
+            async with asyncio.timeout(self._connect_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    _Connection, host, port, ssl=self._tls
+                )
         except OSError as error:
             raise self._no_connection(error) from error
         return connection

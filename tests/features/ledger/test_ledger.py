@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from databases import empty_database, empty_ledger
-from relay import Relay, Trouble
+from relay import DatabaseRelay, Trouble
 from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
@@ -264,7 +264,7 @@ async def test_a_postgresql_that_is_gone_without_a_word_is_given_up(said: str, s
 @pytest.mark.parametrize("trouble", ["silent", "mute", "deaf"])
 async def test_a_postgresql_that_says_nothing_is_given_up(trouble: Trouble) -> None:
     loop, tries = asyncio.get_running_loop(), []
-    async with Relay(empty_database()) as relay:
+    async with DatabaseRelay(empty_database()) as relay:
         async with await Ledger.open(relay.url) as ledger:
 
             def interrupted(connection: Connection) -> int:
@@ -301,7 +301,7 @@ async def test_a_writer_that_is_cut_off_in_the_midst_keeps_no_lock(
         count_up(connection)
 
     async with (
-        Relay(url) as relay,
+        DatabaseRelay(url) as relay,
         await Ledger.open(url, patience=PATIENCE_S) as ledger,
         await Ledger.open(relay.url) as other,
     ):
@@ -321,7 +321,10 @@ async def test_a_writer_that_is_cut_off_in_the_midst_keeps_no_lock(
 
 
 async def test_a_postgresql_that_is_slow_is_waited_for() -> None:
-    async with Relay(empty_database()) as relay, await Ledger.open(relay.url) as ledger:  # two seconds
+    async with (
+        DatabaseRelay(empty_database()) as relay,
+        await Ledger.open(relay.url) as ledger,
+    ):  # two seconds
         assert await ledger.read(lambda c: c.scalar(text("SELECT 1 FROM pg_sleep(3)"))) == 1
 
 

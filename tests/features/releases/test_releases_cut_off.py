@@ -14,7 +14,7 @@ import zoo
 from databases import empty_database
 from pushing import BODY, push
 from registries import counted
-from relay import Relay, Trouble
+from relay import DatabaseRelay, Trouble
 from release_load import Callers, bodies, digits, write_digits
 from replicas import POLICY, USERS, Replicas, begin, check_counts
 from soaking import ONLY
@@ -56,7 +56,7 @@ class Hasty(ServerProcess):
 
 class CutOff(NamedTuple):
     replicas: Replicas
-    relay: Relay
+    relay: DatabaseRelay
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     write_digits(tmp_path / "models", 2)
     kind: type[ServerProcess] = getattr(request, "param", ServerProcess)
     url = empty_database()
-    async with Relay(url) as relay, await Ledger.open(url) as ledger:
+    async with DatabaseRelay(url) as relay, await Ledger.open(url) as ledger:
         models, files = [tmp_path / "models"], ["--artifacts", str(tmp_path / "files")]
         with (
             kind(models, tmp_path / "one.log", ["--registry", url, *files]) as one,
@@ -219,7 +219,7 @@ async def test_one_that_is_cut_off_serves_what_it_knew_though_its_files_were_rem
         folder.mkdir()
     zoo.write_mlp(more / "mlp", 1)  # a folder without a model is an error
     url = empty_database()
-    async with Relay(url) as relay, await Ledger.open(url) as ledger:
+    async with DatabaseRelay(url) as relay, await Ledger.open(url) as ledger:
         registry = ModelRegistry(ledger, Artifacts(files), time.time, counted().__next__)
         for alias in (CHAMPION, ""):
             await push(registry, tmp_path / "source", alias)

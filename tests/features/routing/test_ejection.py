@@ -82,6 +82,15 @@ def test_a_fast_failure_does_not_look_fast() -> None:
     assert bad.load.latency == approx(1.0) and {found.choose("", [], 0.1) for _ in range(50)} == {good}
 
 
+@mark.parametrize("policy", ["measured", "peak-ewma"])
+def test_failures_between_answers_do_not_add_up_without_limit(policy: str) -> None:
+    found = router(2, policy)
+    each = found.instances[0]
+    for now in range(2000):
+        attempt(found, each, "failed" if now % 2 else "answered", now / 100)
+    assert 0.01 < each.load.latency <= 0.1
+
+
 def test_what_the_caller_ends_says_nothing() -> None:
     found = router(2, "peak-ewma")
     each = found.instances[0]

@@ -14,7 +14,7 @@ from salver.features.routing.instances import Instance
 from salver.features.routing.loading import InstancesLoader
 from salver.features.routing.probing import Probe, mismatch, read_probe
 from salver.words.artifacts import Manifest
-from salver.words.errors import LoadFailed, ModelFailed, Overloaded
+from salver.words.errors import InvalidInput, LoadFailed, ModelFailed, Overloaded
 from salver.words.messages import ModelId, Signature, TensorSpec
 from salver.words.tensor import DataType, Tensor, tensor
 
@@ -162,7 +162,8 @@ def test_an_instance_that_answers_wrongly_is_left_out_until_it_is_right_again() 
     assert not instance.is_available(now)
     # One that is out is asked at each check; no answer is no proof.
     assert look(Overloaded("full"), after=1) and look(Unreachable("gone"), after=1)
-    assert look(ModelFailed("it raised"), after=1) == "it refuses the probe: it raised"
+    assert look(ModelFailed("it raised"), after=1) == "it answers the probe wrongly: 'y' is off by 3"
+    assert look(InvalidInput("no 'x'"), after=1) == "it refuses the probe: no 'x'"
     assert look([1.0, 2.001], after=1) == "" and instance.is_available(now) and instance.joined_at == now
     # One that was down, for instance with other weights now, gets no request before its answer is right.
     instance.is_down = True

@@ -49,6 +49,7 @@ class Server:
         self._answer = answer
         self._asked = asked
         self.sent: list[bytes] = []
+        self.closed = 0
 
     def request(self, verb: str, path: str, body: bytes, headers: list[tuple[str, str]]) -> bytes:
         self.path, self.headers = path, dict(headers)
@@ -66,7 +67,7 @@ class Server:
         return found
 
     async def close(self) -> None:
-        self.url = ""
+        self.closed += 1
 
 
 class Bench:
@@ -214,6 +215,8 @@ def test_an_instance_that_stalls_is_left_and_asked_no_more() -> None:
     bench = Bench(lambda: asyncio.sleep(60), reply, attempt_s=0.05)
     assert bench.ask().tolist() == [[3, 4]]
     assert bench.model.router.instances[0].load.failed == 1
+    # Its idle connections may be as dead.
+    assert [server.closed for server in bench.servers.values()] == [1, 0]
 
 
 def hedging(*answers: Callable[[], Any], reserve: float = 10) -> Bench:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from accounting import ask, close, drop, open_accounts
 from databases import POSTGRESQL_MOSTLY, SQLITE_MOSTLY, migrated_ledger
-from relay import Relay
+from relay import DatabaseRelay
 
 from salver.features.ledger.ledger import Ledger
 from salver.features.usage.accounts import WRITE_S, KeyAccounts
@@ -228,7 +228,7 @@ async def test_two_servers_cut_off_from_postgresql(tmp_path: Path, clock: Clock)
     """Each uses its slice, and no more; when the line is back, the rest."""
     url = migrated_ledger("postgresql", tmp_path)
     total = 0
-    async with Relay(url) as one, Relay(url) as two:
+    async with DatabaseRelay(url) as one, DatabaseRelay(url) as two:
         lines = (one, two)
         servers = [
             await open_accounts(line.url, f"s{number}", tmp_path, clock) for number, line in enumerate(lines)

@@ -16,7 +16,7 @@ from salver.features.routing.ports import Policy
 
 #: Below this share of available instances, ejections do not count (Envoy's panic threshold).
 PANIC: Final = 0.5
-#: A failure counts as so many times the latency that is known: one that is quick must not look fast.
+#: A failure counts as so many times the last answer's latency: one that is quick must not look fast.
 _FAILURE: Final = 10.0
 #: How an attempt ended: with an answer; with an error that only says that the instance works; with a
 #: failure of the instance; without an answer by the caller's deadline; because the caller had gone.
@@ -117,7 +117,7 @@ class Router:
         load.pending -= 1
         if outcome == "failed":
             load.failed += 1
-            self._policy.answered(instance, max(seconds, _FAILURE * load.latency), now)
+            self._policy.answered(instance, max(seconds, _FAILURE * load.answer_s), now)
             self.ejected += failed(instance, self.instances, self._ejection, now)
         elif outcome == "late":
             self._policy.answered(instance, seconds, now)
@@ -129,4 +129,5 @@ class Router:
                 load.latency = 0.0  # of the time in which it failed
                 instance.joined_at = now
             if outcome == "answered":
+                load.answer_s = seconds
                 self._policy.answered(instance, seconds, now)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from salver.client.http import Http
 from salver.features.routing.checking import HealthChecks
-from salver.features.routing.engine import RoutedModel
+from salver.features.routing.engine import CONNECT_S, RoutedModel
 from salver.features.routing.instances import Instance
 
 _LOG = logging.getLogger("salver.routing")
@@ -66,7 +66,7 @@ class Discovery:
             if url not in known:
                 instance = Instance(url, slow_start_s=self._engine.document.slow_start_s)
                 instance.is_down = True  # until it has been checked
-                clients[url] = Http(url)
+                clients[url] = Http(url, CONNECT_S)
                 router.instances.append(instance)
                 self._health.add(instance)
         for url, instance in known.items():

@@ -44,7 +44,8 @@ from salver.words.messages import (
 
 #: Statuses after which another instance may answer, if the request may be run twice.
 _ELSEWHERE: Final = frozenset((404, 429, 500, 502, 503))
-
+#: Seconds in which a connection to an instance has to come about.
+CONNECT_S: Final = 1.0
 
 _AnswerT = TypeVar("_AnswerT", Reply, EventStream)
 #: Sends a request to an instance.
@@ -334,6 +335,9 @@ class RoutedModel:
             outcome = "refused" if is_busy else "failed"
             raise _Failed(self._about(instance, error))
         except TimeoutError:
+            # The other side may have gone without a word: each idle connection would cost a request.
+            if (client := self.clients.get(instance.url)) is not None:
+                await client.close()
             if deadline is not None and self._clock() >= deadline:
                 outcome = "late"
                 raise DeadlineExceeded(LATE) from None

@@ -18,6 +18,7 @@ class Load(msgspec.Struct):
         pending: Requests under way.
         latency: Latency in seconds as the policy counts it; 0 = none was measured.
         measured_at: Time of its last measurement.
+        answer_s: Seconds of its last answer.
         answered, failed: Attempts since the start.
         credit: Turns that it is owed, as round robin counts them.
     """
@@ -25,6 +26,7 @@ class Load(msgspec.Struct):
     pending: int = 0
     latency: float = 0.0
     measured_at: float = 0.0
+    answer_s: float = 0.0
     answered: int = 0
     failed: int = 0
     credit: float = 0.0

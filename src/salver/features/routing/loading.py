@@ -25,7 +25,7 @@ from salver.features.routing.checking import (
 from salver.features.routing.choosing import Router
 from salver.features.routing.discovering import Discovery, Resolve, addresses, resolve
 from salver.features.routing.document import FILE, Document, parse
-from salver.features.routing.engine import RoutedModel
+from salver.features.routing.engine import CONNECT_S, RoutedModel
 from salver.features.routing.instances import Instance
 from salver.features.routing.levels import level_of
 from salver.features.routing.probing import read_probe
@@ -112,7 +112,7 @@ class InstancesLoader:
             manifest.id,
             msgspec.structs.replace(expected.signature, inputs=tuple(inputs)),
             router,
-            {each.url: Http(each.url) for each in instances},
+            {each.url: Http(each.url, CONNECT_S) for each in instances},
             document,
             manifest.config,
             token=token,

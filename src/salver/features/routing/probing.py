@@ -14,8 +14,8 @@ from salver.words.errors import Code, InvalidInput, LoadFailed, SalverError
 from salver.words.tensor import Tensor
 
 _MOST_BYTES: Final = 16 << 20
-#: Errors that tell nothing of an instance's answers.
-_NOT_NOW: Final = (Code.NOT_READY, Code.OVERLOADED, Code.RATE_LIMITED, Code.DEADLINE_EXCEEDED)
+#: Errors that tell of the instance's model; the others are for ejection, which leaves some instances in.
+_REFUSED: Final = (Code.INVALID_INPUT, Code.NOT_FOUND, Code.TOO_LARGE, Code.UNSUPPORTED)
 
 
 class Probe:
@@ -38,13 +38,13 @@ class Probe:
         return f"<Probe of {', '.join(tensor.name for tensor in self._expected)}>"
 
     async def judge(self, client: Client, name: str, version: str) -> str | None:
-        """Return what is wrong with an instance's answer; empty = nothing, None = it could not answer now."""
+        """Return what is wrong with an instance's answer; empty = nothing, None = there is no answer now."""
         try:
             found = await client.infer_json(name, self._request, version=version)
         except SalverError as error:
-            if error.code in _NOT_NOW:
-                return None
-            return f"it refuses the probe: {error.message}"
+            if error.code in _REFUSED:
+                return f"it refuses the probe: {error.message}"
+            return None
         wrong = mismatch(self._expected, found, self._tolerance)
         return wrong and f"it answers the probe wrongly: {wrong}"
 

@@ -1,0 +1,133 @@
+"""Three real instances behind a server, of which one or all fail: what do callers notice?"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from faulty_instances import FAULTS, NAME, OUTAGES, Cluster
+from soaking import size
+from waiting import auntil
+
+from salver.client import Client
+from salver.words.errors import SalverError
+
+
+class Callers:
+    """Callers without a pause.
+
+    Attributes:
+        answered, wrong: Answers, and those of them that are wrong.
+        errors: What failed.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._client = Client(cluster.front.url, timeout=20)
+        self.answered = self.wrong = 0
+        self.errors: list[str] = []
+
+    async def _call(self, number: int) -> None:
+        while True:
+            try:
+                found = await self._client.infer(NAME, {"x": [[float(number)]]})
+            except SalverError as error:
+                self.errors.append(repr(error))
+                await asyncio.sleep(0.01)
+            else:
+                self.answered += 1
+                self.wrong += float(found["y"][0, 0]) != 2 * number
+
+    @contextlib.asynccontextmanager
+    async def calling(self) -> AsyncIterator["Callers"]:
+        tasks = [asyncio.create_task(self._call(number)) for number in range(1, size(12, 6))]
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._client.close()
+
+    async def some_more(self) -> None:
+        """Wait until each caller has had answers."""
+        before = self.answered
+        await auntil(lambda: self.answered > before + 20)
+
+
+async def until_noticed(cluster: Cluster, fault: str) -> None:
+    """Wait until the server in front has seen that something is wrong with the first instance."""
+    before = (await cluster.view()).instances[0].failed
+
+    async def is_noticed() -> bool:
+        first, *others = (await cluster.view()).instances
+        if fault == "wrong answers":
+            return first.state == "unfit"
+        if fault == "slow":
+            return first.latency_seconds > 3 * max(each.latency_seconds for each in others)
+        return first.state != "available" or first.failed > before
+
+    await auntil(is_noticed, cluster.front.output)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def cluster(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster whose relay lives in the runner's loop."""
+    cluster = Cluster(tmp_path_factory.mktemp("chaos"))
+    runner.run(cluster.__aenter__())
+    try:
+        yield cluster
+    finally:
+        runner.run(cluster.__aexit__())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", FAULTS)
+def test_callers_notice_no_fault_of_one_instance(
+    runner: asyncio.Runner, cluster: Cluster, fault: str
+) -> None:
+    async def suffer() -> None:
+        await cluster.until_all_available()
+        async with Callers(cluster).calling() as callers:
+            await callers.some_more()
+            for _ in range(size(5, 1)):
+                async with FAULTS[fault](cluster):
+                    await until_noticed(cluster, fault)
+                    if fault == "wrong answers":
+                        first = (await cluster.view()).instances[0]
+                        assert first.why == "it answers the probe wrongly: 'y' is off by 3"
+                        await callers.some_more()  # what was under way
+                        callers.wrong = 0
+                    await callers.some_more()
+                await cluster.until_all_available()
+                await callers.some_more()
+        assert (callers.errors, callers.wrong) == ([], 0)
+
+    runner.run(suffer())
+
+
+@pytest.mark.parametrize("fault", OUTAGES)
+def test_an_outage_is_over_when_instances_are_back(
+    runner: asyncio.Runner, cluster: Cluster, fault: str
+) -> None:
+    async def suffer() -> None:
+        await cluster.until_all_available()
+        before = await cluster.view()
+        async with Callers(cluster).calling() as callers:
+            async with OUTAGES[fault](cluster):
+                await auntil(lambda: len(callers.errors) > 100)
+            await callers.some_more()
+            asked = callers.answered + len(callers.errors)
+            if fault == "all failing":  # where none is there, requests do not arrive
+                assert (await cluster.view()).retries - before.retries <= 100 + 0.1 * asked
+            await cluster.until_all_available()
+            callers.errors.clear()
+            await callers.some_more()
+        assert callers.errors == []
+
+    runner.run(suffer())
