@@ -31,6 +31,7 @@ import text_models
 from in_process import (
     Callers,
     Clock,
+    GraphCallers,
     GrpcCallers,
     HttpCallers,
     Loop,
@@ -79,6 +80,7 @@ CASES = {
     "grpc 1": (GrpcCallers, 1),
     "grpc 16": (GrpcCallers, 16),
     "text 1": (TextCallers, 1),
+    "graph 1": (GraphCallers, 1),
 }
 KINDS = ("instructions", "calls", "calls of C")
 Figures = Mapping[str, Any]
@@ -174,7 +176,7 @@ async def opened() -> tuple[Any, Any]:
     from salver.configuration import ServeConfig
 
     models.make()
-    paths = str(models.MODELS["tiny"].path), str(text_models.small())
+    paths = str(models.MODELS["tiny"].path), str(text_models.small()), str(text_models.graph())
     server = Server(ServeConfig(paths=paths, opens_ports=False, control="none", threads=1, instances=1))
     await server.start()
     await server.settled()

@@ -178,11 +178,23 @@ class HttpCallers:
 
 
 class TextCallers(HttpCallers):
-    """Callers who send a text to a classifier."""
+    """Callers who send a text to a classifier.
+
+    Attributes:
+        model: Its name.
+    """
+
+    model = "words"
 
     def asks(self) -> tuple[str, bytes]:
         """Return path and body of a request."""
-        return "/v1/models/words", json.dumps({"inputs": TEXT}).encode()
+        return f"/v1/models/{self.model}", json.dumps({"inputs": TEXT}).encode()
+
+
+class GraphCallers(TextCallers):
+    """Callers who send a text to a pipeline."""
+
+    model = "graph"
 
 
 class GrpcCallers:

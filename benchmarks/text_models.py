@@ -50,9 +50,17 @@ def classifier(folder: Path, words: int) -> Path:
     return folder
 
 
-def small() -> Path:
+def graph() -> Path:
+    """Write the same as a pipeline."""
+    folder = small("graph")
+    steps = ('use = "tokenize"', 'model = "model.onnx"', 'use = "softmax"', 'use = "arg-max"')
+    (folder / "pipeline.toml").write_text("".join(f"[steps.s{i}]\n{step}\n" for i, step in enumerate(steps)))
+    return folder
+
+
+def small(name: str = "words") -> Path:
     """Write a classifier with a tokenizer of some words."""
-    folder = CACHE / "words"
+    folder = CACHE / name
     folder.mkdir(parents=True, exist_ok=True)
     words = {word: id for id, word in enumerate((*_SPECIAL, *TEXT.split()))}
     ends = [{"SpecialToken": {"id": name, "type_id": 0}} for name in ("[CLS]", "[SEP]")]

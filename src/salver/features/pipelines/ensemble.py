@@ -276,6 +276,7 @@ class _Run:
             while len(ready) == 1 and not ready[0].is_decoupled:  # most are a chain, which needs no task
                 ready = self._run_quick(flow, flow.put(*await self._ask(ready[0], flow)))
             if ready:
+                await asyncio.sleep(0)  # a request that was posted goes on as a task, which the group needs
                 await self._follow(flow, ready, write, None)
         except BaseExceptionGroup as group:
             raise _first(group) from None

@@ -26,13 +26,23 @@ from salver.features.pipelines.shares import Shares
 from salver.features.pipelines.steps.step import RunMany
 from salver.features.pipelines.units import units
 from salver.features.pipelines.watching import Watch
+from salver.kernel.engine.delivery import ReplyCallback, begin
 from salver.kernel.engine.placement import Placement
+from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.inner import HeldInner, Inner
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import EnsembleStep, Manifest
 from salver.words.errors import LoadFailed, SalverError
 from salver.words.events import BatchRan
-from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
+from salver.words.messages import (
+    ANYBODY,
+    Call,
+    InferRequest,
+    InferResponse,
+    ModelId,
+    Signature,
+    Standing,
+)
 
 #: Returns the artefact of a version of the server; None = it is not known.
 PathOf = Callable[[ModelId], Path | None]
@@ -63,12 +73,25 @@ class PipelineEngine(Ensemble):
     Attributes:
         ends: Closes the engines of its own models and steps.
         checked: What its lock file says.
+        may_post: Nothing outside its own engines runs for a request, so that it may begin without a task.
     """
 
     tells_sequence = False
     ends: contextlib.AsyncExitStack
     plan: Plan
     checked: Checked
+    may_post: bool
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return the engine's capabilities: its models answer on its behalf."""
+        return Capabilities(asks_others=True, post=self.post if self.may_post else None)
+
+    def post(
+        self, request: InferRequest, deadline: float | None, told: ReplyCallback, standing: Standing = ANYBODY
+    ) -> Callable[[], None]:
+        """See :class:`~salver.kernel.serving.capabilities.Post`; arguments and errors as of :meth:`infer`."""
+        return begin(told, self.infer(request, deadline, None, standing))
 
     async def close(self) -> None:
         """Reject new requests, release the server's models and close its own."""
@@ -125,6 +148,9 @@ class PipelineLoader:
             engine.shares = Shares(graph)
             engine.plan, engine.checked = build.plan, build.checked
             engine.watch = Watch(build.plan, build.sample)
+            tables = [node.table for node in build.plan.nodes]
+            needs_task = any(table.on_error is not None or table.how.cache for table in tables)
+            engine.may_post = not (needs_task or engine.turns or config.ensemble.steps)
             stack.pop_all()
         return Servable(manifest, engine, Placement("thread", 0, 0))
 
