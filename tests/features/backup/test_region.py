@@ -32,7 +32,7 @@ from salver.words.errors import SalverError
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "runbook.md"
 CALLERS = 4
-WRITES = size(4000, 40)
+WRITES = size(400, 40)
 MODEL = """class Model:
     inputs = {"x": ("FP32", [-1])}
     outputs = {"y": ("FP32", [-1])}
