@@ -76,7 +76,14 @@ def test_axe_finds_nothing_wrong_with_rules_and_two_hundred_instances(opened: Op
         none | {"url": f"http://10.0.0.{number}:8000", "state": states[number % 5], "answered": number}
         for number in range(200)
     ]
-    budget = {"policy": "measured", "retries": 0, "hedges": 0, "retries_left": 100, "ejections": 0}
+    budget = {
+        "policy": "measured",
+        "max_requests": 8,
+        "retries": 0,
+        "hedges": 0,
+        "retries_left": 100,
+        "ejections": 0,
+    }
     view = {"model": "sum", "version": "1", "instances": each, **budget}
     one = {"model": "sum", "version": "1", "state": "READY", "backend": "instances"}
     rule = {"name": "free", "when": {"rows": "> 2"}, "refuse": {"code": "rate_limited", "message": "no"}}

@@ -514,15 +514,17 @@ def test_a_pipeline_is_drawn_with_what_its_steps_took(tmp_path: Path, opened: Op
         expect(page.get_by_role("table", name="Values at the edges of insects")).to_contain_text("best.score")
 
 
-def test_instances_are_drawn_with_their_states_and_what_they_are_asked(
+def test_instances_and_rules_are_shown_with_their_states_and_what_they_are_asked(
     tmp_path: Path, opened: Open, served: ServerProcess
 ) -> None:
     """One answers, and nobody listens at the other's port."""
     folder = tmp_path / "models" / "fraud"
     folder.mkdir(parents=True)
     (folder / "instances.toml").write_text(f'instances = ["{served.url}", "http://127.0.0.1:9"]\n')
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rules]]\nname = "all"\nwhen.model = "fraud"\nset.timeout = "30s"\n')
     ask = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}]}
-    with ServerProcess([tmp_path / "models"], tmp_path / "log") as front:
+    with ServerProcess([tmp_path / "models"], tmp_path / "log", ["--rules-file", str(rules)]) as front:
         front.wait_ready()
         page = opened("#/routing", url=front.url)
         picture = page.get_by_role("img", name="This server and the instances of fraud")
@@ -532,3 +534,6 @@ def test_instances_are_drawn_with_their_states_and_what_they_are_asked(
         hear(page, "/instances")
         rows = page.get_by_role("table", name="Instances of fraud").get_by_role("row")
         expect(rows.filter(has_text=served.url).get_by_role("cell").nth(4)).to_have_text("1")
+        rule = page.get_by_role("table", name="Rules on requests").get_by_role("row").filter(has_text="all")
+        expect(rule.get_by_role("cell").nth(1)).to_have_text("timeout 30s")
+        expect(rule.get_by_role("cell").nth(3)).to_have_text("1")

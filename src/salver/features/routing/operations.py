@@ -37,6 +37,7 @@ class InstancesView(msgspec.Struct, frozen=True):
     """Instances of a model.
 
     Attributes:
+        max_requests: Most requests under way at an instance; 0 = no bound.
         retries: Attempts after the first ones failed, since it was loaded.
         hedges: Attempts beside ones that took long.
         retries_left: Retries that the budget still has.
@@ -46,6 +47,7 @@ class InstancesView(msgspec.Struct, frozen=True):
     model: str
     version: str
     policy: str
+    max_requests: int
     retries: int
     hedges: int
     retries_left: float
@@ -71,6 +73,7 @@ def viewed(engine: RoutedModel, now: float) -> InstancesView:
         engine.id.name,
         engine.id.version,
         engine.document.policy,
+        engine.document.max_requests,
         router.retries,
         router.hedges,
         round(router.budget.tokens, 1),

@@ -58,7 +58,7 @@ function shown(model) {
   const { instances: all } = model;
   const available = all.filter((one) => one.state === "available").length;
   return card(model.model, `Version ${model.version}: ${count(available)} of ${count(all.length)} instances available`,
-    facts([["Policy", model.policy], ["Retries", count(model.retries)], ["Hedges", count(model.hedges)],
+    facts([["Policy", model.policy], ["Bound", model.max_requests ? count(model.max_requests) : "none", "requests under way at an instance"], ["Retries", count(model.retries)], ["Hedges", count(model.hedges)],
       ["Budget", count(model.retries_left), "retries and hedges left"], ["Ejections", count(model.ejections)]]),
     all.length ? picture(model) : null,
     table(`Instances of ${model.model}`, ["Instance", "State", "#Requests/s", "#Under way", "#Latency", "#Answered", "#Failed", "#Weight", "~Why"],
@@ -75,7 +75,7 @@ function picture(model) {
   const row = isNamed ? ROW : HEIGHT / all.length;
   const height = Math.max(2 * ROW, row * all.length);
   const most = Math.max(1e-9, ...all.map((one) => rateOf(model, one) ?? 0));
-  const [middle, left, thick] = [height / 2, isNamed ? 340 : WIDTH - 60, Math.min(20, row - 1)];
+  const [middle, left, thick] = [height / 2, isNamed ? 340 : WIDTH - 60, Math.max(1, Math.min(20, row - 1))];
   const lines = all.map((one, index) => {
     const y = (height - row * all.length) / 2 + row * (index + 0.5);
     const bend = (BOX + left) / 2;
