@@ -19,7 +19,7 @@ MODELS = {
     "good-host": ("process", ""),
     "hangs": ("thread", HANG),
     "hangs-host": ("process", HANG),
-    "leaks": ("process", "\n        KEPT.append(np.ones(1 << 25))\n"),
+    "leaks": ("process", "\n        KEPT.append(np.empty(1 << 25))\n"),
     "raises": ("thread", "\n        raise ValueError('no')\n"),
 }
 CONFIG = """
