@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
 
@@ -47,6 +48,10 @@ for i in range(len(W)):
 sides = [[h.make_tensor_value_info(name, T.FLOAT, ["b", D])] for name in ("x", at)]
 graph = h.make_graph(nodes, "g", *sides, [n.from_array(w, f"w{i}") for i, w in enumerate(W)])
 save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=9), "model.onnx")
+""",
+    "openvino": """
+import openvino
+openvino.save_model(openvino.convert_model("model.onnx"), "model.xml")
 """,
     "torch": """
 import torch
@@ -96,6 +101,13 @@ rules = dict(max_depth=14 if IS_BIG else 2, nthread=1, eta=.05, tree_method="his
 xgboost.train(rules, xgboost.DMatrix(X, Y), 12 if IS_BIG else 2).save_model("xgboost.ubj")
 """,
 }
+#: Formats that another framework writes, or needs.
+WRITERS = {
+    "openvino": ("onnx", "openvino"),
+    "torchscript": ("torch",),
+    "torch-export": ("torch",),
+    "litert": ("tensorflow",),
+}
 #: What a script does with the framework alone: its imports, and its load and first answer.
 BARE = {
     "onnx": ("import onnxruntime", 'onnxruntime.InferenceSession("model.onnx").run(None, {"x": x})'),
@@ -129,6 +141,7 @@ found.invoke()""",
 }
 FILES = {
     "onnx": ("onnx", "onnx", "model.onnx"),
+    "openvino": ("openvino", "openvino", "model.xml"),
     "torchscript": ("torch", "torchscript", "script.pt"),
     "torch-export": ("torch", "torch-export", "model.pt2"),
     "tensorflow": ("tensorflow", "savedmodel", "saved"),
@@ -153,8 +166,9 @@ os._exit(0)
 Seconds = tuple[float, float]
 
 
-def write(folder: Path, width: int) -> None:
-    """Write all models."""
+def write(folder: Path, width: int, kinds: Iterable[str]) -> None:
+    """Write the models of some kinds."""
+    wanted = {writer for kind in kinds for writer in WRITERS.get(kind, (kind,))}
     start = (
         f"import os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'\nimport numpy as np; D = {width}\n"
         "r = np.random.default_rng(0)\n"
@@ -163,6 +177,8 @@ def write(folder: Path, width: int) -> None:
         "Y = X[:, 0] * X[:, 1]\n"
     )
     for name, code in WRITE.items():
+        if name not in wanted:
+            continue
         done = subprocess.run(
             [sys.executable, "-c", start + code],
             cwd=folder,
@@ -247,7 +263,7 @@ def main() -> int:
         folder = given.models or Path(name)
         if not (folder / "xgboost.ubj").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            write(folder, WIDTHS[given.size])
+            write(folder, WIDTHS[given.size], BARE)
         for kind in given.only.split(","):
             width = 20 if kind in ("sklearn", "lightgbm", "xgboost") else WIDTHS[given.size]
             found = asyncio.run(measure(kind, folder, width, given.rounds))

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from waiting import auntil
 
 from salver.features.memory.growth import Activations
+from salver.features.memory.policy import committed
 from salver.features.memory.residence import Residence
 from salver.kernel.lifecycle.ports import Outline
 from salver.kernel.serving.ports import Observer
@@ -385,3 +386,51 @@ async def test_growth_belongs_to_the_only_version_that_ran_more_rows(make: Calla
         await world.residence.tick()
     assert a.activations.bytes == 8 * MIB and b.need == before[1]
     assert Activations({8: 800}).at(4) == 800
+
+
+async def load(world: World, name: str, extra_mib: int) -> None:
+    """Ask for a model whose load takes more than its bytes."""
+    gate = world.gate(name)
+    asked = asyncio.create_task(world.ask(name))
+    await auntil(lambda: name in world.loads)
+    world.extra += extra_mib * MIB
+    gate.set()
+    await asked
+
+
+async def test_what_the_first_load_imports_counts_with_the_server(make: Callable[[int], World]) -> None:
+    world = make(400)
+    await world.serve(m("a"), m("b"))
+    await load(world, "a", 100)
+    a, b = (world.residence.residents.all[ModelId(name, "1")] for name in "ab")
+    assert (a.need.resident // MIB, a.is_measured) == (14, False)  # by its format and size
+    assert world.residence.base // MIB == 50 + 100 - 4
+    await world.ask("b")
+    assert (b.need.resident // MIB, b.is_measured) == (10, True)
+    assert world.residence.base // MIB == 50 + 100 - 4
+
+
+async def test_a_new_version_is_expected_to_take_what_the_earlier_one_took(
+    make: Callable[[int], World],
+) -> None:
+    world = make(400)
+    await world.serve(m("a"), m("b"))
+    await world.ask("b")
+    await load(world, "a", 100)
+    world.known[0] = m("a", 20, fingerprint="new")
+    world.refresh()
+    assert world.residence.residents.all[ModelId("a", "1")].need.resident // MIB == 226
+
+
+async def test_a_load_that_is_no_longer_wanted_counts_until_it_is_over(make: Callable[[int], World]) -> None:
+    world = make(400)
+    await world.serve(m("a", 100))
+    gate = world.gate("a")
+    asked = asyncio.create_task(world.ask("a"))
+    await auntil(lambda: "a" in world.loads)
+    world.known = []
+    world.refresh()
+    await asked
+    assert committed(world.residence.snapshot()) > (50 + 200) * MIB
+    gate.set()
+    await auntil(lambda: not world.residence.snapshot().versions)

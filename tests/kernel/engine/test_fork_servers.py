@@ -68,9 +68,12 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-async def test_hosts_are_children_of_the_server_and_of_one_set_of_imports() -> None:
+async def test_hosts_are_children_of_the_server_and_of_one_set_of_imports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with forking() as servers:
         two = await started(servers, slots=2)
+        monkeypatch.setenv("SET_BY_A_FRAMEWORK", "1")
         other = await started(servers)
         assert [await double(runner) for runner in (two, other)] == [[3.0, 4.0], [3.0, 4.0]]
         hosts = [*two.pids, *other.pids]

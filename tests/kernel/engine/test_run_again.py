@@ -156,6 +156,14 @@ async def test_what_the_model_has_not_seen_waits_for_its_next_host(tmp_path: Pat
         assert r.times(4) == 1
 
 
+async def test_what_comes_while_the_host_restarts_waits_for_it(tmp_path: Path) -> None:
+    async with rig(tmp_path) as r:
+        (pid,) = r.runner.pids
+        os.kill(pid, signal.SIGKILL)
+        await auntil(lambda: r.runner.is_lost)
+        assert await r.ask(4) == 8
+
+
 async def test_nobody_runs_again_past_its_deadline(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         asked = asyncio.ensure_future(r.ask(1000, deadline=time.monotonic() + 1.0))

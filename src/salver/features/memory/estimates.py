@@ -24,6 +24,14 @@ class Need(NamedTuple):
     peak: int
 
 
+class Framework(NamedTuple):
+    """What is imported once: by the server, or by the fork server of host processes with as many threads."""
+
+    backend: str
+    runner: str
+    threads: int
+
+
 #: Bytes in memory for each byte on disk, loaded and at most while loading, by format. Measured on models of
 #: 134 MB (forests and boosters: 7 to 137): runtimes read a file whole, and keep a packed copy of the weights.
 _FACTORS: Final[Mapping[str, tuple[float, float]]] = {
@@ -66,11 +74,16 @@ def parse_size(text: str, field: str) -> int:
     return size
 
 
+def framework_of(manifest: Manifest) -> Framework:
+    """Return what is imported for the first version like this one."""
+    return Framework(manifest.backend, manifest.config.instances.runner, manifest.config.instances.threads)
+
+
 def estimate(manifest: Manifest, has_framework: bool) -> Need:
     """Return what a version that was never loaded may need.
 
     Args:
-        has_framework: A model of the same backend has been loaded in this process.
+        has_framework: Its framework has been imported.
     """
     resident, peak = _FACTORS.get(manifest.format, _USUAL)
     extra = 0
@@ -95,6 +108,17 @@ def grown(need: Need, size: int) -> Need:
     """Return the need of a version that has grown while it answered."""
     more = int(size * _MARGIN)
     return Need(need.resident + more, need.peak + more)
+
+
+def scaled(usual: Need, earlier: Need, ratio: float) -> Need:
+    """Return what a new version may need: by its format, or as much for each byte as an earlier one took.
+
+    >>> scaled(Need(10, 20), Need(100, 150), 1.5)
+    Need(resident=150, peak=225)
+    """
+    return Need(
+        max(usual.resident, int(earlier.resident * ratio)), max(usual.peak, int(earlier.peak * ratio))
+    )
 
 
 def told(size: int) -> str:

@@ -12,7 +12,16 @@ from typing import Final, NamedTuple
 
 from salver.features.memory import policy
 from salver.features.memory.ahead import Ahead
-from salver.features.memory.estimates import Need, estimate, grown, learned, told
+from salver.features.memory.estimates import (
+    Framework,
+    Need,
+    estimate,
+    framework_of,
+    grown,
+    learned,
+    scaled,
+    told,
+)
 from salver.features.memory.growth import GrowthBook
 from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot, Version
 from salver.features.memory.ports import Lifecycle, Meter
@@ -27,6 +36,7 @@ from salver.words.messages import ModelId
 _LOG: Final = logging.getLogger("salver.memory")
 _SAMPLE_S: Final = 0.02  # between two looks at a load
 _MOST_LEARNED: Final = 1 << 16
+_MEASURED: Final = 2  # loads of a version: the first one also imports what stays
 #: Why a version was unloaded, for people.
 REASONS: Final[Mapping[str, str]] = {
     "room": "because another needs its memory",
@@ -60,7 +70,7 @@ class Residence:
         refusals: Demands for which there was no room.
         evictions: Unloaded versions, by reason.
         ahead: Forecasts, and what loads by them have saved and cost.
-        used, base: Bytes that are used by everything, and by the server without its versions.
+        used, base: Bytes that are used by everything, and by the server and frameworks without versions.
     """
 
     def __init__(
@@ -86,10 +96,12 @@ class Residence:
         self._parted: set[ModelId] = set()  # of these, those that have to go first
         self.ahead = Ahead()
         self._looks_ahead = False
-        self._frameworks: set[str] = set()
+        self._frameworks: set[Framework] = set()  # those that have been imported
         self._waiting: dict[ModelId, _Wait] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._learned: dict[str, tuple[Need, float]] = {}  # by fingerprint: need, seconds of a load
+        self._last: dict[str, Resident] = {}  # by model: its version that was measured last
+        self._loading: set[Resident] = set()  # also those that are no longer wanted
         self._measuring = asyncio.Lock()
         self._moves = 0
         self._growth = GrowthBook()
@@ -157,8 +169,10 @@ class Residence:
 
     def _new(self, manifest: Manifest) -> Resident:
         need, seconds = self._learned.get(manifest.fingerprint, (None, 1.0))
-        has_framework = manifest.backend in self._frameworks
-        resident = Resident(manifest, need or estimate(manifest, has_framework), self._clock())
+        usual = estimate(manifest, framework_of(manifest) in self._frameworks)
+        if earlier := self._last.get(manifest.id.name):
+            usual = scaled(usual, earlier.need, manifest.bytes / max(1, earlier.manifest.bytes))
+        resident = Resident(manifest, need or usual, self._clock())
         resident.is_measured, resident.reload_s = need is not None, seconds
         return resident
 
@@ -247,6 +261,9 @@ class Residence:
         now, found = self._clock(), self.residents
         waiting = [id for id in self._waiting if found.all[id].place == "absent"]
         versions = [
+            each.version(now) for each in self._loading if found.all.get(each.manifest.id) is not each
+        ]
+        versions += [
             each.version(now, self._chance(each, now), is_held=self._lifecycle.leases(id) > 0)
             for id, each in found.present.items()
         ]
@@ -300,7 +317,7 @@ class Residence:
                 case Admit(id, ahead):
                     if ahead is not None:
                         self._bet(self.residents.all[id], ahead, is_paper=False)
-                    self._begin(self.residents.all[id])
+                    self._begin(self.residents.all[id], measures=self.residents.all[id].loads < _MEASURED)
                     has_changed = True
                 case Evict(id, why, cost):
                     self.ahead.makes_room(cost)
@@ -317,10 +334,16 @@ class Residence:
         self._parted |= parted
         return bool(parted)
 
-    def _begin(self, resident: Resident) -> None:
-        self.residents.move(resident, "loading")
+    def _begin(self, resident: Resident, *, measures: bool = False) -> None:
+        """Begin to load a version.
+
+        Args:
+            measures: Measure first, so that memory freed since the last time does not hide its growth.
+        """
+        self.residents.move(resident, "loading", is_away=measures)
         self._moves += 1
-        self._spawn(self._load(resident, self._moves))
+        self._loading.add(resident)
+        self._spawn(self._load(resident, self._moves, measures=measures))
 
     def _evict(self, resident: Resident, why: str) -> None:
         self.residents.move(resident, "leaving")
@@ -365,8 +388,13 @@ class Residence:
 
     # -- loads and unloads ---------------------------------------------------------------------
 
-    async def _load(self, resident: Resident, move: int) -> None:
-        id, began, before, bound = resident.manifest.id, self._clock(), self.used, self._meter.bound()
+    async def _load(self, resident: Resident, move: int, *, measures: bool) -> None:
+        id = resident.manifest.id
+        if measures:
+            await self._look(is_exact=True)
+            self.residents.move(resident, "loading")
+            self._refresh()
+        began, before, bound = self._clock(), self.used, self._meter.bound()
         is_alone = all(each is resident or each.is_settled for each in self.residents.present.values())
         outcome = asyncio.ensure_future(self._lifecycle.outcome(id))
         peak = 0
@@ -374,9 +402,13 @@ class Residence:
             peak = max(peak, self._meter.bound() - bound)
         failure = outcome.result()
         resident.reload_s = max(0.001, self._clock() - began)
+        if self.residents.all.get(id) is not resident:  # other files have come, or it is no longer wanted
+            await self._lifecycle.ended(id)
         await self._look(is_exact=True)
+        self._loading.discard(resident)
         if self.residents.all.get(id) is not resident:
-            return  # other files have come meanwhile, or it is no longer wanted
+            self._advance()
+            return
         # Also one that failed: the lifecycle tells why, and may try again.
         self.residents.move(resident, "resident")
         resident.since = resident.last = self._clock()
@@ -384,20 +416,52 @@ class Residence:
             resident.need = Need(0, resident.need.peak)
             self._answer(id, NotReady(f"model '{id.name}': {failure}", field="model"))
         else:
-            growth = self.used - before
-            if growth > 0 and is_alone and move == self._moves:
-                resident.need = grown(learned(growth, peak), resident.activations.bytes)
-                resident.is_measured, resident.grown = True, 0
-                self._learn(resident)
+            growth = None
+            if is_alone and move == self._moves and (measures or not resident.is_measured):
+                growth = Need(self.used - before, peak)
+            self._measured(resident, growth)
             self._loaded(resident)
         self._advance()
 
+    def _measured(self, resident: Resident, growth: Need | None) -> None:
+        """Learn what a version takes from the growth by its load; None = that is not its own, or known.
+
+        The first load of a framework also imports it. That memory stays when the version goes, so it counts
+        with the server.
+        """
+        resident.grown = 0
+        usual = estimate(resident.manifest, has_framework=True)
+        if (framework := framework_of(resident.manifest)) not in self._frameworks:
+            self._frameworks.add(framework)
+            grew = growth or estimate(resident.manifest, has_framework=False)
+            self.base += max(0, grew.resident - usual.resident)
+            self._estimate_again(framework)
+            if grew.resident > usual.resident:
+                resident.need = grown(usual, resident.activations.bytes)
+                return
+        if growth is not None and growth.resident > 0:
+            resident.need = grown(learned(*growth), resident.activations.bytes)
+            resident.is_measured = True
+        if resident.is_measured:
+            self._learn(resident)
+
+    def _estimate_again(self, framework: Framework) -> None:
+        """Estimate the versions that a framework was counted with, which is there now."""
+        for id, each in self.residents.all.items():
+            if each.place == "absent" and not each.is_measured and framework_of(each.manifest) == framework:
+                each.need = estimate(each.manifest, has_framework=True)
+                if id in self.residents.hoped:
+                    self.residents.hoped[id] = each.version(each.since)
+
     def _learn(self, resident: Resident) -> None:
         """Keep what was measured for the next time that these files are served."""
+        self._last[resident.manifest.id.name] = resident
         known = self._learned
         known[resident.manifest.fingerprint] = (resident.need, resident.reload_s)
         if len(known) > _MOST_LEARNED:
             del known[next(iter(known))]
+        if len(self._last) > _MOST_LEARNED:
+            del self._last[next(iter(self._last))]
 
     def _loaded(self, resident: Resident) -> None:
         """Note that a version answers, and tell those who wait for it."""
@@ -406,7 +470,6 @@ class Residence:
         self._replaced.pop(manifest.id.name, None)
         if servable := self._lifecycle.servable(manifest.id):
             resident.outline = servable.outline
-        self._frameworks.add(manifest.backend)
         ceiling = int(manifest.config.memory.max_mb * (1 << 20))
         if not ceiling or resident.need.resident <= ceiling:
             self._answer(manifest.id, None)

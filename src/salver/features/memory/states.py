@@ -170,8 +170,12 @@ class Residents:
         self.hoped.pop(id, None)
         self._away.discard(id)
 
-    def move(self, resident: Resident, place: Place) -> None:
-        """Set the place of a version."""
+    def move(self, resident: Resident, place: Place, *, is_away: bool = False) -> None:
+        """Set the place of a version.
+
+        Args:
+            is_away: The lifecycle does not load it yet.
+        """
         id = resident.manifest.id
         resident.place = place
         if self.all.get(id) is not resident:
@@ -181,7 +185,7 @@ class Residents:
         else:
             self.present[id] = resident
             self.hoped.pop(id, None)
-        if resident.is_up:
+        if resident.is_up and not is_away:
             self._away.discard(id)
         else:
             self._away.add(id)

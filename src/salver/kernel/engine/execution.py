@@ -232,7 +232,8 @@ class Executor:
         middle = len(alive) // 2
         # A request that has killed two hosts is not given a third.
         returning = self._returning if not dispatch.is_again else None
-        if isinstance(error, HostGone):
+        restarts = isinstance(error, NotReady) and returning is not None and returning.reruns
+        if isinstance(error, HostGone) or restarts:
             middle = 0  # the model has seen none of them: they go to its next host unchanged
             if returning is not None:
                 await self._run_again(returning, dispatch, [alive], error)

@@ -206,6 +206,7 @@ class ForkServers:
 
     def __init__(self) -> None:
         self._servers: dict[_Imports, ForkServer] = {}
+        self._inherited = frozenset(os.environ)
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -237,7 +238,9 @@ class ForkServers:
     async def _start(self, plan: HostPlan, names: tuple[str, ...]) -> HostHandles:
         if self._is_closed:
             return spawn(plan)
-        variables = plan.variables
+        # Frameworks set variables when this process imports them: no reason to import them again elsewhere.
+        set_since = os.environ.keys() - self._inherited
+        variables = {name: value for name, value in plan.variables.items() if name not in set_since}
         key = _Imports(names, frozenset(variables.items()), str(Path.cwd()))
         server = self._servers.get(key)
         is_dead = server is not None and server.dead.done() and not server.why_not
