@@ -25,7 +25,7 @@ class Need(NamedTuple):
 
 
 class Framework(NamedTuple):
-    """What is imported once: by the server, or by the fork server of host processes with as many threads."""
+    """Import that is done once, by the server or by the fork server of hosts with as many threads."""
 
     backend: str
     runner: str
