@@ -25,7 +25,7 @@ async def test_the_one_that_nobody_asked_for_the_longest_goes_first():
     cache = LocalCache(3 * (OVERHEAD + 10))
     for number in range(3):
         await cache.insert(key(1, number), bytes(10))
-    assert cache.facts() == CacheFacts(3, 1.0, 0)
+    assert cache.facts() == CacheFacts(3, 1.0, 0, 3 * (OVERHEAD + 10))
     await cache.lookup(key(1, 0))
     await cache.insert(key(1, 3), bytes(10))
     there = [await cache.lookup(key(1, number)) is not None for number in range(4)]
@@ -40,7 +40,7 @@ async def test_a_version_that_goes_takes_its_entries_along():
     await cache.insert(key(2, 1), b"two")
     await cache.forget(key(1, 0)[:OWNER_BYTES])
     assert await cache.lookup(key(1, 1)) is None
-    assert cache.facts() == CacheFacts(1, (OVERHEAD + 3) / (1 << 16), 0)
+    assert cache.facts() == CacheFacts(1, (OVERHEAD + 3) / (1 << 16), 0, OVERHEAD + 3)
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3000)), max_size=60))

@@ -50,7 +50,7 @@ def operations() -> list[Operation]:
     kept = LedgerApi(nobody, nobody, nobody, ReleaseStores(nobody, nobody, nobody), str)
     serving = serving_operations(nobody, nobody, ("salver", "0"), has_registry=True)
     keys = [*key_operations(nobody, nobody), *usage.operations(nobody, nobody)]
-    more = [*cache.operations(nobody), *memory.operations(nobody), *rule_operations(nobody)]
+    more = [*cache.operations(nobody), *memory.operations(nobody, nobody), *rule_operations(nobody)]
     return [*serving, *me.operations(nobody), *kept.operations(), *keys, *more]
 
 

@@ -24,6 +24,7 @@ from salver.words.errors import InvalidInput
 
 WIDE = 1448  # 16 MiB for two square matrices
 COUNT = 8  # of 16 MiB: beside the server itself they never fit together
+CACHED = 2  # a model with a response cache
 NEVER = (COUNT + 2, COUNT + 3)  # nobody asks them for an answer
 MIB = 1 << 20
 BUDGET = 192 * MIB
@@ -65,12 +66,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     root = tmp_path_factory.mktemp("memory") / "models"
     for number in range(COUNT):
         _write(root, number, "memory = { residence = 'lazy' }" if number % 2 else "")
+    (root / f"m{CACHED}" / "salver.toml").write_text("response_cache = true")
     _write(root, COUNT, "memory = { max_mb = 8, residence = 'lazy' }")
     _write(root, COUNT + 1, "memory = { tenant = 'small', residence = 'lazy' }")
     for number in NEVER:
         _write(root, number, "memory = { residence = 'lazy' }")
     tenants = {"SALVER_TENANTS_MEMORY": "{ small = { max_mb = 8, share_mb = 4 } }"}
-    options = ["--memory", f"{BUDGET // MIB}MiB"]
+    options = ["--memory", f"{BUDGET // MIB}MiB", "--response-cache", "local,size=1m"]
     with ServerProcess([root], root.parent / "log", options, env=tenants) as server:
         yield server.wait_ready()
 
@@ -162,6 +164,7 @@ async def test_shares_that_make_no_sense_are_refused_at_the_start(tenants: dict[
 def test_the_command_and_the_metrics_tell_it(
     server: ServerProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert _ask(server, CACHED) == CACHED
     assert main(["memory", "--url", server.url]) == 0
     heading, *rows, total = capsys.readouterr().out.splitlines()
     assert heading.split() == [
@@ -170,8 +173,11 @@ def test_the_command_and_the_metrics_tell_it(
     assert sum(row.startswith("m") for row in rows) == COUNT + 2 + len(NEVER)
     assert "tenant small: 0.0 MiB of at most 8.0 MiB, a share of 4.0 MiB" in rows
     assert f" of {BUDGET // MIB}.0 MiB are used" in total
+    assert "MiB of it by the response cache)" in total
     assert main(["memory", "--json", "--url", server.url]) == 0
-    assert json.loads(capsys.readouterr().out)["budget"] == BUDGET
+    found = json.loads(capsys.readouterr().out)
+    assert found["budget"] == BUDGET
+    assert 4 * WIDE < found["cache"] < 8 * WIDE
     page = server.get("/metrics")[1].decode()
     assert "salver_memory_budget_bytes 2.01326592e+08" in page
     assert 'salver_memory_evictions_total{reason="room"}' in page

@@ -184,7 +184,8 @@ class LocalCache:
     def facts(self) -> CacheFacts:
         """See :class:`~salver.features.cache.ports.MeasuredCache`."""
         entries = sum(len(part.values) for part in (self._common, *self._parts.values()))
-        return CacheFacts(entries, self.used() / self.size, self._evictions)
+        used = self.used()
+        return CacheFacts(entries, used / self.size, self._evictions, used)
 
     def _evict(self, part: _Part, keys: list[bytes]) -> None:
         self._evictions += len(keys)

@@ -39,7 +39,7 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
     return Parts(
         observers=[residence],
         collectors=[MemoryFigures(residence)],
-        operations=operations(residence),
+        operations=operations(residence, kernel.state.cache),
         residence=residence,
         ticks=[Tick("memory", _TICK_S, residence.tick)],
         prepare=residence.begin,

@@ -67,9 +67,12 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
                 f"{source['used'] + source['unused']} were asked for in time, {source['saved']:.1f} s saved, "
                 f"{source['spent']:.1f} s spent; {state}"
             )
+    cache = ""
+    if found["cache"]:
+        cache = f" ({told(found['cache'])} of it by the response cache)"
     line(
         f"{told(found['used'])} of {told(found['budget'])} are used, {told(found['base'])} without models, "
-        f"{told(found['rest'])} by no model in particular; "
+        f"{told(found['rest'])} by no model in particular{cache}; "
         f"{found['refusals']} refusals"
     )
 

@@ -1,12 +1,14 @@
 """Operation of the management interface that tells what is in memory."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 from salver.features.memory.residence import Residence
 from salver.features.memory.states import Resident
+from salver.kernel.serving.present import CacheUse
 from salver.transport.operations import Answer, ApiRequest, Operation
 
 
@@ -94,6 +96,7 @@ class MemoryState(msgspec.Struct, frozen=True):
         tenants: Those that the configuration names.
         ahead: Loads ahead, by source.
         rest: Bytes in use that belong to no model: allocators' reserves, caches, requests, frameworks.
+        cache: Of these, what the response cache says that it takes.
     """
 
     budget: int
@@ -104,9 +107,10 @@ class MemoryState(msgspec.Struct, frozen=True):
     tenants: list[TenantRow] = []
     rest: int = 0
     ahead: list[AheadRow] = []
+    cache: int = 0
 
 
-def operations(residence: Residence) -> list[Operation]:
+def operations(residence: Residence, cache: Callable[[], CacheUse | None]) -> list[Operation]:
     """Return the operations."""
 
     async def tell(asked: ApiRequest) -> Answer:
@@ -117,13 +121,19 @@ def operations(residence: Residence) -> list[Operation]:
         rest = max(0, residence.used - residence.base - held)
         found = MemoryState(
             residence.budget, residence.used, residence.base, residence.refusals, rows,
-            _tenants(residence), rest, _ahead(residence),
+            _tenants(residence), rest, _ahead(residence), _cached(cache()),
         )  # fmt: skip
         return Answer(found)
 
     verb: Literal["GET"] = "GET"
     summary = "What is in memory, what is not, and why"
     return [Operation("memory", verb, "/memory", summary, tell, MemoryState, right="read")]
+
+
+def _cached(use: CacheUse | None) -> int:
+    if use is None or use.facts is None:
+        return 0
+    return use.facts.bytes
 
 
 def _ahead(residence: Residence) -> list[AheadRow]:

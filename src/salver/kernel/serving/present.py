@@ -56,11 +56,13 @@ class CacheFacts(msgspec.Struct, frozen=True):
     Attributes:
         utilization: Share of its space that is used, from 0 to 1.
         evictions: Values evicted since the start.
+        bytes: Memory of this process that it takes; 0 = it lies elsewhere.
     """
 
     entries: int
     utilization: float
     evictions: int
+    bytes: int = 0
 
 
 class CacheUse(msgspec.Struct, frozen=True):
