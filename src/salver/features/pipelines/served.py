@@ -26,7 +26,8 @@ from salver.features.pipelines.shares import Shares
 from salver.features.pipelines.steps.step import RunMany
 from salver.features.pipelines.units import units
 from salver.features.pipelines.watching import Watch
-from salver.kernel.engine.delivery import ReplyCallback, begin
+from salver.kernel.engine.delivery import ReplyCallback
+from salver.kernel.engine.eager import begin
 from salver.kernel.engine.placement import Placement
 from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.inner import HeldInner, Inner

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from waiting import auntil
 
-from salver.kernel.engine.delivery import begin
+from salver.kernel.engine.eager import begin
 
 
 class Work:
