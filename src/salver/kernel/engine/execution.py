@@ -74,7 +74,7 @@ class Executor:
             runner = padded(runner, self._sizes)
         self.runner = runner
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
-        self._inline = runner if isinstance(runner, InlineRequestRunner) else None
+        self._short_runner = runner if isinstance(runner, InlineRequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
         signature, pads = runner.signature, config.batching.pad
         # Requests of any shape may share a run of a model that takes them one by one, so it needs no stack.
@@ -88,7 +88,7 @@ class Executor:
         self.admission = Admission(id.name, signature, ragged.inputs if ragged else unlike)
         self.may_inline = self._returning is None and ragged is None
         if self._each is not None:
-            self.may_inline = self._inline is not None
+            self.may_inline = self._short_runner is not None
         self.inline_until = -1.0
         self._running: dict[Dispatch, asyncio.Task[None] | None] = {}
         self._end = asyncio.Event()  # the last run has ended after ``is_closed``
@@ -118,7 +118,7 @@ class Executor:
 
     def _answer_each_now(self, bound: BoundRequest, now: float) -> RunAnswer | None:
         """Answer a single request inline, of a model that takes them one by one."""
-        runner = self._inline
+        runner = self._short_runner
         if runner is None or not runner.is_short([bound.request]):
             return None
         try:
@@ -143,11 +143,11 @@ class Executor:
     def run_inline(self, batch: Batch, stacked: Stacked | None) -> Gave | None:
         """Run a batch on the event loop's thread; return None if the runner does not do that."""
         if stacked is None:
-            if self._inline is None or not self._inline.is_short(
+            if self._short_runner is None or not self._short_runner.is_short(
                 [w.payload[0].request for w in batch.members]
             ):
                 return None
-            return self._inline.answer_inline(self._requests(batch))
+            return self._short_runner.answer_inline(self._requests(batch))
         if self.stack.is_ragged:
             return None
         result = self.runner.run_inline(stacked[0])
