@@ -1,8 +1,8 @@
 """Claim: what a model took is given back when it is unloaded.
 
 A model of each backend, on a thread of the server and in a host process, is loaded, asked and unloaded, again
-and again, each in a server of its own. After each round the memory of the process tree (proportional set
-size, with the fork server of host processes) comes back to within 5 % of what it was after round 5.
+and again, each in a server of its own. After each round the resident memory of the process tree,
+with the fork server of host processes, comes back to within 5 % of what it was after round 5.
 
     python benchmarks/unload.py                       # a hundred rounds
     python benchmarks/unload.py --rounds 20 --only onnx,python
@@ -21,7 +21,6 @@ from cold_starts import FILES, write
 from rich.console import Console
 from rich.table import Table
 
-from salver.features.memory.processes import pss, tree
 from salver.testing.process import ServerProcess
 
 WIDTH = 724  # of eight layers: 16.8 MB
@@ -88,11 +87,11 @@ def one_round(client: triton.InferenceServerClient, server: ServerProcess) -> No
 
 
 def settled(server: ServerProcess, limit: float) -> int:
-    """Return the least memory of the process tree until it is below a limit, or for a while."""
-    least, until = pss(tree(server.pid)), time.monotonic() + SETTLE_S
+    """Return the least resident memory of the process tree until it is below a limit, or for a while."""
+    least, until = server.resident_bytes(), time.monotonic() + SETTLE_S
     while least > limit and time.monotonic() < until:
         time.sleep(0.05)
-        least = min(least, pss(tree(server.pid)))
+        least = min(least, server.resident_bytes())
     return least
 
 
