@@ -414,6 +414,10 @@ class LoadFailed(SalverError):
     code = Code.INVALID_INPUT
 
 
+class HostKilled(LoadFailed):
+    """Host process that was killed from outside while it loaded a model, which may load the next time."""
+
+
 class MissingExtra(LoadFailed):
     """Missing framework that an artefact needs.
 

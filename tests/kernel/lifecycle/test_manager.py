@@ -12,7 +12,7 @@ from waiting import auntil
 from salver.kernel.lifecycle import LifecycleConfig
 from salver.kernel.lifecycle.memory import give_back_memory
 from salver.words.artifacts import Manifest, ModelConfig, Versions
-from salver.words.errors import LoadFailed, NotFound, NotReady, NoVersion
+from salver.words.errors import HostKilled, LoadFailed, NotFound, NotReady, NoVersion
 from salver.words.messages import ModelId, State
 
 
@@ -387,6 +387,18 @@ async def test_retries_back_off_and_end() -> None:
         tries = sum(e.after is State.LOADING for e in rig.events)
         assert tries == expected
     assert rig.states() == {"m:1": "FAILED"}
+
+
+async def test_a_version_whose_host_was_killed_is_tried_again() -> None:
+    """By the system that ran out of memory, for instance: nothing is wrong with its files."""
+    rig = ManagerRig(LifecycleConfig(backoff_s=10))
+    rig.loader.errors["m:1@a"] = HostKilled("SIGKILL")
+    rig.manager.apply([m("1")])
+    await auntil(lambda: rig.states() == {"m:1": "FAILED"})
+    del rig.loader.errors["m:1@a"]
+    rig.now = 10.0
+    rig.manager.apply([m("1")])
+    await auntil(lambda: rig.states() == {"m:1": "READY"})
 
 
 @pytest.mark.clause("TR-F2")

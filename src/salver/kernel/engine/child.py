@@ -51,7 +51,7 @@ from salver.kernel.engine.ports import Gave
 from salver.kernel.engine.run_watch import RunWatch
 from salver.kernel.engine.shm import Block
 from salver.kernel.engine.spawn import THREAD_VARIABLES, HostHandles, HostPlan, spawn
-from salver.words.errors import HostDied, HostGone, LoadFailed, ModelFailed, SalverError
+from salver.words.errors import HostDied, HostGone, HostKilled, LoadFailed, ModelFailed, SalverError
 from salver.words.messages import InferRequest
 from salver.words.tensor import Array
 
@@ -65,6 +65,7 @@ Work = Mapping[str, Array] | Sequence[InferRequest]
 _OFF_LOOP = 1 << 20  # bytes; copying more would block the event loop for more than 0.1 ms
 GRACE_S = 5.0  # time for a host to finish its run and close its model after a stop
 TERM_S = 1.0  # between SIGTERM and SIGKILL
+_FROM_OUTSIDE = ("SIGKILL", "SIGTERM")  # by the system that ran out of memory, or by an operator
 
 
 class HostProcess:
@@ -386,7 +387,8 @@ class HostProcess:
             reply = await self.ask(load)
         except HostDied:
             said = "\n".join(self._output.last_lines)
-            raise LoadFailed(
+            failed = HostKilled if self.dead.result() in _FROM_OUTSIDE else LoadFailed
+            raise failed(
                 f"the host process of model '{self._model}' died ({self.dead.result()}) while loading it"
                 + (f"; it said:\n{said}" if said else "")
             ) from None
