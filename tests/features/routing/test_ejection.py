@@ -58,6 +58,28 @@ def test_never_more_than_the_share_is_ejected_but_always_one() -> None:
     assert one.instances[0].is_ejected
 
 
+def rounds_until_ejection(found: Router, failing: dict[int, int], rounds: int = 200) -> int:
+    """Return the attempts of each instance until the first is ejected, of which each n-th fails; 0 = none is."""
+    for number in range(1, rounds + 1):
+        for place, each in enumerate(found.instances):
+            attempt(found, each, "failed" if number % failing.get(place, rounds + 1) == 0 else "answered", 0.0)
+            if each.is_ejected:
+                return number
+    return 0
+
+
+def test_an_instance_that_often_fails_between_answers_is_ejected() -> None:
+    assert 10 < rounds_until_ejection(router(3), {1: 2}) < 40
+    assert rounds_until_ejection(router(3), {1: 10}) == 0  # a tenth is borne
+    assert rounds_until_ejection(router(3), {1: 2}, 8) == 0  # too few to tell
+    assert rounds_until_ejection(router(3, failure_share=1.0), {1: 2}) == 0
+    assert rounds_until_ejection(router(1), {0: 2}) > 0  # there is nobody to compare with
+
+
+def test_what_fails_everywhere_ejects_nobody() -> None:
+    assert rounds_until_ejection(router(3), {0: 2, 1: 2, 2: 2}) == 0
+
+
 def test_with_too_few_left_all_are_asked() -> None:
     found = router(3, most_share=1)
     for each in found.instances[:2]:

@@ -47,6 +47,7 @@ class Instance:
         unfit: Why it cannot answer for this model; empty = it can.
         is_down: Its last health checks failed.
         failures: Failed attempts in a row.
+        failure_share: Share of failed attempts, the newest counting most.
         ejections: Times that it was ejected without an answer in between.
         ejected_until: End of its ejection; it is then tried with one request at a time until one succeeds.
     """
@@ -55,6 +56,7 @@ class Instance:
         *(
             "ejected_until",
             "ejections",
+            "failure_share",
             "failures",
             "group",
             "is_draining",
@@ -80,6 +82,7 @@ class Instance:
         self.unfit = ""
         self.is_down = False
         self.failures = 0
+        self.failure_share = 0.0
         self.ejections = 0
         self.ejected_until = -math.inf
 
