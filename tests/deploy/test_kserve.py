@@ -22,10 +22,15 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from waiting import until
 
+import salver
 from salver.cli.absent import wait_for
 from salver.testing.process import free_port
 
 RUNTIME = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "kserve" / "salver.yaml").read_text())
+#: The programs and their source, which a clone in /tmp would else hide.
+SEEN = [
+    word for path in (sys.prefix, str(Path(salver.__file__).parents[1])) for word in ("--ro-bind", path, path)
+]
 #: Two flowers of KServe's own end-to-end tests, of the class 1.
 ROWS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 
@@ -62,7 +67,7 @@ class Pod:
                 [
                     *(program("bwrap"), "--unshare-all", "--share-net", "--uid", "47123", "--gid", "0"),
                     *("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", *limits),
-                    *("--ro-bind", str(folder), str(folder), "--bind", str(self.mount), "/mnt"),
+                    *("--ro-bind", str(folder), str(folder), "--bind", str(self.mount), "/mnt", *SEEN),
                     *(
                         "--cap-drop",
                         "ALL",

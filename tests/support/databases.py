@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import psycopg
 import pytest
 from soaking import ONLY
@@ -62,7 +63,10 @@ def own_server(folder: Path) -> "Iterator[PostgresServer]":
     try:
         yield server
     finally:
-        server.cleanup()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            # one that a test has killed would be waited for
+            if psutil.Process(server.get_pid()).status() != psutil.STATUS_ZOMBIE:
+                server.cleanup()
 
 
 def empty_database(template: str = "template1") -> str:

@@ -71,7 +71,7 @@ class _World:
         handlers = HandlerLoader(terms, self.bus.emit, clock, HandlerRules())
         self.loader = Loader({}, self.bus, clock, terms, Additions({"torchserve": handlers}))
         self.manager: Manager[Any] = Manager(
-            self.loader, time.monotonic, self.bus.emit, LifecycleConfig(), lambda: None
+            self.loader, time.monotonic, self.bus.emit, LifecycleConfig(), lambda _: None
         )
         self.door: DataPlane[str, str] = DataPlane(
             RequestPath(self.manager, self.bus.emit, time.monotonic, lambda: "0" * 16)

@@ -59,10 +59,12 @@ def test_never_more_than_the_share_is_ejected_but_always_one() -> None:
 
 
 def rounds_until_ejection(found: Router, failing: dict[int, int], rounds: int = 200) -> int:
-    """Return the attempts of each instance until the first is ejected, of which each n-th fails; 0 = none is."""
+    """Return the attempts of each instance until one is ejected, where each n-th fails; 0 = none is."""
     for number in range(1, rounds + 1):
         for place, each in enumerate(found.instances):
-            attempt(found, each, "failed" if number % failing.get(place, rounds + 1) == 0 else "answered", 0.0)
+            attempt(
+                found, each, "failed" if number % failing.get(place, rounds + 1) == 0 else "answered", 0.0
+            )
             if each.is_ejected:
                 return number
     return 0

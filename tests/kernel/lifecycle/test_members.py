@@ -359,7 +359,7 @@ def test_whatever_comes_and_goes_ensembles_follow(changes, failing, data) -> Non
     async def walk() -> None:
         loader = Holder(failing)
         loader.turns = iter(data.draw(st.lists(st.integers(0, 5), max_size=40)))
-        manager: Manager[Holding] = Manager(loader, lambda: 0.0, lambda event: None, None, lambda: None)
+        manager: Manager[Holding] = Manager(loader, lambda: 0.0, lambda event: None, None, lambda _: None)
         loader.manager = manager
         for change in changes:
             manager.apply([m(name, *MADE_OF[name], fingerprint=mark) for name, mark in change.items()])

@@ -79,7 +79,7 @@ class World:
         self.engines, self.runners, self.register = [], [], Register()
         self.bus = Bus(())
         self.manager = Manager(
-            self, lambda: self.now, lambda _: None, LifecycleConfig(sequences_s=BOUND_S), lambda: None
+            self, lambda: self.now, lambda _: None, LifecycleConfig(sequences_s=BOUND_S), lambda _: None
         )
         self.door = DataPlane(RequestPath(self.manager, self.bus.emit, lambda: self.now, lambda: "0" * 16))
         self.inner = Inner(lambda: self.door)

@@ -114,7 +114,9 @@ def can_batch(servable: Servable) -> bool:
 
 
 def _is_plain(capabilities: Capabilities) -> bool:
-    plain = Capabilities(post=capabilities.post, foresee=capabilities.foresee)
+    plain = Capabilities(
+        post=capabilities.post, foresee=capabilities.foresee, may_be_long=capabilities.may_be_long
+    )
     return capabilities.post is not None and msgspec.structs.astuple(capabilities) == msgspec.structs.astuple(
         plain
     )

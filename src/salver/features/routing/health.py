@@ -1,8 +1,9 @@
 """Ejection of instances that fail.
 
 An instance is ejected after some failures in a row, or when a share of its attempts fails and the others'
-do not, for a time that grows with each ejection, and then tried with one request at a time (half-open). Not more than a share of all instances is ejected, but always
-one may be; the values are those of Envoy's outlier detection and Finagle's failure accrual. Pure.
+do not, for a time that grows with each ejection, and then tried with one request at a time (half-open). Not
+more than a share of all instances is ejected, but always one may be; the values are those of Envoy's outlier
+detection and Finagle's failure accrual. Pure.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ import msgspec
 from salver.features.routing.instances import Instance
 from salver.words.errors import InvalidInput
 
-
 #: Weight of the newest attempt in the share of failed ones: of about the last twenty.
 _GAIN: Final = 0.05
 
@@ -23,8 +23,8 @@ class EjectionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         failures: Failed attempts in a row.
-        failure_share: Share of failed attempts, of about the last twenty, if it is at most half as large at the
-            other instances; 1 = it does not count.
+        failure_share: Share of failed attempts, of about the last twenty, if it is at most half as large at
+            the other instances; 1 = it does not count.
         base_s: Seconds of the first ejection; the n-th in a row takes n times as long.
         most_s: Most seconds of an ejection.
         most_share: Largest share of the instances that is ejected at once, one at least.
