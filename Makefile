@@ -54,6 +54,11 @@ help:
 	@$(PY) benchmarks/peers/environment.py perf_analyzer
 	@touch $@
 
+# KServe's clients, which bring a protobuf of their own.
+.envs/kserve/requirements.txt: benchmarks/peers/kserve/requirements.txt | .venv/bin/python
+	@$(PY) benchmarks/peers/environment.py kserve
+	@touch $@
+
 # A server that tests ask the same as Salver, with its Java.
 .envs/torchserve-0.12/requirements.txt: requirements/torchserve.txt | .venv/bin/python
 	rm -rf $(@D)
@@ -77,7 +82,7 @@ advise:
 	  echo "Tests of programs that are not here are skipped. To run them too: apt-get install $$missing"
 
 # Clients and servers that tests call, each in an environment of its own.
-ENVS := .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
+ENVS := .envs/perf_analyzer/requirements.txt .envs/kserve/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
 setup-envs: $(ENVS)
 
 test: advise .venv/dev.stamp $(ENVS)

@@ -303,6 +303,16 @@ class Limits:
         ),
     ] = False
 
+    is_lenient: Annotated[
+        bool,
+        Parameter(
+            name="--lenient-tensors",
+            help="Over Open Inference, take tensors whose names the model does not know by position, and "
+            "convert numbers to the model's type, as KServe's servers do; otherwise refuse them, as Triton "
+            "does.",
+        ),
+    ] = False
+
     def connections(self) -> "ConnectionLimits":
         """Return the limits of each connection."""
         from salver.transport.watch import ConnectionLimits

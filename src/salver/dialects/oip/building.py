@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from salver.dialects.oip import OipConfig
 from salver.dialects.oip.http_operations import OpenInferenceOperations
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.dialects.oip.regions import NO_REGIONS, OipRules, RegionRegistry
@@ -32,7 +33,7 @@ class _WarmupFiles:
         servable.warmer.decode = OpenInferenceHttp().decode
 
 
-async def build(kernel: Kernel, config: None) -> Parts:
+async def build(kernel: Kernel, config: OipConfig) -> Parts:
     """Return the operations and methods of the protocol."""
     settings, door, control, context = kernel.config, kernel.door, kernel.control, kernel.context
     regions: RegionRegistry = NO_REGIONS
@@ -40,7 +41,7 @@ async def build(kernel: Kernel, config: None) -> Parts:
         regions = SharedMemory()
     kernel.services.offer(RegionRegistry, regions)
     kernel.services.offer(TensorMessages, lazily(OpenInferenceMessages))
-    rules = OipRules(regions, settings.max_body, settings.ignores_surplus)
+    rules = OipRules(regions, settings.max_body, settings.ignores_surplus, config.is_lenient)
     exposition = kernel.exposition
 
     def operations() -> list[Operation]:

@@ -30,6 +30,7 @@ with lazy_imports():
     from salver.dialects.oip.classification import with_classes
     from salver.dialects.oip.grpc_schema import build
     from salver.dialects.oip.keywords import with_keywords
+    from salver.dialects.oip.lenience import fitted
     from salver.dialects.oip.stream_codec import StreamedInfer
 
 
@@ -83,6 +84,14 @@ class OpenInferenceGrpc(Codec[InferRequest, Reply]):
         return grpc_status(error)
 
 
+class LenientGrpc(OpenInferenceGrpc):
+    """Codec of ModelInfer that fits requests to the model."""
+
+    def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
+        """Complete the request as :class:`OpenInferenceGrpc` does, with the model's names and types."""
+        return super().decode(fitted(body, signature), signature)
+
+
 class OpenInferenceMethods:
     """The methods of one server."""
 
@@ -106,6 +115,8 @@ class OpenInferenceMethods:
 
     @functools.cached_property
     def _codec(self) -> OpenInferenceGrpc:
+        if self._rules.is_lenient:
+            return LenientGrpc(self._rules, self._forms)
         return OpenInferenceGrpc(self._rules, self._forms)
 
     def table(self) -> GrpcTable:

@@ -22,6 +22,7 @@ from salver.words.messages import Call, Signature, State
 with lazy_imports():
     from salver.dialects.oip import metadata, model_openapi
     from salver.dialects.oip.explanation import Explanation
+    from salver.dialects.oip.lenience import LenientHttp
     from salver.dialects.oip.openapi import describe
 
 #: Media types of JSON: callers often send none, and curl the last one.
@@ -74,7 +75,10 @@ class OpenInferenceOperations:
         self._operations = operations
         self._more = metadata.SHARED_MEMORY if rules.regions.is_allowed else ()
         self._ready = ServerOperations(control, exposition, context.parting).ready
-        self._infer_codec = OpenInferenceHttp(
+        codec: type[OpenInferenceHttp] = OpenInferenceHttp
+        if rules.is_lenient:
+            codec = LenientHttp
+        self._infer_codec = codec(
             rules.regions, rules.max_body, takes_short=self._takes_short, forms=context.forms
         )
         self._forms = context.forms

@@ -101,7 +101,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the codec for another process, without shared memory."""
-        return (_for_another, (self._most, self._takes_short, self._forms))
+        return (_for_another, (type(self), self._most, self._takes_short, self._forms))
 
     def weigh(self, http: HttpBody) -> int:
         """Return the bytes that must be parsed; 0 for a known layout, and for JSON that is parsed now."""
@@ -287,8 +287,10 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         return http_fault(error)
 
 
-def _for_another(most: int, takes_short: bool, forms: Forms) -> OpenInferenceHttp:
-    return OpenInferenceHttp(NO_REGIONS, most, takes_short=takes_short, forms=forms)
+def _for_another(
+    kind: type[OpenInferenceHttp], most: int, takes_short: bool, forms: Forms
+) -> OpenInferenceHttp:
+    return kind(NO_REGIONS, most, takes_short=takes_short, forms=forms)
 
 
 def _check_sizes(request: InferRequest, most: int) -> None:

@@ -303,8 +303,10 @@ class OipRules(msgspec.Struct, frozen=True):
         regions: Shared memory of callers.
         max_body: Most bytes of a tensor in JSON; 0 = no limit.
         ignores_surplus: See :func:`salver.dialects.oip.grpc_codec.read_infer`.
+        is_lenient: See :func:`salver.dialects.oip.lenience.fitted`.
     """
 
     regions: RegionRegistry = NO_REGIONS
     max_body: int = 0
     ignores_surplus: bool = False
+    is_lenient: bool = False

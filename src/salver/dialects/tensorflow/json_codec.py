@@ -130,6 +130,8 @@ class Predict(ModelCodec):
             chosen = signature.named(key)
         else:
             root = root_of(http.body)
+            if self._first_output:
+                root = _in_rows(root, signature)
             key = root.get("signature_name") or DEFAULT
             chosen = signature.named(key)
             if chosen is None:
@@ -181,6 +183,20 @@ class Explain(Predict):
     """Codec of ``POST /v1/models/{m}:explain``, which only handlers have."""
 
     explains = True
+
+
+def _in_rows(root: dict[str, Any], signature: Signature) -> dict[str, Any]:
+    """Return KServe's ``{"inputs": [{column: values}]}`` as rows of a table; any other request as it is."""
+    frames, table = root.get("inputs"), signature.table
+    if table is None or type(frames) is not list or not all(type(frame) is dict for frame in frames):
+        return root
+    rows: list[dict[str, Any]] = []
+    for i, frame in enumerate(frames):
+        columns = [values if type(values) is list else [values] for values in frame.values()]
+        if len(set(map(len, columns))) > 1:
+            raise InvalidInput(f"the columns of inputs[{i}] have different lengths", field=f"inputs[{i}]")
+        rows += [dict(zip(frame, row, strict=True)) for row in zip(*columns, strict=True)]
+    return {"signature_name": table.name, "instances": rows}
 
 
 def _read(root: dict[str, Any], inputs: Mapping[str, TensorSpec]) -> tuple[bool, tuple[Tensor, ...]]:

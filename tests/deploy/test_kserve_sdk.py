@@ -1,0 +1,150 @@
+"""KServe's end-to-end requests, sent by its own clients to pods of the runtime (test/e2e of KServe).
+
+Its bucket of models is out of reach, so models of the same kind are trained here.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import kserve_sdk
+import lightgbm
+import numpy as np
+import pandas as pd
+import pytest
+import xgboost
+from kserve_pods import Pod, service
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+ROWS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
+INPUT = {"name": "input-0", "shape": [2, 4], "datatype": "FP32", "data": ROWS}
+COLUMNS = ["sepal_length_(cm)", "sepal_width_(cm)", "petal_length_(cm)", "petal_width_(cm)"]
+FLOWER = {name: [value] for name, value in zip(COLUMNS, [5.1, 3.5, 1.4, 0.2], strict=True)}
+HOUSE = {"MSZoning": "RL", "LotArea": 8450, "LotShape": "Reg", "OverallQual": 7}
+#: Model, protocol and data of a request, and what it answers.
+REQUESTS: dict[str, tuple[str, str, Any, Any]] = {
+    "sklearn-v1": ("sklearn", "v1", {"instances": ROWS}, [1, 1]),
+    "xgboost-v1": ("xgboost", "v1", {"instances": ROWS}, [1, 1]),
+    "sklearn-v2": ("sklearn", "v2", {"inputs": [INPUT]}, [1, 1]),
+    "xgboost-v2": ("xgboost", "v2", {"inputs": [INPUT]}, [1.0, 1.0]),
+    "output-in-binary": (
+        "sklearn",
+        "v2",
+        {"inputs": [INPUT], "outputs": [{"name": "output-0", "parameters": {"binary_data": True}}]},
+        [1, 1],
+    ),
+    "all-in-binary": (
+        "sklearn",
+        "v2",
+        {"inputs": [INPUT], "parameters": {"binary_data_output": True}},
+        [1, 1],
+    ),
+    "inputs-in-binary": ("sklearn", "raw", [INPUT], [1, 1]),
+    "grpc": ("sklearn", "grpc", [{**INPUT, "data": np.ravel(ROWS).tolist()}], [1, 1]),
+    "lightgbm-columns": ("lightgbm", "v1", {"inputs": [FLOWER]}, 0),
+    "mixed": (
+        "mixed",
+        "v2",
+        {
+            "parameters": {"content_type": "pd"},
+            "inputs": [
+                {
+                    "name": name,
+                    "shape": [1],
+                    "datatype": "INT32" if isinstance(value, int) else "BYTES",
+                    "data": [value],
+                }
+                for name, value in HOUSE.items()
+            ],
+        },
+        [450.0],
+    ),
+    "health": ("sklearn", "health", None, [True] * 6),
+}
+
+
+def _sklearn(folder: Path) -> None:
+    joblib.dump(LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True)), folder / "model.joblib")
+
+
+def _xgboost(folder: Path) -> None:
+    flowers, kinds = load_iris(return_X_y=True)
+    chosen = {"objective": "multi:softmax", "num_class": 3}
+    xgboost.train(chosen, xgboost.DMatrix(flowers, kinds), 5).save_model(folder / "model.ubj")
+
+
+def _lightgbm(folder: Path) -> None:
+    flowers, kinds = load_iris(return_X_y=True)
+    table = lightgbm.Dataset(pd.DataFrame(flowers, columns=COLUMNS), kinds)
+    lightgbm.train({"objective": "multiclass", "num_class": 3, "verbose": -1}, table, 5).save_model(
+        folder / "model.lgb"
+    )
+
+
+def _mixed(folder: Path) -> None:
+    """Prices that are the area beyond 8,000."""
+    table = pd.DataFrame(
+        {
+            "MSZoning": ["RL", "RM"] * 10,
+            "LotArea": range(8000, 8020),
+            "LotShape": ["Reg", "Reg", "IR1", "IR1"] * 5,
+            "OverallQual": [5, 7, 6, 7] * 5,
+        }
+    )
+    texts = ColumnTransformer([("texts", OneHotEncoder(), ["MSZoning", "LotShape"])], remainder="passthrough")
+    joblib.dump(
+        make_pipeline(texts, LinearRegression()).fit(table, table.LotArea - 8000.0), folder / "m.joblib"
+    )
+
+
+TRAINED: dict[str, Callable[[Path], None]] = {
+    "sklearn": _sklearn,
+    "xgboost": _xgboost,
+    "lightgbm": _lightgbm,
+    "mixed": _mixed,
+}
+
+
+@pytest.fixture(scope="module")
+def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pod]]:
+    """One pod for each model, whose files an init container has brought."""
+    started: dict[str, Pod] = {}
+    for name, train in TRAINED.items():
+        folder = tmp_path_factory.mktemp(name)
+        (folder / "bucket").mkdir()
+        train(folder / "bucket")
+        asked = service(name, f"s3://models/{name}", "--trust-pickle", "--threads=1")
+        started[name] = Pod(folder / "pod", asked, folder / "bucket")
+    for pod in started.values():
+        pod.await_ready()
+    yield started
+    for pod in started.values():
+        pod.kill()
+
+
+@pytest.fixture(scope="module")
+def answers(pods: dict[str, Pod]) -> dict[str, Any]:
+    """What KServe's clients got, in one process that imports them once."""
+    if not kserve_sdk.PYTHON.exists():
+        pytest.skip("make it first: make .envs/kserve/requirements.txt")
+    calls = [
+        {"how": how, "port": pods[model].port, "model": model, "data": data}
+        for model, how, data, _ in REQUESTS.values()
+    ]
+    return dict(zip(REQUESTS, kserve_sdk.answers(calls), strict=True))
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_requests_of_kserves_own_tests(answers: dict[str, Any], name: str) -> None:
+    wanted = REQUESTS[name][3]
+    if name == "lightgbm-columns":
+        assert np.argmax(answers[name][0]) == wanted
+    elif name == "mixed":
+        assert answers[name] == pytest.approx(wanted)
+    else:
+        assert answers[name] == wanted
