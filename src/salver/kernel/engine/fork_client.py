@@ -240,7 +240,9 @@ class ForkServers:
             return spawn(plan)
         # Frameworks set variables when this process imports them: no reason to import them again elsewhere.
         set_since = os.environ.keys() - self._inherited
-        variables = {name: value for name, value in plan.variables.items() if name not in set_since}
+        before = {name: value for name, value in plan.variables.items() if name not in set_since}
+        # Without its own, ONNX Runtime would start a thread for telemetry, which no fork has.
+        variables = {**plan.settings, **before}
         key = _Imports(names, frozenset(variables.items()), str(Path.cwd()))
         server = self._servers.get(key)
         is_dead = server is not None and server.dead.done() and not server.why_not

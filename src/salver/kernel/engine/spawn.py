@@ -76,12 +76,16 @@ class HostPlan(msgspec.Struct, frozen=True):
     starter: "Starter | None" = None
 
     @property
+    def settings(self) -> dict[str, str]:
+        """Return the environment variables that it has by itself, unless they are set otherwise."""
+        # Libraries read these when they are imported, so they must be set before the process starts.
+        return {**_QUIET, **dict.fromkeys(THREAD_VARIABLES, str(self.options.threads))}
+
+    @property
     def variables(self) -> dict[str, str]:
         """Return its whole environment, with the configured number of threads for its libraries."""
         given = dict(self.interpreter.variables) if self.interpreter is not None else {}
-        # Libraries read these when they are imported, so they must be set before the process starts.
-        threads = dict.fromkeys(THREAD_VARIABLES, str(self.options.threads))
-        return {**_QUIET, **threads, **_seen(self.hides), **given}
+        return {**self.settings, **_seen(self.hides), **given}
 
 
 class Process(Protocol):
