@@ -25,8 +25,9 @@ def tree(root: int) -> list[int]:
 
 def _children(pid: int) -> Iterator[int]:
     try:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            yield from map(int, (task / "children").read_text("ascii").split())
+        for task in os.listdir(f"/proc/{pid}/task"):  # Path takes three times as long  # noqa: PTH208
+            with open(f"/proc/{pid}/task/{task}/children", "rb", buffering=0) as file:  # noqa: PTH123
+                yield from map(int, file.read().split())
     except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
         return
 

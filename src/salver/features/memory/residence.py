@@ -394,13 +394,12 @@ class Residence:
             await self._look(is_exact=True)
             self.residents.move(resident, "loading")
             self._refresh()
-        began, before, bound = self._clock(), self.used, self._meter.bound()
+        began, before = self._clock(), self.used
         is_alone = all(each is resident or each.is_settled for each in self.residents.present.values())
         outcome = asyncio.ensure_future(self._lifecycle.outcome(id))
-        peak = 0
-        while not (await asyncio.wait([outcome], timeout=_SAMPLE_S))[0]:
-            peak = max(peak, self._meter.bound() - bound)
-        failure = outcome.result()
+        is_new = measures or not resident.is_measured
+        peak = await self._peak(outcome) if is_new else 0
+        failure = await outcome
         resident.reload_s = max(0.001, self._clock() - began)
         if self.residents.all.get(id) is not resident:  # other files have come, or it is no longer wanted
             await self._lifecycle.ended(id)
@@ -417,11 +416,18 @@ class Residence:
             self._answer(id, NotReady(f"model '{id.name}': {failure}", field="model"))
         else:
             growth = None
-            if is_alone and move == self._moves and (measures or not resident.is_measured):
+            if is_alone and is_new and move == self._moves:
                 growth = Need(self.used - before, peak)
             self._measured(resident, growth)
             self._loaded(resident)
         self._advance()
+
+    async def _peak(self, work: "asyncio.Future[str]") -> int:
+        """Return the most bytes that were used beyond those of now until something was done."""
+        bound, peak = self._meter.bound(), 0
+        while not (await asyncio.wait([work], timeout=_SAMPLE_S))[0]:
+            peak = max(peak, self._meter.bound() - bound)
+        return peak
 
     def _measured(self, resident: Resident, growth: Need | None) -> None:
         """Learn what a version takes from the growth by its load; None = that is not its own, or known.
