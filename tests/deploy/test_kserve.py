@@ -1,8 +1,5 @@
 """The runtime for KServe, started as its controller would: same arguments, mounts and limits."""
 
-import os
-import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +7,8 @@ import joblib
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from kserve_pods import Pod, Start, service
+from crds import custom_resource
+from kserve_pods import RUNTIME, Pod, Start, service
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from waiting import until
@@ -39,6 +37,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
         pod.kill()
 
 
+def test_the_runtime_is_within_the_schema_of_kserve() -> None:
+    assert not [error.message for error in custom_resource("ClusterServingRuntime").iter_errors(RUNTIME)]
+
+
 def test_a_model_that_is_linked_after_the_start_answers_in_every_protocol(start: Start) -> None:
     """ModelCar: /mnt/models is a link into another process's root (storage.go:364 of KServe)."""
     pod = start("--trust-pickle", "--drain-delay=0")
@@ -55,10 +57,7 @@ def test_a_model_that_is_linked_after_the_start_answers_in_every_protocol(start:
         tensor.set_data_from_numpy(np.array(ROWS, np.float32))
         answered = client.infer("iris", [tensor]).get_response().outputs[0].name
         assert client.infer("iris", [tensor]).as_numpy(answered).tolist() == [1, 1]
-    inner = int(subprocess.check_output(["pgrep", "--parent", str(pod.process.pid)], text=True))
-    server = int(subprocess.check_output(["pgrep", "--parent", str(inner)], text=True))
-    os.kill(server, signal.SIGTERM)
-    assert pod.process.wait(60) == 0, pod.text()
+    assert pod.terminate() == 0, pod.text()
 
 
 def test_a_pickle_is_loaded_only_if_its_owner_says_so(start: Start) -> None:

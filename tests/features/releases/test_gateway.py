@@ -2,11 +2,10 @@
 
 import contextlib
 import json
-from pathlib import Path
 
-import jsonschema_rs
 import msgspec
 import pytest
+from crds import custom_resource
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,9 +13,7 @@ from salver.features.releases.experiments.gateway import RoutePlace, http_route
 from salver.words.errors import InvalidInput
 from salver.words.releases import Condition, Shadow, Split
 
-SCHEMA = jsonschema_rs.validator_for(
-    json.loads((Path(__file__).parent / "httproute_schema.json").read_text())
-)
+SCHEMA = custom_resource("HTTPRoute")
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.05, salt="s")
 PLACE = RoutePlace("m", "web", stable="m-v1", canary="m-v2")
 

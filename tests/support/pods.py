@@ -1,0 +1,81 @@
+"""A container as Kubernetes starts it, without a cluster and without rights.
+
+A process of another user with a read-only root, and 64 MiB each of /tmp and /dev/shm (bubblewrap).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from programs import program
+
+import salver
+
+_SMALL = ("--size", str(64 << 20), "--tmpfs")
+#: The programs and their source, which a clone in /tmp would else hide.
+_PROGRAMS = [
+    word for path in (sys.prefix, str(Path(salver.__file__).parents[1])) for word in ("--ro-bind", path, path)
+]
+
+
+class Container:
+    """Salver in a container.
+
+    Args:
+        log: File of its output.
+        port: Port at which it is asked; it shares this machine's address.
+        args: Arguments of Salver.
+        variables: Its environment.
+        mounts: Options of bwrap, after those of /tmp.
+    """
+
+    def __init__(
+        self, log: Path, port: int, args: Sequence[str], variables: Mapping[str, str], mounts: Sequence[str]
+    ) -> None:
+        self.log, self.port = log, port
+        words = [program("bwrap"), "--unshare-all", "--share-net", "--uid", "47123", "--gid", "0"]
+        words += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", *_SMALL, "/dev/shm"]
+        words += [*_SMALL, "/tmp", *mounts, *_PROGRAMS]
+        words += ["--cap-drop", "ALL", "--die-with-parent", "--new-session", "--chdir", "/"]
+        words += ["--clearenv", "--setenv", "PATH", os.environ["PATH"]]
+        for name, value in variables.items():
+            words += ["--setenv", name, value]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*words, str(Path(sys.executable).with_name("salver")), *args], stdout=output, stderr=output
+            )
+
+    def ask(self, path: str, document: object = None, **headers: str) -> tuple[int, Any]:
+        """Send a request, and return the status with the JSON of the answer; 0 = nobody answers."""
+        data = None if document is None else json.dumps(document).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read() or b"null")
+        except OSError:
+            return 0, None
+
+    def text(self) -> str:
+        """Return the log."""
+        return self.log.read_text()
+
+    def terminate(self) -> int:
+        """Send SIGTERM to the server, as the kubelet does, and return its exit code."""
+        inner = int(subprocess.check_output(["pgrep", "--parent", str(self.process.pid)], text=True))
+        server = int(subprocess.check_output(["pgrep", "--parent", str(inner)], text=True))
+        os.kill(server, signal.SIGTERM)
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.wait()
