@@ -66,3 +66,11 @@ def test_another_process_gets_the_same_codec() -> None:
     """Large bodies are decoded there."""
     for codec in (OpenInferenceHttp(), LenientHttp()):
         assert type(pickle.loads(pickle.dumps(codec))) is type(codec)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(7, INT32), (1 << 40, INT64)])
+def test_a_number_that_does_not_fit_stays_what_it_is(value: int, kind: DataType) -> None:
+    model = Signature((TensorSpec("a", INT32, (-1,)),), MODEL.outputs)
+    given = InferRequest("m", (Tensor("a", INT64, np.array([value])),))
+    (got,) = fitted(given, model).inputs
+    assert (got.datatype, got.array.tolist()) == (kind, [value])

@@ -54,4 +54,7 @@ def _converted(tensor: Tensor, spec: TensorSpec | None) -> Tensor:
     wanted = spec.datatype.dtype
     if not np.can_cast(tensor.array.dtype, wanted, "same_kind"):
         return tensor
-    return Tensor(tensor.name, spec.datatype, tensor.array.astype(wanted))
+    array = tensor.array.astype(wanted)
+    if wanted.kind in "iu" and not np.array_equal(array, tensor.array):  # one does not fit
+        return tensor
+    return Tensor(tensor.name, spec.datatype, array)
