@@ -1,0 +1,4 @@
+"""Models on several machines.
+
+``placement`` decides which replica runs on which node.
+"""
