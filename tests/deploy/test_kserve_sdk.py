@@ -3,9 +3,12 @@
 Its bucket of models is out of reach, so models of the same kind are trained here.
 """
 
+import json
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import joblib
 import kserve_sdk
@@ -20,6 +23,7 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from waiting import until
 
 ROWS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 INPUT = {"name": "input-0", "shape": [2, 4], "datatype": "FP32", "data": ROWS}
@@ -63,6 +67,12 @@ REQUESTS: dict[str, tuple[str, str, Any, Any]] = {
             ],
         },
         [450.0],
+    ),
+    "event": (
+        "sklearn",
+        "event",
+        {"instances": ROWS},
+        ["io.kserve.inference.response", "io.kserve.inference.sklearn", [1, 1]],
     ),
     "health": ("sklearn", "health", None, [True] * 6),
 }
@@ -110,15 +120,42 @@ TRAINED: dict[str, Callable[[Path], None]] = {
 }
 
 
+class _Sink(BaseHTTPRequestHandler):
+    """What gets the events of the pods."""
+
+    got: ClassVar[list[tuple[dict[str, str], bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        self.send_response(202)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
 @pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pod]]:
+def sink() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Sink) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def pods(tmp_path_factory: pytest.TempPathFactory, sink: str) -> Iterator[dict[str, Pod]]:
     """One pod for each model, whose files an init container has brought."""
     started: dict[str, Pod] = {}
     for name, train in TRAINED.items():
         folder = tmp_path_factory.mktemp(name)
         (folder / "bucket").mkdir()
         train(folder / "bucket")
-        asked = service(name, f"s3://models/{name}", "--trust-pickle", "--threads=1")
+        args = ["--trust-pickle", "--threads=1"]
+        if name == "mixed":
+            args.append(f"--log-url={sink}")
+        asked = service(name, f"s3://models/{name}", *args)
         started[name] = Pod(folder / "pod", asked, folder / "bucket")
     for pod in started.values():
         pod.await_ready()
@@ -148,3 +185,18 @@ def test_requests_of_kserves_own_tests(answers: dict[str, Any], name: str) -> No
         assert answers[name] == pytest.approx(wanted)
     else:
         assert answers[name] == wanted
+
+
+def test_a_pod_sends_requests_and_answers_as_events(pods: dict[str, Pod]) -> None:
+    request = REQUESTS["mixed"][2]
+    status, answer = pods["mixed"].ask("/v2/models/mixed/infer", request, **{"ce-id": "one"})
+    assert status == 200
+
+    def events() -> list[tuple[dict[str, str], bytes]]:
+        return [each for each in _Sink.got if each[0]["ce-id"] == "one"]
+
+    until(lambda: len(events()) == 2)
+    found = {headers["ce-type"].rpartition(".")[2]: json.loads(body) for headers, body in events()}
+    assert found == {"request": request, "response": answer}
+    assert {headers["ce-inferenceservicename"] for headers, _ in events()} == {"mixed"}
+    assert 'salver_cloudevents_total{outcome="sent"}' in pods["mixed"].page("/metrics")

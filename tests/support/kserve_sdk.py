@@ -1,7 +1,8 @@
 """Calls of KServe's own clients, run by the Python of ``.envs/kserve``: JSON on standard input and output.
 
 ``make .envs/kserve/requirements.txt`` puts the ``kserve`` package where it is looked for. A call has
-``port``, ``model``, ``data`` and ``how``: v1, v2, grpc, raw (v2 with binary tensors) or health.
+``port``, ``model``, ``data`` and ``how``: v1, v2, grpc, raw (v2 with binary tensors), event (a
+CloudEvent to v1) or health.
 """
 
 import asyncio
@@ -33,6 +34,8 @@ async def _call(how: str, port: int, model: str, data: Any) -> Any:
     if how == "v1":
         client = kserve.InferenceRESTClient(kserve.RESTConfig(protocol=PredictorProtocol.REST_V1))
         return (await client.infer(url, data, model_name=model, headers=headers))["predictions"]
+    if how == "event":
+        return await _event(f"{url}/v1/models/{model}:predict", data)
     client = kserve.InferenceRESTClient(kserve.RESTConfig(protocol=PredictorProtocol.REST_V2))
     if how == "v2":
         answer = await client.infer(url, data, model_name=model, headers=headers)
@@ -53,6 +56,18 @@ async def _call(how: str, port: int, model: str, data: Any) -> Any:
         answer = await grpc.infer(request)
     assert answer.id == "r-1"
     return answer.outputs[0].as_numpy().tolist()
+
+
+async def _event(url: str, data: Any) -> Any:
+    """Send an event in binary mode, and read the answer, with the library of KServe's servers."""
+    import httpx
+    from cloudevents.http import CloudEvent, from_http, to_binary
+
+    headers, body = to_binary(CloudEvent({"type": "flowers", "source": "tests", "id": "mine"}, data))
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(url, headers=dict(headers), content=body)
+    event = from_http(dict(answer.headers), answer.content)
+    return [event["type"], event["source"], event.data["predictions"]]
 
 
 async def _main() -> None:

@@ -64,6 +64,11 @@ class Container:
         except OSError:
             return 0, None
 
+    def page(self, path: str) -> str:
+        """Return a page that is no JSON."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            return str(answer.read().decode())
+
     def text(self) -> str:
         """Return the log."""
         return self.log.read_text()

@@ -145,6 +145,8 @@ def _tables(
         tensorflow["rules"] = {"first_output": True}
     if tensorflow:
         tables["tensorflow"] = tensorflow
+    if events := logs.events():
+        tables["cloudevents"] = events
     if limits.is_lenient:
         tables["oip"] = {"is_lenient": True}
     if execution.rules_file:

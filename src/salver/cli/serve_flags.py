@@ -133,6 +133,32 @@ class Logs:
         ),
     ] = ""
 
+    events_url: Annotated[
+        str,
+        Parameter(
+            name="--log-url",
+            help="URL that gets each request of inference over HTTP, and its answer, as KServe's logger "
+            "sends them (CloudEvents); '' = none.",
+        ),
+    ] = ""
+    events_mode: Annotated[
+        Literal["all", "request", "response"],
+        Parameter(name="--log-mode", help="What --log-url gets."),
+    ] = "all"
+    answers_events: Annotated[
+        bool,
+        Parameter(name="--cloud-events", help="Answer a request that is a CloudEvent with one."),
+    ] = False
+
+    def events(self) -> dict[str, object]:
+        """Return the table ``cloudevents`` of the configuration; empty if nothing is set."""
+        table: dict[str, object] = {}
+        if self.events_url:
+            table = {"url": self.events_url, "mode": self.events_mode}
+        if self.answers_events:
+            table["answers"] = True
+        return table
+
     def table(self) -> dict[str, object]:
         """Return the table ``log`` of the configuration."""
         return {

@@ -1,6 +1,7 @@
 """Capabilities beside the kernel, a package each."""
 
 import os
+from typing import Literal
 
 import msgspec
 
@@ -111,6 +112,42 @@ class BrownoutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidInput("a name is there twice", field="brownout.off")
 
 
+class CloudEventsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of CloudEvents. Those of the sender are the agent's of KServe.
+
+    Attributes:
+        url: Receives requests and answers of inference over HTTP; empty = nobody does.
+        mode: What it receives.
+        answers: Whether a request that is an event is answered by one.
+        source: Source of the events, such as the URI of the pod.
+        service: Name of the inference service; empty = ``INFERENCE_SERVICE_NAME``.
+        namespace, component, endpoint: More attributes of the events.
+        headers: Names of headers of the request that events carry as ``metadata``.
+        annotations: Annotations that events carry.
+    """
+
+    url: str = ""
+    mode: Literal["all", "request", "response"] = "all"
+    answers: bool = False
+    source: str = "salver"
+    service: str = ""
+    namespace: str = ""
+    component: str = "predictor"
+    endpoint: str = ""
+    headers: tuple[str, ...] = ()
+    annotations: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for what cannot be sent."""
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise InvalidInput(
+                f"events cannot go to {self.url!r}", field="--log-url", fix="Give an http:// or https:// URL."
+            )
+        for value in (self.source, self.service, self.namespace, self.component, self.endpoint):
+            if not (value.isascii() and (value.isprintable() or not value)):
+                raise InvalidInput(f"{value!r} cannot be sent as a header", field="cloudevents")
+
+
 # Described here, so that a server that uses neither imports nothing of them.
 fronts_feature = Feature(
     "fronts",
@@ -145,4 +182,10 @@ brownout_feature = Feature(
     "salver.features.brownout.building:build",
     config=BrownoutConfig,
     is_used=lambda config: bool(config.off),
+)
+cloudevents_feature = Feature(
+    "cloudevents",
+    "salver.features.cloudevents.building:build",
+    config=CloudEventsConfig,
+    is_used=lambda config: bool(config.url) or config.answers,
 )
