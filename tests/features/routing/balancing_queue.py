@@ -21,18 +21,18 @@ def sojourns(policy: Policy, speeds: Sequence[float], load: float, requests: int
     instances = [Instance(str(number)) for number in range(len(speeds))]
     place = {each.url: number for number, each in enumerate(instances)}
     free = [0.0] * len(speeds)
-    leaving: list[tuple[float, float, int]] = []
+    leaving: list[tuple[float, float, int, int]] = []
     rate, now, took = load * sum(speeds), 0.0, np.empty(requests)
     for number in range(requests):
         now += random.expovariate(rate)
         while leaving and leaving[0][0] <= now:
-            at, began, where = heapq.heappop(leaving)
+            at, began, where, under_way = heapq.heappop(leaving)
             instances[where].load.pending -= 1
-            policy.answered(instances[where], at - began, at)
+            policy.answered(instances[where], at - began, under_way, at)
         where = place[policy.choose(instances, "", now).url]
         ends = max(now, free[where]) + random.expovariate(speeds[where])
         free[where] = ends
         instances[where].load.pending += 1
-        heapq.heappush(leaving, (ends, now, where))
+        heapq.heappush(leaving, (ends, now, where, instances[where].load.pending))
         took[number] = ends - now
     return took[requests // 20 :]

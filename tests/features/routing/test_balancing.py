@@ -25,7 +25,7 @@ TABLE = [
     ("round-robin", EQUAL, 5.781, 26.6),
     ("least-requests", EQUAL, 3.10, 11.1),
     ("least-requests", UNEQUAL, 5.39, 28.3),
-    ("measured", UNEQUAL, 4.06, 19.8),
+    ("measured", UNEQUAL, 3.71, 16.2),  # of a policy that knows the speeds
 ]
 
 
@@ -56,13 +56,15 @@ class TrueSpeeds(LeastRequests):
         return super().choose(among, key, now)
 
 
-@pytest.mark.parametrize(("name", "most"), [("measured", 1.2), ("peak-ewma", 2.2)])
-def test_one_of_eight_that_is_ten_times_slower_hurts_little(name: str, most: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "load", "most"), [("measured", 0.7, 1.2), ("measured", 0.9, 1.2), ("peak-ewma", 0.7, 2.2)]
+)
+def test_one_of_eight_that_is_ten_times_slower_hurts_little(name: str, load: float, most: float) -> None:
     speeds = [100.0] * 7 + [10.0]  # a request takes 10 ms
     count = size(200_000, 100_000)
-    own = sojourns(POLICIES[name](Random(7)), speeds, 0.7, count, 3)
-    best = sojourns(TrueSpeeds(speeds, Random(7)), speeds, 0.7, count, 3)
-    by_queue = sojourns(LeastRequests(Random(7)), speeds, 0.7, count, 3)
+    own = sojourns(POLICIES[name](Random(7)), speeds, load, count, 3)
+    best = sojourns(TrueSpeeds(speeds, Random(7)), speeds, load, count, 3)
+    by_queue = sojourns(LeastRequests(Random(7)), speeds, load, count, 3)
     assert np.quantile(own, 0.999) < most * np.quantile(best, 0.999) < np.quantile(by_queue, 0.999) / 2
 
 
@@ -70,13 +72,13 @@ def test_one_of_eight_that_is_ten_times_slower_hurts_little(name: str, most: flo
 def test_an_instance_that_is_fast_again_gets_requests(name: str) -> None:
     policy, instances = POLICIES[name](Random(1)), [Instance("a"), Instance("b")]
     for each, seconds in zip(instances, (0.01, 1.0), strict=True):
-        policy.answered(each, seconds, 0.0)
+        policy.answered(each, seconds, 1, 0.0)
     now, asked = 0.0, 0
     for _ in range(2000):
         now += 0.1
         each = policy.choose(instances, "", now)
         asked += each.url == "b"
-        policy.answered(each, 0.01, now)
+        policy.answered(each, 0.01, 1, now)
     assert asked > 500
 
 

@@ -21,8 +21,8 @@ def router(count: int, policy: str = "least-requests", **ejection: float) -> Rou
 
 
 def attempt(router: Router, instance: Instance, outcome: Outcome, now: float, seconds: float = 0.01) -> None:
-    router.begin(instance)
-    router.end(instance, outcome, seconds, now)
+    under_way = router.begin(instance)
+    router.end(instance, outcome, seconds, under_way, now)
 
 
 def test_one_dead_of_ten_is_ejected_after_three_failures_and_tried_again() -> None:
@@ -38,9 +38,9 @@ def test_one_dead_of_ten_is_ejected_after_three_failures_and_tried_again() -> No
     }
     # Half-open: one request at a time, whatever the policy thinks of its latency.
     assert found.choose("", [], 5.0) is dead
-    found.begin(dead)
+    under_way = found.begin(dead)
     assert found.choose("", [], 5.0) is not dead
-    found.end(dead, "failed", 0.01, 5.0)
+    found.end(dead, "failed", 0.01, under_way, 5.0)
     assert not dead.is_available(14.9) and dead.is_available(15.0)  # twice as long
     attempt(found, dead, "answered", 15.0)
     assert dead.is_available(15.0) and not dead.is_ejected and dead.load.latency == 0

@@ -107,20 +107,26 @@ class Router:
                 return some
         return of[0]
 
-    def begin(self, instance: Instance) -> None:
-        """Record the beginning of an attempt."""
+    def begin(self, instance: Instance) -> int:
+        """Record the beginning of an attempt; return how many are under way there with it."""
         instance.load.pending += 1
+        return instance.load.pending
 
-    def end(self, instance: Instance, outcome: Outcome, seconds: float, now: float) -> None:
-        """Record the end of an attempt, which took so many seconds."""
+    def end(self, instance: Instance, outcome: Outcome, seconds: float, under_way: int, now: float) -> None:
+        """Record the end of an attempt.
+
+        Args:
+            seconds: How long it took.
+            under_way: What :meth:`begin` returned.
+        """
         load = instance.load
         load.pending -= 1
         if outcome == "failed":
             load.failed += 1
-            self._policy.answered(instance, max(seconds, _FAILURE * load.answer_s), now)
+            self._policy.answered(instance, max(seconds, _FAILURE * load.answer_s), under_way, now)
             self.ejected += failed(instance, self.instances, self._ejection, now)
         elif outcome == "late":
-            self._policy.answered(instance, seconds, now)
+            self._policy.answered(instance, seconds, under_way, now)
         elif outcome != "left":
             load.answered += 1
             was_ejected = instance.is_ejected
@@ -130,4 +136,4 @@ class Router:
                 instance.joined_at = now
             if outcome == "answered":
                 load.answer_s = seconds
-                self._policy.answered(instance, seconds, now)
+                self._policy.answered(instance, seconds, under_way, now)

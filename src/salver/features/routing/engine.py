@@ -180,8 +180,7 @@ class RoutedModel:
     async def _reading(self, instance: Instance, events: EventStream) -> AsyncIterator[Instance]:
         """Count a request as under way while its pieces are read; then close its connection."""
         outcome: Outcome = "left"  # the first piece has counted as the answer
-        began = self._clock()
-        self.router.begin(instance)
+        began, under_way = self._clock(), self.router.begin(instance)
         try:
             yield instance
         except Unreachable as error:
@@ -190,7 +189,7 @@ class RoutedModel:
         finally:
             events.close()
             now = self._clock()
-            self.router.end(instance, outcome, now - began, now)
+            self.router.end(instance, outcome, now - began, under_way, now)
 
     async def _next(self, instance: Instance, events: EventStream, deadline: float | None) -> bytes | None:
         """Return the next event; None = there are no more. Raises Unreachable or DeadlineExceeded."""
@@ -319,7 +318,7 @@ class RoutedModel:
         if deadline is not None:
             limit = min(limit, deadline - began)
         outcome: Outcome = "left"
-        router.begin(instance)
+        under_way = router.begin(instance)
         try:
             async with asyncio.timeout(limit):
                 reply = await answer
@@ -348,7 +347,7 @@ class RoutedModel:
             raise _Failed(self._about(instance, error), is_unsent=isinstance(error, NoConnection)) from error
         finally:
             now = self._clock()
-            router.end(instance, outcome, now - began, now)
+            router.end(instance, outcome, now - began, under_way, now)
 
     def _about(self, instance: Instance, error: SalverError) -> SalverError:
         """Return an instance's error, with its URL."""

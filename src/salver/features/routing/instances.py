@@ -17,6 +17,7 @@ class Load(msgspec.Struct):
     Attributes:
         pending: Requests under way.
         latency: Latency in seconds as the policy counts it; 0 = none was measured.
+        under_way: Average of the requests that were under way when one began, itself included.
         measured_at: Time of its last measurement.
         answer_s: Seconds of its last answer.
         answered, failed: Attempts since the start.
@@ -25,6 +26,7 @@ class Load(msgspec.Struct):
 
     pending: int = 0
     latency: float = 0.0
+    under_way: float = 1.0
     measured_at: float = 0.0
     answer_s: float = 0.0
     answered: int = 0

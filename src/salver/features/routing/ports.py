@@ -19,6 +19,10 @@ class Policy(Protocol):
         """
         ...
 
-    def answered(self, instance: Instance, seconds: float, now: float) -> None:
-        """Record an answer, or a failure that took so long as counts for one."""
+    def answered(self, instance: Instance, seconds: float, under_way: int, now: float) -> None:
+        """Record an answer, or a failure that took so long as counts for one.
+
+        Args:
+            under_way: Requests under way there when it began, itself included.
+        """
         ...

@@ -51,5 +51,5 @@ class ConsistentHash:
                 return each
         raise AssertionError("somebody is below the average")
 
-    def answered(self, instance: Instance, seconds: float, now: float) -> None:
+    def answered(self, instance: Instance, seconds: float, under_way: int, now: float) -> None:
         """Do nothing: the requests under way are counted for all policies."""

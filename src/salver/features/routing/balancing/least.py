@@ -30,5 +30,5 @@ class LeastRequests:
             return other
         return one
 
-    def answered(self, instance: Instance, seconds: float, now: float) -> None:
+    def answered(self, instance: Instance, seconds: float, under_way: int, now: float) -> None:
         """Do nothing: the requests under way are counted for all policies."""

@@ -31,7 +31,7 @@ class PeakEwma:
             return other
         return one
 
-    def answered(self, instance: Instance, seconds: float, now: float) -> None:
+    def answered(self, instance: Instance, seconds: float, under_way: int, now: float) -> None:
         """See :class:`~salver.features.routing.ports.Policy`."""
         load = instance.load
         if seconds > load.latency:

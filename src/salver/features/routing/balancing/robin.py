@@ -24,5 +24,5 @@ class RoundRobin:
         best.load.credit -= total
         return best
 
-    def answered(self, instance: Instance, seconds: float, now: float) -> None:
+    def answered(self, instance: Instance, seconds: float, under_way: int, now: float) -> None:
         """Do nothing: turns do not depend on answers."""
