@@ -119,10 +119,10 @@ class Executor:
     def _answer_each_now(self, bound: BoundRequest, now: float) -> RunAnswer | None:
         """Answer a single request inline, of a model that takes them one by one."""
         runner = self._short_runner
-        if runner is None or not runner.is_short([bound.request]):
+        if runner is None or not (size := runner.short_size([bound.request])):
             return None
         try:
-            (said,), seconds = runner.answer_inline([self.admission.asked(bound, self._id, None)])
+            (said,), seconds = runner.answer_inline([self.admission.asked(bound, self._id, None)], size)
         except ModelFailed:
             self._announce(bound.rows, 1, 0.0, 0.0, 0.0, "drain", ok=False)
             raise
@@ -143,11 +143,13 @@ class Executor:
     def run_inline(self, batch: Batch, stacked: Stacked | None) -> Gave | None:
         """Run a batch on the event loop's thread; return None if the runner does not do that."""
         if stacked is None:
-            if self._short_runner is None or not self._short_runner.is_short(
-                [w.payload[0].request for w in batch.members]
-            ):
+            runner = self._short_runner
+            if runner is None:
                 return None
-            return self._short_runner.answer_inline(self._requests(batch))
+            size = runner.short_size([w.payload[0].request for w in batch.members])
+            if not size:
+                return None
+            return runner.answer_inline(self._requests(batch), size)
         if self.stack.is_ragged:
             return None
         result = self.runner.run_inline(stacked[0])

@@ -83,11 +83,13 @@ class RequestRunner(Runner, Protocol):
 class InlineRequestRunner(RequestRunner, Protocol):
     """Request runner that may answer short requests on the caller's thread."""
 
-    def is_short(self, requests: Sequence[InferRequest]) -> bool:
-        """Return whether ``answer_inline`` may be called with these requests."""
+    def short_size(self, requests: Sequence[InferRequest]) -> int:
+        """Return the size with which ``answer_inline`` may be called for these requests; 0 = it may not."""
         ...
 
-    def answer_inline(self, requests: list[InferRequest]) -> tuple[list[Answer | SalverError], float]:
+    def answer_inline(
+        self, requests: list[InferRequest], size: int
+    ) -> tuple[list[Answer | SalverError], float]:
         """Answer requests, as ``answer`` does."""
         ...
 

@@ -43,23 +43,29 @@ class RequestThreadRunner(ThreadRunner):
 class SizedThreadRunner(RequestThreadRunner):
     """Runner of a :class:`~salver.backends.protocol.SizedModel`, which answers short requests inline."""
 
-    def is_short(self, requests: Sequence[InferRequest]) -> bool:
+    def short_size(self, requests: Sequence[InferRequest]) -> int:
         """See :class:`~salver.kernel.engine.ports.InlineRequestRunner`."""
         sizes = [self._model.size_of(request) for request in requests]
-        return all(sizes) and self._pace.is_tiny(sum(sizes))
+        total = sum(sizes)
+        if all(sizes) and self._pace.is_tiny(total):
+            return total
+        return 0
 
-    def answer_inline(self, requests: list[InferRequest]) -> _Answers:
+    def answer_inline(self, requests: list[InferRequest], size: int) -> _Answers:
         """See :class:`~salver.kernel.engine.ports.InlineRequestRunner`."""
-        return self._answers(self._model, requests)
+        return self._measured(self._model, requests, size)
 
     @property
     def _model(self) -> SizedModel:
         return cast(SizedModel, self._models[0])
 
     def _answers(self, model: RequestModel, requests: list[InferRequest]) -> _Answers:
+        return self._measured(model, requests, self._model.size_of(requests[0]))
+
+    def _measured(self, model: RequestModel, requests: list[InferRequest], size: int) -> _Answers:
         cpu = time.thread_time()
         found = super()._answers(model, requests)
         # Several requests share work, so that their time says little of one alone.
-        if len(requests) == 1 and (size := self._model.size_of(requests[0])):
+        if len(requests) == 1 and size:
             self._pace.observe(size, min(found[1], (time.thread_time() - cpu) * self._threads_a_run))
         return found
