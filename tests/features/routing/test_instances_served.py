@@ -18,6 +18,18 @@ from salver.cli import main
 from salver.features.routing.operations import InstancesView
 from salver.testing.process import ServerProcess
 
+RULES = """
+[[rules]]
+name = "last"
+when = { model = "mlp", header.x-plan = "gold" }
+set = { group = "g2" }
+
+[[rules]]
+name = "nobody"
+when = { model = "mlp", header.x-plan = "lead" }
+set = { group = "g9" }
+"""
+
 
 class Cluster:
     """A server in front of three others."""
@@ -29,7 +41,9 @@ class Cluster:
         self.file = folder / "front" / "mlp" / "instances.toml"
         self.file.parent.mkdir(parents=True)
         self.write(self.backs)
-        options = ["--poll-seconds", "0.2"]
+        rules = folder / "rules.toml"
+        rules.write_text(RULES)
+        options = ["--poll-seconds", "0.2", "--rules-file", str(rules)]
         front = ServerProcess([folder / "front"], folder / "front.log", options)
         self.front = stack.enter_context(front).wait_ready()
 
@@ -39,8 +53,8 @@ class Cluster:
         return self._stack.enter_context(server).wait_ready()
 
     def write(self, backs: list[ServerProcess]) -> None:
-        urls = ", ".join(f'"{back.url}"' for back in backs)
-        self.file.write_text(f"instances = [{urls}]\nattempt_s = 1.0\ncheck_s = 0.2\n")
+        tables = ", ".join(f'{{ url = "{back.url}", group = "g{n}" }}' for n, back in enumerate(backs))
+        self.file.write_text(f"instances = [{tables}]\nattempt_s = 1.0\ncheck_s = 0.2\n")
 
     def view(self) -> InstancesView:
         return msgspec.json.decode(self.front.get("/api/v1/models/mlp/instances")[1], type=InstancesView)
@@ -129,6 +143,16 @@ def test_a_drained_instance_gets_nothing(cluster: Cluster, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out)["instances"][0]["state"] == "available"
     assert main(["instances", "drain", "mlp", "http://other:1", "--url", url]) == 1
     assert "has no instance 'http://other:1'" in capsys.readouterr().err
+
+
+def test_a_rule_sends_requests_to_a_group(cluster: Cluster) -> None:
+    path, body = "/v1/models/mlp:predict", json.dumps({"instances": ROWS.tolist()}).encode()
+    before = [each.answered for each in cluster.view().instances]
+    for _ in range(9):
+        assert cluster.front.ask("POST", path, body, {"x-plan": "gold"})[0] == 200
+    assert [each.answered for each in cluster.view().instances] == [*before[:2], before[2] + 9]
+    status, said, *_ = cluster.front.ask("POST", path, body, {"x-plan": "lead"})
+    assert status == 404 and b"no instance of group 'g9' of model 'mlp' is there" in said
 
 
 def test_the_file_is_watched(cluster: Cluster) -> None:

@@ -1,6 +1,7 @@
 """Rules on a real server, as callers of several protocols meet them."""
 
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,11 @@ when = { model = "alias" }
 set = { model = "constant", version = "2" }
 
 [[rules]]
+name = "spoken"
+when = { model = "spoken", header.x-plan = "gold" }
+set = { model = "echo" }
+
+[[rules]]
 name = "free"
 when = { tenant = "free", size = "> 64" }
 refuse = { code = "rate_limited", message = "one row at a time on this plan", retry_after = "90s" }
@@ -52,6 +58,22 @@ set = { timeout = "1us" }
 name = "copied"
 when = { model = "small", header.x-copy = "*" }
 set = { shadow = "constant" }
+
+[[rules]]
+name = "texts"
+when = { model = "letters", header.x-plan = "gold" }
+set = { model = "evens" }
+"""
+#: Step-wise model of texts, which counts on from the last letter.
+LETTERS = """import numpy as np
+
+
+class Model:
+    def step(self, slots, tokens):
+        return np.log(np.eye(256, dtype=np.float32)[(tokens + STRIDE) % 128] + 1e-9)
+
+    def release(self, slot):
+        pass
 """
 ROWS = np.linspace(-1, 1, 48, dtype=np.float32).reshape(3, 16)
 CONSTANT = [[2.0], [2.0], [2.0]]
@@ -85,6 +107,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rules]:
     folder = tmp_path_factory.mktemp("rules")
     write_mlp(folder / "models" / "small", 1)
     write_constant(folder / "models", 2)
+    for name, stride in (("letters", "1"), ("evens", "2")):
+        (folder / "models" / name).mkdir()
+        (folder / "models" / name / "model.py").write_text(LETTERS.replace("STRIDE", stride))
+        (folder / "models" / name / "salver.toml").write_text("[steps]\nvocabulary = 'bytes'\n")
+    facts = {"modelName": "echo", "modelVersion": "1.0", "handler": "echo.py", "serializedFile": ""}
+    with zipfile.ZipFile(folder / "models" / "echo.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": facts}))
+        archive.writestr(
+            "echo.py", "def handle(data, context):\n    return data and [each['body'] for each in data]\n"
+        )
     file = folder / "rules.toml"
     file.write_text(RULES)
     options = ["--rules-file", str(file)]
@@ -129,6 +161,20 @@ def test_other_dialects_are_ruled_alike(world: Rules) -> None:
     assert json.loads(said) == {"error": "one row at a time on this plan"}
 
 
+def test_openai_and_torchserve_callers_are_ruled_alike(world: Rules) -> None:
+    body = {"model": "letters", "prompt": "a", "max_tokens": 3, "temperature": 0}
+
+    def text(**headers: str) -> str:
+        said = world.server.ask("POST", "/v1/completions", json.dumps(body).encode(), headers)[1]
+        return str(json.loads(said)["choices"][0]["text"])
+
+    assert (text(), text(**{"x-plan": "gold"})) == ("bcd", "ceg")
+    said = b"n" * 100
+    assert world.server.ask("POST", "/predictions/spoken", said, {"x-plan": "gold"})[:2] == (200, said)
+    status, told = world.server.ask("POST", "/predictions/echo", said, {"x-tenant": "free"})[:2]
+    assert (status, json.loads(told)["message"]) == (429, "one row at a time on this plan")
+
+
 @BOTH
 def test_a_time_out_and_a_lost_target_are_told(world: Rules, module: object) -> None:
     with pytest.raises(InferenceServerException, match=r"deadline|timeout"):
@@ -155,10 +201,10 @@ def test_the_command_shows_and_explains(world: Rules, capsys: pytest.CaptureFixt
     assert main([*asked, "--header", "X-Plan=silver", "--tenant", "free", "--size", "1KiB"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "passed" in lines[1] and "header.x-plan is 'silver', not gold" in lines[1]
-    assert "decides" in lines[5] and "tenant free, size > 64" in lines[5]
+    assert "decides" in lines[6] and "tenant free, size > 64" in lines[6]
     assert "not reached" in lines[6]
     assert main(["route", "check", str(world.file)]) == 0
-    assert capsys.readouterr().out == "7 rules are right\n"
+    assert capsys.readouterr().out == "9 rules are right\n"
 
 
 def test_a_changed_file_takes_effect_and_a_wrong_one_does_not(world: Rules) -> None:

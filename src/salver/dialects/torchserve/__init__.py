@@ -8,5 +8,6 @@ feature = Feature(
     "torchserve",
     "salver.dialects.torchserve.building:build",
     formats="salver.dialects.torchserve.building:FORMATS",
-    after=("oip", "torchserve-forms"),
+    # Its ports read the headers for which rules ask.
+    after=("oip", "torchserve-forms", "rules"),
 )
