@@ -123,6 +123,25 @@ class MetricsPage(Protocol):
         ...
 
 
+class ServerPlace(msgspec.Struct, frozen=True):
+    """Server that others can ask.
+
+    Attributes:
+        zone: Where it is; empty = it does not say.
+    """
+
+    url: str
+    zone: str = ""
+
+
+class ServerList(Protocol):
+    """Servers that have announced themselves in this server's ledger (features/registry)."""
+
+    async def serving(self, model: str) -> Sequence[ServerPlace]:
+        """Return the servers that run a model. Raises SalverError if the ledger cannot be read."""
+        ...
+
+
 class Parts(msgspec.Struct, frozen=True):
     """Parts that a feature adds to one server.
 

@@ -156,7 +156,12 @@ def _tables(
     if tls.identity_file:
         tables["identity"] = {"file": tls.identity_file}
     if storage.registry:
-        tables["registry"] = {"ledger": storage.registry, "artifacts": storage.artifacts}
+        tables["registry"] = {
+            "ledger": storage.registry,
+            "artifacts": storage.artifacts,
+            "advertise": storage.advertise,
+            "zone": storage.zone,
+        }
     return tables
 
 
@@ -232,6 +237,8 @@ def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, storage: Storag
 
     if not paths and not storage.registry:
         raise InvalidInput("no model is given", fix="Say: salver serve PATH")
+    if storage.advertise and not storage.registry:
+        raise InvalidInput("--advertise writes to a ledger", fix="Say --registry, too.")
     if bool(tls.cert) != bool(tls.key):
         raise InvalidInput("--tls-cert and --tls-key need each other", fix="Give both.")
     if tls.client_ca and not tls.cert:

@@ -91,6 +91,14 @@ class Storage:
     ] = None
     registry: Registry = ""
     artifacts: Artifacts = ""
+    advertise: Annotated[
+        str,
+        Parameter(
+            help="URL at which other servers reach this one, for the list of servers in its ledger. It needs "
+            "--registry."
+        ),
+    ] = ""
+    zone: Annotated[str, Parameter(help="Where this server is, in that list, such as eu/a.")] = ""
     wait: Annotated[
         float | None,
         Parameter(

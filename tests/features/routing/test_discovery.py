@@ -1,16 +1,24 @@
 """Instances that follow the addresses of a name."""
 
 import asyncio
+import sys
 from pathlib import Path
+from typing import cast
 
+import dns.asyncresolver
+import dns.message
+import dns.rcode
+import dns.rrset
 import pytest
 from zoo import write_mlp
 
-from salver.features.routing.discovering import addresses, resolve
+from salver.features.routing.discovering import addresses, look_of, resolve, service_records
+from salver.features.routing.document import Document, InstanceTable
 from salver.features.routing.engine import RoutedModel
 from salver.features.routing.loading import InstancesLoader
 from salver.testing.process import ServerProcess
 from salver.words.artifacts import Manifest
+from salver.words.errors import MissingExtra, Unsupported
 from salver.words.messages import ModelId
 
 
@@ -28,6 +36,75 @@ def test_names_are_resolved() -> None:
     assert "127.0.0.1" in asyncio.run(resolve("localhost"))
     with pytest.raises(OSError):
         asyncio.run(resolve("nobody.invalid"))
+
+
+class NameServer(asyncio.DatagramProtocol):
+    """Name server with the SRV records of one service.
+
+    Args:
+        records: As in a zone file: priority, weight, port and target.
+    """
+
+    def __init__(self, records: list[str]) -> None:
+        self._records = records
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        query = dns.message.from_wire(data)
+        answer = dns.message.make_response(query)
+        if query.question[0].name.to_text() == "_http._tcp.models.example." and self._records:
+            answer.answer = [dns.rrset.from_text(query.question[0].name, 5, "IN", "SRV", *self._records)]
+        else:
+            answer.set_rcode(dns.rcode.NXDOMAIN)
+        self._transport.sendto(answer.to_wire(), addr)
+
+
+@pytest.mark.parametrize(
+    ("records", "found"),
+    [
+        (
+            ["20 0 8000 c.example.", "10 50 8001 a.example.", "10 200 8002 b.example."],
+            [
+                InstanceTable("http://a.example:8001", 0.25, 0),
+                InstanceTable("http://b.example:8002", 1.0, 0),
+                InstanceTable("http://c.example:8000", 0.005, 1),
+            ],
+        ),
+        (["0 0 0 ."], "there is no such service"),
+        ([], "does not exist"),
+    ],
+)
+async def test_srv_records_have_ports_weights_and_priorities(
+    records: list[str], found: list[InstanceTable] | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: NameServer(records), ("127.0.0.1", 0)
+    )
+    resolver = dns.asyncresolver.Resolver(configure=False)
+    resolver.nameservers, resolver.port = ["127.0.0.1"], transport.get_extra_info("sockname")[1]
+    monkeypatch.setattr(dns.asyncresolver, "default_resolver", resolver)
+    try:
+        if isinstance(found, str):
+            with pytest.raises(OSError, match=found):
+                await service_records("_http._tcp.models.example")
+        else:
+            tables = await service_records("_http._tcp.models.example")
+            assert sorted(tables, key=lambda table: table.url) == found
+    finally:
+        transport.close()
+
+
+async def test_srv_records_need_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dns.asyncresolver", None)
+    with pytest.raises(MissingExtra, match="dnspython"):
+        await service_records("_http._tcp.models.example")
+
+
+def test_the_servers_of_a_ledger_need_a_ledger() -> None:
+    with pytest.raises(Unsupported, match="has no ledger"):
+        look_of(Document(discover="ledger:"), "sum", resolve, None)
 
 
 def test_instances_come_and_go_and_stay_when_nobody_answers(tmp_path: Path) -> None:

@@ -18,5 +18,7 @@ def test_shares_add_up_and_nobody_gets_more_than_is_there(levels: list[tuple[int
 
 
 def test_another_zone_is_asked_after_this_one() -> None:
-    assert [level_of(0, "a", "a"), level_of(0, "b", "a"), level_of(1, "a", "a")] == [0, 1, 2]
-    assert level_of(1, "b", "") == 2
+    zones = ["eu/a", "eu/b", "us/a", "europe/a", ""]
+    assert [level_of(0, zone, "eu/a") for zone in zones] == [0, 1, 2, 2, 2]
+    assert [level_of(0, "a", "a"), level_of(0, "b", "a"), level_of(1, "a", "a")] == [0, 2, 3]
+    assert level_of(1, "b", "") == 3

@@ -29,7 +29,7 @@ Rows = Literal["free", "unchanged", "kept"]
 
 METADATA: Final = MetaData()
 #: Schema version that this Salver writes.
-NEWEST: Final = 8
+NEWEST: Final = 9
 #: SQLite auto-increments only columns of this type.
 _COUNTED: Final = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -499,4 +499,9 @@ QUOTA_USE: Final = _table(
     _whole("granted"),
     _whole("used"),
     since=7,
+)
+
+#: Servers that announce themselves; ``models``: names of those that they run; ``time``: of the announcement.
+SERVER: Final = _table(
+    "server", ["url"], _text("url"), _text("zone"), _json("models", "[]"), _number("time"), since=9
 )

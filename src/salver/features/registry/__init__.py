@@ -12,7 +12,12 @@ class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         ledger: Folder of the registry, or the URL of its ledger; empty = none, and no releases.
         artifacts: Folder of the registry's files; empty = beside the ledger.
+        advertise: URL at which other servers reach this one, for the ledger's list of servers; empty = it is
+            not in that list.
+        zone: Where this server is, in that list.
     """
 
     ledger: str = ""
     artifacts: str = ""
+    advertise: str = ""
+    zone: str = ""

@@ -2,10 +2,12 @@
 
 import logging
 import time
+from collections.abc import Iterator
 
 import msgspec
 
 from salver.features.registry import RegistryConfig
+from salver.features.registry.servers import AnnouncedServers
 from salver.features.releases.composition import LedgerParts, home_of
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.pending import Pending
@@ -14,7 +16,7 @@ from salver.features.releases.experiments.underway import ActiveRequests
 from salver.features.releases.gauges import ReleaseGauges
 from salver.features.releases.shadow import Shadowing
 from salver.features.releases.splitting import Splitting
-from salver.parts import Kernel, Parts
+from salver.parts import Kernel, Parts, ServerList, Tick
 from salver.words.errors import SalverError
 
 
@@ -45,6 +47,14 @@ async def build(kernel: Kernel, config: RegistryConfig) -> Parts:
     ledgered = await LedgerParts.open(home, traffic, (kernel.models, kernel.plane), kernel.new_id)
     for service in (splits, shadows, collector, ledgered, ledgered.registry.ledger):
         kernel.services.offer(type(service), service)
+
+    def own_models() -> Iterator[str]:
+        # What this server asks others for is left out: two servers would ask each other for ever.
+        servables = (each for each in kernel.models.servables() if not each.capabilities.is_remote)
+        return (each.manifest.id.name for each in servables)
+
+    servers = AnnouncedServers(ledgered.registry.ledger, config.advertise, config.zone, time.time, own_models)
+    kernel.services.offer(ServerList, servers)
     kernel.context = msgspec.structs.replace(kernel.context, interest=splits.router)
     api = ledgered.kept(kernel.new_id)
     kernel.caller = api.caller
@@ -60,6 +70,8 @@ async def build(kernel: Kernel, config: RegistryConfig) -> Parts:
         operations=api.operations(),
         stage=splits,
         optional={"shadows": shadows.switch},
+        ticks=[Tick("announcement", 1.0, servers.announce)],
+        leave=servers.withdraw,
         prepare=ledgered.registered.start,  # first: the server is not ready without these models
         start=ledgered.start,
         stop=stop,

@@ -20,7 +20,7 @@ with lazy_imports():
     from salver.features.routing.loading import InstancesLoader
     from salver.features.routing.operations import instance_operations
     from salver.kernel.serving.loading import Additions
-    from salver.parts import Kernel, Parts
+    from salver.parts import Kernel, Parts, ServerList
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -77,7 +77,12 @@ class _Routing:
 
     def __init__(self, kernel: "Kernel") -> None:
         self._kernel = kernel
-        self.loader = lazily(InstancesLoader, kernel.bus.emit, kernel.clock)
+        self.loader = lazily(
+            InstancesLoader,
+            kernel.bus.emit,
+            kernel.clock,
+            servers=lambda: kernel.services.find(ServerList),
+        )
         self._guarding: _Guarding | None = None
 
     def models(self) -> "Sequence[RoutedModel]":

@@ -12,6 +12,9 @@ from salver.words.errors import InvalidInput, LoadFailed
 
 FILE: Final = "instances.toml"
 MOST: Final = 1000
+#: Values of ``discover`` beside URLs: the ledger's servers, and before the name of SRV records.
+LEDGER: Final = "ledger:"
+SRV: Final = "srv:"
 PolicyName = Literal["round-robin", "least-requests", "measured", "peak-ewma", "consistent-hash"]
 
 
@@ -22,7 +25,8 @@ class InstanceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         url: A server that speaks the Open Inference Protocol with binary tensors, such as Salver and Triton.
         weight: Share of the requests, relative to others.
         priority: 0 is asked first; others as far as those before them are not available.
-        zone: Where it is; those in the zone of this server come first.
+        zone: Where it is; those in the zone of this server come first, then those of its region, which is
+            what stands before the slash of ``eu/a``.
         group: Group to which rules can send requests.
     """
 
@@ -54,7 +58,9 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         instances: URLs, or tables with a URL and a weight.
-        discover: URL whose host is a name with an address for each instance; in place of ``instances``.
+        discover: In place of ``instances``: a URL whose host is a name with an address for each; ``srv:``
+            and a name with an SRV record for each; or ``ledger:`` for the servers of this server's ledger
+            that serve the model.
         discover_s: Seconds between two looks at these.
         model: Name of the model there; empty = the same as here.
         version: Version there; empty = each chooses its own.
@@ -133,7 +139,9 @@ def parse(content: bytes, origin: str) -> Document:
     if document.probe is not None:
         _check_probe(document, document.probe, origin)
     urls = [table.url.rstrip("/") for table in document.tables]
-    for url in [*urls, *filter(None, [document.discover])]:
+    if document.discover and document.discover != LEDGER and not document.discover.startswith(SRV):
+        urls.append(document.discover)
+    for url in urls:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise LoadFailed(

@@ -106,9 +106,9 @@ class RoutedModel:
     def capabilities(self) -> Capabilities:
         """Return the engine's capabilities, which are those of the instances."""
         if not self.streams:
-            return Capabilities(sequences=self.homes)
+            return Capabilities(sequences=self.homes, is_remote=True)
         gives_parts = self.signature.platform == TOKENS.platform
-        return Capabilities(stream=self.stream, gives_parts=gives_parts, sequences=self.homes)
+        return Capabilities(stream=self.stream, gives_parts=gives_parts, sequences=self.homes, is_remote=True)
 
     def insight(self) -> Insight:
         """Return figures for operators; those of the instances are theirs."""

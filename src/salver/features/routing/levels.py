@@ -2,7 +2,8 @@
 
 The first level takes all as long as enough of its instances are available: so many that 1.4 times their
 share covers it. What it cannot take spills over to the next one (Envoy, "Priority levels"). Instances in
-another zone are a level of their own, below those of the same priority in this zone. Pure.
+another zone are a level of their own, below those of the same priority in this zone, and those in another
+region one below that. Pure.
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,13 @@ def level_of(priority: int, zone: str, own: str) -> int:
     """Return the level of an instance.
 
     Args:
+        zone: Its zone, with its region before a slash or without one, such as ``eu/a``.
         own: Zone of this server; empty = zones do not matter.
     """
-    is_elsewhere = bool(own and zone != own)
-    return 2 * priority + is_elsewhere
+    distance = 0
+    if own and zone != own:
+        region, slash, _ = own.partition("/")
+        distance = 2
+        if slash and zone.startswith(region + slash):
+            distance = 1
+    return 3 * priority + distance

@@ -23,18 +23,18 @@ from salver.features.routing.checking import (
     signature_of,
 )
 from salver.features.routing.choosing import Router
-from salver.features.routing.discovering import Discovery, Resolve, addresses, resolve
-from salver.features.routing.document import FILE, Document, parse
+from salver.features.routing.discovering import Discovery, Look, Resolve, instance_of, look_of, resolve
+from salver.features.routing.document import FILE, Document, InstanceTable, parse
 from salver.features.routing.engine import CONNECT_S, RoutedModel
 from salver.features.routing.instances import Instance
-from salver.features.routing.levels import level_of
 from salver.features.routing.probing import read_probe
 from salver.features.routing.sequences import SequenceHomes
 from salver.features.routing.streaming import why_not
 from salver.kernel.engine.placement import Placement
 from salver.kernel.serving.servable import Servable
+from salver.parts import ServerList
 from salver.words.artifacts import Manifest
-from salver.words.errors import LoadFailed
+from salver.words.errors import InstancesAbsent, LoadFailed
 from salver.words.events import BatchRan
 from salver.words.messages import Signature
 
@@ -49,6 +49,7 @@ class InstancesLoader:
         clock: Monotonic seconds.
         variables: Environment variables, for the instances' token.
         resolve: Returns the addresses of a name.
+        servers: Returns the servers of this server's ledger; None = it has none.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class InstancesLoader:
         clock: Callable[[], float],
         variables: Callable[[str], str | None] = os.environ.get,
         resolve: Resolve = resolve,
+        servers: Callable[[], ServerList | None] = lambda: None,
     ) -> None:
         self._resolve = resolve
+        self._servers = servers
         self._emit = emit
         self._clock = clock
         self._variables = variables
@@ -78,13 +81,17 @@ class InstancesLoader:
             token = self._variables(document.token) or ""
             if not token:
                 raise LoadFailed(f"the variable {document.token} is not set", field="token")
-        instances = _instances_of(document)
+        look: Look | None = None
+        tables: Sequence[InstanceTable] = document.tables
         if document.discover:
+            name = document.model or manifest.id.name
+            look = look_of(document, name, self._resolve, self._servers())
             try:
-                urls = await addresses(document.discover, self._resolve)
+                tables = await look()
             except OSError as error:
-                raise LoadFailed(f"{document.discover} is not resolved: {error}", field="discover") from error
-            instances = [Instance(url, slow_start_s=document.slow_start_s) for url in urls]
+                reason = f"{document.discover} is not resolved: {error}"
+                raise InstancesAbsent(reason, field="discover") from error
+        instances = [instance_of(table, document) for table in tables]
 
         def check_of(instance: Instance) -> InstanceCheck:
             return InstanceCheck(instance, Client(instance.url, timeout=document.attempt_s, token=token))
@@ -126,8 +133,8 @@ class InstancesLoader:
             self._homes[manifest.id.name] = engine.homes
         health = HealthChecks(checks, document, expected, check_of, self._clock)
         update = None
-        if document.discover:
-            update = Discovery(document.discover, engine, health, self._resolve).update
+        if look is not None:
+            update = Discovery(look, engine, health).update
         health.start(update)
         self._models.append(engine)
 
@@ -150,7 +157,9 @@ class InstancesLoader:
         found = [each for each in told if isinstance(each, Signature)]
         if not found:
             reasons = "; ".join(sorted({str(error) for error in told}))
-            raise LoadFailed(f"no instance of '{manifest.id.name}' answers: {reasons}", field="instances")
+            # Those of a fixed list should be there; discovery may be ahead of the instances.
+            kind = InstancesAbsent if document.discover else LoadFailed
+            raise kind(f"no instance of '{manifest.id.name}' answers: {reasons}", field="instances")
         probe = None
         if document.probe is not None:
             probe = await asyncio.to_thread(read_probe, manifest.path, document.probe)
@@ -172,16 +181,3 @@ class InstancesLoader:
     def models(self) -> Sequence[RoutedModel]:
         """Models that are loaded."""
         return tuple(self._models)
-
-
-def _instances_of(document: Document) -> list[Instance]:
-    return [
-        Instance(
-            table.url.rstrip("/"),
-            table.weight,
-            level_of(table.priority, table.zone, document.zone),
-            document.slow_start_s,
-            table.group,
-        )
-        for table in document.tables
-    ]

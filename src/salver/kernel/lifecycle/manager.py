@@ -36,7 +36,7 @@ from salver.kernel.lifecycle.routes import Routes
 from salver.kernel.supervise import reporting
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
-from salver.words.errors import HostKilled, InvalidInput, LoadFailed, NotFound, SalverError
+from salver.words.errors import InvalidInput, LoadFailed, NotFound, SalverError
 from salver.words.events import StateChanged
 from salver.words.handlers import FORMAT
 from salver.words.messages import ModelId, State, VersionStatus
@@ -49,7 +49,6 @@ _LOG = logging.getLogger("salver.lifecycle")
 _CLOSE_S = 5.0
 _EARLY_S = 0.002  # tolerance for timers that fire early
 _MOST_ENDED = 4096
-_AFTER_KILL = 2  # further tries of a version whose host was killed while it loaded
 _LEAST_FREED = 1 << 20  # bytes; below that, other memory hides what a model has freed
 ServableT = TypeVar("ServableT", bound=Servable)
 
@@ -419,8 +418,8 @@ class Manager(Generic[ServableT]):
         copy.failures += 1
         copy.reason = reason
         retries = self._config.retries
-        if isinstance(error, HostKilled):
-            retries = max(retries, _AFTER_KILL)
+        if isinstance(error, LoadFailed):
+            retries = max(retries, error.retries)
         if copy.failures <= retries:
             delay = self._config.backoff.delay(copy.failures)
             copy.retry_at = self._clock() + delay

@@ -110,6 +110,7 @@ class Capabilities(msgspec.Struct, frozen=True, eq=False):
         stale: Answers from the response cache what has expired; None = no such cache.
         foresee: Refuses a request before it is decoded, by raising the error that it would raise afterwards;
             None = no error is known that early.
+        is_remote: Other servers answer.
     """
 
     stream: Stream | None = None
@@ -124,6 +125,7 @@ class Capabilities(msgspec.Struct, frozen=True, eq=False):
     uncached: Infer | None = None
     stale: Stale | None = None
     foresee: Callable[[Call], None] | None = None
+    is_remote: bool = False
 
     @property
     def is_decoupled(self) -> bool:
