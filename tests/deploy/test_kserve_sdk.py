@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import xgboost
 from kserve_pods import Pod, service
+from kserve_router import Router
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -200,3 +201,44 @@ def test_a_pod_sends_requests_and_answers_as_events(pods: dict[str, Pod]) -> Non
     assert found == {"request": request, "response": answer}
     assert {headers["ce-inferenceservicename"] for headers, _ in events()} == {"mixed"}
     assert 'salver_cloudevents_total{outcome="sent"}' in pods["mixed"].page("/metrics")
+
+
+def test_pods_are_nodes_of_an_inference_graph(pods: dict[str, Pod]) -> None:
+    """The router posts to the URLs as they stand, with no header of the caller's."""
+
+    def step(model: str, verb: str = "predict", **more: object) -> dict[str, Any]:
+        url = f"http://127.0.0.1:{pods[model].port}/v1/models/{model}:{verb}"
+        return {"name": model, "serviceUrl": url, **more}
+
+    def ask(kind: str, *steps: dict[str, Any], point: int = 0, **body: Any) -> tuple[int, Any]:
+        asked = body or {"instances": ROWS}
+        return Router({"root": {"routerType": kind, "steps": steps}}, point).ask(asked)
+
+    sklearn, xgboost = {"predictions": [1, 1]}, {"predictions": [1.0, 1.0]}
+    both = (step("sklearn"), step("xgboost"))
+    assert ask("Ensemble", *both) == (200, {"sklearn": sklearn, "xgboost": xgboost})
+    halves = (step("sklearn", weight=50), step("xgboost", weight=50))
+    assert ask("Splitter", *halves, point=49) == (200, sklearn)
+    assert ask("Splitter", *halves, point=50) == (200, xgboost)
+    switch = (
+        step("lightgbm", condition="inputs.0.sepal_length_(cm)"),
+        step("sklearn", condition="instances"),
+    )
+    assert ask("Switch", *switch) == (200, sklearn)
+    status, answer = ask("Switch", *switch, inputs=[FLOWER])
+    assert status == 200 and np.argmax(answer["predictions"][0]) == 0
+    chain = (step("sklearn"), step("xgboost", condition="predictions.0"))
+    assert ask("Sequence", *chain) == (200, xgboost)
+    assert ask("Sequence", step("sklearn"), step("xgboost", condition="predictions.2")) == (200, sklearn)
+    # Chances of three classes are no row of four columns: the error reaches the caller as it is.
+    mapped = step("xgboost", data="$response", mapPredictionsToInstances=True, dependency="Hard")
+    status, answer = ask("Sequence", step("lightgbm"), mapped)
+    assert status == 400 and "shape" in answer["error"]
+    # Answers are objects also when they are errors, so that an ensemble with a failing node has an answer.
+    status, answer = ask("Ensemble", step("sklearn"), step("xgboost", verb="nothing"))
+    assert status == 200 and answer["sklearn"] == sklearn and "error" in answer["xgboost"]
+    nested = {
+        "root": {"routerType": "Sequence", "steps": [{"nodeName": "two"}]},
+        "two": {"routerType": "Ensemble", "steps": both},
+    }
+    assert Router(nested).ask({"instances": ROWS})[1].keys() == {"sklearn", "xgboost"}
