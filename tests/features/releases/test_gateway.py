@@ -47,6 +47,7 @@ def test_a_route_is_attached_where_it_is_said():
     assert route["metadata"] == {
         "name": "m",
         "namespace": "models",
+        "labels": {"app.kubernetes.io/managed-by": "salver"},
         "annotations": {"salver/release": "r1", "salver/stage": "2"},
     }
     assert route["spec"]["parentRefs"] == [{"name": "web", "namespace": "infra"}]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kubernetes_api
 import pytest
 from waiting import until
 from zoo import write_mlp
@@ -133,6 +134,12 @@ def test_a_move_of_an_alias_is_a_release_that_people_may_hasten_and_take_back(sh
             ("mlp-v2", 1000),
         ]
         assert route["spec"]["parentRefs"] == [{"name": "web", "namespace": "infra"}]
+        with kubernetes_api.running(shell.folder) as (api, kubeconfig):
+            told = shell.say(
+                "rollout", "route", release, *services, "--apply", "--kubeconfig", str(kubeconfig)
+            )
+            assert told == "HTTPRoute models/mlp: 10.00% to mlp-v2, RUNNING\n"
+            assert [*api.objects.values()] == [route]
         shell.say("rollout", "pause", release, "--why", "lunch")
         assert "lunch" in shell.say("rollout", "status", release)
         shell.say("rollout", "resume", release)

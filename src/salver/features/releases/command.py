@@ -300,27 +300,45 @@ def route(
         tuple[str, ...], Parameter(help="Host name of the route, repeatable (default: all of the gateway's).")
     ] = (),
     path: Annotated[str, Parameter(help="Path prefix of the route.")] = "/",
+    apply: Annotated[
+        bool, Parameter(help="Apply it to a cluster, instead of printing it; needs salver[kubernetes].")
+    ] = False,
+    follow: Annotated[
+        bool, Parameter(help="Apply it whenever the weights change, until the release has ended.")
+    ] = False,
+    kubeconfig: Annotated[
+        str, Parameter(help="File that names the cluster (default: that of kubectl, else the pod's account).")
+    ] = "",
+    context: Annotated[str, Parameter(help="Context of the kubeconfig (default: its current one).")] = "",
+    force_conflicts: Annotated[
+        bool, Parameter(help="Take fields of the route over that others have set.")
+    ] = False,
     where: RegistryOptions = USUAL,
 ) -> int:
-    """Print a release's weights as an HTTPRoute of Kubernetes' Gateway API, for kubectl apply -f -.
+    """Print or apply a release's weights as an HTTPRoute of Kubernetes' Gateway API.
 
     Args:
         release: Id of the release.
     """
 
     async def tell(store: "ReleaseStore") -> int:
-        from salver.features.releases.experiments.gateway import RoutePlace, http_route
-        from salver.words.errors import Conflict
+        from salver.features.releases import command_route
+        from salver.features.releases.experiments.gateway import RoutePlace
 
         found = await store.get(release)
-        if found.split is None:
-            raise Conflict(f"release '{release}' is {found.state.value}, and shares no traffic out")
         space, _, parent = gateway.rpartition("/")
         called = name or found.model.lower()
         place = RoutePlace(
             called, parent, stable, canary, service_port, namespace, space, tuple(hostname), path
         )
-        line(_indented(http_route(found.split, place)))
+        if apply or follow:
+            from salver.features.releases.experiments.gateway_client import Cluster
+
+            cluster = await asyncio.to_thread(Cluster, kubeconfig, context)
+            return await command_route.apply(
+                store, release, place, cluster, follow=follow, force=force_conflicts
+            )
+        line(_indented(command_route.route_of(found, place)))
         return 0
 
     return run(where, _with_store(tell))

@@ -73,6 +73,7 @@ def http_route(split: Split, place: RoutePlace) -> dict[str, Any]:
     metadata: dict[str, Any] = {"name": place.name}
     if place.namespace:
         metadata["namespace"] = place.namespace
+    metadata["labels"] = {"app.kubernetes.io/managed-by": "salver"}
     metadata["annotations"] = {"salver/release": split.release, "salver/stage": str(split.stage)}
     spec: dict[str, Any] = {"parentRefs": [parent]}
     if place.hostnames:
