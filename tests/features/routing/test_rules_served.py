@@ -202,7 +202,7 @@ def test_the_command_shows_and_explains(world: Rules, capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     assert "passed" in lines[1] and "header.x-plan is 'silver', not gold" in lines[1]
     assert "decides" in lines[6] and "tenant free, size > 64" in lines[6]
-    assert "not reached" in lines[6]
+    assert "not reached" in lines[7]
     assert main(["route", "check", str(world.file)]) == 0
     assert capsys.readouterr().out == "9 rules are right\n"
 
