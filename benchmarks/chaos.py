@@ -12,6 +12,7 @@ Exits with 1 if a floor is missed.
 
 import argparse
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,19 @@ from models import ROOT
 from openloop import Outcome, Question, Reply
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-from faulty_instances import CAPACITY, FAULTS, NAME, OUTAGES, Cluster, request
+from faulty_instances import (
+    CAPACITY,
+    FAULTS,
+    LETTERS,
+    NAME,
+    OUTAGES,
+    STREAM_BODY,
+    STREAM_FAULTS,
+    STREAM_PATH,
+    STREAMED,
+    Cluster,
+    request,
+)
 
 PAGE = ROOT / "docs" / "explanation" / "instances-under-faults.md"
 LOAD = 0.6
@@ -38,10 +51,16 @@ QUESTIONS = [
     Question(f"/v2/models/{NAME}/infer", request(value), {"content-type": "application/json"})
     for value in VALUES
 ]
+#: Streams a second. They are answered with 200, and one that breaks off ends with an error.
+STREAMS_S = 30.0
+STREAMS = [Question(STREAM_PATH, STREAM_BODY, {"content-type": "application/json"})]
+ERROR = b'"error"'
 
 
-def is_right(kind: int, reply: Reply) -> bool:
-    """Return whether an answer is twice its question."""
+def is_right(name: str, kind: int, reply: Reply) -> bool:
+    """Return whether an answer is twice its question, or a stream has all of its pieces."""
+    if name in STREAM_FAULTS:
+        return "".join(re.findall('"text_output":"(.*?)"', reply.body.decode())) == STREAMED
     return f'"data":[{2 * VALUES[kind]}]'.encode() in reply.body
 
 
@@ -50,24 +69,27 @@ async def measure(name: str, cluster: Cluster, given: argparse.Namespace) -> dic
     await cluster.until_all_available()
     rng = np.random.default_rng([given.seed, *name.encode()])
     after = RESTART_S if name in OUTAGES else AFTER_S
-    due = openloop.poisson(3 * LOAD * CAPACITY, QUIET_S + given.seconds + after, rng)
-    retries = (await cluster.view()).retries
-    load = asyncio.create_task(asyncio.to_thread(loaded, cluster.front.port, due))
+    model, questions, rate = NAME, QUESTIONS, 3 * LOAD * CAPACITY
+    if name in STREAM_FAULTS:
+        model, questions, rate = LETTERS, STREAMS, STREAMS_S
+    due = openloop.poisson(rate, QUIET_S + given.seconds + after, rng)
+    retries = (await cluster.view(model)).retries
+    load = asyncio.create_task(asyncio.to_thread(loaded, cluster.front.port, due, questions))
     await asyncio.sleep(QUIET_S)
-    fault = {**FAULTS, **OUTAGES}[name]
+    fault = {**FAULTS, **STREAM_FAULTS, **OUTAGES}[name]
     async with fault(cluster):
         began = time.monotonic()
         await asyncio.sleep(given.seconds)
         ended = time.monotonic()
     got, start = await load
     returned = min((at for at in cluster.returned if at > ended), default=ended)
-    retries = (await cluster.view()).retries - retries
+    retries = (await cluster.view(model)).retries - retries
     return {"fault": name, **figures(name, got, began - start, ended - start, returned - start, retries)}
 
 
-def loaded(port: int, due: openloop.Floats) -> tuple[Outcome, float]:
+def loaded(port: int, due: openloop.Floats, questions: list[Question]) -> tuple[Outcome, float]:
     """Return what became of the requests, and when they began."""
-    got = openloop.run(port, due, QUESTIONS, timeout=PATIENCE_S, keep_every=1)
+    got = openloop.run(port, due, questions, timeout=PATIENCE_S, keep_every=1)
     return got, time.monotonic() - got.seconds
 
 
@@ -76,7 +98,9 @@ def figures(
 ) -> dict[str, Any]:
     """Return the figures of a run; times in seconds since its start. Pure."""
     at, is_good = got.scheduled, got.status == 200
-    quiet, during, settled = at < began - 0.1, (at >= began) & (at < ended), at >= began + SETTLED_S
+    is_good[[each.request for each in got.replies if ERROR in each.body]] = False
+    quiet, settled = got.done < began, at >= began + SETTLED_S
+    during = ~quiet & (at < ended)  # with those that were under way when it began
     before = p99(got, quiet)
     is_bad = ~is_good | (got.latency > MOST_SLOWER * before)
     counted = returned if name in OUTAGES else began
@@ -89,7 +113,8 @@ def figures(
         "failed": int((during & ~is_good).sum()),
         "failed_quiet": int((quiet & ~is_good).sum()),
         "wrong": sum(
-            not is_right(int(got.kinds[each.request]), each) for each in got.replies if each.status == 200
+            bool(is_good[each.request]) and not is_right(name, int(got.kinds[each.request]), each)
+            for each in got.replies
         ),
         "p99_quiet_ms": round(before * 1e3, 1),
         "p99_ms": round(p99(got, during) * 1e3, 1),
@@ -165,7 +190,7 @@ async def run(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     with page.scratch("chaos") as folder:
         async with Cluster(folder) as cluster:
-            for name in given.only or [*FAULTS, *OUTAGES]:
+            for name in given.only or [*FAULTS, *STREAM_FAULTS, *OUTAGES]:
                 rows.append(await measure(name, cluster, given))
                 print(rows[-1], flush=True)
     return rows

@@ -1,7 +1,8 @@
 """A server in front of three instances, and the faults that one or all of them can have. Not a suite itself.
 
-The model says twice its input after ``TIME_MS`` and so many more for each row, and its instances fail as the
-faults say: by signals, by a relay between them and the server in front, or by a word to the model.
+One model says twice its input after ``TIME_MS`` and so many more for each row, another one says letters, a
+piece each. Their instances fail as the faults say: by signals, by a relay between them and the server in
+front, or by a word to the model.
 """
 
 import asyncio
@@ -21,6 +22,9 @@ from salver.features.routing.operations import InstancesView
 from salver.testing.process import ServerProcess
 
 NAME: Final = "double"
+LETTERS: Final = "letters"
+#: Pieces of a stream, and the milliseconds of each.
+PIECES, PIECE_MS = 12, 20.0
 #: Rows of a run; its milliseconds, and those of each row.
 ROWS, TIME_MS, ROW_MS = 16, 60.0, 2.0
 #: Requests a second that an instance can answer.
@@ -46,6 +50,26 @@ class Model:
             raise RuntimeError("a fault on purpose")
         return {{"y": inputs["x"] * (3 if fault == "wrong" else 2)}}
 """
+
+
+_LETTERS_SOURCE: Final = f"""
+import time
+
+import numpy as np
+
+
+class Model:
+    def step(self, slots, tokens):
+        time.sleep({PIECE_MS / 1e3})
+        return np.log(np.eye(256, dtype=np.float32)[(tokens + 1) % 128] + 1e-9)
+
+    def release(self, slot):
+        pass
+"""
+STREAM_PATH: Final = f"/v2/models/{LETTERS}/generate_stream"
+STREAM_BODY: Final = b'{"text_input":"a","max_tokens":%d,"temperature":0}' % PIECES
+#: The text that the pieces of a whole stream have.
+STREAMED: Final = "".join(chr(ord("b") + place) for place in range(PIECES))
 
 
 def request(value: float) -> bytes:
@@ -84,6 +108,10 @@ class Cluster:
         (version.parent / "salver.toml").write_text(
             f'batching.max_rows = {ROWS}\ninstances.runner = "thread"\n'
         )
+        letters = self._folder / "models" / LETTERS
+        letters.mkdir()
+        (letters / "model.py").write_text(_LETTERS_SOURCE)
+        (letters / "salver.toml").write_text("[steps]\nvocabulary = 'bytes'\n")
         for number in range(3):
             self.tell(number, "")
             options = {"FAULT_FILE": str(self._told(number))}
@@ -95,15 +123,22 @@ class Cluster:
             Relay(lambda: asyncio.open_connection("127.0.0.1", port))
         )
         urls = [f"http://127.0.0.1:{self.relay.port}", self.backs[1].url, self.backs[2].url]
+        instances = (
+            f"instances = {msgspec.json.encode(urls).decode()}\nattempt_s = 1.0\ncheck_s = 0.5\n"
+            "[ejection]\nbase_s = 1\n"
+        )
+        for name in (NAME, LETTERS):
+            (self._folder / "front" / name).mkdir(parents=True)
+        # So that the first one is asked, however it was measured before.
+        letters = self._folder / "front" / LETTERS
+        (letters / "instances.toml").write_text(f'policy = "round-robin"\n{instances}')
         model = self._folder / "front" / NAME
-        model.mkdir(parents=True)
         (model / "probe.json").write_bytes(request(3.0))
         (model / "expected.json").write_bytes(
             request(6.0).replace(b'"inputs"', b'"outputs"').replace(b'"x"', b'"y"')
         )
         (model / "instances.toml").write_text(
-            f"instances = {msgspec.json.encode(urls).decode()}\nattempt_s = 1.0\ncheck_s = 0.5\n"
-            '[ejection]\nbase_s = 1\n[probe]\nrequest = "probe.json"\nexpect = "expected.json"\nevery_s = 1\n'
+            f'{instances}[probe]\nrequest = "probe.json"\nexpect = "expected.json"\nevery_s = 1\n'
         )
         front = ServerProcess([self._folder / "front"], self._folder / "front.log")
         self.front = self._stack.enter_context(front)
@@ -116,9 +151,9 @@ class Cluster:
         """Have the model of an instance fail from its next run on; empty = not any more."""
         self._told(number).write_text(fault)
 
-    async def view(self) -> InstancesView:
-        """Return what the server in front tells of its instances."""
-        path = f"/api/v1/models/{NAME}/instances"
+    async def view(self, model: str = NAME) -> InstancesView:
+        """Return what the server in front tells of a model's instances."""
+        path = f"/api/v1/models/{model}/instances"
         _, body = await asyncio.to_thread(self.front.get, path)
         return msgspec.json.decode(body, type=InstancesView)
 
@@ -213,6 +248,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "wrong answers": _told("wrong"),
     "flapping": _flapping,
 }
+#: Faults of streams, which cannot be repeated once a piece has come.
+STREAM_FAULTS: Final[dict[str, Fault]] = {"streams reset in the middle": _relayed("torn")}
 #: Faults of all instances.
 OUTAGES: Final[dict[str, Fault]] = {
     "all killed": lambda cluster: _killed(cluster, range(3)),

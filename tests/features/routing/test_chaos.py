@@ -2,14 +2,27 @@
 
 import asyncio
 import contextlib
+import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from faulty_instances import FAULTS, NAME, OUTAGES, Cluster
+from faulty_instances import (
+    FAULTS,
+    NAME,
+    OUTAGES,
+    STREAM_BODY,
+    STREAM_FAULTS,
+    STREAM_PATH,
+    STREAMED,
+    Cluster,
+)
 from soaking import size
 from waiting import auntil
 
 from salver.client import Client
+from salver.client.events import EventStream
+from salver.client.http import Http
 from salver.words.errors import SalverError
 
 
@@ -129,5 +142,45 @@ def test_an_outage_is_over_when_instances_are_back(
             callers.errors.clear()
             await callers.some_more()
         assert callers.errors == []
+
+    runner.run(suffer())
+
+
+@pytest.mark.parametrize("fault", STREAM_FAULTS)
+def test_a_stream_ends_whole_or_with_an_error(runner: asyncio.Runner, cluster: Cluster, fault: str) -> None:
+    ends: Counter[str] = Counter()
+
+    async def stream(http: Http) -> None:
+        said = ""
+        events = await EventStream.open(http, http.request("POST", STREAM_PATH, STREAM_BODY))
+        while (event := await events.next()) is not None:
+            piece = json.loads(event)
+            if "error" in piece:
+                ends["broken" if said else "never begun"] += 1
+                return
+            said += piece["text_output"]
+        ends["whole" if said == STREAMED else "cut"] += 1
+
+    async def call() -> None:
+        http = Http(cluster.front.url)
+        while True:
+            await stream(http)
+
+    async def some_more() -> None:
+        before = ends["whole"]
+        await auntil(lambda: ends["whole"] > before + 6, cluster.front.output)
+
+    async def suffer() -> None:
+        async with asyncio.TaskGroup() as callers:
+            tasks = [callers.create_task(call()) for _ in range(6)]
+            await some_more()
+            async with STREAM_FAULTS[fault](cluster):
+                await auntil(lambda: ends["broken"], cluster.front.output)
+                await some_more()
+            await some_more()
+            for task in tasks:
+                task.cancel()
+        # Those that were under way there; later ones had no piece yet, and went elsewhere.
+        assert ends.keys() == {"whole", "broken"} and ends["broken"] <= len(tasks)
 
     runner.run(suffer())
