@@ -1,5 +1,6 @@
 """The runtime for KServe, started as its controller would: same arguments, mounts and limits."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,8 +29,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     joblib.dump(LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True)), model / "model.joblib")
     pods: list[Pod] = []
 
-    def started(*args: str) -> Pod:
-        pods.append(Pod(tmp_path / "pod", service("iris", CAR, *args), model))
+    def started(*args: str, uri: str = CAR) -> Pod:
+        pods.append(Pod(tmp_path / "pod", service("iris", uri, *args), model))
         return pods[-1]
 
     yield started
@@ -65,6 +66,22 @@ def test_a_pickle_is_loaded_only_if_its_owner_says_so(start: Start) -> None:
     pod.link()
     assert pod.process.wait(60) == 1
     assert "--trust-pickle" in pod.text()
+
+
+def test_the_agents_puller_loads_and_unloads_models(start: Start, tmp_path: Path) -> None:
+    """It fills a folder that the server sees read-only, and deletes a model before it is unloaded."""
+    pod = start(
+        *("--trust-pickle", "--name=", "--control=explicit", "--allow-remote-control"), uri="pvc://models/all"
+    )
+    pod.await_ready()
+    for name in ("one", "two"):
+        shutil.copytree(tmp_path / "bucket", pod.volume / name)
+        assert pod.ask(f"/v2/repository/models/{name}/load", {})[0] == 200
+    assert pod.ask("/v1/models/one:predict", {"instances": ROWS}) == (200, {"predictions": [1, 1]})
+    shutil.rmtree(pod.volume / "one")
+    assert pod.ask("/v2/repository/models/one/unload", {})[0] == 200
+    assert pod.ask("/v1/models/one:predict", {"instances": ROWS})[0] == 404
+    assert pod.ask("/v1/models/two:predict", {"instances": ROWS})[0] == 200
 
 
 def test_who_waits_for_models_looks_until_all_are_there(
