@@ -11,6 +11,7 @@ from waiting import auntil
 
 from salver.features.memory.growth import Activations
 from salver.features.memory.policy import committed
+from salver.features.memory.ports import Usage, Use
 from salver.features.memory.residence import Residence
 from salver.kernel.lifecycle.ports import Outline
 from salver.kernel.serving.ports import Observer
@@ -36,6 +37,7 @@ class Loaded:
     """A loaded version."""
 
     manifest: Manifest
+    processes: list[int]
 
     @property
     def outline(self) -> Outline:
@@ -53,7 +55,9 @@ class World:
         self.loads: list[str] = []
         self.failures: dict[str, str] = {}
         self.gates: dict[str, asyncio.Event] = {}
-        self.extra = 0
+        self.extra = self.shared = self.peak = 0
+        self.hosts: dict[ModelId, int] = {}  # bytes of versions in host processes
+        self.dead: set[int] = set()  # numbers of host processes that have been killed
         self.kept: set[ModelId] = set()  # versions that answer although others are wanted
         self.residence = Residence(budget_mib * MIB, self, lambda: self.now, self, self.refresh)
 
@@ -85,13 +89,24 @@ class World:
             await gate.wait()
 
     def servable(self, id: ModelId) -> Loaded | None:
-        return Loaded(self.up[id]) if id in self.up else None
+        if id not in self.up:
+            return None
+        numbers = [
+            number for number, other in enumerate(self.hosts) if other == id and number not in self.dead
+        ]
+        return Loaded(self.up[id], numbers)
 
-    def read(self, *, is_exact: bool) -> int:
-        return self.bound()
+    def read(self, *, is_exact: bool) -> Usage:
+        own = 50 * MIB + self.extra + sum(each.bytes for id, each in self.up.items() if id not in self.hosts)
+        uses = {
+            number: Use(size, size, size, size + self.peak)
+            for number, (id, size) in enumerate(self.hosts.items())
+            if number not in self.dead and id in self.up
+        }
+        return Usage(Use(own, own, own, own), uses, self.shared)
 
-    def bound(self) -> int:
-        return 50 * MIB + self.extra + sum(each.bytes for each in self.up.values())
+    def forget_peak(self) -> None:
+        pass
 
     def places(self) -> dict[str, str]:
         return {id.name: each.place for id, each in self.residence.residents.all.items()}
@@ -434,3 +449,62 @@ async def test_a_load_that_is_no_longer_wanted_counts_until_it_is_over(make: Cal
     assert committed(world.residence.snapshot()) > (50 + 200) * MIB
     gate.set()
     await auntil(lambda: not world.residence.snapshot().versions)
+
+
+async def test_what_hosts_take_is_their_models_whatever_else_grows(make: Callable[[int], World]) -> None:
+    world = make(400)
+    world.hosts[ModelId("a", "1")], world.peak = 30 * MIB, 10 * MIB
+    await world.serve(m("a"), m("b"))
+    gate = world.gate("a")
+    asked = asyncio.create_task(world.ask("a"))
+    await auntil(lambda: world.loads == ["a"])
+    world.extra, world.shared = 100 * MIB, 60 * MIB  # others grow, and a fork server imports
+    gate.set()
+    await asked
+    a = world.residence.residents.all[ModelId("a", "1")]
+    assert [size // MIB for size in a.need] == [30, 44] and a.is_measured
+    assert world.residence.base // MIB == 50 + 60
+
+
+async def test_a_leak_of_a_host_is_its_models_and_not_promised_again(make: Callable[[int], World]) -> None:
+    world = make(200)
+    id = ModelId("a", "1")
+    world.hosts[id] = 20 * MIB
+    await world.serve(m("a"), m("b"))
+    await world.ask("b")
+    await world.ask("a")
+    a = world.residence.residents.all[id]
+    world.residence.observe([ran("a", 1), *[Served("a", "1", "oip-http", "ok", 0.01, Timing())] * 9])
+    world.hosts[id] = 25 * MIB
+    await world.residence.tick()
+    assert (a.need.resident // MIB, a.leaked) == (25, 0)  # its first run
+    world.hosts[id] = 145 * MIB
+    world.now += 1.0
+    await world.residence.tick()
+    await world.are(a="absent", b="resident")  # though it is worth more
+    assert (world.residence.evictions, a.bytes // MIB) == ({"over": 1}, 25)
+
+
+async def test_a_leak_of_a_host_ends_at_its_ceiling(make: Callable[[int], World]) -> None:
+    world = make(400)
+    id = ModelId("a", "1")
+    world.hosts[id] = 20 * MIB
+    await world.serve(m("a", max_mb=30))
+    await world.ask("a")
+    world.hosts[id] = 31 * MIB
+    await world.residence.tick()
+    await world.are(a="absent")
+    assert world.residence.evictions == {"ceiling": 1}
+    world.hosts[id] = 20 * MIB
+    await world.ask("a")
+
+
+async def test_memory_of_a_host_that_starts_again_stays_promised(make: Callable[[int], World]) -> None:
+    world = make(400)
+    world.hosts[ModelId("a", "1")], world.peak = 20 * MIB, 30 * MIB
+    await world.serve(m("a"))
+    await world.ask("a")
+    before = committed(world.residence.snapshot())
+    world.dead.add(0)
+    await world.residence.tick()
+    assert committed(world.residence.snapshot()) - before > 30 * MIB

@@ -33,7 +33,9 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
         budget = int(memory_bytes() * _SHARE)
     else:
         budget = parse_size(config.budget, "--memory")
-    residence = Residence(budget, kernel.models, kernel.clock, ProcessMeter(), kernel.plane.refresh)
+    forks = kernel.terms.forks
+    meter = ProcessMeter(lambda: () if forks is None else forks.pids)
+    residence = Residence(budget, kernel.models, kernel.clock, meter, kernel.plane.refresh)
     residence.reserve = max(_LEAST_RESERVE, int(budget * _RESERVE))
     residence.tenants = tenants_of(kernel.config.table("tenants", TenantsConfig), budget - residence.reserve)
     return Parts(

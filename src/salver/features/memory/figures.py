@@ -35,7 +35,7 @@ class MemoryFigures:
         loads = CounterMetricFamily("salver_memory_loads", "Loads of a version.", labels=labels)
         for id, each in residence.residents.all.items():
             if each.is_up:
-                sizes.add_metric((id.name, id.version), each.need.resident)
+                sizes.add_metric((id.name, id.version), each.bytes)
             if each.loads:  # thousands may never be asked
                 loads.add_metric((id.name, id.version), each.loads)
         evictions = CounterMetricFamily(

@@ -12,7 +12,8 @@ import msgspec
 
 from salver.words.messages import ModelId
 
-_LEAST: Final = 256 << 10  # bytes; less is noise of the process
+#: Bytes; less is noise of the process.
+LEAST: Final = 256 << 10
 
 
 class Activations(msgspec.Struct, frozen=True):
@@ -72,12 +73,7 @@ class GrowthBook:
         self._most.pop(id, None)
         self._news.pop(id, None)
 
-    def settle(self, grown: int) -> tuple[ModelId, int] | None:
-        """Return the version that the growth since the last measurement belongs to, with its rows.
-
-        None = it is too little, or of several versions: then it stays with the server.
-        """
+    def take(self) -> dict[ModelId, int]:
+        """Return the most rows of the versions that have run more than ever, and forget that they have."""
         news, self._news = self._news, {}
-        if grown < _LEAST or len(news) != 1:
-            return None
-        return next(iter(news.items()))
+        return news

@@ -147,7 +147,7 @@ def _tenants(residence: Residence) -> list[TenantRow]:
     used: Counter[str] = Counter()
     for each in residence.residents.all.values():
         if each.place != "absent":
-            used[each.manifest.config.memory.tenant] += each.need.resident
+            used[each.manifest.config.memory.tenant] += each.bytes
     return [
         TenantRow(name, used[name], tenant.share, tenant.ceiling)
         for name, tenant in sorted(residence.tenants.items())
@@ -160,7 +160,7 @@ def _row(each: Resident, now: float) -> MemoryRow:
         id.name,
         id.version,
         each.place,
-        each.need.resident,
+        each.bytes,
         each.is_measured,
         each.manifest.config.memory.residence,
         each.stays,

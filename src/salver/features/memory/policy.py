@@ -28,6 +28,8 @@ class Version(msgspec.Struct, frozen=True):
     Attributes:
         need: Bytes that it takes in memory, by measurement or estimate.
         peak: The most while it loads.
+        leaked: Part of ``need`` that it has grown by without a reason.
+        restarts: A host process of it has died, and is loaded again whatever is decided here.
         is_pinned: It never makes room.
         is_held: Requests use it, or another resident version needs it.
         since: When it came into memory.
@@ -46,8 +48,10 @@ class Version(msgspec.Struct, frozen=True):
     place: Place
     need: int
     peak: int
+    leaked: int = 0
     is_pinned: bool = False
     is_held: bool = False
+    restarts: bool = False
     since: float = 0.0
     last: float = 0.0
     rate: float = 0.0
@@ -154,10 +158,10 @@ def committed(snapshot: Snapshot) -> int:
     """
     held = loading = 0
     for version in snapshot.versions:
-        if version.place in ("resident", "leaving"):
-            held += version.need
-        elif version.place == "loading":
+        if version.place == "loading" or version.restarts:
             loading += max(version.need, version.peak)
+        elif version.place in ("resident", "leaving"):
+            held += version.need
     return max(snapshot.used, snapshot.base + held) + loading
 
 
@@ -172,7 +176,11 @@ def next_step(snapshot: Snapshot) -> Step | None:
     ripe = _ripe(snapshot)
     is_quiet = all(version.place in ("absent", "resident") for version in snapshot.versions)
     used = shares.taken(_counted(snapshot))
-    if snapshot.used > snapshot.budget and ripe and is_quiet:
+    over = snapshot.used - snapshot.budget
+    if over > 0 and ripe and is_quiet:
+        leaking = max(ripe, key=lambda version: version.leaked)
+        if leaking.leaked >= over:  # without its leak there would be room
+            return Evict(leaking.id, "over")
         beyond = shares.may_go(ripe, used, snapshot.tenants, None) or ripe
         return Evict(beyond[0].id, "over")
     room = snapshot.budget - committed(snapshot)

@@ -1,6 +1,7 @@
 """Protocols that the memory budget calls."""
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from salver.kernel.lifecycle.ports import Outline
 from salver.words.messages import ModelId
@@ -12,6 +13,11 @@ class Outlined(Protocol):
     @property
     def outline(self) -> Outline:
         """Facts for its metadata."""
+        ...
+
+    @property
+    def processes(self) -> Sequence[int]:
+        """Ids of the host processes in which it runs; empty = it runs in the server."""
         ...
 
 
@@ -35,17 +41,52 @@ class Lifecycle(Protocol):
         ...
 
 
+class Use(NamedTuple):
+    """Memory of a process, in bytes.
+
+    Attributes:
+        pss: Proportional set: what it shares counts by its part.
+        own: What no other process has, so that it is free when this one ends.
+        resident: Resident set.
+        peak: The largest that the resident set was.
+    """
+
+    pss: int = 0
+    own: int = 0
+    resident: int = 0
+    peak: int = 0
+
+
+class Usage(NamedTuple):
+    """Memory of the server and its processes.
+
+    Attributes:
+        server: The server's own process.
+        hosts: Host processes, each with the processes that it has started.
+        shared: Bytes of fork servers, and of what hosts share.
+    """
+
+    server: Use
+    hosts: Mapping[int, Use]
+    shared: int
+
+    @property
+    def total(self) -> int:
+        """Bytes that are used by everything."""
+        return self.server.pss + self.shared + sum(host.own for host in self.hosts.values())
+
+
 class Meter(Protocol):
     """Memory of the server and its processes."""
 
-    def read(self, *, is_exact: bool) -> int:
-        """Return the bytes that are used. Blocking.
+    def read(self, *, is_exact: bool) -> Usage:
+        """Return what is used. Blocking.
 
         Args:
             is_exact: False = an older figure will do if hardly anything has changed.
         """
         ...
 
-    def bound(self) -> int:
-        """Return an upper bound of the bytes that are used. Takes microseconds."""
+    def forget_peak(self) -> None:
+        """Begin a new peak of the server's own process."""
         ...

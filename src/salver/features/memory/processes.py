@@ -2,17 +2,20 @@
 
 The proportional set size (PSS) counts a page that several processes share by its share, so that the sum over
 processes is what they use together. Reading it takes time in proportion to the memory; the resident set size,
-which is never less, does not (proc(5): ``statm``, ``smaps_rollup``).
+which is never less, does not (proc(5): ``statm``, ``smaps_rollup``, ``status``, ``clear_refs``).
 """
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
+from salver.features.memory.ports import Usage, Use
 from salver.kernel.lifecycle.memory import resident_bytes, trim_heap
 
 _CHANGE: Final = 0.01
+_FORGET_PEAK: Final = "5"  # for clear_refs
 
 
 def tree(root: int) -> list[int]:
@@ -32,44 +35,68 @@ def _children(pid: int) -> Iterator[int]:
         return
 
 
-def rss(pids: list[int]) -> int:
-    """Return the sum of the resident sets, in bytes: an upper bound of :func:`pss`."""
-    return sum(resident_bytes(pid) for pid in pids)
-
-
 def pss(pids: list[int]) -> int:
     """Return the sum of the proportional sets, in bytes."""
-    return sum(_pss(pid) for pid in pids)
+    return sum(use_of(pid).pss for pid in pids)
 
 
-def _pss(pid: int) -> int:
+def use_of(pid: int) -> Use:
+    """Return what a process uses; zeros if it has ended."""
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) << 10
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+        sizes = _sizes(pid, "smaps_rollup")
+        own = sizes["Private_Clean"] + sizes["Private_Dirty"]
+        status = _sizes(pid, "status")
+        return Use(sizes["Pss"], own, status["VmRSS"], status["VmHWM"])
+    except (FileNotFoundError, ProcessLookupError, KeyError):  # a zombie has no sizes
+        return Use()
     except PermissionError:  # another user's
-        return resident_bytes(pid)
-    return 0
+        resident = resident_bytes(pid)
+        return Use(resident, resident, resident, resident)
+
+
+def _sizes(pid: int, file: str) -> dict[str, int]:
+    """Return the lines of a file of a process that tell kibibytes, as bytes."""
+    lines = map(str.split, Path(f"/proc/{pid}/{file}").read_text("ascii", "replace").splitlines())
+    return {line[0][:-1]: int(line[1]) << 10 for line in lines if line[-1:] == ["kB"]}
 
 
 class ProcessMeter:
-    """Proportional set size of this process and its descendants, read anew only where it may have changed."""
+    """Memory of this process and its descendants, read anew only where it may have changed.
 
-    def __init__(self) -> None:
-        self._rss = self._pss = 0
+    Args:
+        fork_servers: Returns the ids of children that stay when models go. Called in any thread.
+    """
 
-    def read(self, *, is_exact: bool) -> int:
+    def __init__(self, fork_servers: Callable[[], Collection[int]] = tuple) -> None:
+        self._fork_servers = fork_servers
+        self._uses: dict[int, Use] = {}
+
+    def read(self, *, is_exact: bool) -> Usage:
         """See :class:`~salver.features.memory.ports.Meter`."""
         if is_exact:
             trim_heap()  # what a load has freed is not in use
-        pids = tree(os.getpid())
-        now = rss(pids)
-        if is_exact or abs(now - self._rss) > _CHANGE * self._rss:
-            self._rss, self._pss = now, pss(pids)
-        return self._pss
+        root = os.getpid()
+        trees = {child: tree(child) for child in _children(root)}
+        pids = [root, *(pid for each in trees.values() for pid in each)]
+        # A process that begins or ends changes the shares of the others.
+        is_known = not is_exact and self._uses.keys() == set(pids)
+        self._uses = {pid: self._again(pid) if is_known else use_of(pid) for pid in pids}
+        staying = self._fork_servers()
+        hosts = {
+            child: Use(*map(sum, zip(*(self._uses[pid] for pid in each), strict=True)))
+            for child, each in trees.items()
+            if child not in staying
+        }
+        shared = sum(use.pss for use in self._uses.values()) - self._uses[root].pss
+        return Usage(self._uses[root], hosts, shared - sum(use.own for use in hosts.values()))
 
-    def bound(self) -> int:
+    def _again(self, pid: int) -> Use:
+        known = self._uses[pid]
+        if abs(resident_bytes(pid) - known.resident) <= _CHANGE * known.resident:
+            return known
+        return use_of(pid)
+
+    def forget_peak(self) -> None:
         """See :class:`~salver.features.memory.ports.Meter`."""
-        return rss(tree(os.getpid()))
+        with contextlib.suppress(OSError):  # then it is that of the server's whole life
+            Path("/proc/self/clear_refs").write_text(_FORGET_PEAK)

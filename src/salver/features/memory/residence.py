@@ -22,9 +22,9 @@ from salver.features.memory.estimates import (
     scaled,
     told,
 )
-from salver.features.memory.growth import GrowthBook
+from salver.features.memory.growth import LEAST, GrowthBook
 from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot, Version
-from salver.features.memory.ports import Lifecycle, Meter
+from salver.features.memory.ports import Lifecycle, Meter, Usage, Use
 from salver.features.memory.shares import Tenant
 from salver.features.memory.states import Resident, Residents, members, stays
 from salver.kernel.lifecycle.ports import Outline
@@ -34,7 +34,6 @@ from salver.words.events import BatchRan, Event, Served
 from salver.words.messages import ModelId
 
 _LOG: Final = logging.getLogger("salver.memory")
-_SAMPLE_S: Final = 0.02  # between two looks at a load
 _MOST_LEARNED: Final = 1 << 16
 _MEASURED: Final = 2  # loads of a version: the first one also imports what stays
 #: Why a version was unloaded, for people.
@@ -96,6 +95,8 @@ class Residence:
         self._parted: set[ModelId] = set()  # of these, those that have to go first
         self.ahead = Ahead()
         self._looks_ahead = False
+        self._usage = Usage(Use(), {}, 0)
+        self._imported = 0  # bytes of the server's own process without models
         self._frameworks: set[Framework] = set()  # those that have been imported
         self._waiting: dict[ModelId, _Wait] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,6 +118,7 @@ class Residence:
     async def begin(self) -> None:
         """Measure the server without models."""
         await self._look(is_exact=True)
+        self._imported = self._usage.server.pss
         self.base = self.used
 
     # -- what the lifecycle asks ---------------------------------------------------------------
@@ -224,11 +226,9 @@ class Residence:
 
     async def tick(self) -> None:
         """Measure, and do what is due because time has passed."""
-        before, moves = self.used, self._moves
-        has_news = self._growth.has_news
-        await self._look(is_exact=has_news)
-        if has_news:
-            self._grow(self.used - before, is_alone=moves == self._moves)
+        before, moves = self._usage.server.pss, self._moves
+        await self._look(is_exact=self._growth.has_news)
+        self._grow(self._usage.server.pss - before, is_alone=moves == self._moves)
         self.ahead.turn(self._clock())
         self._looks_ahead = True
         self._advance()
@@ -236,23 +236,61 @@ class Residence:
         self._bet_on_paper()
 
     def _grow(self, size: int, *, is_alone: bool) -> None:
-        """Put down to a version what the server has grown by, if it is the only one that ran larger runs."""
-        found = self._growth.settle(size)
-        if found is None or not (
-            is_alone and all(each.is_settled for each in self.residents.present.values())
-        ):
+        """Put growth down to versions: of a host to its own, of the server to the only one with larger runs.
+
+        Args:
+            size: Bytes that the server's own process has grown by.
+            is_alone: Nothing came or went meanwhile.
+        """
+        news = self._growth.take()
+        present = self.residents.present
+        is_alone &= all(each.is_settled for each in present.values())
+        for id, resident in list(present.items()):
+            if not resident.is_hosted:
+                continue
+            rows, hosts = news.pop(id, 0), self._hosts(id)
+            if resident.place == "resident" and hosts is not None:
+                self._grow_host(resident, hosts.own, rows)
+        if size < LEAST or len(news) != 1 or not is_alone:
             return
-        id, rows = found
-        resident = self.residents.present.get(id)
-        if resident is None or resident.place != "resident":
-            return
-        resident.grown += size
-        beyond = resident.grown - resident.activations.bytes  # what it had before it was unloaded is promised
+        ((id, rows),) = news.items()
+        if (found := present.get(id)) is not None and found.place == "resident":
+            found.grown += size
+            self._expand(found, found.grown - found.activations.bytes, rows)  # what it had before is promised
+
+    def _grow_host(self, resident: Resident, size: int, rows: int) -> None:
+        """Note what the hosts of a version take now, and unload it if that is more than it may."""
+        if rows:
+            self._expand(resident, size - resident.need.resident, rows)
+        resident.leaked = max(0, size - resident.need.resident)
+        ceiling = resident.ceiling
+        if ceiling and resident.bytes > ceiling:
+            self._evict(resident, "ceiling")
+            self._refresh()
+
+    def _expand(self, resident: Resident, beyond: int, rows: int) -> None:
+        """Note that a version takes so many bytes more than it needed, since it ran more rows than ever."""
         if beyond <= 0:
             return
         resident.activations = resident.activations.after(rows, beyond)
         resident.need = grown(resident.need, beyond)
         self._learn(resident)
+
+    def _hosts(self, id: ModelId) -> Use | None:
+        """Return what the host processes of a version take together; None = it has none, or one has died."""
+        servable = self._lifecycle.servable(id)
+        if servable is None or not servable.processes:
+            return None
+        uses = [self._usage.hosts.get(pid) for pid in servable.processes]
+        known = [use for use in uses if use is not None]
+        if len(known) < len(uses):
+            return None
+        return Use(*map(sum, zip(*known, strict=True)))
+
+    def _restarts(self, resident: Resident) -> bool:
+        """Return whether the host processes of a version have died, and no other answers yet."""
+        servable = self._lifecycle.servable(resident.manifest.id)
+        return resident.is_hosted and servable is not None and not servable.processes
 
     # -- one step after another ----------------------------------------------------------------
 
@@ -264,7 +302,12 @@ class Residence:
             each.version(now) for each in self._loading if found.all.get(each.manifest.id) is not each
         ]
         versions += [
-            each.version(now, self._chance(each, now), is_held=self._lifecycle.leases(id) > 0)
+            each.version(
+                now,
+                self._chance(each, now),
+                is_held=self._lifecycle.leases(id) > 0,
+                restarts=self._restarts(each),
+            )
             for id, each in found.present.items()
         ]
         versions += [found.all[id].version(now) for id in waiting]
@@ -352,7 +395,7 @@ class Residence:
         self.evictions[why] += 1
         self.ahead.ends(resident.manifest.id.name)
         self._moves += 1
-        size = told(resident.need.resident)
+        size = told(resident.bytes)
         _LOG.info("%s is unloaded, %s: %s", resident.manifest.id, REASONS[why], size)
         self._spawn(self._unload(resident))
 
@@ -394,12 +437,10 @@ class Residence:
             await self._look(is_exact=True)
             self.residents.move(resident, "loading")
             self._refresh()
-        began, before = self._clock(), self.used
+        began, before = self._clock(), self._usage.server
+        self._meter.forget_peak()
         is_alone = all(each is resident or each.is_settled for each in self.residents.present.values())
-        outcome = asyncio.ensure_future(self._lifecycle.outcome(id))
-        is_new = measures or not resident.is_measured
-        peak = await self._peak(outcome) if is_new else 0
-        failure = await outcome
+        failure = await self._lifecycle.outcome(id)
         resident.reload_s = max(0.001, self._clock() - began)
         if self.residents.all.get(id) is not resident:  # other files have come, or it is no longer wanted
             await self._lifecycle.ended(id)
@@ -416,33 +457,32 @@ class Residence:
             self._answer(id, NotReady(f"model '{id.name}': {failure}", field="model"))
         else:
             growth = None
-            if is_alone and is_new and move == self._moves:
-                growth = Need(self.used - before, peak)
+            if (hosts := self._hosts(id)) is not None:
+                growth = Need(hosts.own, hosts.own + hosts.peak - hosts.resident)
+            elif is_alone and move == self._moves and (measures or not resident.is_measured):
+                server = self._usage.server
+                growth = Need(server.pss - before.pss, server.peak - before.resident)
+            if servable := self._lifecycle.servable(id):
+                resident.outline, resident.is_hosted = servable.outline, bool(servable.processes)
             self._measured(resident, growth)
             self._loaded(resident)
         self._advance()
-
-    async def _peak(self, work: "asyncio.Future[str]") -> int:
-        """Return the most bytes that were used beyond those of now until something was done."""
-        bound, peak = self._meter.bound(), 0
-        while not (await asyncio.wait([work], timeout=_SAMPLE_S))[0]:
-            peak = max(peak, self._meter.bound() - bound)
-        return peak
 
     def _measured(self, resident: Resident, growth: Need | None) -> None:
         """Learn what a version takes from the growth by its load; None = that is not its own, or known.
 
         The first load of a framework also imports it. That memory stays when the version goes, so it counts
-        with the server.
+        with the server; that of a fork server is measured.
         """
-        resident.grown = 0
+        resident.grown = resident.leaked = 0
         usual = estimate(resident.manifest, has_framework=True)
         if (framework := framework_of(resident.manifest)) not in self._frameworks:
             self._frameworks.add(framework)
-            grew = growth or estimate(resident.manifest, has_framework=False)
-            self.base += max(0, grew.resident - usual.resident)
             self._estimate_again(framework)
-            if grew.resident > usual.resident:
+            grew = growth or estimate(resident.manifest, has_framework=False)
+            if grew.resident > usual.resident and not resident.is_hosted:
+                self._imported += grew.resident - usual.resident
+                self.base += grew.resident - usual.resident
                 resident.need = grown(usual, resident.activations.bytes)
                 return
         if growth is not None and growth.resident > 0:
@@ -474,9 +514,7 @@ class Residence:
         manifest = resident.manifest
         resident.loads += 1
         self._replaced.pop(manifest.id.name, None)
-        if servable := self._lifecycle.servable(manifest.id):
-            resident.outline = servable.outline
-        ceiling = int(manifest.config.memory.max_mb * (1 << 20))
+        ceiling = resident.ceiling
         if not ceiling or resident.need.resident <= ceiling:
             self._answer(manifest.id, None)
             return
@@ -491,6 +529,7 @@ class Residence:
         await asyncio.sleep(0)  # the lifecycle begins
         await self._lifecycle.ended(resident.manifest.id)
         await self._look(is_exact=True)
+        resident.leaked = 0
         self.residents.move(resident, "absent")
         if resident.stays and resident.why != "ceiling":  # it was pinned meanwhile
             self._begin(resident)
@@ -498,7 +537,9 @@ class Residence:
 
     async def _look(self, *, is_exact: bool) -> None:
         async with self._measuring:
-            self.used = await asyncio.to_thread(self._meter.read, is_exact=is_exact)
+            self._usage = await asyncio.to_thread(self._meter.read, is_exact=is_exact)
+            self.used = self._usage.total
+            self.base = self._imported + self._usage.shared
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -31,6 +31,8 @@ class Resident:
         outline: What was learned of it when it was loaded; None = it never was.
         activations: What it grows by while it answers, by rows of a run.
         grown: Bytes that it has grown by since it was loaded last.
+        leaked: Of a version in host processes, bytes beyond its need that no larger run explains.
+        is_hosted: It runs in host processes, whose memory is its own.
     """
 
     def __init__(self, manifest: Manifest, need: Need, now: float) -> None:
@@ -45,11 +47,22 @@ class Resident:
         self.reload_s = 1.0
         self.outline: Outline | None = None
         self.activations = Activations()
-        self.grown = 0
+        self.grown = self.leaked = 0
+        self.is_hosted = False
         self._rates, self._rated_at = [0.0] * len(_HALF_LIVES_S), now
 
     def __repr__(self) -> str:
-        return f"<Resident {self.manifest.id} {self.place}, {self.need.resident} bytes>"
+        return f"<Resident {self.manifest.id} {self.place}, {self.bytes} bytes>"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it takes: what it needs, and what it has leaked."""
+        return self.need.resident + self.leaked
+
+    @property
+    def ceiling(self) -> int:
+        """Bytes that it may take; 0 = the budget."""
+        return int(self.manifest.config.memory.max_mb * (1 << 20))
 
     @property
     def is_up(self) -> bool:
@@ -84,7 +97,9 @@ class Resident:
         """
         return sum(self._faded(now)) / len(_HALF_LIVES_S)
 
-    def version(self, now: float, chance: float = 0.0, *, is_held: bool = False) -> Version:
+    def version(
+        self, now: float, chance: float = 0.0, *, is_held: bool = False, restarts: bool = False
+    ) -> Version:
         """Return what the policy needs to know.
 
         Args:
@@ -94,10 +109,12 @@ class Resident:
         return Version(
             self.manifest.id,
             self.place,
-            self.need.resident,
+            self.bytes,
             self.need.peak,
+            self.leaked,
             is_pinned=bool(self.stays),
             is_held=is_held,
+            restarts=restarts,
             since=self.since,
             last=self.last,
             rate=self.expected(now),

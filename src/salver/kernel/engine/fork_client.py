@@ -215,7 +215,8 @@ class ForkServers:
     @property
     def pids(self) -> list[int]:
         """Return the process ids of live fork servers."""
-        return [server.pid for server in self._servers.values() if not server.dead.done()]
+        servers = list(self._servers.values())  # other threads ask, too
+        return [server.pid for server in servers if not server.dead.done()]
 
     async def start(self, plan: HostPlan, names: Sequence[str]) -> HostHandles:
         """Start a host as a fork of a process that has imported ``names``, or execute it.
