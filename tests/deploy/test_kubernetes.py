@@ -155,6 +155,16 @@ def test_wrong_values_are_told(tmp_path: Path, change: dict[str, Any], text: str
         template(tmp_path, {"groups": {"main": group}})
 
 
+@with_helm
+def test_a_name_that_is_too_long_for_a_service_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    group = {"models": {"claim": "models"}, "access": {"allowAnonymous": True}}
+    path.write_text(yaml.safe_dump({"groups": {"main": None, "g" * 32: group}}))
+    with pytest.raises(RuntimeError, match="longer than the 63 characters of a Service's name"):
+        helm("template", "r" * 31, CHART, "--values", path)
+    assert helm("template", "r" * 30, CHART, "--values", path)
+
+
 def test_queries_ask_for_metrics_that_there_are() -> None:
     known = set(re.findall(r"`(salver_\w+)`", (ROOT / "docs" / "reference" / "metrics.md").read_text()))
     dashboard = json.loads((CHART / "dashboards" / "salver.json").read_text())

@@ -14,6 +14,9 @@
 {{- if ne (empty .group.access.keysSecret) (empty .group.access.probeKey) }}
 {{- fail (printf "group %s: access.keysSecret and access.probeKey belong together, as readiness needs a key then" .name) }}
 {{- end }}
+{{- if gt (len (printf "%s-%s" .root.Release.Name .name)) 63 }}
+{{- fail (printf "%s-%s is longer than the 63 characters of a Service's name: shorten the group or the release" .root.Release.Name .name) }}
+{{- end }}
 {{- if and (eq .group.autoscaling.kind "keda") (empty .group.autoscaling.prometheus) }}
 {{- fail (printf "group %s: autoscaling.prometheus is missing, the URL that KEDA asks" .name) }}
 {{- end }}
