@@ -51,6 +51,10 @@ COMMANDS: Final = {
         "salver.features.routing.rules.command:route",
         "Show and check the rules on requests, and explain which one decides.",
     ),
+    "placement": (
+        "salver.features.cluster.placement.command:placement",
+        "Show where the replicas of a cluster go, and why.",
+    ),
     "usage": (
         "salver.features.usage.command:usage",
         "Show what keys have used, by model and hour, or export it as CSV or Parquet.",

@@ -314,3 +314,11 @@ def test_refuses_what_is_named_twice(
 ) -> None:
     with pytest.raises(InvalidInput, match=text):
         place(nodes, wanted, current)
+
+
+def test_the_search_for_room_ends_where_only_crumbs_are_left() -> None:
+    nodes = [Node(f"n{number}", 63) for number in range(40)]
+    wanted = [WantedModel(f"m{number}", 2) for number in range(40 * 31 + 2)]
+    plan = place(nodes, wanted, [])
+    assert len(plan.unplaced) == 2
+    assert not place(nodes, wanted, plan.replicas).steps

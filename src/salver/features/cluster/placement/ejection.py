@@ -17,8 +17,10 @@ from salver.features.cluster.placement.state import State
 
 #: Nodes that are tried for one replica.
 _NODES: Final = 12
+#: Replicas that one search places.
+_DEPTH: Final = 16
 #: Sets of replicas that are looked at: on one node, in one search, and in one decision.
-_SETS, _SEARCH, _DECISION = 512, 30_000, 100_000
+_SETS, _SEARCH, _DECISION = 512, 30_000, 60_000
 #: Most changes of a plan whose order is checked while the search goes on.
 _FEW: Final = 256
 
@@ -40,7 +42,7 @@ class Ejection:
     def make_room(self, pending: Sequence[Key], why: str) -> bool:
         """Plan replicas that have no place, and moves of others that make room; False = no way was found."""
         state = self._state
-        if not self._is_possible(pending):
+        if self._left <= 0 or not self._is_possible(pending):
             return False
         self._end = self._left - min(self._left, _SEARCH)
         self._placed, self._best, self._least = {}, {}, float("inf")
@@ -65,7 +67,7 @@ class Ejection:
 
     def _visit(self, pending: tuple[Key, ...], cost: int) -> None:
         """Place the first, and the others after it, if that costs less than the best way so far."""
-        if cost >= self._least or self._left <= self._end:
+        if cost >= self._least or self._left <= self._end or len(self._placed) + len(pending) > _DEPTH:
             return
         if not pending:
             self._finish(cost)
@@ -78,9 +80,8 @@ class Ejection:
         score = room.score(wanted)
         for node in _lowest(np.where(fits, score, np.inf)):
             self._try(key, node, rest, cost - need.memory * (node == home))
-        short = np.maximum(np.array(need)[:, None] - room.free, 0) / np.maximum(room.size, 1)
         full = among & ~fits & (room.size >= np.array(need)[:, None]).all(axis=0)
-        for node in _lowest(np.where(full, short.sum(axis=0), np.inf)):
+        for node in _lowest(np.where(full, room.shortage(need), np.inf)):
             for keys in self._sets(node, room.short(need, node)):
                 extra = self._leaving(keys, node) - need.memory * (node == home)
                 if cost + extra >= self._least:
@@ -124,7 +125,7 @@ class Ejection:
             found.append(keys)
             if number >= _NODES:
                 break
-        self._left -= 1 + len(found)
+        self._left -= min(_SETS, 1 << len(held))
         return sorted(found, key=lambda keys: self._leaving(keys, node))
 
 

@@ -231,7 +231,7 @@ def _put_back(state: State, old: Iterable[tuple[Key, int, str | None]]) -> bool:
 def _choice(state: State, among: Mask, node: int) -> str:
     where = state.room.nodes[node].place
     beside = f" in {where}" if where else ""
-    return f"{state.room.nodes[node].name}{beside} suits best of {np.count_nonzero(among)} nodes with room"
+    return f"{state.room.nodes[node].name}{beside} suits best of {np.count_nonzero(among)} with room"
 
 
 def _spread(state: State) -> bool:
@@ -251,10 +251,10 @@ def _is_spread(state: State, wanted: WantedModel) -> bool:
     places = room.places(wanted.model).values()
     opened = room.open_to(wanted.regions)
     for groups in room.levels(wanted):
-        most = Counter(groups[list(places)].tolist()).most_common(1)
-        if most and most[0][1] > 1:
+        used = groups[list(places)].tolist()
+        if len(set(used)) < len(used):
             count = len(set(groups[opened].tolist()))
-            if most[0][1] > math.ceil(len(places) / max(1, count)):
+            if max(Counter(used).values()) > math.ceil(len(used) / max(1, count)):
                 return False
     return True
 

@@ -45,6 +45,7 @@ class Room:
         sizes = [need_of(node) for node in nodes]
         self.size = np.array(sizes, np.int64).reshape(len(nodes), 3).T.copy()
         self.free = self.size.copy()
+        self._part = 1 / np.maximum(self.size, 1)
         self._sizes = sizes
         self._free = [list(size) for size in sizes]
         self._load = np.zeros(len(nodes))
@@ -52,6 +53,7 @@ class Room:
         self._alone = np.arange(len(nodes))
         self.region = _numbered(node.region for node in nodes)
         self.zone = _numbered((node.region, node.zone) for node in nodes)
+        self._most_groups = len(set(self.zone.tolist()))  # there are no more regions than zones
         self._open: dict[tuple[str, ...], Mask] = {}
         self.at: dict[Key, int] = {}
         self.held: list[dict[Key, Need]] = [{} for _ in nodes]
@@ -107,14 +109,24 @@ class Room:
         """Return what a node lacks for a replica; all 0 = it fits."""
         return Need(*(max(0, wish - free) for wish, free in zip(need, self._free[node], strict=True)))
 
+    def shortage(self, need: Need) -> NDArray[np.float64]:
+        """Return how far each node is from having room for a replica, in parts of what it has."""
+        found = np.zeros(len(self.nodes))
+        for wish, free, part in zip(need, self.free, self._part, strict=True):
+            if wish:
+                found += np.maximum(wish - free, 0) * part
+        return found
+
     def crowd(self, wanted: WantedModel) -> NDArray[np.float64] | None:
         """Return how many replicas of a model are near each node, weighed by its spread; None = none are."""
         places = list(self._places[wanted.model].values())
         if not places:
             return None
         found = np.zeros(len(self.nodes))
-        for weight, groups in zip(_WEIGHTS, self.levels(wanted), strict=False):
-            found += weight * np.bincount(groups[places], minlength=len(self.nodes))[groups]
+        for node in places:
+            found[node] += _WEIGHTS[0]
+        for weight, groups in zip(_WEIGHTS[1:], self.levels(wanted)[1:], strict=False):
+            found += weight * np.bincount(groups[places], minlength=self._most_groups)[groups]
         return found
 
     def levels(self, wanted: WantedModel) -> Sequence[NDArray[np.intp]]:

@@ -104,7 +104,7 @@ class State:
             for key in waiting:
                 need, node = self.need(key), self.room.at[key]
                 left = [have - take for have, take in zip(free[node], need, strict=True)]
-                if any(each < 0 < take for each, take in zip(left, need, strict=True)):
+                if min(left) < 0 and any(each < 0 < take for each, take in zip(left, need, strict=True)):
                     stuck.append(key)
                     continue
                 free[node] = left

@@ -23,18 +23,17 @@ def amount(need: Need) -> str:
         parts.append(f"{need.millicores / 1000:g} cores")
     if need.devices:
         parts.append(f"{need.devices} device{'s' * (need.devices > 1)}")
-    return " and ".join(parts) or "nothing"
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:]))) or "nothing"
 
 
 def why_not(state: State, keys: Sequence[Key]) -> str:
     """Return why the parts of a replica have no place."""
     room, need, wanted = state.room, state.need(keys[0]), state.wanted[keys[0].model]
-    among = np.flatnonzero(room.open_to(wanted.regions))
-    if not among.size:
+    among = room.open_to(wanted.regions)
+    if not among.any():
         where = f" in {', '.join(wanted.regions)}" if wanted.regions else ""
         return f"there is no node{where} that takes replicas"
-    short = np.maximum(np.array(need)[:, None] - room.free[:, among], 0) / np.maximum(room.size[:, among], 1)
-    node = int(among[short.sum(axis=0).argmin()])
+    node = int(np.where(among, room.shortage(need), np.inf).argmin())
     lacks = room.short(need, node)
     if len(keys) > 1 and not any(lacks):
         return f"no zone has room for its {len(keys)} parts of {amount(need)} each"
