@@ -3,7 +3,6 @@
 Nothing starts here; ``app.py`` starts and stops the parts.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from itertools import chain
@@ -17,6 +16,7 @@ from salver.backends.discovery import recogniser, touches_machine
 from salver.backends.protocol import Backend
 from salver.configuration import ServeConfig
 from salver.kernel.lifecycle.manager import Manager
+from salver.kernel.lifecycle.memory import usable_cores
 from salver.kernel.repository import Repository
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.control import ServerControl
@@ -76,7 +76,7 @@ class Assembly:
         callbacks = lazily(lambda: self._model_callbacks(inner))
         self.forks = lazily(ForkServers)
         terms = Terms(
-            len(os.sched_getaffinity(0)),
+            usable_cores(),
             config.trust_pickle,
             Instances(config.instances, config.threads),
             callbacks,

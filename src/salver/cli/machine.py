@@ -12,7 +12,7 @@ import msgspec
 
 from salver.backends.installed import is_installed
 from salver.backends.protocol import Backend
-from salver.kernel.lifecycle.memory import memory_bytes
+from salver.kernel.lifecycle.memory import memory_bytes, usable_cores
 
 _PACKAGES = ("uvloop", "numpy", "protobuf")
 _FEW_DESCRIPTORS = 4096
@@ -69,7 +69,7 @@ def findings() -> list[Finding]:
     found = [
         Finding("python", f"{platform.python_version()} ({sys.executable})"),
         Finding("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        Finding("cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"),
+        Finding("cores", f"{usable_cores()} usable of {os.cpu_count()}"),
         Finding("memory", _memory()),
         _shared_memory(),
         _descriptors(),

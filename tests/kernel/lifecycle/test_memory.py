@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -109,3 +110,41 @@ def test_what_was_frozen_here_is_looked_at_again(monkeypatch: pytest.MonkeyPatch
         said.clear()
     memory.give_back_memory()
     assert said == (["unfreeze", "collect", "freeze"] if is_tuned else ["collect"])
+
+
+_HERE = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "cores", "memory_mb"),
+    [
+        ({"pod/cpu.max": "50000 100000", "pod/memory.max": "67108864"}, "0::/pod/box", 1, 64),
+        ({"pod/box/cpu.max": "max 100000", "pod/box/memory.max": "max"}, "0::/pod/box", _HERE, 0),
+        ({"cpu.max": "100000 100000", "memory.max": "1048576"}, "0::/of/the/host", 1, 1),
+        (
+            {"cpu/box/cpu.cfs_quota_us": "1000", "cpu/box/cpu.cfs_period_us": "100000"},
+            "3:cpu,cpuacct:/box",
+            1,
+            0,
+        ),
+        (
+            {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+            "3:cpuacct,cpu:/\n0::/",
+            _HERE,
+            0,
+        ),
+        ({"memory/memory.limit_in_bytes": "33554432"}, "4:memory:/libpod/x", _HERE, 32),
+        ({"cpu.max": "9900000 100000"}, "0::/", _HERE, 0),
+        ({}, "", _HERE, 0),
+    ],
+)
+def test_limits_of_control_groups_count(
+    tmp_path: Path, files: dict[str, str], own: str, cores: int, memory_mb: int
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    own = own or "0::/"
+    assert memory.usable_cores(tmp_path, own) == min(cores, _HERE)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory.memory_bytes(tmp_path, own) == (memory_mb << 20 or whole)

@@ -16,6 +16,7 @@ from salver.backends.protocol import Backend
 from salver.features.registry.records import Description, InspectedModel
 from salver.features.tuning.profile import Profile
 from salver.features.tuning.profiles import ProfileStore, machine
+from salver.kernel.lifecycle.memory import usable_cores
 from salver.kernel.repository import Formats, Repository
 from salver.kernel.repository.advice import unrecognised_folder
 from salver.kernel.repository.names import is_padded_version, is_visible
@@ -106,7 +107,7 @@ class Inspector:
         backend = self._backends.get(manifest.backend)
         if backend is None:
             return {}
-        here = machine(backend, len(os.sched_getaffinity(0)))
+        here = machine(backend, usable_cores())
         for objective in (manifest.config.objective, Objective(throughput=True)):
             config = msgspec.structs.replace(manifest.config, objective=objective)
             key = self._profiles.key(msgspec.structs.replace(manifest, config=config))

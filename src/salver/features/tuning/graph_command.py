@@ -1,7 +1,6 @@
 """``salver tune`` for a pipeline: settings of its steps for one objective of the whole."""
 
 import asyncio
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import msgspec
 
 from salver.features.tuning.graph_bench import CALLERS, GraphBench, knobs_of, plan_of
 from salver.features.tuning.graph_search import GraphMeasurement, GraphSearch
+from salver.kernel.lifecycle.memory import usable_cores
 from salver.terminal.output import line, record, remark, table
 from salver.words.errors import ModelFailed, SalverError
 
@@ -55,7 +55,7 @@ def tune_graph(manifest: "Manifest", seconds: float, *, trust_pickle: bool, json
 
 
 async def _search(manifest: "Manifest", seconds: float, *, trust_pickle: bool, quiet: bool) -> GraphSearch:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     bench = GraphBench(manifest, cores, trust_pickle=trust_pickle, seconds=min(1.0, seconds / 20))
     until = time.monotonic() + seconds
     best = await bench.opened({})

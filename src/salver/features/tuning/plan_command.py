@@ -1,7 +1,6 @@
 """``salver plan``: which models keep their latency promises together on this machine, and on which cores."""
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
+from salver.kernel.lifecycle.memory import usable_cores
 from salver.terminal.options import Json, state_dir_of
 from salver.terminal.output import line, record, remark, table
 from salver.words.errors import InvalidInput, SalverError
@@ -62,7 +62,7 @@ def plan(
 
     found = _find(path)
     rates = _rates(rate, found)
-    usable = len(os.sched_getaffinity(0))
+    usable = usable_cores()
     cores = cores or usable
     if not 1 <= cores <= usable:
         raise InvalidInput(
@@ -179,7 +179,7 @@ def _profile(
     from salver.features.tuning.progress import SearchProgress
     from salver.features.tuning.sweep import Sweep
 
-    found = store.read(store.key(manifest), machine(backend, len(os.sched_getaffinity(0))))
+    found = store.read(store.key(manifest), machine(backend, usable_cores()))
     if found is not None and any(not placed.size for placed in found.laws):
         return found
     if not measure:

@@ -5,7 +5,6 @@ time limit. It knows no command line.
 """
 
 import asyncio
-import os
 import time
 
 import msgspec
@@ -25,6 +24,7 @@ from salver.features.tuning.results import Roofline, TuningResult, compare, feas
 from salver.features.tuning.search import Search
 from salver.kernel.engine.placement import Placement, place
 from salver.kernel.engine.ports import Runner
+from salver.kernel.lifecycle.memory import usable_cores
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.loader import Loader
 from salver.kernel.serving.loading import Terms
@@ -55,7 +55,7 @@ class Sweep:
         self._backend = backend
         self._witness = witness
         self._seconds = seconds
-        self._cores = len(os.sched_getaffinity(0))
+        self._cores = usable_cores()
         self._placement = place(backend.traits, manifest.config.instances, self._cores)
         terms = Terms(self._cores, trust_pickle)
         self._loader = Loader({backend.name: backend}, Bus(()), time.monotonic, terms)

@@ -1,11 +1,14 @@
-"""Memory of the machine, and settings of a process that only serves: collector, interpreter, C library."""
+"""Usable cores and memory, and settings of a process that only serves: collector, interpreter, C library."""
 
 import contextlib
 import ctypes
+import functools
 import gc
+import math
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -13,6 +16,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 #: Variables that set the thresholds.
 _SIZES = frozenset(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"))
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_GROUPS = Path("/sys/fs/cgroup")
 _LARGEST = 32 << 20  # bytes of a piece on the heap; larger ones are mapped
 _tuned = threading.Event()  # objects frozen by this process
 
@@ -31,12 +35,61 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(0.0005)
 
 
-def memory_bytes() -> int:
-    """Return the memory of this machine, or of the control group if that has less."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is none
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+@functools.cache
+def memory_bytes(root: Path = _GROUPS, own: str = "") -> int:
+    """Return the memory of this machine, or of a control group of this process if that has less.
+
+    Args:
+        root, own: As of :func:`usable_cores`.
+    """
+    limits = [_PAGE * os.sysconf("SC_PHYS_PAGES")]
+    for folder in _own_groups("memory", root, own):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # "max" where there is none
+                limits.append(int((folder / name).read_text()))
     return min(limits)
+
+
+@functools.cache
+def usable_cores(root: Path = _GROUPS, own: str = "") -> int:
+    """Return the cores that this process may use: by affinity, or fewer by the quotas of its control groups.
+
+    A part of a core counts as one. ``docker run --cpus`` and limits of Kubernetes set only a quota: threads
+    beyond it use it up early in each period, and all wait for the next one.
+
+    Args:
+        root: Where the hierarchies of control groups are mounted.
+        own: This process's groups, as in ``/proc/self/cgroup``; empty = as there.
+    """
+    limits = [len(os.sched_getaffinity(0))]
+    for folder in _own_groups("cpu", root, own):
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is none
+            quota, period = map(int, (folder / "cpu.max").read_text().split())
+            limits.append(math.ceil(quota / period))
+        with contextlib.suppress(OSError, ValueError):
+            quota = int((folder / "cpu.cfs_quota_us").read_text())
+            if quota > 0:  # -1 where there is none
+                limits.append(math.ceil(quota / int((folder / "cpu.cfs_period_us").read_text())))
+    return max(1, min(limits))
+
+
+def _own_groups(controller: str, root: Path, own: str) -> Iterator[Path]:
+    """Return the folders of this process's control groups, of versions 2 and 1, up to the root.
+
+    In a container the path may be that of the host, which is not there: its limits are at the root then.
+    """
+    with contextlib.suppress(OSError):  # not Linux
+        own = own or Path("/proc/self/cgroup").read_text()
+    for line in own.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top = root
+        elif controller in controllers.split(","):
+            top = root / controller  # a link, where several share a hierarchy
+        else:
+            continue
+        folder = top / path.lstrip("/")
+        yield from (folder, *(each for each in folder.parents if each.is_relative_to(top)))
 
 
 def keep_one_heap() -> None:

@@ -6,12 +6,12 @@ still be a finite number of 64 bits. Numbers are checked before anything is allo
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from salver.kernel.lifecycle.memory import memory_bytes, usable_cores
 from salver.words.artifacts import ModelConfig, SequenceState, WarmupSample
 from salver.words.errors import InvalidInput
 from salver.words.handlers import MOST_WORKERS
@@ -35,8 +35,8 @@ class Machine(NamedTuple):
 
 @functools.cache
 def machine() -> Machine:
-    """Return the machine that this process runs on."""
-    return Machine(len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    """Return what this process may use of the machine that it runs on."""
+    return Machine(usable_cores(), memory_bytes())
 
 
 class Most(NamedTuple):
@@ -161,7 +161,8 @@ class Misfit(NamedTuple):
 def misfit(config: ModelConfig, here: Machine | None = None) -> Misfit | None:
     """Return the first number that is out of bounds on this machine; None if there is none.
 
-    >>> from salver.words.artifacts import Instances
+    >>> from salver.kernel.lifecycle.memory import memory_bytes, usable_cores
+    from salver.words.artifacts import Instances
     >>> print(misfit(ModelConfig(instances=Instances(count=10**9)), Machine(2, 1 << 34)).problem)
     is 1000000000, and must be at most 128 (64 for each of the 2 cores that this server may use)
     """

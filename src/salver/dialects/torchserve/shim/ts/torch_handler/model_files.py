@@ -6,13 +6,13 @@ By extension and neighbouring files: weights with the class of their module, Tor
 
 import importlib
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from salver.kernel.lifecycle.memory import usable_cores
 from salver.words.errors import LoadFailed
 from ts.handler_utils.libraries import explained, needed
 from ts.utils.util import check_valid_pt2_backend, list_classes_from_module
@@ -24,13 +24,13 @@ _TENSORRT: Final = "torch_tensorrt"
 
 
 def setup_ort_session(model_pt_path: str, map_location: str | None) -> Any:
-    """Return a session of ONNX Runtime with a thread for each core."""
+    """Return a session of ONNX Runtime with a thread for each core that it may use."""
     runtime = needed("an .onnx file", "onnxruntime")
     providers = ["CPUExecutionProvider"]
     if map_location == "cuda":
         providers.insert(0, "CUDAExecutionProvider")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
+    options.intra_op_num_threads = usable_cores()
     return runtime.InferenceSession(model_pt_path, providers=providers, sess_options=options)
 
 
