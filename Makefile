@@ -14,7 +14,7 @@ export ORT_DISABLE_TELEMETRY := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-envs demo advise test soak test-full lint bench bench-judge docs dist wheel accelerated test-accelerated clean
+.PHONY: help setup setup-envs demo advise test soak test-full lint bench bench-judge docs dist wheel image accelerated test-accelerated clean
 
 help:
 	@echo "make demo    serve real models of several frameworks and show their answers (ARGS=--once: and stop)"
@@ -27,6 +27,7 @@ help:
 	@echo "make docs    the documentation, to build/docs/index.html"
 	@echo "make dist    wheel and source archive, to dist/"
 	@echo "make wheel   the wheel, installed alone, serving in an empty directory"
+	@echo "make image   the image of a small model, by salver build, run with the limits of a cluster (Debian, as root)"
 	@echo "make accelerated  the wheel with compiled connections and engine, for this Python and machine, to dist/accelerated/"
 	@echo "make test-accelerated  the tests of connections, engine and the Open Inference Protocol with that wheel"
 	@echo "make clean   remove what was built, .venv included"
@@ -136,6 +137,10 @@ dist: .venv/demo.stamp
 
 wheel: dist .venv/dev.stamp
 	$(PY) scripts/wheel_check.py dist/*.whl
+
+# Builds on Debian, as root, without a registry.
+image: .venv/dev.stamp
+	PYTHONPATH=tests/support $(PY) scripts/image_check.py
 
 # Beside the wheel, the folder that puts it before Salver's source on the path.
 accelerated: .venv/dev.stamp

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from drain_callers import CALLERS, Waiting, drained
+from rolling_pods import rolled
 from soaking import size
 from waiting import PATIENCE_S, until
 from zoo import gauge, infer_body, moody_body, write_constant, write_moody
@@ -42,6 +43,15 @@ def server(repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
 def drain(server: ServerProcess) -> None:
     server.signal(signal.SIGTERM)
     until(lambda: "draining:" in server.output(), server.output)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("repository")
+async def test_a_rolling_update_behind_a_late_balancer_loses_nothing(tmp_path: Path) -> None:
+    """As ``benchmarks/rolling.py``, for longer, found with 100 restarts."""
+    tally = await rolled(tmp_path, size(6, 3), 1.0, 4.0, 1)
+    assert tally.failures == []
+    assert set(tally.answered) == {"http1", "http2"}
 
 
 @pytest.mark.soak

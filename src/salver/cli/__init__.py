@@ -108,6 +108,10 @@ COMMANDS: Final = {
         "salver.features.tuning.plan_command:plan",
         "Show which models keep their latency promises together, and on which cores.",
     ),
+    "build": (
+        "salver.cli.build:build",
+        "Write the context of a container image: models, Salver, and their packages, locked by hash.",
+    ),
     "doctor": (
         "salver.cli.doctor:doctor",
         "Show what is installed and what this machine can do; with PATH, why a model does not load.",

@@ -88,10 +88,10 @@ def _shared_memory() -> Finding:
     try:
         usage = shutil.disk_usage("/dev/shm")
     except OSError:
-        return Finding("shared memory", "none", "host processes need /dev/shm; mount a tmpfs there")
+        return Finding("shared memory", "none", "callers' segments (--allow-client-shm) need a tmpfs there")
     hint = ""
     if usage.free < _LITTLE_SHM:
-        hint = "little for host processes' tensors; in a container: --shm-size=1g"
+        hint = "little for callers' segments and PyTorch's workers; in a container: --shm-size=1g"
     return Finding("shared memory", f"{usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB free", hint)
 
 
