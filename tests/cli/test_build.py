@@ -30,9 +30,9 @@ class Pip:
             Path(words[words.index("--wheel-dir") + 1], "salver-0.1.0-py3-none-any.whl").write_bytes(WHEEL)
         elif words[0] == "install":
             self.pins = Path(words[words.index("--constraint") + 1]).read_text()
-            own = words[-1].partition("[")[0]
+            own = words[-1].partition(" @ ")[2]
             entries = [
-                self._entry("salver", Path(own).as_uri(), ""),
+                self._entry("salver", own, ""),
                 self._entry(
                     "numpy", "https://index.example/numpy.whl", "ab" * 32, license_expression="BSD-3-Clause"
                 ),
@@ -77,7 +77,7 @@ def test_models_and_their_environment_are_locked(
         "torch_local-1.0.whl",
     }
     assert f"numpy=={version('numpy')}" in pip.pins and "salver==" not in pip.pins
-    assert pip.calls[1][-1].endswith(".whl[images,onnx,text]")
+    assert pip.calls[1][-1].startswith("salver[images,onnx,text] @ file:///")
     assert (image / "models" / "models" / "constant" / "1" / "model.onnx").exists()
     assert not list(image.rglob("__pycache__"))
     text = (image / "Containerfile").read_text()
@@ -120,6 +120,13 @@ def test_mistakes_are_told(
     assert main(["build", *(word.format(tmp_path) for word in words)]) == 1
     assert said in " ".join(capsys.readouterr().err.split())
     assert pip.calls == []
+    assert not (tmp_path / "image").exists()
+
+
+def test_what_fails_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(image_context, "_source", lambda: "salver==0.0.0")
+    assert main(["build", "--output", str(tmp_path / "image")]) == 1
     assert not (tmp_path / "image").exists()
 
 

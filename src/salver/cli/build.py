@@ -1,5 +1,6 @@
 """``salver build``: write the context of a container image, with models and a locked environment."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -42,8 +43,12 @@ def build(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise Conflict(f"{output} exists and is not empty", fix="Name a new folder: --output DIR.")
     named = {*extras.replace(",", " ").split(), *_needed(path)}
-    with under_way("locking packages"):
-        packages = write_context(output, path, named, requirements, offline=offline)
+    try:
+        with under_way("locking packages"):
+            packages = write_context(output, path, named, requirements, offline=offline)
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)  # the next try needs a new folder
+        raise
     found = {"folder": str(output), "extras": sorted(named), "packages": packages}
     result(
         found,

@@ -60,7 +60,7 @@ def write_context(
     wheels.mkdir(parents=True)
     _pip("wheel", "--no-deps", "--wheel-dir", str(wheels), _source())
     (own,) = wheels.iterdir()
-    packages = _resolve(f"{own}[{','.join(sorted(extras))}]", requirements)
+    packages = _resolve(f"salver[{','.join(sorted(extras))}] @ {own.resolve().as_uri()}", requirements)
     # What comes from a file of this machine is in no index that the image could ask.
     for package in packages:
         if package.file is not None and not (wheels / package.file.name).exists():
