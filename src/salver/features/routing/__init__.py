@@ -22,11 +22,11 @@ with lazy_imports():
     from salver.kernel.serving.loading import Additions
     from salver.parts import Kernel, Parts, ServerList
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client import Metric
 
-    from salver.features.routing.engine import RoutedModel
+    from salver.features.routing.choosing import Routed
     from salver.kernel.serving.fetching import Loads
     from salver.kernel.serving.servable import Servable
     from salver.words.artifacts import Manifest
@@ -72,8 +72,12 @@ class _Guarding:
         return await loader.load(manifest)
 
 
-class _Routing:
-    """Loaders and metrics, of which nothing is imported before a model has instances or fallbacks."""
+class Routing:
+    """Loaders and metrics, of which nothing is imported before a model has instances or fallbacks.
+
+    Attributes:
+        others: Each returns models whose instances another feature runs, to be shown like these.
+    """
 
     def __init__(self, kernel: "Kernel") -> None:
         self._kernel = kernel
@@ -84,16 +88,21 @@ class _Routing:
             servers=lambda: kernel.services.find(ServerList),
         )
         self._guarding: _Guarding | None = None
+        self.others: list[Callable[[], Sequence[Routed]]] = []
 
-    def models(self) -> "Sequence[RoutedModel]":
-        return self.loader.models if is_made(self.loader) else ()
+    def models(self) -> "Sequence[Routed]":
+        """Return the loaded models that have instances."""
+        own = self.loader.models if is_made(self.loader) else ()
+        return [*own, *(model for models in self.others for model in models())]
 
     def guard(self, loader: "Loads") -> "Loads":
+        """Return the loader with fallbacks before the models that name some."""
         self._guarding = _Guarding(loader, self._kernel)
         return self._guarding
 
     def collect(self) -> "Iterator[Metric]":
-        if is_made(self.loader):
+        """Return the metric families; called by the Prometheus registry."""
+        if is_made(self.loader) or self.others:
             yield from InstanceFigures(self.models, self._kernel.clock).collect()
         if self._guarding is not None and is_made(self._guarding.guarded):
             yield from self._guarding.guarded.collect()
@@ -101,7 +110,8 @@ class _Routing:
 
 async def build(kernel: "Kernel", config: None) -> "Parts":
     """Return the loader of models with instances, and what puts fallbacks before others."""
-    routing = _Routing(kernel)
+    routing = Routing(kernel)
+    kernel.services.offer(Routing, routing)
     return Parts(
         additions=Additions({FORMAT: routing.loader}),
         wrap_loader=routing.guard,

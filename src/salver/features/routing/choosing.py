@@ -4,15 +4,15 @@ Pure: instances, policy, ejection and budget of one model. The shell is
 :mod:`~salver.features.routing.engine`.
 """
 
-import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from salver.features.routing.budget import RetryBudget
 from salver.features.routing.health import EjectionConfig, failed, succeeded
 from salver.features.routing.instances import Instance
 from salver.features.routing.levels import level_shares
 from salver.features.routing.ports import Policy
+from salver.words.messages import ModelId
 
 #: Below this share of available instances, ejections do not count (Envoy's panic threshold).
 PANIC: Final = 0.5
@@ -28,9 +28,9 @@ class Router:
 
     Args:
         draw: Returns a random number between 0 and 1, for the choice of a level.
-        most: Most requests under way at an instance; 0 = no limit.
 
     Attributes:
+        most: Most requests under way at an instance; 0 = no limit.
         ejected: Instances that were ejected, since the start.
         retries: Attempts after the first ones failed.
         hedges: Attempts beside ones that take long.
@@ -46,7 +46,7 @@ class Router:
         most: int = 0,
     ) -> None:
         self._draw = draw
-        self._most = most or math.inf
+        self.most = most
         self.instances = list(instances)
         self.budget = budget
         self.ejected = 0
@@ -73,7 +73,7 @@ class Router:
             fit = there
 
         def can_take(each: Instance) -> bool:
-            return each.url not in tried and each.load.pending < self._most
+            return each.url not in tried and (not self.most or each.load.pending < self.most)
 
         left = list(filter(can_take, fit))
         if not left:
@@ -87,7 +87,7 @@ class Router:
     def is_full(self, group: str = "") -> bool:
         """Return whether an instance would get a request, were there not a limit of those under way."""
         there = (each for each in self._of(group) if not (each.is_draining or each.unfit))
-        return any(each.load.pending >= self._most for each in there)
+        return any(0 < self.most <= each.load.pending for each in there)
 
     def _of(self, group: str) -> list[Instance]:
         """Return the instances of a group; all without one."""
@@ -137,3 +137,16 @@ class Router:
             if outcome == "answered":
                 load.answer_s = seconds
                 self._policy.answered(instance, seconds, under_way, now)
+
+
+class Routed(Protocol):
+    """Model with instances, as it is shown.
+
+    Attributes:
+        policy: Name of its balancing policy.
+        router: Chooses among its instances.
+    """
+
+    id: ModelId
+    policy: str
+    router: Router

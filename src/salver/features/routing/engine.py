@@ -87,6 +87,7 @@ class RoutedModel:
         self.router = router
         self.clients = clients
         self.document = document
+        self.policy: str = document.policy
         self.running = 0
         self.queued = 0
         self._headers = [("authorization", f"Bearer {token}")] if token else []

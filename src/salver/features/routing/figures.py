@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from salver.features.routing.engine import RoutedModel
+from salver.features.routing.choosing import Routed
 
 
 class InstanceFigures:
@@ -15,7 +15,7 @@ class InstanceFigures:
         models: Returns the models that are loaded.
     """
 
-    def __init__(self, models: Callable[[], Iterable[RoutedModel]], clock: Callable[[], float]) -> None:
+    def __init__(self, models: Callable[[], Iterable[Routed]], clock: Callable[[], float]) -> None:
         self._models = models
         self._clock = clock
 

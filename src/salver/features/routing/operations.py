@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from salver.features.routing.engine import RoutedModel
+from salver.features.routing.choosing import Routed
 from salver.features.routing.instances import Instance
 from salver.transport.operations import Answer, ApiRequest, Operation
 from salver.words.errors import NotFound
@@ -66,14 +66,14 @@ class InstanceChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     draining: bool
 
 
-def viewed(engine: RoutedModel, now: float) -> InstancesView:
+def viewed(engine: Routed, now: float) -> InstancesView:
     """Return the instances of a model as they are shown."""
     router = engine.router
     return InstancesView(
         engine.id.name,
         engine.id.version,
-        engine.document.policy,
-        engine.document.max_requests,
+        engine.policy,
+        router.most,
         router.retries,
         router.hedges,
         round(router.budget.tokens, 1),
@@ -108,7 +108,7 @@ def _view(instance: Instance, now: float) -> InstanceView:
 
 
 def instance_operations(
-    models: Callable[[], Iterable[RoutedModel]], clock: Callable[[], float]
+    models: Callable[[], Iterable[Routed]], clock: Callable[[], float]
 ) -> list[Operation]:
     """Return the operations.
 
@@ -116,7 +116,7 @@ def instance_operations(
         models: Returns the models that are loaded.
     """
 
-    def found(asked: ApiRequest) -> RoutedModel:
+    def found(asked: ApiRequest) -> Routed:
         name = asked.names["model"]
         newest = max(
             (each for each in models() if each.id.name == name),

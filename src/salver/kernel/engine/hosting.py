@@ -124,7 +124,7 @@ def serve(
                 asking = _requests(model, order, inputs, load, gone)
                 reply: Reply = _answer(model, asking, responses)
             else:
-                outputs, seconds = _run(model, inputs)
+                outputs, seconds = run_batch(model, inputs)
                 reply = RunResult(_lay_out(outputs, responses), seconds)
         except BaseException as error:  # sys.exit() in a model is its failure, not an order
             reply = run_failure(error, load)
@@ -170,7 +170,8 @@ def _stream(
     return RunResult((), time.perf_counter() - began)
 
 
-def _run(model: RunnableModel, inputs: dict[str, Array]) -> tuple[dict[str, Array], float]:
+def run_batch(model: RunnableModel, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
+    """Run a model; return its outputs and the seconds that it took."""
     # The model alone: copies between the processes are not its time, and would spoil its law.
     began = time.perf_counter()
     outputs = model.run(inputs)
@@ -200,7 +201,7 @@ def _lay_out_each(
     answers: Sequence[Answer | SalverError], batched: bool, responses: Arena
 ) -> tuple[tuple[Block, ...], tuple[int, ...]]:
     """Write outputs; return where they lie and, if stacked, the rows of each answer (:class:`RunResult`)."""
-    parts = [{} if isinstance(a, SalverError) else _plain(a.outputs) for a in answers]
+    parts = [{} if isinstance(a, SalverError) else plain(a.outputs) for a in answers]
     if len(parts) == 1:
         return responses.write(parts[0]), ()
     # Stack outputs with equal names and row shapes, or else write each answer's arrays under its number.
@@ -250,19 +251,20 @@ def _requests(
 
 
 def _lay_out(outputs: Mapping[str, Array], responses: Arena) -> tuple[Block, ...]:
-    return responses.write(_plain(outputs))
+    return responses.write(plain(outputs))
 
 
-def _plain(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    plain = {}
+def plain(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return outputs as arrays of the types that tensors have. Raises InvalidOutput."""
+    arrays = {}
     for name, value in outputs.items():
         if type(value) is not np.ndarray or value.dtype not in _PLAIN:
             try:
                 value = tensor(name, value).array
             except ValueError as error:
                 raise InvalidOutput(f"output {name!r} is no tensor: {error}") from error
-        plain[name] = value
-    return plain
+        arrays[name] = value
+    return arrays
 
 
 def load_failure(error: BaseException, load: Load) -> RunError:

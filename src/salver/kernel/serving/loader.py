@@ -234,14 +234,22 @@ class Loader:
             config = programs.config(manifest, placement.slots)
         first, slots = (0, placement.slots) if instance is None else (instance, 1)
         options = LoadOptions(placement.threads, self._terms.trust_pickle, instance=first, config=config)
+        kind = backend if isinstance(backend, type) else type(backend)
+        reference = f"{kind.__module__}:{kind.__qualname__}"
+        interpreter = None
+        if programs is not None and placement.runner == "process":
+            interpreter = await programs.interpreter(manifest)
+        if self._additions.elsewhere is not None and instance is None and interpreter is None:
+            there = await self._additions.elsewhere.open(reference, manifest, options)
+            if there is not None:
+                there.reruns = _reruns(backend, manifest, there.signature)
+                return there
         if placement.runner == "process":
-            kind = backend if isinstance(backend, type) else type(backend)
             callbacks = None
             if backend.traits.reads_config:
                 callbacks = self._terms.callbacks
-            interpreter = await programs.interpreter(manifest) if programs is not None else None
             runner = await ProcessRunner.start(
-                f"{kind.__module__}:{kind.__qualname__}",
+                reference,
                 manifest,
                 options,
                 slots=slots,

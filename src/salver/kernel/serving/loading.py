@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from salver.backends.protocol import Backend, ForkableBackend, StepModel
+from salver.backends.protocol import Backend, ForkableBackend, LoadOptions, StepModel
 from salver.kernel.engine.placement import Placement
-from salver.kernel.engine.ports import Runner
+from salver.kernel.engine.ports import RestartingRunner, Runner
 from salver.kernel.serving.servable import Servable
 from salver.lazy import lazy_imports
 from salver.stats.shape_laws import ShapeLaws
@@ -147,6 +147,21 @@ class Programs(Protocol):
         ...
 
 
+class RunnerSource(Protocol):
+    """Machines other than this one on which models may run."""
+
+    async def open(self, backend: str, manifest: Manifest, options: LoadOptions) -> RestartingRunner | None:
+        """Load a version there; None = it has to run here.
+
+        Args:
+            backend: ``module:attribute`` of its backend.
+
+        Raises:
+            LoadFailed: it cannot be loaded there.
+        """
+        ...
+
+
 class Opened(NamedTuple):
     """Loaded runner with its settings.
 
@@ -212,6 +227,7 @@ class Additions(msgspec.Struct, frozen=True):
     Attributes:
         loaders: Loaders by backend, or ``ensemble``; the kernel loads all other versions.
         substitutes: Replacements of artefacts; the first that applies wins.
+        elsewhere: Machines that run models instead of this one; None = there are none.
     """
 
     loaders: Mapping[str, VersionLoader] = {}
@@ -220,6 +236,7 @@ class Additions(msgspec.Struct, frozen=True):
     tuning: Tuning | None = None
     programs: Programs | None = None
     steps: StepWrapper | None = None
+    elsewhere: RunnerSource | None = None
 
     def joined(self, other: "Additions") -> "Additions":
         """Return both sets of extensions; for single ones, the first set has precedence."""
@@ -230,6 +247,7 @@ class Additions(msgspec.Struct, frozen=True):
             self.tuning or other.tuning,
             self.programs or other.programs,
             self.steps or other.steps,
+            self.elsewhere or other.elsewhere,
         )
 
 

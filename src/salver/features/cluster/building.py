@@ -1,0 +1,85 @@
+"""Parts of a server whose models run on a cluster."""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from salver.backends.protocol import LoadOptions
+from salver.features import ClusterConfig
+from salver.features.cluster.local import LocalCluster
+from salver.features.cluster.ports import Cluster, Node, Replica
+from salver.features.cluster.ray_cluster import RayCluster
+from salver.features.cluster.replicas import Care, ReplicaRunner
+from salver.features.routing import Routing
+from salver.kernel.engine.control import Load
+from salver.kernel.serving.loading import Additions
+from salver.parts import Kernel, Parts
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+
+_LOG: Final = logging.getLogger("salver.cluster")
+
+
+class ClusterEngine:
+    """Opens models on the cluster."""
+
+    def __init__(self, kernel: Kernel, config: ClusterConfig) -> None:
+        self._kernel = kernel
+        self._config = config
+        self._cluster: Cluster | None = None
+        self._turn = 0
+        self._runners: list[ReplicaRunner] = []
+
+    async def prepare(self) -> None:
+        """Connect to the cluster. Raises NotReady."""
+        if self._config.engine == "processes":
+            self._cluster = LocalCluster(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        else:
+            self._cluster = await RayCluster.connect(self._config.address)
+        nodes = await self._cluster.nodes()
+        _LOG.info("models run on %d nodes of %s", len(nodes), self._config.engine)
+
+    async def open(self, backend: str, manifest: Manifest, options: LoadOptions) -> ReplicaRunner | None:
+        """See :class:`~salver.kernel.serving.loading.RunnerSource`."""
+        cluster = self._cluster
+        # The files of a model that a request brings are on this machine alone.
+        if cluster is None or manifest.brought in ("files", "path"):
+            return None
+        load = Load(backend, manifest, options, (), manifest.config.instances.memory_limit_mb)
+
+        async def start() -> Replica:
+            return await cluster.start(load, (await self._node(cluster)).id)
+
+        count = self._kernel.terms.wish_of(manifest).count or 1
+        runner = await ReplicaRunner.start(manifest.id, start, count, Care(clock=self._kernel.clock))
+        if runner.loaded.asks != "batch":
+            _LOG.info("model %s takes requests one by one, so it runs on this server", manifest.id)
+            await runner.close()
+            return None
+        self._runners.append(runner)
+        return runner
+
+    async def _node(self, cluster: Cluster) -> Node:
+        nodes = sorted(await cluster.nodes(), key=lambda node: node.id)
+        if not nodes:
+            raise LoadFailed("the cluster has no node that is alive")
+        self._turn += 1
+        return nodes[self._turn % len(nodes)]
+
+    def models(self) -> Sequence[ReplicaRunner]:
+        """Return the models that run on the cluster."""
+        self._runners = [runner for runner in self._runners if not runner.is_closed]
+        return self._runners
+
+    async def close(self) -> None:
+        """Leave the cluster."""
+        if self._cluster is not None:
+            await self._cluster.close()
+
+
+async def build(kernel: Kernel, config: ClusterConfig) -> Parts:
+    """Return what loads models on the cluster."""
+    engine = ClusterEngine(kernel, config)
+    kernel.services.need(Routing).others.append(engine.models)
+    return Parts(additions=Additions(elsewhere=engine), prepare=engine.prepare, close=engine.close)
