@@ -64,6 +64,7 @@ class World:
     def __init__(self) -> None:
         self.replicas: list[Scripted] = []
         self.fails = False
+        self.lost: list[str] = []
         self.runner: ReplicaRunner | None = None
 
     async def __call__(self) -> Replica:
@@ -73,7 +74,7 @@ class World:
         return self.replicas[-1]  # type: ignore[return-value]  # of its LoadResult only the signature is needed
 
     async def opened(self, count: int) -> ReplicaRunner:
-        care = Care(0.01, Backoff(first_s=0.01, most_s=0.02))
+        care = Care(self.lost.append, 0.01, Backoff(first_s=0.01, most_s=0.02))
         self.runner = await ReplicaRunner.start(ID, self, count, care)
         return self.runner
 
@@ -130,7 +131,7 @@ async def test_a_dead_or_deaf_replica_fails_its_run_and_is_replaced(
     world.replicas[1].may_answer.set()
     found = await asyncio.gather(*runs, return_exceptions=True)
     assert sorted(type(each).__name__ for each in found) == ["HostDied", "tuple"]
-    assert runner.deaths == 1
+    assert runner.deaths == 1 and world.lost == ["n"]
 
 
 async def test_without_replicas_runs_fail_until_one_is_back(world: World) -> None:

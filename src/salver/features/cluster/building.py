@@ -2,21 +2,22 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from salver.backends.protocol import LoadOptions
 from salver.features import ClusterConfig
 from salver.features.cluster.local import LocalCluster
-from salver.features.cluster.ports import Cluster, Node, Replica
+from salver.features.cluster.placing import PlacedReplica, Placer
+from salver.features.cluster.ports import Cluster, Replica
 from salver.features.cluster.ray_cluster import RayCluster
 from salver.features.cluster.replicas import Care, ReplicaRunner
+from salver.features.memory.estimates import estimate
 from salver.features.routing import Routing
 from salver.kernel.engine.control import Load
 from salver.kernel.serving.loading import Additions
 from salver.parts import Kernel, Parts
 from salver.words.artifacts import Manifest
-from salver.words.errors import LoadFailed
 
 _LOG: Final = logging.getLogger("salver.cluster")
 
@@ -28,8 +29,9 @@ class ClusterEngine:
         self._kernel = kernel
         self._config = config
         self._cluster: Cluster | None = None
-        self._turn = 0
         self._runners: list[ReplicaRunner] = []
+        self._needs: dict[str, int] = {}
+        self._placer = Placer(self._placed, kernel.clock)
 
     async def prepare(self) -> None:
         """Connect to the cluster. Raises NotReady."""
@@ -48,11 +50,17 @@ class ClusterEngine:
             return None
         load = Load(backend, manifest, options, (), manifest.config.instances.memory_limit_mb)
 
+        model = str(manifest.id)
+        self._needs[model] = need = estimate(manifest, has_framework=False).resident
+
         async def start() -> Replica:
-            return await cluster.start(load, (await self._node(cluster)).id)
+            with self._placer.node_for(model, need, await cluster.nodes()) as node:
+                return await cluster.start(load, node)
 
         count = self._kernel.terms.wish_of(manifest).count or 1
-        runner = await ReplicaRunner.start(manifest.id, start, count, Care(clock=self._kernel.clock))
+        runner = await ReplicaRunner.start(
+            manifest.id, start, count, Care(self._placer.suspect, clock=self._kernel.clock)
+        )
         if runner.loaded.asks != "batch":
             _LOG.info("model %s takes requests one by one, so it runs on this server", manifest.id)
             await runner.close()
@@ -60,12 +68,10 @@ class ClusterEngine:
         self._runners.append(runner)
         return runner
 
-    async def _node(self, cluster: Cluster) -> Node:
-        nodes = sorted(await cluster.nodes(), key=lambda node: node.id)
-        if not nodes:
-            raise LoadFailed("the cluster has no node that is alive")
-        self._turn += 1
-        return nodes[self._turn % len(nodes)]
+    def _placed(self) -> Iterator[PlacedReplica]:
+        for runner in self.models():
+            model = str(runner.id)
+            yield from (PlacedReplica(model, self._needs[model], node) for node in runner.nodes)
 
     def models(self) -> Sequence[ReplicaRunner]:
         """Return the models that run on the cluster."""

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from salver.features.cluster.ports import Node
+from salver.features.cluster.placement.records import Node
 from salver.kernel.engine.child import HostProcess
 from salver.kernel.engine.control import Load
 from salver.kernel.engine.spawn import HostPlan

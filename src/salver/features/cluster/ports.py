@@ -3,22 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import msgspec
-
+from salver.features.cluster.placement.records import Node
 from salver.kernel.engine.control import Load, LoadResult
 from salver.words.tensor import Array
-
-
-class Node(msgspec.Struct, frozen=True):
-    """Machine of a cluster.
-
-    Attributes:
-        id: Its name in the cluster.
-        memory: Bytes that replicas may take.
-    """
-
-    id: str
-    memory: int
 
 
 class Replica(Protocol):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from salver.features.cluster.ports import Node
+from salver.features.cluster.placement.records import Node
 from salver.features.cluster.ray_actor import ModelActor
 from salver.kernel.engine.control import Load, LoadResult, RunError, rebuild
 from salver.words.errors import HostDied, LoadFailed, NotReady, Unsupported
@@ -113,7 +113,9 @@ class RayCluster:
         """See :class:`~salver.features.cluster.ports.Cluster`."""
         found = await asyncio.to_thread(self._ray.nodes)
         return [
-            Node(node["NodeID"], int(node["Resources"].get("memory", 0))) for node in found if node["Alive"]
+            _node(node["NodeID"], node["Resources"], node.get("Labels", {}))
+            for node in found
+            if node["Alive"]
         ]
 
     async def start(self, load: Load, node: str) -> RayReplica:
@@ -143,6 +145,11 @@ class RayCluster:
     async def close(self) -> None:
         """See :class:`~salver.features.cluster.ports.Cluster`."""
         await asyncio.to_thread(self._ray.shutdown)
+
+
+def _node(id: str, resources: Mapping[str, float], labels: Mapping[str, str]) -> Node:
+    zone, region = (labels.get(f"ray.io/availability-{part}", "") for part in ("zone", "region"))
+    return Node(id, int(resources.get("memory", 0)), resources.get("CPU", 0.0), zone=zone, region=region)
 
 
 def _connected(address: str) -> Any:

@@ -37,9 +37,11 @@ class Care(msgspec.Struct, frozen=True):
     """Terms on which replicas are watched and replaced, with a clock and random numbers.
 
     Attributes:
+        lost: Called with the node of a replica that has died.
         check_s: Pause between health checks, and the time for an answer.
     """
 
+    lost: Callable[[str], None]
     check_s: float = 0.5
     backoff: Backoff = Backoff()
     clock: Callable[[], float] = time.monotonic
@@ -108,6 +110,11 @@ class ReplicaRunner:
 
     def __repr__(self) -> str:
         return f"<ReplicaRunner {self.id}, {len(self._seats)} of {self.slots} replicas alive>"
+
+    @property
+    def nodes(self) -> list[str]:
+        """Return the node of each replica."""
+        return [seat.replica.node for seat in self._seats.values()]
 
     @property
     def is_lost(self) -> bool:
@@ -210,6 +217,7 @@ class ReplicaRunner:
         self._leave(seat)
         self.deaths += 1
         self._fail()
+        self._care.lost(seat.replica.node)
         seat.replica.abandon(why)
 
     def _fail(self) -> None:

@@ -1,0 +1,77 @@
+"""Choice of the node for one more replica, by the placement policy."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from salver.features.cluster.placement.policy import place
+from salver.features.cluster.placement.records import Node, Replica, WantedModel
+from salver.words.errors import LoadFailed
+
+#: Seconds in which a node that lost a replica gets no other, if there are others. Ray takes 15 seconds to see
+#: that a node is gone.
+SUSPECT_S: Final = 20.0
+
+
+class PlacedReplica(NamedTuple):
+    """Replica that runs or starts: its model, its bytes, and its node."""
+
+    model: str
+    memory: int
+    node: str
+
+
+class Placer:
+    """See the module.
+
+    Args:
+        running: Returns the replicas that run.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, running: Callable[[], Iterable[PlacedReplica]], clock: Callable[[], float]) -> None:
+        self._running = running
+        self._clock = clock
+        self._starting: list[PlacedReplica] = []
+        self._suspects: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Placer, {len(self._starting)} replicas start>"
+
+    def suspect(self, node: str) -> None:
+        """Note that a node has lost a replica."""
+        self._suspects[node] = self._clock() + SUSPECT_S
+
+    @contextmanager
+    def node_for(self, model: str, memory: int, nodes: Sequence[Node]) -> Iterator[str]:
+        """Choose a node, and count the replica as starting there until the block ends.
+
+        Raises:
+            LoadFailed: no node has room, and why.
+        """
+        now = self._clock()
+        trusted = [node for node in nodes if self._suspects.get(node.name, now) <= now]
+        held = [*self._running(), *self._starting]
+        # Others do not move for it: what they take is as if it were not there.
+        left = [_without(node, (each for each in held if each.model != model)) for node in trusted or nodes]
+        names = {node.name for node in left}
+        own = [each.node for each in held if each.model == model and each.node in names]
+        current = [Replica(model, node, number) for number, node in enumerate(own)]
+        plan = place(left, [WantedModel(model, memory, replicas=len(own) + 1)], current)
+        chosen = next((step.node for step in plan.steps if step.action == "start"), None)
+        if chosen is None:
+            reasons = "; ".join(each.why for each in plan.unplaced)
+            raise LoadFailed(f"model '{model}' has no place on the cluster: {reasons}")
+        start = PlacedReplica(model, memory, chosen)
+        self._starting.append(start)
+        try:
+            yield chosen
+        finally:
+            self._starting.remove(start)
+
+
+def _without(node: Node, others: Iterable[PlacedReplica]) -> Node:
+    taken = sum(each.memory for each in others if each.node == node.name)
+    return replace(node, memory=max(0, node.memory - taken))
