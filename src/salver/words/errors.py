@@ -6,7 +6,7 @@ table that turns a code into its protocol's own form. This module does not know 
 
 import enum
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 #: Why a request was rejected before it ran (a label of the metrics): the queue is full, the limit on the
 #: queue's delay is reached, or the model's objective or the request's own deadline cannot be met.
@@ -416,19 +416,13 @@ class LoadFailed(SalverError):
     """
 
     code = Code.INVALID_INPUT
-    retries: ClassVar[int] = 0
+    retries = 0
 
 
 class HostKilled(LoadFailed):
     """Host process that was killed from outside while it loaded a model, which may load the next time."""
 
     retries = 2
-
-
-class InstancesAbsent(LoadFailed):
-    """Model whose instances are found by discovery, and none was found that answers."""
-
-    retries = 5
 
 
 class MissingExtra(LoadFailed):

@@ -16,7 +16,7 @@ from salver.configuration import ServeConfig
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.servers import AnnouncedServers
 from salver.parts import ServerPlace
-from salver.testing.process import free_port
+from salver.testing.process import ServerProcess, free_port
 from salver.transport.server import FrontConfig
 from salver.words.errors import InvalidInput
 
@@ -59,17 +59,19 @@ async def test_a_model_is_answered_by_the_servers_of_the_ledger(tmp_path: Path) 
     (folder / "instances.toml").write_text('discover = "ledger:"\ndiscover_s = 0.02\nmodel = "fraud"\n')
     port, own = free_port(), {"ledger": str(home)}
     url = f"http://127.0.0.1:{port}"
-    back = ServeConfig(tables={"registry": own | {"advertise": url}}, front=FrontConfig("127.0.0.1", port))
+    options = ["--registry", str(home), "--advertise", url, "--zone", "eu/a", "--port", str(port)]
     front = ServeConfig((str(folder.parent),), tables={"registry": own}, front=FrontConfig("127.0.0.1", 0))
     listed = AnnouncedServers(registry.ledger, "", "", time.time, list)
 
     async def found() -> list[str]:
         return [each.url for each in await listed.serving("fraud")]
 
-    async with Server(back):
-        await auntil(found)
+    # A process of its own, since loading in this one would delay its answers to the other.
+    with ServerProcess([], tmp_path / "log", options) as back:
+        await auntil(found, back.output)
         async with Server(front) as server, httpx.AsyncClient(base_url=server.url) as client:
             answer = (await client.post("/v2/models/anywhere/infer", json=BODY, timeout=PATIENCE_S)).json()
+            assert "outputs" in answer, answer
             assert np.allclose(answer["outputs"][0]["data"], zoo.mlp_answer(VALUES).ravel(), atol=1e-5)
             view = (await client.get("/api/v1/models/anywhere/instances")).json()
             assert [each["url"] for each in view["instances"]] == [url]

@@ -13,7 +13,7 @@ from salver.features.routing.engine import CONNECT_S, RoutedModel
 from salver.features.routing.instances import Instance
 from salver.features.routing.levels import level_of
 from salver.parts import ServerList
-from salver.words.errors import InstancesAbsent, MissingExtra, SalverError, Unsupported
+from salver.words.errors import LoadFailed, MissingExtra, SalverError, Unsupported
 
 _LOG = logging.getLogger("salver.routing")
 #: Returns the addresses of a host name. Raises OSError.
@@ -99,7 +99,7 @@ def look_of(document: Document, model: str, resolve: Resolve, servers: ServerLis
 async def _listed(servers: ServerList, model: str) -> list[InstanceTable]:
     found = await servers.serving(model)
     if not found:
-        raise InstancesAbsent(f"no server of the ledger has announced model '{model}'", field="discover")
+        raise LoadFailed(f"no server of the ledger has announced model '{model}'", field="discover")
     return [InstanceTable(each.url, zone=each.zone) for each in found]
 
 

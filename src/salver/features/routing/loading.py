@@ -34,11 +34,13 @@ from salver.kernel.engine.placement import Placement
 from salver.kernel.serving.servable import Servable
 from salver.parts import ServerList
 from salver.words.artifacts import Manifest
-from salver.words.errors import InstancesAbsent, LoadFailed
+from salver.words.errors import LoadFailed, MissingExtra
 from salver.words.events import BatchRan
 from salver.words.messages import Signature
 
 _MOST_BYTES: Final = 1 << 20
+#: Further tries of a model whose instances are discovered: half a minute.
+_RETRIES: Final = 5
 
 
 class InstancesLoader:
@@ -81,6 +83,16 @@ class InstancesLoader:
             token = self._variables(document.token) or ""
             if not token:
                 raise LoadFailed(f"the variable {document.token} is not set", field="token")
+        try:
+            return await self._loaded(manifest, document, token)
+        except LoadFailed as error:
+            # Those of a fixed list should be there; discovery may be ahead of the instances.
+            if document.discover and not isinstance(error, MissingExtra):
+                error.retries = _RETRIES
+            raise
+
+    async def _loaded(self, manifest: Manifest, document: Document, token: str) -> Servable:
+        """Find the instances, compare them and return the model."""
         look: Look | None = None
         tables: Sequence[InstanceTable] = document.tables
         if document.discover:
@@ -89,8 +101,7 @@ class InstancesLoader:
             try:
                 tables = await look()
             except OSError as error:
-                reason = f"{document.discover} is not resolved: {error}"
-                raise InstancesAbsent(reason, field="discover") from error
+                raise LoadFailed(f"{document.discover} is not resolved: {error}", field="discover") from error
         instances = [instance_of(table, document) for table in tables]
 
         def check_of(instance: Instance) -> InstanceCheck:
@@ -157,9 +168,7 @@ class InstancesLoader:
         found = [each for each in told if isinstance(each, Signature)]
         if not found:
             reasons = "; ".join(sorted({str(error) for error in told}))
-            # Those of a fixed list should be there; discovery may be ahead of the instances.
-            kind = InstancesAbsent if document.discover else LoadFailed
-            raise kind(f"no instance of '{manifest.id.name}' answers: {reasons}", field="instances")
+            raise LoadFailed(f"no instance of '{manifest.id.name}' answers: {reasons}", field="instances")
         probe = None
         if document.probe is not None:
             probe = await asyncio.to_thread(read_probe, manifest.path, document.probe)
