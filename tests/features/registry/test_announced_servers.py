@@ -14,7 +14,7 @@ from waiting import PATIENCE_S, auntil
 from salver.app import Server
 from salver.configuration import ServeConfig
 from salver.features.registry.registry import ModelRegistry
-from salver.features.registry.servers import AnnouncedServers
+from salver.features.registry.servers import AnnouncedServers, listed_servers
 from salver.parts import ServerPlace
 from salver.testing.process import ServerProcess, free_port
 from salver.transport.server import FrontConfig
@@ -39,6 +39,9 @@ async def test_servers_are_listed_while_they_announce(registry: ModelRegistry) -
     await first.withdraw()
     await first.announce()
     assert await server("").serving("fraud") == [ServerPlace("https://b")]
+    assert [
+        (each.zone, each.url, each.models) for each in await listed_servers(registry.ledger, clock())
+    ] == [("", "https://b", ["fraud"])]
     clock.now += 61
     assert await first.serving("fraud") == []  # it has ended without a word
 

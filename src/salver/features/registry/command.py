@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 from salver.encoding.escaping import printable
 from salver.features.registry import access_command as registry_access
 from salver.features.registry import push_command as registry_push
+from salver.features.registry import servers_command as registry_servers
 from salver.features.registry import upkeep_command as registry_keeping
 from salver.features.registry.command_options import USUAL, RegistryOptions, Why, numbers_of, pairs_of, run
 from salver.features.registry.names import Reference, parse
@@ -25,6 +26,7 @@ registry = App(
 registry.command(registry_push.push)
 registry.command(registry_access.token)
 registry.command(registry_access.webhook)
+registry.command(registry_servers.servers)
 for _command in (
     registry_keeping.verify,
     registry_keeping.sweep,

@@ -96,6 +96,25 @@ class AnnouncedServers:
 
     async def serving(self, model: str) -> Sequence[ServerPlace]:
         """Return the servers that run a model. Raises LedgerFailed."""
-        alive = select(SERVER).where(SERVER.c.time >= self._clock() - _ALIVE_S).order_by(SERVER.c.url)
-        rows = await self._ledger.read(lambda connection: connection.execute(alive).all())
-        return [ServerPlace(row.url, row.zone) for row in rows if model in msgspec.json.decode(row.models)]
+        listed = await listed_servers(self._ledger, self._clock())
+        return [ServerPlace(each.url, each.zone) for each in listed if model in each.models]
+
+
+class ListedServer(msgspec.Struct, frozen=True):
+    """Server with what it has announced.
+
+    Attributes:
+        time: Unix seconds of the announcement.
+    """
+
+    url: str
+    zone: str
+    models: Sequence[str]
+    time: float
+
+
+async def listed_servers(ledger: Ledger, now: float) -> list[ListedServer]:
+    """Return the servers of a ledger that have not been silent for a minute. Raises LedgerFailed."""
+    alive = select(SERVER).where(SERVER.c.time >= now - _ALIVE_S).order_by(SERVER.c.url)
+    rows = await ledger.read(lambda connection: connection.execute(alive).all())
+    return [ListedServer(row.url, row.zone, msgspec.json.decode(row.models), row.time) for row in rows]
