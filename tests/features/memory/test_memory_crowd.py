@@ -3,6 +3,8 @@
 import contextlib
 import http.client
 import json
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,3 +101,20 @@ def give_up(server: ServerProcess, number: int) -> None:
     body = json.dumps(BODY)
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
         connection.request("POST", f"/v2/models/m{number}/infer", body)
+
+
+CROWD = Path(__file__).parents[3] / "benchmarks" / "crowd.py"
+NAMES = "magika,vad,vad_16k_sequence,face-back,landmark-face,landmark-iris,torn,leaking,notes-onnx,magika-ov"
+
+
+@ONLY
+def test_real_models_answer_whatever_goes_wrong(tmp_path: Path) -> None:
+    """Its times and its memory, which first loads beside others may exceed, are the benchmark's to tell."""
+    out = tmp_path / "crowd.json"
+    options = ["--only", NAMES, "--seconds", "15", "--policies", "value", "--memory", "300"]
+    command = [sys.executable, str(CROWD), *options, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert out.exists(), done.stdout + done.stderr
+    (row,) = json.loads(out.read_text())["rows"]
+    assert (row["wrong"], row["oom"]) == ({}, 0)
+    assert row["evictions"] and row["events"]["kill"] and row["events"]["update"]
