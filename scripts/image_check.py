@@ -30,7 +30,7 @@ from salver.testing.process import free_port
 
 _BASE: Final = "localhost/salver-base"
 _IMAGE: Final = "localhost/salver-check"
-_MOST_MB: Final = 170  # with ONNX Runtime, which takes some 25 of them
+_MOST_MB: Final = 170  # with ONNX Runtime; without it 133
 _PATIENCE_S: Final = 120
 _ASKED: Final = 20  # after the signal
 #: Kept out of the base: what no server reads.
