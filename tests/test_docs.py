@@ -80,7 +80,7 @@ class Reader:
         # TensorFlow without Keras, which no snippet asks for, is half of the import
         own = {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(folder / ".tmp")}
         # Offline, the client of Hugging Face refuses to ask servers of this machine, too.
-        own |= {"TF_USE_LEGACY_KERAS": "1", "HF_HUB_OFFLINE": "0"}
+        own |= {"TF_USE_LEGACY_KERAS": "1", "HF_HUB_OFFLINE": "0", "XDG_DATA_HOME": str(folder / ".data")}
         self._environment = {**os.environ, **own}
 
     def follow(self, page: list[Snippet]) -> None:

@@ -43,6 +43,8 @@ from salver.words.artifacts import Instances
 with lazy_imports():
     from salver.kernel.engine.fork_client import ForkServers
     from salver.kernel.engine.turns import ResourcePool
+    from salver.kernel.environments.cache import EnvironmentCache
+    from salver.kernel.environments.service import Environments, cache_folder
     from salver.kernel.serving.inner import Inner
     from salver.kernel.serving.model_callbacks import ModelCallbacks
 
@@ -82,6 +84,9 @@ class Assembly:
             callbacks,
             None if config.resources is None else ResourcePool(config.resources),
             self.forks,
+            lazily(
+                lambda: Environments(EnvironmentCache(cache_folder()), allows_all=config.allow_environments)
+            ),
         )
         self._loader = Loader(backends, bus, clock, terms)
         self.copies = lazily(Copies)

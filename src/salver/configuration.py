@@ -66,6 +66,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         load: Models to load at the start in explicit mode.
         trust_pickle: Allow files whose loading runs code that is in them, and requests that bring models of
             formats that can touch the machine.
+        allow_environments: Allow Python environments of models that are not programs themselves.
         threads, instances: Defaults for models that do not configure them; 0 = by the backend's traits.
         max_body_mb: Largest HTTP body, in MiB.
         connections: Limits of each connection.
@@ -109,6 +110,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     poll_seconds: float = 2.0
     load: tuple[str, ...] = ()
     trust_pickle: bool = False
+    allow_environments: bool = False
     threads: int = 0
     instances: int = 0
     max_body_mb: float = 64

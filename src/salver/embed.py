@@ -65,6 +65,7 @@ class Options(TypedDict, total=False):
     control: Literal["none", "poll", "explicit"]
     load: tuple[str, ...]
     trust_pickle: bool
+    allow_environments: bool
     threads: int
     instances: int
     exits_on_error: bool | None

@@ -354,3 +354,16 @@ def test_a_recogniser_of_others_does_not_open_the_gate() -> None:
     (found,) = repository.scan(0.0, frozenset({"m"}))
     repository.overrides["m"].discard()
     assert "backend theirs" in found.problem
+
+
+def test_a_folder_that_a_request_named_brings_no_environment(tmp_path: Path) -> None:
+    version = tmp_path / "m" / "1"
+    version.mkdir(parents=True)
+    (tmp_path / "made").mkdir()
+    shutil.copy(known.TestOnnx.make_case(tmp_path / "made").path, version / "model.onnx")
+    (tmp_path / "m" / "salver.toml").write_text('[environment]\npath = "requirements.txt"\n')
+    for is_requested in (True, False):
+        repository = Repository((), formats(recogniser(BACKENDS), touches_machine(BACKENDS)))
+        repository.place([NamedModel("m", str(tmp_path / "m"), is_requested=is_requested)])
+        (found,) = repository.scan(0.0, frozenset({"m"}))
+        assert ("with a Python environment of its own" in found.problem) is is_requested

@@ -22,10 +22,10 @@ from salver.backends.loading import (
     options_of,
     override,
 )
-from salver.backends.protocol import LoadOptions, RunnableModel, Traits
+from salver.backends.protocol import Cost, LoadOptions, RunnableModel, Traits
 from salver.backends.sharing import SHARE, shared, wants_sharing
 from salver.lazy import lazy_imports
-from salver.words.artifacts import Cost, Manifest
+from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidOutput, LoadFailed, ModelFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType, as_bytes

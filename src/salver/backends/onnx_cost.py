@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from salver.words.artifacts import Cost
+from salver.backends.protocol import Cost
 from salver.words.tensor import Array
 
 _Shape = tuple[int, ...]

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from salver.backends.callbacks import ServerAccess
-from salver.words.artifacts import Cost, Manifest
+from salver.words.artifacts import Manifest
 from salver.words.errors import SalverError
 from salver.words.messages import InferRequest, Parameter, RequestedOutput, Signature
 from salver.words.tensor import Array, Tensor
@@ -409,6 +409,25 @@ class PartialBackend(Protocol):
 
     rest: Manifest | None
     runs: Sequence[bool]
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Cost of a run of a model, independent of the machine.
+
+    Attributes:
+        flops_a_row: Floating-point operations per row, a multiply-add counting as two; 0 = unknown.
+        weight_bytes: Bytes of weights, read once per run regardless of its rows.
+        bytes_a_row: Bytes of a row's inputs and outputs. Activations between layers are not counted, because
+            they may stay in caches.
+        int8_ops_a_row: Like ``flops_a_row``, for products of 8-bit integers.
+        notes: What could not be counted, as text.
+    """
+
+    flops_a_row: float = 0.0
+    weight_bytes: float = 0.0
+    bytes_a_row: float = 0.0
+    int8_ops_a_row: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable

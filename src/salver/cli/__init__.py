@@ -55,6 +55,10 @@ COMMANDS: Final = {
         "salver.features.cluster.placement.command:placement",
         "Show where the replicas of a cluster go, and why.",
     ),
+    "environments": (
+        "salver.cli.environments:environments",
+        "List and remove the Python environments that models have had made.",
+    ),
     "usage": (
         "salver.features.usage.command:usage",
         "Show what keys have used, by model and hour, or export it as CSV or Parquet.",

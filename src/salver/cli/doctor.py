@@ -115,6 +115,9 @@ def _check(manifest: "Manifest", trust_pickle: bool, timeout: float) -> LoadChec
         models = ", ".join(dict.fromkeys(name for name, _ in manifest.config.ensemble.models))
         notice = f"an ensemble of {models}: salver serve checks whether they fit together"
         return msgspec.structs.replace(check, notices=(*check.notices, notice))
+    if manifest.config.environment.path:
+        notice = "it has a Python environment of its own: salver serve makes it, and checks the model in it"
+        return msgspec.structs.replace(check, notices=(*check.notices, notice))
     try:
         signature = try_load(manifest, trust_pickle=trust_pickle, timeout=timeout)
     except SalverError as error:

@@ -78,11 +78,7 @@ def serve(
         exits_on_error=shutdown.exit_on_error,
         exits_if_none_loads=shutdown.exit_on_error is None and not storage.registry,
         front=_front(
-            (host, port),
-            shutdown.grace_seconds,
-            tls,
-            limits.cors_origins,
-            shares_port=execution.fronts > 1,
+            (host, port), shutdown.grace_seconds, tls, limits.cors_origins, shares_port=execution.fronts > 1
         ),
         api=tls.api(),
         control=control,
@@ -90,6 +86,7 @@ def serve(
         poll_seconds=poll_seconds,
         load=load,
         trust_pickle=trust_pickle,
+        allow_environments=execution.allow_environments,
         threads=execution.threads,
         instances=execution.instances,
         max_body_mb=limits.max_body_mb,

@@ -229,6 +229,13 @@ class Execution:
             "callers; on two cores that callers share 1 is best for fewer than 64 of them.",
         ),
     ] = 1
+    allow_environments: Annotated[
+        bool,
+        Parameter(
+            name="--allow-environments",
+            help="Allow Python environments that models name: making and using one runs its code.",
+        ),
+    ] = False
     memory: Annotated[
         str,
         Parameter(

@@ -23,7 +23,13 @@ with lazy_imports():
 
 
 #: Keys that would let whoever writes the models decide what the server allows.
-FLAGS_ONLY: Final = ("trust_pickle", "allow_remote_control", "allow_anonymous", "identity_file")
+FLAGS_ONLY: Final = (
+    "trust_pickle",
+    "allow_environments",
+    "allow_remote_control",
+    "allow_anonymous",
+    "identity_file",
+)
 _HEADER: Final = re.compile(r"\s*\[+\s*([^\[\]]+?)\s*\]")
 _ASSIGNMENT: Final = re.compile(r"\s*([\w\"'. -]+?)\s*=")
 Records = Mapping[str, type[msgspec.Struct]]

@@ -307,6 +307,20 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu_quota: float = 0.0
 
 
+class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Python environment of a model's host processes.
+
+    Attributes:
+        path: ``requirements.txt``, ``uv.lock``, MLflow's ``python_env.yaml``, an archive of an environment,
+            or the folder of an existing one; absolute, or in the model's folder. Empty = the server's own.
+        python: Python of which an environment is made: a version such as 3.13, or the path of an interpreter;
+            empty = that of the file, or else the server's own.
+    """
+
+    path: str = ""
+    python: str = ""
+
+
 class Versions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Version policy: the ``latest`` n, ``all``, or the ``specific`` versions."""
 
@@ -601,6 +615,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     only_outputs: bool = False
     batching: Batching = Batching()
     instances: Instances = Instances()
+    environment: Environment = Environment()
     versions: Versions = Versions()
     labels: dict[str, str] = {}
     default_label: str = ""
@@ -677,22 +692,3 @@ class LoadOrder(msgspec.Struct, frozen=True):
     config: str = ""
     files: Mapping[str, bytes] = _NO_FILES
     folder: str = ""
-
-
-class Cost(msgspec.Struct, frozen=True):
-    """Cost of a run of a model, independent of the machine.
-
-    Attributes:
-        flops_a_row: Floating-point operations per row, a multiply-add counting as two; 0 = unknown.
-        weight_bytes: Bytes of weights, read once per run regardless of its rows.
-        bytes_a_row: Bytes of a row's inputs and outputs. Activations between layers are not counted, because
-            they may stay in caches.
-        int8_ops_a_row: Like ``flops_a_row``, for products of 8-bit integers.
-        notes: What could not be counted, as text.
-    """
-
-    flops_a_row: float = 0.0
-    weight_bytes: float = 0.0
-    bytes_a_row: float = 0.0
-    int8_ops_a_row: float = 0.0
-    notes: tuple[str, ...] = ()

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from salver.backends.protocol import Cost
 from salver.features.tuning.ceilings import ceilings
-from salver.words.artifacts import Cost, Manifest
+from salver.words.artifacts import Manifest
 
 
 class Counting:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salver.backends.protocol import Cost
 from salver.features.tuning.choose import Setting
 from salver.features.tuning.grid import Limits
 from salver.features.tuning.profile import Cell, Measurement
@@ -23,7 +24,7 @@ from salver.features.tuning.results import (
 from salver.features.tuning.roofline import Ceilings
 from salver.features.tuning.search import Search
 from salver.stats.batch_law import BatchLaw
-from salver.words.artifacts import Cost, Objective
+from salver.words.artifacts import Objective
 
 LAW = BatchLaw(a=0.001, t0=0.004)
 P99 = Objective(latency_p99_ms=50)

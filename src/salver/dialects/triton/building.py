@@ -1,8 +1,6 @@
 """Parts of Triton's extensions of the Open Inference Protocol."""
 
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from salver.dialects.oip.faults import http_fault
@@ -23,7 +21,6 @@ from salver.words.artifacts import Manifest
 with lazy_imports():
     from salver.dialects.triton.agents import vet
     from salver.dialects.triton.config_view import first_response_bounds, metric_tags
-    from salver.dialects.triton.environments import Environments
     from salver.dialects.triton.grpc_methods import TritonMethods
     from salver.dialects.triton.http_operations import TritonOperations
     from salver.dialects.triton.log_settings import LogSwitches
@@ -31,7 +28,6 @@ with lazy_imports():
     from salver.dialects.triton.trace_settings import trace_config
     from salver.dialects.triton.tracing import Tracing
     from salver.dialects.triton.version_config import ModelConfigs, config_before_load
-    from salver.kernel.engine.spawn import Interpreter
     from salver.transport.grpc_table import GrpcTable
 
 
@@ -61,18 +57,11 @@ class _Monitor:
 
 
 class _Programs:
-    """Configuration and Python of models (:class:`salver.kernel.serving.loading.Programs`)."""
-
-    def __init__(self) -> None:
-        self._environments = Environments(Path(tempfile.gettempdir()))
+    """Configuration of models (:class:`salver.kernel.serving.loading.Programs`)."""
 
     def config(self, manifest: Manifest, instances: int) -> str:
         """Return the configuration as the model reads it."""
         return config_before_load(manifest, instances)
-
-    async def interpreter(self, manifest: Manifest) -> Interpreter | None:
-        """Return the Python that the model brings; None = this process's own."""
-        return await self._environments.open(manifest)
 
 
 async def build(kernel: Kernel, config: None) -> Parts:

@@ -95,6 +95,8 @@ class Inspector:
     def _signature(self, manifest: Manifest) -> tuple[Signature | None, tuple[str, ...]]:
         if manifest.config.ensemble.steps:
             return None, ("an ensemble: its tensors are known when it is served with its models",)
+        if manifest.config.environment.path:
+            return None, ("it has a Python environment of its own: its tensors are known when it is served",)
         if self._tries is None:
             return None, ("it was not loaded, so that its tensors are not known",)
         try:

@@ -19,6 +19,7 @@ from salver.features.registry.bucket import BucketArtifacts
 from salver.features.registry.registry import ModelRegistry
 from salver.stores.address import SCHEMES, is_address, mount_of, parse_address
 from salver.stores.opening import open_files
+from salver.stores.user_folders import user_folder
 from salver.words.errors import InvalidInput, NotFound
 
 FILE: Final = "salver.db"
@@ -40,10 +41,7 @@ class RegistryLocation(msgspec.Struct, frozen=True):
 
 def default_folder() -> str:
     """Return ``$XDG_DATA_HOME/salver/registry``, by default ``~/.local/share/salver/registry``."""
-    base = os.environ.get("XDG_DATA_HOME", "")
-    if not Path(base).is_absolute():  # the specification says to ignore relative paths
-        base = str(Path.home() / ".local" / "share")
-    return str(Path(base) / "salver" / "registry")
+    return str(user_folder("XDG_DATA_HOME", ".local/share") / "registry")
 
 
 def home_of(registry: str, artifacts: str = "") -> RegistryLocation:
@@ -103,14 +101,10 @@ def _with_files(url: str, artifacts: str) -> RegistryLocation:
     address = parse_address(artifacts)
     mark = hashlib.sha256(address.url.encode()).hexdigest()[:16]
     return RegistryLocation(
-        url, (mount_of(address, os.environ) or _cache()) / f"registry-{mark}", address.url
+        url,
+        (mount_of(address, os.environ) or user_folder("XDG_CACHE_HOME", ".cache")) / f"registry-{mark}",
+        address.url,
     )
-
-
-def _cache() -> Path:
-    """Return ``$XDG_CACHE_HOME/salver``, by default ``~/.cache/salver``."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "salver"
 
 
 async def open_registry(

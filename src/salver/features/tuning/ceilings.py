@@ -10,9 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from salver.backends.protocol import CountingBackend
+from salver.backends.protocol import Cost, CountingBackend
 from salver.features.tuning.roofline import Ceilings
-from salver.words.artifacts import Cost
 
 _LEAST, _MOST = 512 << 10, 64 << 20  # bytes read per thread: few calls, limited memory
 _SECONDS = 0.1

@@ -9,7 +9,7 @@ import math
 
 import msgspec
 
-from salver.words.artifacts import Cost
+from salver.backends.protocol import Cost
 
 
 class Ceilings(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import time
 import msgspec
 import numpy as np
 
-from salver.backends.protocol import Backend, CountingBackend
+from salver.backends.protocol import Backend, Cost, CountingBackend
 from salver.features.tuning.bench import Bench
 from salver.features.tuning.ceilings import ceilings
 from salver.features.tuning.choose import Setting
@@ -28,7 +28,7 @@ from salver.kernel.lifecycle.memory import usable_cores
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.loader import Loader
 from salver.kernel.serving.loading import Terms
-from salver.words.artifacts import Cost, Manifest
+from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import Signature
 

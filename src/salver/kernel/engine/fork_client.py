@@ -59,6 +59,7 @@ class _Imports(NamedTuple):
     names: tuple[str, ...]
     variables: frozenset[tuple[str, str]]
     folder: str
+    program: str
 
 
 class ForkServer:
@@ -70,7 +71,7 @@ class ForkServer:
         why_not: Why it never forks; empty = it does, or is not known yet.
     """
 
-    def __init__(self, names: Sequence[str], variables: Mapping[str, str]) -> None:
+    def __init__(self, names: Sequence[str], variables: Mapping[str, str], program: str) -> None:
         self._loop = asyncio.get_running_loop()
         self.dead: asyncio.Future[str] = self._loop.create_future()
         self.hosts = 0
@@ -85,7 +86,7 @@ class ForkServer:
             # Its imports' output is not a model's; the host that follows prints what matters once more.
             nothing = os.open(os.devnull, os.O_WRONLY)
             undo.callback(os.close, nothing)
-            self._process = execute(sys.executable, _PROGRAM, [theirs.fileno()], nothing, variables)
+            self._process = execute(program, _PROGRAM, [theirs.fileno()], nothing, variables)
             undo.callback(self._process.wait)
             undo.callback(self._process.kill)
             self._pidfd = os.pidfd_open(self._process.pid)
@@ -94,7 +95,8 @@ class ForkServer:
         self._sock.setblocking(False)
         self._loop.add_reader(self._sock, self._on_reply)
         self._loop.add_reader(self._pidfd, self._on_exit)
-        self._sock.send(msgspec.msgpack.encode(Preload(tuple(sys.path), tuple(names))))
+        path = tuple(sys.path) if program == sys.executable else ()
+        self._sock.send(msgspec.msgpack.encode(Preload(path, tuple(names))))
 
     def __repr__(self) -> str:
         state = f"{self.hosts} hosts"
@@ -244,11 +246,11 @@ class ForkServers:
         before = {name: value for name, value in plan.variables.items() if name not in set_since}
         # Without its own, ONNX Runtime would start a thread for telemetry, which no fork has.
         variables = {**plan.settings, **before}
-        key = _Imports(names, frozenset(variables.items()), str(Path.cwd()))
+        key = _Imports(names, frozenset(variables.items()), str(Path.cwd()), plan.program_path)
         server = self._servers.get(key)
         is_dead = server is not None and server.dead.done() and not server.why_not
         if server is None or is_dead:
-            server = self._servers[key] = ForkServer(names, variables)
+            server = self._servers[key] = ForkServer(names, variables, key.program)
         if server.why_not:
             return spawn(plan)
         with ExitStack() as undo, ExitStack() as theirs_too:

@@ -36,7 +36,7 @@ class Preload(msgspec.Struct, frozen=True, array_like=True):
     """First message.
 
     Attributes:
-        path: The server's ``sys.path``.
+        path: The server's ``sys.path``; empty in another Python, which has its own.
         names: Modules to import, and functions to call as ``module:function``; what raises is left to the
             hosts, whose loads raise it again.
     """
@@ -75,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _import(preload: Preload) -> None:
-    sys.path[:] = preload.path
+    if preload.path:
+        sys.path[:] = preload.path
     for name in preload.names:
         with contextlib.suppress(Exception):
             if ":" in name:

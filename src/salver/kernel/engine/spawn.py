@@ -76,6 +76,13 @@ class HostPlan(msgspec.Struct, frozen=True):
     starter: "Starter | None" = None
 
     @property
+    def program_path(self) -> str:
+        """Return the path of its interpreter."""
+        if self.interpreter is None:
+            return sys.executable
+        return self.interpreter.program
+
+    @property
     def settings(self) -> dict[str, str]:
         """Return the environment variables that it has by itself, unless they are set otherwise."""
         # Libraries read these when they are imported, so they must be set before the process starts.
@@ -268,12 +275,9 @@ def spawn(plan: HostPlan) -> HostHandles:
     """
     with ExitStack() as undo, ExitStack() as theirs_too:
         ends = open_ends(plan, undo, theirs_too)
-        program = sys.executable
-        if plan.interpreter is not None:
-            program = plan.interpreter.program
         variables = {**plan.variables, **_ALONE} if plan.forks else plan.variables
         output = ends.line.their_output
-        process = execute(program, "salver.kernel.engine.host", ends.passed, output, variables)
+        process = execute(plan.program_path, "salver.kernel.engine.host", ends.passed, output, variables)
         undo.callback(process.wait)
         undo.callback(process.kill)
         # Its id cannot be reused before the parent waits for it.

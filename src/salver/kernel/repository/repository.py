@@ -387,7 +387,8 @@ class Repository:
         brought, is_ensemble = manifest.brought, manifest.backend == "ensemble"
         if not brought or manifest.problem or self._config.trusts_code or is_ensemble:
             return manifest
-        if self._formats.touches_machine(manifest.backend, manifest.format):
+        has_environment = bool(manifest.config.environment.path)
+        if has_environment or self._formats.touches_machine(manifest.backend, manifest.format):
             return msgspec.structs.replace(manifest, problem=_refusal(manifest))
         link = None
         if brought != "config":
@@ -413,11 +414,14 @@ class Repository:
 def _refusal(manifest: Manifest) -> str:
     """Return why an upload is refused, and the remedy."""
     what, instead = _REFUSED[manifest.brought]
+    kind = manifest.format
+    if manifest.config.environment.path:
+        kind += " with a Python environment of its own"
     trust = "--trust-pickle"
     if manifest.brought == "path":
         trust = "--trust_pickle"
     return (
-        f"model '{manifest.id.name}' {what} {manifest.format} (backend {manifest.backend}). Loading or "
+        f"model '{manifest.id.name}' {what} {kind} (backend {manifest.backend}). Loading or "
         "running that can read and write files, use the network, run code or end the process. If you trust "
         f"all who can send such requests, start with {trust}; else {instead}"
     )

@@ -192,7 +192,7 @@ def _with_files(store: Store, folder: str, config: ModelConfig) -> tuple[ModelCo
     """Read or locate the files that a configuration names; return it with their paths in the store."""
     config, states = _with_states(store, folder, config)
     config, warmups = _located(store, folder, config)
-    return config, (*states, *warmups)
+    return config, (*states, *warmups, *_of_environment(store, folder, config))
 
 
 def _with_states(store: Store, folder: str, config: ModelConfig) -> tuple[ModelConfig, list[str]]:
@@ -239,6 +239,17 @@ def _located(store: Store, folder: str, config: ModelConfig) -> tuple[ModelConfi
         return config, ()
     warmup: Warmup = msgspec.structs.replace(config.warmup, samples=samples)
     return msgspec.structs.replace(config, warmup=warmup), tuple(sorted(paths))
+
+
+def _of_environment(store: Store, folder: str, config: ModelConfig) -> tuple[str, ...]:
+    """Return the path of the file that an environment is made of, if it is in the model's folder."""
+    path = config.environment.path
+    if not path or PurePath(path).is_absolute():
+        return ()
+    entry = store.stat(join(folder, path))
+    if entry is None or entry.is_folder:
+        return ()
+    return (join(folder, path),)
 
 
 def join(folder: str, name: str) -> str:

@@ -19,6 +19,7 @@ from salver.words.artifacts import (
     Control,
     Ensemble,
     EnsembleStep,
+    Environment,
     Fairness,
     Fallback,
     Instances,
@@ -286,6 +287,7 @@ _OF_MODELS: Final = (
     "backend",
     "filename",
     "instances",
+    "environment",
     "warmup",
     "objective",
     "priorities",
@@ -298,6 +300,7 @@ _OF_MODELS: Final = (
 _DEFAULTS: Final = ModelConfig()
 msgspec.json.Decoder(ModelConfig)  # prepared here, or the first reader would do it on its thread
 _MOST_LEVELS = 1024
+_PYTHON: Final = re.compile(r"\d+\.\d+")
 _MOST_PRICE = 1e6
 
 
@@ -366,15 +369,14 @@ def _check(config: ModelConfig) -> None:
     if part := sequences.conflict(config):
         raise ValueError(f"is not for models with sequences - at `$.{part}`")
     _check_promise(config)
+    _check_instances(config.instances)
+    _check_environment(config.environment)
     _check_batching(config)
     _check_labels(config)
     _check_logging(config.logging)
     for side in ("inputs", "outputs"):
         if problem := reshape.table_misfit(getattr(config, side), getattr(config.reshape, side)):
             raise ValueError(f"{problem} - at `$.reshape.{side}`")
-    for limit in config.instances.rate_limits:
-        if min(limit.count, limit.priority) < 1 or min(limit.resources.values(), default=0) < 0:
-            raise ValueError("must be at least 1, and resources at least 0 - at `$.instances.rate_limits`")
     if found := ragged.misfit(config):
         raise ValueError(f"{found[1]} - at `$.{found[0]}`")
     _check_queue(config)
@@ -392,16 +394,33 @@ def _check_labels(config: ModelConfig) -> None:
 
 
 def _check_promise(config: ModelConfig) -> None:
-    objective, instances = config.objective, config.instances
+    objective = config.objective
     if objective.rate and not (objective.latency_p99_ms or objective.deadline_ms):
         raise ValueError(
             "needs `latency_p99` or `deadline`: a rate is promised within a time - at `$.objective.rate`"
         )
+
+
+def _check_instances(instances: Instances) -> None:
     if instances.runner == "thread" and (instances.cpus or instances.cpu_quota):
         raise ValueError(
             'must be "process" for `cpus` or `cpu_quota`: threads of one process share its cores '
             "- at `$.instances.runner`"
         )
+    for limit in instances.rate_limits:
+        if min(limit.count, limit.priority) < 1 or min(limit.resources.values(), default=0) < 0:
+            raise ValueError("must be at least 1, and resources at least 0 - at `$.instances.rate_limits`")
+
+
+def _check_environment(wish: Environment) -> None:
+    if ".." in PurePath(wish.path).parts:
+        raise ValueError("must be absolute, or in the model's folder - at `$.environment.path`")
+    if wish.python and not (_PYTHON.fullmatch(wish.python) or PurePath(wish.python).is_absolute()):
+        raise ValueError(
+            "must be a version such as 3.13, or the path of an interpreter - at `$.environment.python`"
+        )
+    if wish.python and not wish.path:
+        raise ValueError("must name a requirements file - at `$.environment.path`")
 
 
 def _check_batching(config: ModelConfig) -> None:

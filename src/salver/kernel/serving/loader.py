@@ -43,6 +43,7 @@ with lazy_imports():
     from salver.kernel.engine.request_thread import RequestThreadRunner, SizedThreadRunner
     from salver.kernel.engine.sequences import Register
     from salver.kernel.engine.signatures import Signatures, SplitRunner
+    from salver.kernel.engine.spawn import Interpreter
     from salver.kernel.serving.sequences import load_sequences
     from salver.kernel.serving.steps import load_steps
 
@@ -91,6 +92,13 @@ class Loader:
         if manifest.config.ensemble.steps and kind not in self._additions.loaders:
             kind = "ensemble"
         loader = self._additions.loaders.get(kind)
+        has_environment = bool(manifest.config.environment.path)
+        if has_environment and (loader is not None or manifest.config.steps.vocabulary):
+            raise LoadFailed(
+                f"model '{manifest.id.name}' cannot have an environment of its own: it has no host processes",
+                field="environment",
+                fix="Give it to the models that it consists of, or leave it out.",
+            )
         servable = await (self._load(manifest) if loader is None else loader.load(manifest))
         for attach in prepared:
             if attach is not None:
@@ -132,7 +140,8 @@ class Loader:
 
     async def _choose(self, manifest: Manifest) -> tuple[Backend, Manifest]:
         """Return the backend for a version, and the manifest that it loads."""
-        for substitute in self._additions.substitutes:
+        substitutes = () if manifest.config.environment.path else self._additions.substitutes
+        for substitute in substitutes:
             if (found := await substitute.find(manifest)) is not None:
                 return found
         backend = self._backends.get(manifest.backend)
@@ -223,6 +232,13 @@ class Loader:
             raise
         return SplitRunner(runner.signature, [runner if is_own else rest for is_own in backend.runs])
 
+    async def _interpreter(self, backend: Backend, manifest: Manifest) -> Interpreter:
+        if self._terms.environments is None:
+            raise LoadFailed(
+                f"model '{manifest.id.name}': there are no environments here", field="environment"
+            )
+        return await self._terms.environments.open(manifest, is_program=backend.traits.reads_config)
+
     async def _open_runner(
         self, backend: Backend, manifest: Manifest, placement: Placement, instance: int | None
     ) -> Runner:
@@ -237,8 +253,8 @@ class Loader:
         kind = backend if isinstance(backend, type) else type(backend)
         reference = f"{kind.__module__}:{kind.__qualname__}"
         interpreter = None
-        if programs is not None and placement.runner == "process":
-            interpreter = await programs.interpreter(manifest)
+        if manifest.config.environment.path:
+            interpreter = await self._interpreter(backend, manifest)
         if self._additions.elsewhere is not None and instance is None and interpreter is None:
             there = await self._additions.elsewhere.open(reference, manifest, options)
             if there is not None:
@@ -257,7 +273,7 @@ class Loader:
                 run_timeout_s=manifest.config.instances.run_timeout_s,
                 server=callbacks.admit(manifest.id) if callbacks else None,
                 interpreter=interpreter,
-                starter=self._terms.starter(backend, manifest) if interpreter is None else None,
+                starter=self._terms.starter(backend, manifest),
             )
             runner.reruns = _reruns(backend, manifest, runner.signature)
             return runner

@@ -24,8 +24,9 @@ from salver.words.tensor import Array
 with lazy_imports():
     from salver.kernel.engine.fork_client import ForkServers
     from salver.kernel.engine.learned import LearnedRule
-    from salver.kernel.engine.spawn import Interpreter, Starter
+    from salver.kernel.engine.spawn import Starter
     from salver.kernel.engine.turns import ResourcePool
+    from salver.kernel.environments.service import Environments
     from salver.kernel.serving.model_callbacks import ModelCallbacks
 
 
@@ -42,6 +43,7 @@ class Terms(msgspec.Struct, frozen=True):
         callbacks: Answers the calls of models to the server; None = they cannot call it.
         pool: Resources that models share; None = not limited.
         forks: Fork servers of host processes; None = hosts are executed.
+        environments: Opens the environments of models; None = no model may have one.
     """
 
     cores: int
@@ -50,6 +52,7 @@ class Terms(msgspec.Struct, frozen=True):
     callbacks: ModelCallbacks | None = None
     pool: ResourcePool | None = None
     forks: ForkServers | None = None
+    environments: Environments | None = None
 
     def starter(self, backend: Backend, manifest: Manifest) -> Starter | None:
         """Return what starts a model's host processes; None = they are executed.
@@ -69,13 +72,14 @@ class Terms(msgspec.Struct, frozen=True):
         """Return a model's instance settings, completed by the defaults.
 
         A model from a request runs in a host process: frameworks validate little of what they read, and a
-        malicious file can crash the process.
+        malicious file can crash the process. One with an environment needs a process of that Python.
         """
         wish, fallback = manifest.config.instances, self.wish
         is_strange = manifest.brought in ("files", "path") and not self.trust_pickle
+        needs_process = is_strange or manifest.config.environment.path
         return msgspec.structs.replace(
             wish,
-            runner="process" if is_strange else wish.runner,
+            runner="process" if needs_process else wish.runner,
             count=wish.count or fallback.count,
             threads=wish.threads or fallback.threads,
         )
@@ -136,14 +140,10 @@ class StepWrapper(Protocol):
 
 
 class Programs(Protocol):
-    """Environment of models that read their own configuration (``Traits.reads_config``)."""
+    """Configuration of models that read their own (``Traits.reads_config``)."""
 
     def config(self, manifest: Manifest, instances: int) -> str:
         """Return the configuration in the form that the model reads."""
-        ...
-
-    async def interpreter(self, manifest: Manifest) -> Interpreter | None:
-        """Return the model's own Python interpreter; None = this process's. Raises LoadFailed."""
         ...
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from salver.words.artifacts import Chat
+from salver.words.artifacts import Chat, Environment
 from salver.words.errors import InvalidInput
 
 #: Backends whose models do not read parameters themselves; "" = by the file.
@@ -31,6 +31,8 @@ _CHAT: Final = {
     "salver_tokenizer": "tokenizer",
     "salver_tool_call_parser": "tools",
 }
+_ENVIRONMENT: Final = "EXECUTION_ENV_PATH"
+_MODEL_FOLDER: Final = "$$TRITON_MODEL_DIRECTORY/"
 _PARSERS: Final = ("", "llama3", "mistral")
 
 
@@ -51,6 +53,25 @@ def chat_of(message: Any, origin: str) -> Chat:
             field="parameters",
         )
     return Chat(**settings)
+
+
+def environment_of(message: Any, backend: str, origin: str) -> Environment:
+    """Return the Python environment that a program names (TR-A4).
+
+    Raises:
+        InvalidInput: its path is relative.
+    """
+    if backend in PLAIN or _ENVIRONMENT not in message.parameters:
+        return Environment()
+    path = message.parameters[_ENVIRONMENT].string_value
+    inside = path.removeprefix(_MODEL_FOLDER)
+    if path and inside == path and not path.startswith("/"):
+        raise InvalidInput(
+            f"{origin}: {_ENVIRONMENT} '{path}' is no path of a file or folder",
+            field=f"parameters.{_ENVIRONMENT}",
+            fix=f"Write an absolute path, or one that starts with {_MODEL_FOLDER}.",
+        )
+    return Environment(inside)
 
 
 def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, dict[str, str]]:

@@ -13,7 +13,7 @@ import msgspec
 from salver.dialects.triton.config import ensemble
 from salver.dialects.triton.config.ensemble import PLATFORM
 from salver.dialects.triton.config.instances import instances_of
-from salver.dialects.triton.config.parameters import PLAIN, chat_of, parameters_of
+from salver.dialects.triton.config.parameters import PLAIN, chat_of, environment_of, parameters_of
 from salver.dialects.triton.config.queueing import limited, priorities_of, queue_of
 from salver.dialects.triton.config.raggedness import ragged_of
 from salver.dialects.triton.config.sequences import sequences_of
@@ -156,7 +156,6 @@ def translate(message: Any, origin: str, name: str) -> Translation:
     backend = "" if is_ensemble else _backend(message, origin)
     instances = instances_of(message, origin, notices)
     threads, options = parameters_of(message, backend, notices)
-    queue = queue_of(message.dynamic_batching, origin, name)
     if is_ensemble and (problem := _unfit_ensemble(message, name)):
         raise InvalidInput(f"{origin}: {problem}", field="ensemble_scheduling")
     runner: Literal["process", "auto"] = "process" if "module" in options else "auto"
@@ -168,8 +167,9 @@ def translate(message: Any, origin: str, name: str) -> Translation:
         only_outputs=bool(message.output),
         batching=_batching(message, origin, name),
         priorities=priorities_of(message.dynamic_batching, origin, name),
-        queue=queue,
+        queue=queue_of(message.dynamic_batching, origin, name),
         instances=msgspec.structs.replace(instances, threads=threads, runner=runner),
+        environment=environment_of(message, backend, origin),
         options=options,
         chat=chat_of(message, origin),
         versions=_versions(message, origin, name),
@@ -196,8 +196,8 @@ def translate(message: Any, origin: str, name: str) -> Translation:
             field="sequence_batching",
         )
     config = msgspec.structs.replace(config, ragged=ragged or Ragged())
-    if queue is not None:
-        config = limited(config, queue, message.model_transaction_policy.decoupled, notices)
+    if config.queue is not None:
+        config = limited(config, config.queue, message.model_transaction_policy.decoupled, notices)
     _check_metrics(message, origin, notices)
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
     return Translation(config, labels, tuple(dict.fromkeys(notices)), message.SerializeToString())
