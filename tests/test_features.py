@@ -7,13 +7,18 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import grpc
 import pytest
 from zoo import write_mlp
 
+from salver.configuration import ServeConfig
 from salver.feature import Feature, discover
+from salver.parts import Kernel, build
 from salver.testing.process import ServerProcess
+from salver.words.errors import InvalidInput
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "greeter"
 BODY = {"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [0.5] * 16}]}
@@ -110,3 +115,16 @@ def test_a_feature_that_cannot_be_imported_is_left_out(caplog: pytest.LogCapture
     assert [feature.name for feature in discover(entries)] == ["c"]  # type: ignore[arg-type]
     assert "no module x" in caplog.text
     assert "no salver.feature.Feature" in caplog.text
+
+
+@pytest.mark.parametrize("is_asked_for", [False, True])
+async def test_a_feature_that_cannot_be_built_is_left_out_unless_it_is_asked_for(is_asked_for: bool) -> None:
+    tables = dict.fromkeys(["lacking"] * is_asked_for, dict[str, object]())
+    kernel = SimpleNamespace(config=ServeConfig(tables=tables), parts=[])
+    building = build([Feature("lacking", "salver.no_such_module:build")], cast("Kernel", kernel))
+    if is_asked_for:
+        with pytest.raises(InvalidInput, match="no_such_module"):
+            await building
+    else:
+        await building
+    assert kernel.parts == []

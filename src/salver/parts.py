@@ -295,15 +295,21 @@ class Kernel(msgspec.Struct, eq=False):
 
 
 async def build(features: Iterable[Feature], kernel: Kernel) -> None:
-    """Build every feature that the configuration uses, in the order given, into ``kernel.parts``."""
+    """Build every feature that the configuration uses, in the order given, into ``kernel.parts``.
+
+    Raises:
+        InvalidInput: a feature that the configuration asks for cannot be imported; others are left out.
+    """
     for feature in features:
-        config = None
+        config, table = None, feature.table or feature.name
         if feature.config:
-            config = kernel.config.table(feature.table or feature.name, feature.config)
+            config = kernel.config.table(table, feature.config)
         if feature.build and feature.is_used(config):
             try:
                 builder = load(feature.build)
             except InvalidInput as error:
+                if table in kernel.config.tables:
+                    raise
                 _LOG.warning("the feature %r is left out: %s", feature.name, error)
                 continue
             kernel.parts.append(await builder(kernel, config))
