@@ -65,6 +65,17 @@ CASES: dict[str, tuple[Step | None, Step | None]] = {
                              Refuse(ModelId("a", "1"), 1, [])),
     "measured use counts": (step(A, version("b", need=10), demanded="a", used=95), evict("b", "room")),
     "a load counts with its peak": (step(A, version("b", "loading", 10, peak=75), demanded="a"), None),
+    "an estimate is believed of what loads alone": (
+        step(version("a", "absent", 60, is_estimated=True), demanded="a"), admit("a")),
+    "and beside others four times as much is kept free": (
+        step(version("a", "absent", 19, is_estimated=True), version("b", "loading", 5), demanded="a"), None),
+    "also by those others": (
+        step(version("a", "absent", 5), version("b", "loading", 19, is_estimated=True), demanded="a"), None),
+    "where there is much room, loads go side by side": (
+        step(version("a", "absent", 5, is_estimated=True), version("b", "loading"), demanded="a"), admit("a"),
+    ),
+    "eager ones likewise": (
+        step(version("a", "absent", 19, is_estimated=True), version("b", "loading", 5), hoped="a"), None),
     "what leaves counts until it is gone": (step(A, version("b", "leaving", 75), demanded="a"), None),
     "the least value makes room": (
         step(version("a", "absent", 30), version("b", need=40, rate=5.0), version("c", need=40, rate=1.0),
@@ -235,16 +246,18 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(
         need=st.integers(1, 900), slack=st.floats(0, 1), peak=st.floats(1, 2.5), pinned=st.integers(0, 9),
-        tenant=st.sampled_from(["", "s", "t"]), share=st.sampled_from([0, 0, 200]),
+        tenant=st.sampled_from(["", "s", "t"]), share=st.sampled_from([0, 0, 200]), estimated=st.booleans(),
     )  # fmt: skip
     @precondition(lambda self: len(self.versions) < 8)
-    def arrive(self, need: int, slack: float, peak: float, pinned: int, tenant: str, share: int) -> None:
+    def arrive(
+        self, need: int, slack: float, peak: float, pinned: int, tenant: str, share: int, estimated: bool
+    ) -> None:
         id = ModelId(f"m{len(self.versions)}", "1")
         self.true[id] = max(1, int(need * (1 - slack)))
         self.room[id] = need - self.true[id]
         self.versions[id] = Version(
             id, "absent", need, int(need * peak), is_pinned=pinned == 0, min_s=5.0, idle_s=60.0,
-            tenant=tenant, share=share, chance=slack,
+            tenant=tenant, share=share, chance=slack, is_estimated=estimated,
         )  # fmt: skip
 
     @rule(data=st.data())
@@ -262,7 +275,9 @@ class Interleavings(RuleBasedStateMachine):
         id = data.draw(st.sampled_from(loading))
         self.move(id, "resident" if outcome == "loaded" else "absent")
         if outcome == "loaded":  # what is measured, and what it may grow by
-            self.versions[id] = replace(self.versions[id], need=self.true[id] + self.room[id])
+            self.versions[id] = replace(
+                self.versions[id], need=self.true[id] + self.room[id], is_estimated=False
+            )
 
     @rule(data=st.data(), share=st.floats(0, 1))
     @precondition(lambda self: any(each.place == "resident" for each in self.versions.values()))
@@ -294,7 +309,9 @@ class Interleavings(RuleBasedStateMachine):
         leaving = [id for id, each in self.versions.items() if each.place == "leaving"]
         id = data.draw(st.sampled_from(leaving))
         self.move(id, "absent")
-        self.leaked.pop(id, None)
+        leaked = self.leaked.pop(id, 0)  # is given back, too
+        self.true[id] -= leaked
+        self.versions[id] = replace(self.versions[id], need=self.versions[id].need - leaked)
 
     @rule(data=st.data(), held=st.booleans())
     @precondition(lambda self: any(each.place == "resident" for each in self.versions.values()))

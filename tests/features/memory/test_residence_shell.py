@@ -132,7 +132,9 @@ async def test_eager_versions_are_loaded_while_there_is_room(make: Callable[[int
     world = make(100)
     await world.serve(*(m(name, residence="eager") for name in "abcd"), m("e"))
     await auntil(lambda: "loading" not in world.places().values())
-    assert world.places() == {"a": "resident", "b": "resident", "c": "absent", "d": "absent", "e": "absent"}
+    # One after another, so that each is measured: by their estimates, two would have had room.
+    assert world.places() == {"a": "resident", "b": "resident", "c": "resident", "d": "absent", "e": "absent"}
+    assert all(each.is_measured for each in world.residence.residents.all.values() if each.is_up)
 
 
 async def test_a_thousand_callers_load_it_once(make: Callable[[int], World]) -> None:

@@ -19,6 +19,8 @@ from salver.words.messages import ModelId
 PATIENCE_S: Final = 1.0
 #: Price of a load, in parts of its time: it takes CPU and disk from requests, and memory for a moment.
 LOAD_PRICE: Final = 0.2
+#: What is kept free for a version that was never measured, by its estimate, while others come and go.
+DOUBT: Final = 4
 Place = Literal["absent", "loading", "resident", "leaving"]
 
 
@@ -30,6 +32,7 @@ class Version(msgspec.Struct, frozen=True):
         peak: The most while it loads.
         leaked: Part of ``need`` that it has grown by without a reason.
         restarts: A host process of it has died, and is loaded again whatever is decided here.
+        is_estimated: ``need`` and ``peak`` are estimates, which a load that has nothing beside it corrects.
         is_pinned: It never makes room.
         is_held: Requests use it, or another resident version needs it.
         since: When it came into memory.
@@ -52,6 +55,7 @@ class Version(msgspec.Struct, frozen=True):
     is_pinned: bool = False
     is_held: bool = False
     restarts: bool = False
+    is_estimated: bool = False
     since: float = 0.0
     last: float = 0.0
     rate: float = 0.0
@@ -183,15 +187,16 @@ def next_step(snapshot: Snapshot) -> Step | None:
             return Evict(leaking.id, "over")
         beyond = shares.may_go(ripe, used, snapshot.tenants, None) or ripe
         return Evict(beyond[0].id, "over")
-    room = snapshot.budget - committed(snapshot)
+    room = snapshot.budget - committed(snapshot) - _doubt(snapshot)
     by_id = {version.id: version for version in snapshot.versions}
     waiting = [by_id[id] for id, _ in snapshot.demanded]
     ceilings = [shares.below_ceiling(version, used, snapshot.tenants) for version in waiting]
     served = len(waiting)
     for number, (version, ceiling) in enumerate(zip(waiting, ceilings, strict=True)):
-        if version.peak <= room and (ceiling is None or version.peak <= ceiling):
+        asks = _asks(version, is_alone=is_quiet)
+        if asks <= room and (ceiling is None or version.peak <= ceiling):
             return Admit(version.id)
-        if version.peak > room and now - snapshot.demanded[number].since > PATIENCE_S:
+        if asks > room and now - snapshot.demanded[number].since > PATIENCE_S:
             served = number + 1  # those that wait behind it get no room before it has some
             break
     for version in waiting:
@@ -208,11 +213,25 @@ def next_step(snapshot: Snapshot) -> Step | None:
     if not waiting:
         for version in snapshot.hoped:
             ceiling = shares.below_ceiling(version, used, snapshot.tenants)
-            if version.peak <= room and (ceiling is None or version.peak <= ceiling):
+            asks = _asks(version, is_alone=is_quiet)
+            if asks <= room and (ceiling is None or version.peak <= ceiling):
                 return Admit(version.id)
         if is_quiet:
             return _ahead(snapshot, room, used)
     return None
+
+
+def _asks(version: Version, *, is_alone: bool) -> int:
+    """Return the bytes that have to be free for a load to begin."""
+    if version.is_estimated and not is_alone:
+        return DOUBT * version.peak
+    return version.peak
+
+
+def _doubt(snapshot: Snapshot) -> int:
+    """Return the bytes that stay free beside loads of which nobody knows what they take."""
+    loading = (each for each in snapshot.versions if each.place == "loading" and each.is_estimated)
+    return (DOUBT - 1) * sum(each.peak for each in loading)
 
 
 def _ripe(snapshot: Snapshot) -> list[Version]:

@@ -115,6 +115,7 @@ class Resident:
             is_pinned=bool(self.stays),
             is_held=is_held,
             restarts=restarts,
+            is_estimated=not (self.is_measured or self.is_hosted),
             since=self.since,
             last=self.last,
             rate=self.expected(now),
