@@ -146,7 +146,10 @@ class Crowd:
     def meet(self, name: str) -> None:
         """Learn what a model takes and answers."""
         inputs = []
-        for spec in json.loads(self.server.get(f"/v2/models/{name}")[1])["inputs"]:
+        status, body = self.server.get(f"/v2/models/{name}")
+        if status != 200:
+            raise SystemExit(f"{name} tells no metadata: {body.decode(errors='replace')[:300]}")
+        for spec in json.loads(body)["inputs"]:
             values = example(spec)
             given = triton.InferInput(spec["name"], list(values.shape), spec["datatype"])
             given.set_data_from_numpy(values)
