@@ -91,8 +91,18 @@ def test_nothing_is_collected_once_the_memory_is_free(monkeypatch: pytest.Monkey
     used = memory.resident_bytes(os.getpid())
     memory.give_back_memory(2 * used)
     assert not collected
+    monkeypatch.setattr(memory._Collected, "resident", 0)
     memory.give_back_memory(used // 2)
-    assert collected
+    assert collected == [True]
+    memory.give_back_memory(used // 2)
+    assert collected == [True], "nothing has come since"
+    kept = bytearray(32 << 20)
+    kept[:: 1 << 12] = bytes(1 << 13)
+    memory.give_back_memory(used // 2)
+    assert collected == [True, True]
+    memory.give_back_memory()
+    assert collected == [True, True, True]
+    del kept
 
 
 @pytest.mark.parametrize("is_tuned", [True, False])

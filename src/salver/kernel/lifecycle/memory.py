@@ -18,6 +18,7 @@ _SIZES = frozenset(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GROUPS = Path("/sys/fs/cgroup")
 _LARGEST = 32 << 20  # bytes of a piece on the heap; larger ones are mapped
+_LITTLE = 4 << 20  # bytes that are not worth a collection
 _tuned = threading.Event()  # objects frozen by this process
 
 
@@ -33,6 +34,12 @@ def tune_interpreter() -> None:
     _tuned.set()
     gc.set_threshold(20_000, 50, 100)
     sys.setswitchinterval(0.0005)
+
+
+class _Collected:
+    """Resident bytes of this process after its last collection for an unloaded model."""
+
+    resident = 0
 
 
 @functools.cache
@@ -135,11 +142,12 @@ def give_back_memory(enough: int = -1) -> None:
     by an embedding program stay frozen: traversing a large program takes seconds.
 
     Args:
-        enough: Resident bytes of this process at which nothing is left to collect.
+        enough: Resident bytes of this process at which nothing is left to collect; nor is anything if it has
+            hardly grown since the last collection, as by updates of a small model. -1 = collect anyway.
     """
     with _ONE_AT_A_TIME:  # a concurrent collection would make this one a no-op
         trim_heap()
-        if resident_bytes(os.getpid()) <= enough:
+        if enough >= 0 and resident_bytes(os.getpid()) <= max(enough, _Collected.resident + _LITTLE):
             return
         if _tuned.is_set():
             gc.unfreeze()  # frozen objects may belong to the unloaded model
@@ -147,6 +155,7 @@ def give_back_memory(enough: int = -1) -> None:
         if _tuned.is_set():
             gc.freeze()
         trim_heap()
+        _Collected.resident = resident_bytes(os.getpid())
 
 
 def trim_heap() -> None:
