@@ -119,7 +119,9 @@ def test_a_feature_that_cannot_be_imported_is_left_out(caplog: pytest.LogCapture
 
 @pytest.mark.parametrize("is_asked_for", [False, True])
 async def test_a_feature_that_cannot_be_built_is_left_out_unless_it_is_asked_for(is_asked_for: bool) -> None:
-    tables = dict.fromkeys(["lacking"] * is_asked_for, dict[str, object]())
+    tables: dict[str, dict[str, object]] = {}
+    if is_asked_for:
+        tables["lacking"] = {}
     kernel = SimpleNamespace(config=ServeConfig(tables=tables), parts=[])
     building = build([Feature("lacking", "salver.no_such_module:build")], cast("Kernel", kernel))
     if is_asked_for:

@@ -140,7 +140,8 @@ class ForkedProcess:
     def send_signal(self, sig: int) -> None:
         """Send a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, sig)
+            with contextlib.suppress(ProcessLookupError):  # it may end meanwhile
+                os.kill(self.pid, sig)
 
     def kill(self) -> None:
         """Kill it."""

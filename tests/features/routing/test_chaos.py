@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from faulty_instances import (
     FAULTS,
+    LETTERS,
     NAME,
     OUTAGES,
     STREAM_BODY,
@@ -67,6 +68,16 @@ class Callers:
         await auntil(lambda: self.answered > before + 20)
 
 
+async def until_asked(cluster: Cluster) -> None:
+    """Wait until the first instance gets requests; one that was slow before is tried after half a minute."""
+    before = (await cluster.view()).instances[0].answered
+
+    async def is_asked() -> bool:
+        return (await cluster.view()).instances[0].answered > before
+
+    await auntil(is_asked, cluster.front.output)
+
+
 async def until_noticed(cluster: Cluster, fault: str) -> None:
     """Wait until the server in front has seen that something is wrong with the first instance."""
     before = (await cluster.view()).instances[0].failed
@@ -108,7 +119,8 @@ def test_callers_notice_no_fault_of_one_instance(
         await cluster.until_all_available()
         async with Callers(cluster).calling() as callers:
             await callers.some_more()
-            for _ in range(size(5, 1)):
+            for _ in range(size(2, 1)):
+                await until_asked(cluster)
                 async with FAULTS[fault](cluster):
                     await until_noticed(cluster, fault)
                     if fault == "wrong answers":
@@ -170,9 +182,13 @@ def test_a_stream_ends_whole_or_with_an_error(runner: asyncio.Runner, cluster: C
         before = ends["whole"]
         await auntil(lambda: ends["whole"] > before + 6, cluster.front.output)
 
+    async def all_available() -> bool:
+        return {each.state for each in (await cluster.view(LETTERS)).instances} == {"available"}
+
     async def suffer() -> None:
         async with asyncio.TaskGroup() as callers:
             tasks = [callers.create_task(call()) for _ in range(6)]
+            await auntil(all_available, cluster.front.output)
             await some_more()
             async with STREAM_FAULTS[fault](cluster):
                 await auntil(lambda: ends["broken"], cluster.front.output)

@@ -161,8 +161,7 @@ class Misfit(NamedTuple):
 def misfit(config: ModelConfig, here: Machine | None = None) -> Misfit | None:
     """Return the first number that is out of bounds on this machine; None if there is none.
 
-    >>> from salver.kernel.lifecycle.memory import memory_bytes, usable_cores
-    from salver.words.artifacts import Instances
+    >>> from salver.words.artifacts import Instances
     >>> print(misfit(ModelConfig(instances=Instances(count=10**9)), Machine(2, 1 << 34)).problem)
     is 1000000000, and must be at most 128 (64 for each of the 2 cores that this server may use)
     """
