@@ -1,7 +1,6 @@
 """Parts of a server whose models run on a cluster."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -15,6 +14,7 @@ from salver.features.cluster.replicas import Care, ReplicaRunner
 from salver.features.memory.estimates import estimate
 from salver.features.routing import Routing
 from salver.kernel.engine.control import Load
+from salver.kernel.lifecycle.memory import memory_bytes
 from salver.kernel.serving.loading import Additions
 from salver.parts import Kernel, Parts
 from salver.words.artifacts import Manifest
@@ -36,7 +36,7 @@ class ClusterEngine:
     async def prepare(self) -> None:
         """Connect to the cluster. Raises NotReady."""
         if self._config.engine == "processes":
-            self._cluster = LocalCluster(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+            self._cluster = LocalCluster(memory_bytes())
         else:
             self._cluster = await RayCluster.connect(self._config.address)
         nodes = await self._cluster.nodes()
