@@ -11,7 +11,6 @@ failure.
 import argparse
 import asyncio
 import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -46,16 +45,7 @@ def main() -> int:
         kinds, per_drain = dict.fromkeys(CALLERS, given.callers), dict.fromkeys(CALLERS, each)
         tally = asyncio.run(drained(servers, given.drains, kinds, per_drain))
         seconds = time.monotonic() - began
-    report = {
-        "drains": given.drains,
-        "seconds": round(seconds, 1),
-        "answered": dict(tally.answered),
-        "told_to_close": dict(tally.moved),
-        "failures": len(tally.failures),
-        "first": tally.failures[:5],
-    }
-    print(json.dumps(report, indent=2))
-    return 1 if tally.failures else 0
+    return tally.report(drains=given.drains, seconds=round(seconds, 1), told_to_close=dict(tally.moved))
 
 
 if __name__ == "__main__":

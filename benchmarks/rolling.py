@@ -12,7 +12,6 @@ connection until they are told to close it. Held to: not one failure, a refused 
 import argparse
 import asyncio
 import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -36,15 +35,7 @@ def main() -> int:
         write_constant(folder / "repository", 1)
         began = time.monotonic()
         tally = asyncio.run(rolled(folder, given.restarts, given.lag, given.delay, given.callers))
-    report = {
-        "restarts": given.restarts,
-        "seconds": round(time.monotonic() - began, 1),
-        "answered": dict(tally.answered),
-        "failures": len(tally.failures),
-        "first": tally.failures[:5],
-    }
-    print(json.dumps(report, indent=2))
-    return 1 if tally.failures else 0
+    return tally.report(restarts=given.restarts, seconds=round(time.monotonic() - began, 1))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,17 @@ class Tally:
         """An exchange went wrong."""
         self.failures.append(f"{kind}: {what!r}")
 
+    def report(self, **run: object) -> int:
+        """Print what a run was, and what callers saw; return 1 where one of them saw a failure."""
+        told = {
+            **run,
+            "answered": dict(self.answered),
+            "failures": len(self.failures),
+            "first": self.failures[:5],
+        }
+        print(json.dumps(told, indent=2))
+        return int(bool(self.failures))
+
 
 class Ports:
     """Where servers are, also some that are being drained or started."""
