@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
 from salver.features.memory.policy import (
@@ -15,9 +15,12 @@ from salver.features.memory.policy import (
     Snapshot,
     Step,
     Version,
+    Wish,
+    committed,
+    counted,
     next_step,
 )
-from salver.features.memory.shares import Tenant
+from salver.features.memory.shares import Tenant, taken
 from salver.words.messages import ModelId
 
 
@@ -224,10 +227,15 @@ class Interleavings(RuleBasedStateMachine):
         self.demanded: list[ModelId] = []
         self.refused = 0
         self.leaked: dict[ModelId, int] = {}
+        self.rest = 0  # bytes that belong to nobody
+
+    @initialize(rest=st.sampled_from([0, 50]))
+    def begin(self, rest: int) -> None:
+        self.rest = rest
 
     def used(self) -> int:
         """What is really used, with every load at its peak."""
-        total = BASE
+        total = BASE + self.rest
         for id, each in self.versions.items():
             if each.place == "loading":
                 total += each.peak
@@ -237,8 +245,12 @@ class Interleavings(RuleBasedStateMachine):
 
     def measured(self) -> int:
         """What can be measured: loads may not have grown yet."""
-        return BASE + sum(
-            self.true[id] for id, each in self.versions.items() if each.place in ("resident", "leaving")
+        return (
+            BASE
+            + self.rest
+            + sum(
+                self.true[id] for id, each in self.versions.items() if each.place in ("resident", "leaving")
+            )
         )
 
     def move(self, id: ModelId, place: Place) -> None:
@@ -247,17 +259,19 @@ class Interleavings(RuleBasedStateMachine):
     @rule(
         need=st.integers(1, 900), slack=st.floats(0, 1), peak=st.floats(1, 2.5), pinned=st.integers(0, 9),
         tenant=st.sampled_from(["", "s", "t"]), share=st.sampled_from([0, 0, 200]), estimated=st.booleans(),
+        least=st.sampled_from([1.0, 0.5]),
     )  # fmt: skip
     @precondition(lambda self: len(self.versions) < 8)
     def arrive(
-        self, need: int, slack: float, peak: float, pinned: int, tenant: str, share: int, estimated: bool
-    ) -> None:
+        self, need: int, slack: float, peak: float, pinned: int, tenant: str, share: int, estimated: bool,
+        least: float,
+    ) -> None:  # fmt: skip
         id = ModelId(f"m{len(self.versions)}", "1")
         self.true[id] = max(1, int(need * (1 - slack)))
         self.room[id] = need - self.true[id]
         self.versions[id] = Version(
             id, "absent", need, int(need * peak), is_pinned=pinned == 0, min_s=5.0, idle_s=60.0,
-            tenant=tenant, share=share, chance=slack, is_estimated=estimated,
+            tenant=tenant, share=share, chance=slack, is_estimated=estimated, least=max(1, int(need * least)),
         )  # fmt: skip
 
     @rule(data=st.data())
@@ -275,9 +289,8 @@ class Interleavings(RuleBasedStateMachine):
         id = data.draw(st.sampled_from(loading))
         self.move(id, "resident" if outcome == "loaded" else "absent")
         if outcome == "loaded":  # what is measured, and what it may grow by
-            self.versions[id] = replace(
-                self.versions[id], need=self.true[id] + self.room[id], is_estimated=False
-            )
+            need, due = self.true[id] + self.room[id], self.room[id]
+            self.versions[id] = replace(self.versions[id], need=need, due=due, is_estimated=False)
 
     @rule(data=st.data(), share=st.floats(0, 1))
     @precondition(lambda self: any(each.place == "resident" for each in self.versions.values()))
@@ -285,7 +298,21 @@ class Interleavings(RuleBasedStateMachine):
         id = data.draw(
             st.sampled_from([id for id, each in self.versions.items() if each.place == "resident"])
         )
-        self.true[id] += int((self.versions[id].need - self.true[id]) * share)
+        size = int(self.versions[id].due * share)
+        self.true[id] += size
+        self.versions[id] = replace(self.versions[id], due=self.versions[id].due - size)
+
+    @rule(data=st.data(), share=st.floats(0, 1))
+    @precondition(lambda self: any(each.place == "resident" for each in self.versions.values()))
+    def allow(self, data: st.DataObject, share: float) -> None:
+        """Let a version do larger runs, with what is left."""
+        up = [each for each in self.versions.values() if each.place == "resident"]
+        chosen = data.draw(st.sampled_from(up))
+        left = BUDGET - committed(self.snapshot())
+        if (ceiling := TENANTS.get(chosen.tenant, Tenant()).ceiling) > 0:
+            left = min(left, ceiling - taken(counted(self.snapshot()))[chosen.tenant])
+        more = max(0, int(left * share))
+        self.versions[chosen.id] = replace(chosen, need=chosen.need + more, due=chosen.due + more)
 
     @rule(data=st.data(), size=st.integers(1, 300))
     @precondition(lambda self: any(each.place == "resident" for each in self.versions.values()))
@@ -296,7 +323,9 @@ class Interleavings(RuleBasedStateMachine):
         self.true[id] += size
         beyond = max(0, self.true[id] - self.versions[id].need)
         self.leaked[id] = self.leaked.get(id, 0) + beyond
-        self.versions[id] = replace(self.versions[id], need=self.versions[id].need + beyond)
+        need = self.versions[id].need + beyond
+        due = min(self.versions[id].due, need - self.true[id])  # the leak has taken some of it
+        self.versions[id] = replace(self.versions[id], need=need, due=due)
 
     @rule(data=st.data())
     @precondition(lambda self: self.demanded)
@@ -324,20 +353,27 @@ class Interleavings(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
+    def snapshot(self) -> Snapshot:
+        demands = [Demand(id, self.now - 1.0) for id in self.demanded]
+        likely = [each for each in self.versions.values() if each.place == "absent"]
+        wish = max(
+            (Wish(id, 100) for id, each in self.versions.items() if each.place == "resident"), default=None
+        )
+        return Snapshot(
+            self.now, BUDGET, BASE, self.measured(), list(self.versions.values()), demands,
+            tenants=TENANTS, likely=likely, wish=wish,
+        )  # fmt: skip
+
     @rule()
     def advance(self) -> None:
         for _ in range(100):
-            demands = [Demand(id, self.now - 1.0) for id in self.demanded]
-            likely = [each for each in self.versions.values() if each.place == "absent"]
-            snapshot = Snapshot(
-                self.now, BUDGET, BASE, self.measured(), list(self.versions.values()), demands,
-                tenants=TENANTS, likely=likely,
-            )  # fmt: skip
-            match next_step(snapshot):
+            match next_step(self.snapshot()):
                 case None:
                     return
-                case Admit(id):
+                case Admit(id, _, is_tight):
                     assert self.versions[id].place == "absent"
+                    if is_tight:
+                        self.shrink(id)
                     self.demanded = [each for each in self.demanded if each != id]
                     self.move(id, "loading")
                 case Evict(id, why):
@@ -351,6 +387,13 @@ class Interleavings(RuleBasedStateMachine):
                     self.demanded.remove(id)
                     self.refused += 1
         raise AssertionError("the steps do not end")
+
+    def shrink(self, id: ModelId) -> None:
+        """Load a version for small runs only."""
+        least = self.versions[id].least
+        self.versions[id] = replace(self.versions[id], need=least, peak=least)
+        self.true[id] = min(self.true[id], least)
+        self.room[id] = least - self.true[id]
 
     def held(self, tenant: str) -> int:
         up = [(id, each) for id, each in self.versions.items() if each.tenant == tenant]

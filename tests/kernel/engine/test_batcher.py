@@ -157,6 +157,7 @@ STEPS = st.lists(
         ),
         st.tuples(st.just("take"), st.floats(0.0, 3.0)),
         st.tuples(st.just("discard"), st.integers(0, 40)),
+        st.tuples(st.just("limit"), st.integers(1, 8)),
     ),
     max_size=60,
 )
@@ -185,8 +186,7 @@ def test_every_request_leaves_exactly_once_and_in_order(policy, steps):
         order.extend(batch.members)
         assert batch.rows == sum(w.rows for w in batch.members)
         assert len({w.key for w in batch.members}) <= 1
-        limit = policy.max_rows if policy.enabled else 1
-        assert batch.rows <= limit or len(batch.members) == 1
+        assert batch.rows <= batcher.most_rows or len(batch.members) == 1
         assert all(w.deadline is None or w.deadline > now for w in batch.members)
         assert all(w.deadline is not None and w.deadline <= now for w in batch.expired)
 
@@ -203,6 +203,8 @@ def test_every_request_leaves_exactly_once_and_in_order(policy, steps):
         elif step[0] == "take":
             now += step[1]
             take()
+        elif step[0] == "limit":
+            batcher.most_rows = min(step[1], policy.max_rows if policy.enabled else 1)
         elif step[1] < len(offered) and batcher.discard(offered[step[1]]):
             left.append(offered[step[1]])
         assert batcher.depth == len(offered) - len(left)

@@ -193,3 +193,19 @@ async def test_hosts_come_and_go_and_those_that_stay_are_the_same() -> None:
     finally:
         await runner.close()
     assert runner.pids == []
+
+
+async def test_runs_can_be_limited_and_set_free_again() -> None:
+    rig = Rig(1, config=ModelConfig(batching=Batching(max_rows=8)))
+    sizes: list[int] = []
+    rig.made[0].run = lambda inputs: sizes.append(len(inputs["x"])) or {"y": inputs["x"] * 2}  # type: ignore[method-assign]
+    rig.engine.limit_rows(2)
+    await rig.ask_many(8)
+    given = tensor("x", np.ones((5, 2), "f4"))
+    answer = await rig.engine.infer(InferRequest("m", (given,)))  # is split
+    assert answer.outputs[0].array.shape == (5, 2)
+    assert sum(sizes) == 13 and max(sizes) == 2
+    rig.engine.limit_rows(8)
+    await rig.engine.infer(InferRequest("m", (given,)))
+    assert sizes[-1] == 5
+    await rig.engine.close()

@@ -1,6 +1,7 @@
 """Parts of the memory budget."""
 
 import sys
+from collections.abc import Callable
 from typing import Final
 
 from salver.features import MemoryConfig, TenantsConfig
@@ -11,13 +12,30 @@ from salver.features.memory.processes import ProcessMeter
 from salver.features.memory.residence import Residence
 from salver.features.memory.shares import Tenant
 from salver.kernel.lifecycle.memory import memory_bytes
+from salver.kernel.serving.loading import Additions
+from salver.kernel.serving.servable import Servable
 from salver.parts import Kernel, Parts, Tick
+from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, Unsupported
 
 _TICK_S: Final = 1.0
 _SHARE: Final = 0.9  # of the machine: the rest is for files and others
 _RESERVE, _LEAST_RESERVE = 1 / 32, 16 << 20
 _MIB: Final = 1 << 20
+
+
+class RowLimits:
+    """Limits the runs of versions where memory is short."""
+
+    def __init__(self, residence: Residence) -> None:
+        self._residence = residence
+
+    def __repr__(self) -> str:
+        return f"<RowLimits of {self._residence}>"
+
+    async def prepare(self, manifest: Manifest) -> Callable[[Servable], None]:
+        """See :class:`~salver.kernel.serving.loading.Attachment`."""
+        return self._residence.attach
 
 
 async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
@@ -39,6 +57,7 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
     residence.reserve = max(_LEAST_RESERVE, int(budget * _RESERVE))
     residence.tenants = tenants_of(kernel.config.table("tenants", TenantsConfig), budget - residence.reserve)
     return Parts(
+        additions=Additions(attachments=[RowLimits(residence)]),
         observers=[residence],
         collectors=[MemoryFigures(residence)],
         operations=operations(residence, kernel.state.cache),

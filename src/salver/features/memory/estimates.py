@@ -101,14 +101,13 @@ def learned(growth: int, peak: int) -> Need:
         growth: Bytes by which the processes have grown.
         peak: The most by which they had grown while it loaded; short peaks may be missed.
     """
-    resident = max(_LEAST_NEED, int(growth * _MARGIN))
+    resident = max(_LEAST_NEED, with_margin(growth))
     return Need(resident, max(resident, int(peak * _PEAK_MARGIN)))
 
 
-def grown(need: Need, size: int) -> Need:
-    """Return the need of a version that has grown while it answered."""
-    more = int(size * _MARGIN)
-    return Need(need.resident + more, need.peak + more)
+def with_margin(size: int) -> int:
+    """Return measured bytes with what a measurement may miss."""
+    return int(size * _MARGIN)
 
 
 def scaled(usual: Need, earlier: Need, ratio: float) -> Need:

@@ -5,7 +5,7 @@ ever before. The server measures after such runs; what it has grown by belongs t
 only one. Activations grow in proportion to the rows, so two sizes predict a third.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -30,6 +30,19 @@ class Activations(msgspec.Struct, frozen=True):
         """Bytes at the largest run so far."""
         return max(self.points.values(), default=0)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the largest run whose growth is known: one without any, as it is warmed up."""
+        return max(self.points, default=1)
+
+    def next(self, rows: int) -> int:
+        """Return how many rows a run may have after runs of so many: the next known size, or twice as many.
+
+        >>> Activations({8: 800}).next(1), Activations({8: 800}).next(8)
+        (8, 16)
+        """
+        return min((known for known in self.points if known > rows), default=2 * rows)
+
     def after(self, rows: int, grown: int) -> "Activations":
         """Return these after a run of more rows than before, by which the version has grown."""
         return Activations({**self.points, rows: self.bytes + grown})
@@ -42,6 +55,8 @@ class Activations(msgspec.Struct, frozen=True):
         """
         if not self.points:
             return 0
+        if rows <= 1:
+            return self.points.get(1, 0)
         *before, last = sorted(self.points)
         slope = self.points[last] / last
         if before:
@@ -58,6 +73,10 @@ class GrowthBook:
         self._most: dict[ModelId, int] = {}
         self._news: dict[ModelId, int] = {}
 
+    def most(self, id: ModelId) -> int:
+        """Return the most rows of a run since the version was loaded."""
+        return self._most.get(id, 0)
+
     @property
     def has_news(self) -> bool:
         """Whether a version may have grown."""
@@ -73,7 +92,6 @@ class GrowthBook:
         self._most.pop(id, None)
         self._news.pop(id, None)
 
-    def take(self) -> dict[ModelId, int]:
-        """Return the most rows of the versions that have run more than ever, and forget that they have."""
-        news, self._news = self._news, {}
-        return news
+    def take(self, ids: Iterable[ModelId]) -> dict[ModelId, int]:
+        """Return the most rows of those versions that have run more than ever, and forget that they have."""
+        return {id: self._news.pop(id) for id in ids if id in self._news}

@@ -28,7 +28,8 @@ class MemoryRow(msgspec.Struct, frozen=True):
         weights: Bytes of its files.
         activations: Part of ``bytes`` by which it has grown while it answered.
         rows: Rows of its largest run so far.
-        activations_most: What they would be at the largest run that it may do.
+        activations_most: What they would be at the largest run that its configuration allows.
+        most_rows: Rows of a run that it may do now.
         tenant: Who owns it.
     """
 
@@ -49,6 +50,7 @@ class MemoryRow(msgspec.Struct, frozen=True):
     activations: int = 0
     rows: int = 0
     activations_most: int = 0
+    most_rows: int = 1
     tenant: str = ""
 
 
@@ -173,6 +175,7 @@ def _row(each: Resident, now: float) -> MemoryRow:
         each.manifest.bytes,
         each.activations.bytes,
         max(each.activations.points, default=0),
-        each.activations.at(each.manifest.config.batching.largest_run),
+        each.activations.at(each.largest),
+        each.limit,
         each.manifest.config.memory.tenant,
     )

@@ -29,8 +29,10 @@ class Version(msgspec.Struct, frozen=True):
 
     Attributes:
         need: Bytes that it takes in memory, by measurement or estimate.
-        peak: The most while it loads.
+        peak: The most while it loads, or once it has grown as it did before.
         leaked: Part of ``need`` that it has grown by without a reason.
+        least: What it cannot do without, with small runs; 0 = ``peak``.
+        due: Part of ``need`` by which it has not grown yet.
         restarts: A host process of it has died, and is loaded again whatever is decided here.
         is_estimated: ``need`` and ``peak`` are estimates, which a load that has nothing beside it corrects.
         is_pinned: It never makes room.
@@ -52,6 +54,8 @@ class Version(msgspec.Struct, frozen=True):
     need: int
     peak: int
     leaked: int = 0
+    least: int = 0
+    due: int = 0
     is_pinned: bool = False
     is_held: bool = False
     restarts: bool = False
@@ -85,6 +89,13 @@ class Demand(NamedTuple):
     since: float
 
 
+class Wish(NamedTuple):
+    """Version in memory that wants to do larger runs, and the bytes that these are expected to take."""
+
+    id: ModelId
+    size: int
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """State of the budget.
 
@@ -97,6 +108,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         demanded: Absent versions that requests wait for, the one that waits longest first.
         hoped: In the order in which they are loaded.
         likely: Absent versions that may be asked soon, the one with the largest gain first.
+        wish: Larger runs that there was no room for; None = there are none.
     """
 
     now: float
@@ -106,9 +118,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     versions: Sequence[Version]
     demanded: Sequence[Demand] = ()
     hoped: Iterable[Version] = ()
-
     tenants: Mapping[str, Tenant] = {}
     likely: Sequence[Version] = ()
+    wish: Wish | None = None
 
 
 class Admit(msgspec.Struct, frozen=True):
@@ -117,10 +129,12 @@ class Admit(msgspec.Struct, frozen=True):
     Attributes:
         ahead: Seconds of waiting that loading it before anybody asks is expected to cost; None = somebody
             does, or it is hoped for.
+        is_tight: There is room for small runs only.
     """
 
     id: ModelId
     ahead: float | None = None
+    is_tight: bool = False
 
 
 class Evict(msgspec.Struct, frozen=True):
@@ -158,15 +172,17 @@ Step = Admit | Evict | Refuse
 def committed(snapshot: Snapshot) -> int:
     """Return the bytes that are used or promised, whichever is more.
 
-    A version that loads counts with its peak until it is measured; one that leaves until it is gone.
+    A version that loads counts with its peak until it is measured; one that leaves until it is gone. What
+    those in memory may still grow by is not used yet.
     """
-    held = loading = 0
+    held = loading = due = 0
     for version in snapshot.versions:
         if version.place == "loading" or version.restarts:
             loading += max(version.need, version.peak)
         elif version.place in ("resident", "leaving"):
             held += version.need
-    return max(snapshot.used, snapshot.base + held) + loading
+            due += version.due
+    return max(snapshot.used + due, snapshot.base + held) + loading
 
 
 def next_step(snapshot: Snapshot) -> Step | None:
@@ -179,7 +195,7 @@ def next_step(snapshot: Snapshot) -> Step | None:
             return Evict(version.id, "idle")
     ripe = _ripe(snapshot)
     is_quiet = all(version.place in ("absent", "resident") for version in snapshot.versions)
-    used = shares.taken(_counted(snapshot))
+    used = shares.taken(counted(snapshot))
     over = snapshot.used - snapshot.budget
     if over > 0 and ripe and is_quiet:
         leaking = max(ripe, key=lambda version: version.leaked)
@@ -210,6 +226,8 @@ def next_step(snapshot: Snapshot) -> Step | None:
                 going = [each for each in going if each.tenant == version.tenant]
             if going:
                 return Evict(going[0].id, "room")
+            if 0 < version.least <= room and (ceiling is None or version.least <= ceiling):
+                return Admit(version.id, is_tight=True)
     if not waiting:
         for version in snapshot.hoped:
             ceiling = shares.below_ceiling(version, used, snapshot.tenants)
@@ -217,8 +235,22 @@ def next_step(snapshot: Snapshot) -> Step | None:
             if asks <= room and (ceiling is None or version.peak <= ceiling):
                 return Admit(version.id)
         if is_quiet:
-            return _ahead(snapshot, room, used)
+            return _grow(snapshot, ripe, room, used) or _ahead(snapshot, room, used)
     return None
+
+
+def _grow(snapshot: Snapshot, ripe: Sequence[Version], room: int, used: Mapping[str, int]) -> Evict | None:
+    """Return who makes room for larger runs of another that is worth more; None = nobody need, or can."""
+    if snapshot.wish is None:
+        return None
+    wanting = next((each for each in snapshot.versions if each.id == snapshot.wish.id), None)
+    if wanting is None or snapshot.wish.size <= room:
+        return None
+    others = [each for each in ripe if each.id != wanting.id and each.value < wanting.value]
+    going = shares.may_go(others, used, snapshot.tenants, wanting)
+    if not going or room + sum(each.need for each in going) < snapshot.wish.size:
+        return None
+    return Evict(going[0].id, "room")
 
 
 def _asks(version: Version, *, is_alone: bool) -> int:
@@ -262,7 +294,7 @@ def _ahead(snapshot: Snapshot, room: int, used: Mapping[str, int]) -> Step | Non
 
 def would_pay(snapshot: Snapshot, versions: Sequence[Version]) -> list[tuple[ModelId, float]]:
     """Return which of these absent versions it would pay to load ahead, with the expected cost."""
-    room, used = snapshot.budget - committed(snapshot), shares.taken(_counted(snapshot))
+    room, used = snapshot.budget - committed(snapshot), shares.taken(counted(snapshot))
     priced = [(version, _price(snapshot, version, room, used)[1]) for version in versions]
     return [(version.id, cost) for version, cost in priced if cost < version.gain]
 
@@ -300,7 +332,7 @@ def _by_value(tenants: Mapping[str, Tenant]) -> Callable[[Version], tuple[float,
     return key
 
 
-def _counted(snapshot: Snapshot) -> Iterator[tuple[Version, int]]:
+def counted(snapshot: Snapshot) -> Iterator[tuple[Version, int]]:
     """Yield the versions in memory or on their way, with what each is counted for."""
     for version in snapshot.versions:
         if version.place == "loading":
@@ -324,14 +356,15 @@ def _refusal(
     gone = {each.id for each in going}
     staying = [each for each in up if each.id not in gone]
     left = snapshot.budget - snapshot.base - sum(each.need for each in staying)
-    if version.peak > left:
-        return Refuse(version.id, version.peak - left, [each.id for each in staying])
+    least = version.least or version.peak
+    if least > left:
+        return Refuse(version.id, least - left, [each.id for each in staying])
     tenant = snapshot.tenants.get(version.tenant)
     if tenant is not None and tenant.ceiling:
         own = [each for each in staying if each.tenant == version.tenant]
         left = tenant.ceiling - sum(each.need for each in own)
-        if version.peak > left:
-            return Refuse(version.id, version.peak - left, [each.id for each in own], version.tenant)
-    if room is not None and not any(each.place == "resident" for each in going) and version.peak > room:
-        return Refuse(version.id, version.peak - room, [each.id for each in staying])
+        if least > left:
+            return Refuse(version.id, least - left, [each.id for each in own], version.tenant)
+    if room is not None and not any(each.place == "resident" for each in going) and least > room:
+        return Refuse(version.id, least - room, [each.id for each in staying])
     return None

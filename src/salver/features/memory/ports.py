@@ -20,6 +20,15 @@ class Outlined(Protocol):
         """Ids of the host processes in which it runs; empty = it runs in the server."""
         ...
 
+    @property
+    def largest_run(self) -> int:
+        """Most rows in one run."""
+        ...
+
+    def limit_rows(self, most: int) -> None:
+        """Limit the rows of a run from now on."""
+        ...
+
 
 class Lifecycle(Protocol):
     """Loading of versions (the kernel's manager)."""

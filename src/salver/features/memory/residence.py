@@ -6,6 +6,7 @@ the answer; requests for an absent version wait in :meth:`Residence.demand`. Use
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from typing import Final, NamedTuple
@@ -17,15 +18,14 @@ from salver.features.memory.estimates import (
     Need,
     estimate,
     framework_of,
-    grown,
     learned,
     scaled,
     told,
 )
-from salver.features.memory.growth import LEAST, GrowthBook
+from salver.features.memory.growing import Growing
 from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot, Version
-from salver.features.memory.ports import Lifecycle, Meter, Usage, Use
-from salver.features.memory.shares import Tenant
+from salver.features.memory.ports import Lifecycle, Meter, Outlined, Usage, Use
+from salver.features.memory.shares import Tenant, below_ceiling, taken
 from salver.features.memory.states import Resident, Residents, members, stays
 from salver.kernel.lifecycle.ports import Outline
 from salver.words.artifacts import Manifest
@@ -105,7 +105,10 @@ class Residence:
         self._loading: set[Resident] = set()  # also those that are no longer wanted
         self._measuring = asyncio.Lock()
         self._moves = 0
-        self._growth = GrowthBook()
+        self._is_looking = False
+        self._growing = Growing(self.residents, lifecycle)
+        self._working = 0  # loads and unloads under way
+        self._has_worked = False  # since the last measurement
 
     def __repr__(self) -> str:
         resident = sum(each.place == "resident" for each in self.residents.present.values())
@@ -141,7 +144,7 @@ class Residence:
             self._replaced.setdefault(id.name, set()).add(id)
         for id in [id for id in self.residents.all if id not in wanted]:
             self.residents.drop(id)
-            self._growth.forget(id)
+            self._growing.forget(id)
             self._answer(id, None)  # whoever waits asks again, and may mean another version now
         needed = members(chosen)
         for manifest in chosen:
@@ -175,6 +178,8 @@ class Residence:
         if earlier := self._last.get(manifest.id.name):
             usual = scaled(usual, earlier.need, manifest.bytes / max(1, earlier.manifest.bytes))
         resident = Resident(manifest, need or usual, self._clock())
+        if earlier:
+            resident.activations = earlier.activations
         resident.is_measured, resident.reload_s = need is not None, seconds
         return resident
 
@@ -214,9 +219,10 @@ class Residence:
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count the requests of each version."""
-        for event in events:
-            if isinstance(event, BatchRan):
-                self._growth.ran(ModelId(event.model, event.version), event.rows + event.padding)
+        wants_more = self._growing.ran(event for event in events if isinstance(event, BatchRan))
+        if wants_more and not self._is_looking:
+            self._is_looking = True
+            self._spawn(self._look_at_growth())
         counts = Counter(ModelId(event.model, event.version) for event in events if isinstance(event, Served))
         now = self._clock()
         for id, count in counts.items():
@@ -224,68 +230,30 @@ class Residence:
                 resident.asked(count, now)
                 self.ahead.asked(id.name)
 
+    async def _look_at_growth(self) -> None:
+        try:
+            await self._look(is_exact=True)
+        finally:
+            self._is_looking = False
+        self._advance()
+
     async def tick(self) -> None:
         """Measure, and do what is due because time has passed."""
-        before, moves = self._usage.server.pss, self._moves
-        await self._look(is_exact=self._growth.has_news)
-        self._grow(self._usage.server.pss - before, is_alone=moves == self._moves)
+        await self._look(is_exact=self._growing.has_news)
+        self._end_excess()
         self.ahead.turn(self._clock())
         self._looks_ahead = True
         self._advance()
         self._looks_ahead = False
         self._bet_on_paper()
 
-    def _grow(self, size: int, *, is_alone: bool) -> None:
-        """Put growth down to versions: of a host to its own, of the server to the only one with larger runs.
-
-        Args:
-            size: Bytes that the server's own process has grown by.
-            is_alone: Nothing came or went meanwhile.
-        """
-        news = self._growth.take()
-        present = self.residents.present
-        is_alone &= all(each.is_settled for each in present.values())
-        for id, resident in list(present.items()):
-            if not resident.is_hosted:
-                continue
-            rows, hosts = news.pop(id, 0), self._hosts(id)
-            if resident.place == "resident" and hosts is not None:
-                self._grow_host(resident, hosts.own, rows)
-        if size < LEAST or len(news) != 1 or not is_alone:
-            return
-        ((id, rows),) = news.items()
-        if (found := present.get(id)) is not None and found.place == "resident":
-            found.grown += size
-            self._expand(found, found.grown - found.activations.bytes, rows)  # what it had before is promised
-
-    def _grow_host(self, resident: Resident, size: int, rows: int) -> None:
-        """Note what the hosts of a version take now, and unload it if that is more than it may."""
-        if rows:
-            self._expand(resident, size - resident.need.resident, rows)
-        resident.leaked = max(0, size - resident.need.resident)
-        ceiling = resident.ceiling
-        if ceiling and resident.bytes > ceiling:
-            self._evict(resident, "ceiling")
-            self._refresh()
-
-    def _expand(self, resident: Resident, beyond: int, rows: int) -> None:
-        """Note that a version takes so many bytes more than it needed, since it ran more rows than ever."""
-        if beyond <= 0:
-            return
-        resident.activations = resident.activations.after(rows, beyond)
-        resident.need = grown(resident.need, beyond)
-        self._learn(resident)
-
-    def _hosts(self, id: ModelId) -> Use | None:
-        """Return what the host processes of a version take together; None = it has none, or one has died."""
-        servable = self._lifecycle.servable(id)
-        if servable is None or not servable.processes:
-            return None
-        uses = [self._usage.hosts.get(pid) for pid in servable.processes]
-        known = [use for use in uses if use is not None]
-        if len(known) < len(uses):
-            return None
-        return Use(*map(sum, zip(*known, strict=True)))
+    def _end_excess(self) -> None:
+        """Unload versions that have grown beyond what they may take."""
+        for resident in list(self.residents.present.values()):
+            taken = resident.need.resident + resident.grown + resident.leaked
+            if resident.place == "resident" and 0 < resident.ceiling < taken:
+                self._evict(resident, "ceiling")
+                self._refresh()
 
     def _restarts(self, resident: Resident) -> bool:
         """Return whether the host processes of a version have died, and no other answers yet."""
@@ -316,7 +284,41 @@ class Residence:
         likely: Sequence[Version] = ()
         if self._looks_ahead and not waiting:
             likely = self._likely(now, is_on=True)
-        return Snapshot(now, budget, self.base, self.used, versions, demands, hoped, self.tenants, likely)
+        return Snapshot(
+            now,
+            budget,
+            self.base,
+            self.used,
+            versions,
+            demands,
+            hoped,
+            self.tenants,
+            likely,
+            self._growing.wish,
+        )
+
+    def attach(self, servable: Outlined) -> None:
+        """Limit the runs of a version that has just been loaded, before it answers."""
+        if resident := self.residents.all.get(servable.outline.manifest.id):
+            self._growing.attach(resident, servable)
+
+    def _allow_growth(self) -> None:
+        """Let versions do larger runs while there is room, and nobody waits for it."""
+        snapshot = self.snapshot()
+        free = snapshot.budget - policy.committed(snapshot)
+        if any(version.place != "resident" for version in snapshot.versions):
+            free = 0
+
+        def ceiling(resident: Resident) -> float:
+            limits = [math.inf]
+            if resident.ceiling:
+                limits.append(resident.ceiling - resident.bytes)
+            used = taken(policy.counted(snapshot))
+            if (own := below_ceiling(resident.version(snapshot.now), used, snapshot.tenants)) is not None:
+                limits.append(own)
+            return min(limits)
+
+        self._growing.allow(free, snapshot.budget, ceiling)
 
     def _chance(self, resident: Resident, now: float) -> float:
         """Return the chance that a version is asked soon; needed only while somebody looks ahead."""
@@ -349,18 +351,28 @@ class Residence:
 
     def _advance(self) -> None:
         """Do all steps that are due, and have the lifecycle ask again if there were any."""
-        if self._decide():
+        has_changed = self._decide()
+        self._allow_growth()
+        if self._growing.wish is not None:
+            has_changed |= self._decide()
+        if has_changed:
             self._refresh()
 
     def _decide(self) -> bool:
         """Do all steps that are due; return whether what is absent has changed."""
         has_changed = False
+        if self._waiting:
+            self._growing.retract()
         while (step := policy.next_step(self.snapshot())) is not None:
             match step:
-                case Admit(id, ahead):
+                case Admit(id, ahead, is_tight):
+                    resident = self.residents.all[id]
                     if ahead is not None:
-                        self._bet(self.residents.all[id], ahead, is_paper=False)
-                    self._begin(self.residents.all[id], measures=self.residents.all[id].loads < _MEASURED)
+                        self._bet(resident, ahead, is_paper=False)
+                    if is_tight:
+                        resident.rows = 1
+                    measures = resident.loads < _MEASURED or self._growing.has_news
+                    self._begin(resident, measures=measures)
                     has_changed = True
                 case Evict(id, why, cost):
                     self.ahead.makes_room(cost)
@@ -437,6 +449,8 @@ class Residence:
             await self._look(is_exact=True)
             self.residents.move(resident, "loading")
             self._refresh()
+        self._working += 1
+        self._has_worked = True
         began, before = self._clock(), self._usage.server
         self._meter.forget_peak()
         is_alone = all(each is resident or each.is_settled for each in self.residents.present.values())
@@ -444,6 +458,7 @@ class Residence:
         resident.reload_s = max(0.001, self._clock() - began)
         if self.residents.all.get(id) is not resident:  # other files have come, or it is no longer wanted
             await self._lifecycle.ended(id)
+        self._working -= 1
         await self._look(is_exact=True)
         self._loading.discard(resident)
         if self.residents.all.get(id) is not resident:
@@ -457,7 +472,7 @@ class Residence:
             self._answer(id, NotReady(f"model '{id.name}': {failure}", field="model"))
         else:
             growth = None
-            if (hosts := self._hosts(id)) is not None:
+            if (hosts := self._growing.hosts(id, self._usage)) is not None:
                 growth = Need(hosts.own, hosts.own + hosts.peak - hosts.resident)
             elif is_alone and move == self._moves and (measures or not resident.is_measured):
                 server = self._usage.server
@@ -474,7 +489,6 @@ class Residence:
         The first load of a framework also imports it. That memory stays when the version goes, so it counts
         with the server; that of a fork server is measured.
         """
-        resident.grown = resident.leaked = 0
         usual = estimate(resident.manifest, has_framework=True)
         if (framework := framework_of(resident.manifest)) not in self._frameworks:
             self._frameworks.add(framework)
@@ -483,10 +497,10 @@ class Residence:
             if grew.resident > usual.resident and not resident.is_hosted:
                 self._imported += grew.resident - usual.resident
                 self.base += grew.resident - usual.resident
-                resident.need = grown(usual, resident.activations.bytes)
+                resident.need = usual
                 return
         if growth is not None and growth.resident > 0:
-            resident.need = grown(learned(*growth), resident.activations.bytes)
+            resident.need = learned(*growth)
             resident.is_measured = True
         if resident.is_measured:
             self._learn(resident)
@@ -525,11 +539,15 @@ class Residence:
         self._refresh()
 
     async def _unload(self, resident: Resident) -> None:
-        self._growth.forget(resident.manifest.id)
+        self._growing.forget(resident.manifest.id)
+        self._working += 1
+        self._has_worked = True
         await asyncio.sleep(0)  # the lifecycle begins
         await self._lifecycle.ended(resident.manifest.id)
+        self._working -= 1
         await self._look(is_exact=True)
-        resident.leaked = 0
+        resident.grown = resident.leaked = 0
+        resident.rows = resident.activations.rows
         self.residents.move(resident, "absent")
         if resident.stays and resident.why != "ceiling":  # it was pinned meanwhile
             self._begin(resident)
@@ -537,9 +555,13 @@ class Residence:
 
     async def _look(self, *, is_exact: bool) -> None:
         async with self._measuring:
+            before = self._usage
             self._usage = await asyncio.to_thread(self._meter.read, is_exact=is_exact)
             self.used = self._usage.total
             self.base = self._imported + self._usage.shared
+            for resident in self._growing.learn(before, self._usage, is_calm=not self._has_worked):
+                self._last[resident.manifest.id.name] = resident
+            self._has_worked = self._working > 0
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from salver.features.memory.estimates import Need
+from salver.features.memory.estimates import Need, with_margin
 from salver.features.memory.growth import Activations
 from salver.features.memory.policy import Place, Version
 from salver.kernel.lifecycle.ports import Outline
@@ -21,7 +21,7 @@ class Resident:
 
     Attributes:
         place: Where it is.
-        need: Bytes that it takes.
+        need: Bytes that it takes once it is loaded, before it has grown.
         is_measured: ``need`` was measured, not estimated.
         loads, evictions: How often it came and went.
         why: Why it went last (``residence.REASONS``); empty = it never did.
@@ -30,6 +30,9 @@ class Resident:
         reload_s: Seconds of its last load.
         outline: What was learned of it when it was loaded; None = it never was.
         activations: What it grows by while it answers, by rows of a run.
+        rows: Rows of a run that memory is kept for.
+        limit: Rows of a run that it may do now.
+        largest: Rows of a run that its configuration and the model allow.
         grown: Bytes that it has grown by since it was loaded last.
         leaked: Of a version in host processes, bytes beyond its need that no larger run explains.
         is_hosted: It runs in host processes, whose memory is its own.
@@ -47,6 +50,7 @@ class Resident:
         self.reload_s = 1.0
         self.outline: Outline | None = None
         self.activations = Activations()
+        self.rows = self.limit = self.largest = 1
         self.grown = self.leaked = 0
         self.is_hosted = False
         self._rates, self._rated_at = [0.0] * len(_HALF_LIVES_S), now
@@ -56,8 +60,12 @@ class Resident:
 
     @property
     def bytes(self) -> int:
-        """Bytes that it takes: what it needs, and what it has leaked."""
-        return self.need.resident + self.leaked
+        """Bytes that it takes or may take: what it needs, activations, and what it has leaked."""
+        return self.need.resident + max(self.grown, self.kept(self.rows)) + self.leaked
+
+    def kept(self, rows: int) -> int:
+        """Return the bytes that are kept for runs of so many rows, beyond what is needed anyway."""
+        return with_margin(self.activations.at(rows))
 
     @property
     def ceiling(self) -> int:
@@ -110,8 +118,10 @@ class Resident:
             self.manifest.id,
             self.place,
             self.bytes,
-            self.need.peak,
+            max(self.need.peak, self.bytes),
             self.leaked,
+            least=max(self.need),
+            due=max(0, self.kept(self.rows) - self.grown),
             is_pinned=bool(self.stays),
             is_held=is_held,
             restarts=restarts,

@@ -60,6 +60,9 @@ class Batcher:
         config: Batching, priorities, queue policies and fairness.
         rule: Batching rule; None = a window of ``(max_rows, max_delay_ms)``.
         bulk_rows: Returns the maximum rows of a bulk batch, called each time; None = ``max_rows``.
+
+    Attributes:
+        most_rows: Maximum rows of a batch now; a larger request is a batch of its own.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Batcher:
         if isinstance(config, Batching):
             config = ModelConfig(batching=config)
         policy = config.batching
-        self._largest = policy.largest_run
+        self._largest = self.most_rows = policy.largest_run
         self._rule = rule or Window(policy)
         self._bulk_rows = bulk_rows or (lambda: self._largest)
         self._levels = config.priorities.levels
@@ -202,7 +205,7 @@ class Batcher:
 
     def take(self, now: float, spare: bool = True) -> Batch:
         """Take the next batch; it is empty if all waiting requests have expired or were given up."""
-        batch = BatchBuilder(now, self._largest)
+        batch = BatchBuilder(now, self.most_rows)
         reason = "urgent"
         if self._urgent.depth:
             self._fill(batch, self._urgent)
@@ -210,16 +213,20 @@ class Batcher:
         if self._normal.depth and not batch.members:
             batch.limit, reason, batch.from_newest = self._rule.choose(self, now)
             if batch.limit:
+                if batch.limit > self.most_rows:
+                    batch.limit = self.most_rows
                 self._fill(batch, self._normal)
                 if batch.from_newest:
                     # Replies go out in order of arrival, whatever the order of selection.
                     batch.members.sort(key=_arrival)
-            if batch.rows >= self._largest:
+            if batch.rows >= self.most_rows:
                 reason = "full"
         # Bulk work runs only if nothing else waits, so that it never delays an answer by a whole run.
         elif self._bulk.depth and spare and not batch.members:
             reason = "bulk"
             batch.limit = max(1, self._bulk_rows())
+            if self.most_rows < self._largest:  # else bulk runs may be larger than others
+                batch.limit = min(batch.limit, self.most_rows)
             self._fill(batch, self._bulk)
         given_up = self._given_up
         if given_up:

@@ -233,6 +233,15 @@ class Engine:
         dispatcher = self._dispatcher
         dispatcher.turns = pool.join(limits, self._executor.runner.slots, dispatcher.pump)
 
+    def limit_rows(self, most: int) -> None:
+        """Limit the rows of a run from now on, within ``max_rows``; larger requests are split.
+
+        What waits already is not split: such a request runs alone.
+        """
+        self._batcher.most_rows = most
+        if self._max_rows:
+            self._max_rows = most
+
     async def close(self) -> None:
         """Reject waiting requests, finish active runs, close the runner."""
         self._executor.is_closed = True

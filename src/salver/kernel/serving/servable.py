@@ -186,6 +186,19 @@ class Servable:
         """Return the ids of the host processes in which the model runs; empty = it runs in the server."""
         return [pid for runner in self._runners if isinstance(runner, ProcessRunner) for pid in runner.pids]
 
+    @property
+    def largest_run(self) -> int:
+        """Most rows in one run that the configuration and the model allow."""
+        if self.signature.batched:
+            return self.manifest.config.batching.largest_run
+        return 1
+
+    def limit_rows(self, most: int) -> None:
+        """Limit the rows of a run from now on, within :attr:`largest_run`."""
+        for engine in self.engines:
+            if isinstance(engine, Engine):
+                engine.limit_rows(most)
+
     def hear(self, runners: Sequence[Runner]) -> None:
         """Set the capabilities that runners know: calls to other models, and a readiness check."""
         self._runners = runners
