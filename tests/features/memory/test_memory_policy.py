@@ -10,12 +10,12 @@ from salver.features.memory.policy import (
     Admit,
     Demand,
     Evict,
+    GrowthDemand,
     Place,
     Refuse,
     Snapshot,
     Step,
     Version,
-    Wish,
     committed,
     counted,
     next_step,
@@ -357,7 +357,8 @@ class Interleavings(RuleBasedStateMachine):
         demands = [Demand(id, self.now - 1.0) for id in self.demanded]
         likely = [each for each in self.versions.values() if each.place == "absent"]
         wish = max(
-            (Wish(id, 100) for id, each in self.versions.items() if each.place == "resident"), default=None
+            (GrowthDemand(id, 100) for id, each in self.versions.items() if each.place == "resident"),
+            default=None,
         )
         return Snapshot(
             self.now, BUDGET, BASE, self.measured(), list(self.versions.values()), demands,

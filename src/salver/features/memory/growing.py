@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from salver.features.memory.growth import LEAST, GrowthBook
-from salver.features.memory.policy import Wish
+from salver.features.memory.policy import GrowthDemand
 from salver.features.memory.ports import Lifecycle, Outlined, Usage, Use
 from salver.features.memory.states import Resident, Residents
 from salver.words.events import BatchRan
@@ -29,7 +29,7 @@ class Growing:
     def __init__(self, residents: Residents, lifecycle: Lifecycle) -> None:
         self._residents, self._lifecycle = residents, lifecycle
         self._book = GrowthBook()
-        self.wish: Wish | None = None
+        self.wish: GrowthDemand | None = None
 
     def __repr__(self) -> str:
         return f"<Growing, wish {self.wish}>"
@@ -126,7 +126,7 @@ class Growing:
                     resident.rows = more
                     free -= max(0, size)
                 elif self.wish is None:
-                    self.wish = Wish(resident.manifest.id, size)
+                    self.wish = GrowthDemand(resident.manifest.id, size)
             self._limit(resident, servable, resident.rows)
 
     def retract(self) -> None:

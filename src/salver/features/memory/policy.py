@@ -89,7 +89,7 @@ class Demand(NamedTuple):
     since: float
 
 
-class Wish(NamedTuple):
+class GrowthDemand(NamedTuple):
     """Version in memory that wants to do larger runs, and the bytes that these are expected to take."""
 
     id: ModelId
@@ -120,7 +120,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     hoped: Iterable[Version] = ()
     tenants: Mapping[str, Tenant] = {}
     likely: Sequence[Version] = ()
-    wish: Wish | None = None
+    wish: GrowthDemand | None = None
 
 
 class Admit(msgspec.Struct, frozen=True):
