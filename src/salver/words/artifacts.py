@@ -278,6 +278,8 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         count: Number of concurrent runs; 0 = decided by the backend's traits.
+        max_count: Most replicas on a cluster (``--engine``), which are added under load; 0 = ``count``.
+        scale_down_s: Seconds for which a replica must not have been needed before it is stopped.
         threads: Threads inside one run; 0 = decided by the backend's traits.
         runner: ``thread``, ``process`` (a host process of its own) or ``auto`` (by the backend's traits).
         memory_limit_mb: Address-space limit of a host process; 0 = none.
@@ -296,6 +298,8 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     count: int = 0
+    max_count: int = 0
+    scale_down_s: float = 60.0
     threads: int = 0
     runner: Literal["auto", "thread", "process"] = "auto"
     memory_limit_mb: int = 0

@@ -212,6 +212,7 @@ def test_salver_toml_is_refused_with_the_line(text: str, key: str) -> None:
 
 TOGETHER = [
     (ModelConfig(instances=Instances(count=100, threads=100)), "instances.threads"),
+    (ModelConfig(instances=Instances(count=4, max_count=2)), "instances.max_count"),
     (
         ModelConfig(
             batching=Batching(max_rows=1 << 20), sequences=Sequences("direct"), instances=Instances(count=10)

@@ -67,7 +67,7 @@ class Schedule:
         targets: Levels and target times of requests.
         policy: Name of the rule.
         foresees: Requests may be refused before they are decoded (:meth:`foresee`).
-        is_timed: Requests may have a time by which they must be answered.
+        is_timed: Requests may have a time by which they must be answered, or the rate is needed.
         waits: The rule may let requests wait although an instance is idle.
     """
 
@@ -88,7 +88,8 @@ class Schedule:
         self.policy = policy_of(config)
         self.waits = self.policy in ("window", "learned")
         self.foresees = promise < math.inf and config.priorities.levels == 1
-        self.is_timed = self.policy not in ("drain", "window", "learned") or promise < math.inf
+        has_promise = self.policy not in ("drain", "window", "learned") or promise < math.inf
+        self.is_timed = has_promise or config.instances.max_count > 0  # which counts on the rate
         self._chosen = learned or self._rule(config)
         bulk_rows = functools.partial(_bulk_rows, config.bulk, promise, self.load)
         self.batcher = Batcher(config, self._chosen, bulk_rows)

@@ -80,6 +80,8 @@ _OF_MODEL: Final[Mapping[str, _Bound]] = {
     "ensemble.max_inflight_requests": _WAITING,
     "fairness.max_tenants": _ROWS,
     "instances.count": most_instances,
+    "instances.max_count": most_instances,
+    "instances.scale_down_s": _LONGEST_MS / 1000,
     "instances.cpu_quota": 1 << 16,
     "instances.cpus": 1 << 16,
     "instances.threads": most_instances,
@@ -246,6 +248,8 @@ def _too_much(config: ModelConfig, here: Machine) -> Misfit | None:
             f"makes {threads} threads of {count} instances; there may be {most}, {_THREADS_PER_CORE} for "
             f"each of the {here.cores} cores that this server may use",
         )
+    if 0 < instances.max_count < instances.count:
+        return Misfit("instances.max_count", f"is less than instances.count, {instances.count}")
     slots = count * (sequences.candidates or config.batching.max_rows)
     if sequences.strategy and slots > _SLOTS:
         return Misfit("sequences.candidates", f"makes {slots} slots of {count} instances, of {_SLOTS}")

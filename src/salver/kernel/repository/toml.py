@@ -243,6 +243,8 @@ LEAST: Final[dict[str, float]] = {
     "batching.learned.joules_per_run": 0,
     "batching.learned.max_wait_ms": 0,
     "instances.count": 0,
+    "instances.max_count": 0,
+    "instances.scale_down_s": 0,
     "instances.threads": 0,
     "instances.memory_limit_mb": 0,
     "instances.run_timeout_s": 0,

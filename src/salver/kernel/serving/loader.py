@@ -175,6 +175,7 @@ class Loader:
     async def _servable(self, manifest: Manifest, opened: Opened) -> Servable:
         """Create the engine and servable of a runner."""
         runner, placement, config, laws, remember = opened
+        placement = replace(placement, slots=runner.slots)  # a cluster may have given it another number
         config = within(config, runner.signature)
         manifest = replace(manifest, config=within(manifest.config, runner.signature))
         if isinstance(runner, StreamRunner):

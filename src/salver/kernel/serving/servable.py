@@ -249,21 +249,34 @@ class Servable:
         Raises:
             LoadFailed: an instance could not be loaded; nothing has changed.
         """
-        engine, may = self.engine, self.adjustment
+        may = self.adjustment
         if may.rescale is not None:
             return may.rescale(manifest)
-        if may.placed is None or not isinstance(engine, Engine) or not engine.can_resize:
+        if may.placed is None or not self.can_resize:
             return False
-        slots = may.placed(manifest).slots
-        async with self._changing:
-            await engine.resize(slots)
-            if self.signatures is not None:
-                await self.signatures.resize(slots)
+        await self.resize(may.placed(manifest).slots)
         self.declare(recording=may.sampled(manifest))
-        self.placement = msgspec.structs.replace(self.placement, slots=slots)
         config = within(manifest.config, self.signature)
         self.manifest = msgspec.structs.replace(manifest, config=config, path=self.manifest.path)
         return True
+
+    @property
+    def can_resize(self) -> bool:
+        """Return whether :meth:`resize` is possible."""
+        return isinstance(self.engine, Engine) and self.engine.can_resize
+
+    async def resize(self, slots: int) -> None:
+        """Set the number of instances; removed ones finish their runs first.
+
+        Raises:
+            LoadFailed: an instance could not be added; nothing has changed.
+        """
+        assert isinstance(self.engine, Engine)
+        async with self._changing:
+            await self.engine.resize(slots)
+            if self.signatures is not None:
+                await self.signatures.resize(slots)
+        self.placement = msgspec.structs.replace(self.placement, slots=slots)
 
     async def close(self) -> None:
         """End the active runs, release all resources, and save what was learned."""
