@@ -1,11 +1,15 @@
 """The same model on each engine: host processes, and a Ray cluster of three nodes that lose one."""
 
+import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,9 +18,12 @@ import numpy as np
 import psutil
 import pytest
 from ray_nodes import PLACE, VARIABLES, RayNodes, ray_nodes
-from waiting import until
+from waiting import PATIENCE_S, auntil, until
 from zoo import infer_body, mlp_answer, write_mlp
 
+from salver.client import Client
+from salver.client.driving import drive
+from salver.client.load import Tally, schedule
 from salver.features.routing.operations import InstancesView, InstanceView
 from salver.testing.process import ServerProcess
 
@@ -53,6 +60,92 @@ def test_host_processes(tmp_path: Path) -> None:
         assert len(replicas(server)) == 2 and other.url in [each.url for each in replicas(server)]
 
 
+SLEEPER = """import time
+class Model:
+    inputs = {"x": ("FP32", [1])}
+    outputs = {"y": ("FP32", [1])}
+    def predict(self, inputs):
+        time.sleep(0.1)
+        return {"y": inputs["x"] + %d}
+"""
+
+
+def write_sleeper(folder: Path, version: int) -> Path:
+    """Write a model that can answer ten requests a second with each of one to four replicas."""
+    new = folder / "sleeper" / f"new{version}"
+    new.mkdir(parents=True)
+    (new / "model.py").write_text(SLEEPER % version)
+    (folder / "sleeper" / "salver.toml").write_text(
+        "[instances]\ncount = 1\nmax_count = 4\nscale_down_s = 2\n"
+    )
+    new.rename(new.with_name(str(version)))
+    return folder
+
+
+class Stepped:
+    """Open-loop load that keeps about three replicas of the sleeper busy.
+
+    Attributes:
+        versions: Versions that have answered, in order.
+        counts: Wanted replicas, whenever they changed.
+    """
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self.versions: list[int] = []
+        self.counts: list[int] = []
+
+    async def wanted(self, count: int) -> None:
+        """Wait for a number of wanted replicas of all versions, and for as many that are alive."""
+
+        async def is_so() -> bool:
+            page = await asyncio.to_thread(self._server.get, "/metrics")
+            lines = re.findall(r"salver_replicas_(\w+)\{.*\} (\d+)", page[1].decode())
+            sums = Counter[str]()
+            for name, value in lines:
+                sums[name] += int(value)
+            if sums["wanted"] and self.counts[-1:] != [sums["wanted"]]:
+                self.counts.append(sums["wanted"])
+            return sums == {"wanted": count, "alive": count}
+
+        await auntil(is_so, lambda: self._server.output()[-2000:])
+
+    @contextlib.asynccontextmanager
+    async def load(self) -> AsyncIterator[None]:
+        """Ask; nothing may fail."""
+        tally = Tally(0)
+        async with Client(self._server.url) as client:
+
+            async def send() -> None:
+                answer = await client.infer("sleeper", {"x": np.zeros((1,), np.float32)})
+                self.versions.append(int(answer["y"][0]))
+
+            due = schedule(28, PATIENCE_S, "constant", 0)
+            asked = drive(send, due, PATIENCE_S, 400, tally, clock=time.monotonic, sleep=asyncio.sleep)
+            loading = asyncio.ensure_future(asked)
+            yield
+            loading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await loading
+        assert tally.outcome and set(tally.outcome) == {"ok"}
+
+
+async def test_host_processes_follow_a_step_of_load(tmp_path: Path) -> None:
+    models = write_sleeper(tmp_path / "models", 1)
+    with ServerProcess([models], tmp_path / "log", ["--engine", "processes"]) as server:
+        server.wait_ready()
+        step = Stepped(server)
+        await step.wanted(1)
+        async with step.load():
+            await step.wanted(4)
+            seen = len(step.versions)
+            await auntil(lambda: len(step.versions) > seen + 60)
+        await step.wanted(1)
+    top = step.counts.index(4)
+    assert step.counts[: top + 1] == sorted(step.counts[: top + 1])
+    assert step.counts[top:] == sorted(step.counts[top:], reverse=True)
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[RayNodes]:
     # Paths of sockets may have 107 bytes.
@@ -75,9 +168,35 @@ def actors(raylet: int) -> list[int]:
     return found
 
 
-@needs_ray
-def test_ray_that_loses_a_node(nodes: RayNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ServerProcess, "spawn", staticmethod(subprocess.Popen))  # forks have another path
+
+
+@needs_ray
+@pytest.mark.usefixtures("no_forks")
+async def test_ray_follows_a_step_of_load_and_takes_a_new_version(nodes: RayNodes, tmp_path: Path) -> None:
+    models = write_sleeper(tmp_path / "models", 1)
+    options = ["--engine", f"ray://{nodes.address}", "--poll-seconds", "0.1"]
+    with ServerProcess([models], tmp_path / "log", options, VARIABLES) as server:
+        server.wait_ready()
+        step = Stepped(server)
+        await step.wanted(1)
+        async with step.load():
+            await step.wanted(4)
+            assert step.counts == sorted(step.counts)
+            write_sleeper(models, 2)
+            await auntil(lambda: 2 in step.versions)
+            await step.wanted(4)  # both versions together: the first one has ended
+        assert set(step.versions) == {1, 2} and step.versions[-1] == 2
+        await step.wanted(1)
+        assert max(step.counts) == 8  # the new version took over the number
+        until(lambda: sum(len(actors(raylet)) for raylet in nodes.raylets.values()) == 1)
+
+
+@needs_ray
+@pytest.mark.usefixtures("no_forks")
+def test_ray_that_loses_a_node(nodes: RayNodes, tmp_path: Path) -> None:
     log = tmp_path / "log"
     options = ["--engine", f"ray://{nodes.address}"]
     with ServerProcess([write_models(tmp_path / "models", 3)], log, options, VARIABLES) as server:

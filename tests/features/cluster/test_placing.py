@@ -47,3 +47,10 @@ def test_a_node_that_lost_a_replica_gets_no_other_for_a_while() -> None:
     now = SUSPECT_S
     with placer.node_for("m", 3, [Node("a", 10)]) as node:
         assert node == "a"
+
+
+def test_room_for_more_leaves_others_in_place() -> None:
+    placer = Placer(lambda: [PlacedReplica("m", 4, "a"), PlacedReplica("other", 7, "b")], lambda: 0.0)
+    assert placer.room("m", 4, NODES, 2) == (2, "")
+    count, why = placer.room("m", 4, NODES, 5)
+    assert count == 2 and "lacks" in why

@@ -64,18 +64,19 @@ class World:
     def __init__(self) -> None:
         self.replicas: list[Scripted] = []
         self.fails = False
+        self.room = 99
         self.lost: list[str] = []
         self.runner: ReplicaRunner | None = None
 
     async def __call__(self) -> Replica:
-        if self.fails:
+        if self.fails or len(self.replicas) >= self.room:
             raise LoadFailed("no node")
         self.replicas.append(Scripted(len(self.replicas)))
         return self.replicas[-1]  # type: ignore[return-value]  # of its LoadResult only the signature is needed
 
-    async def opened(self, count: int) -> ReplicaRunner:
+    async def opened(self, count: int, hoped: int = 0) -> ReplicaRunner:
         care = Care(self.lost.append, 0.01, Backoff(first_s=0.01, most_s=0.02))
-        self.runner = await ReplicaRunner.start(ID, self, count, care)
+        self.runner = await ReplicaRunner.start(ID, self, count, care, hoped)
         return self.runner
 
 
@@ -169,3 +170,42 @@ async def test_more_and_fewer(world: World) -> None:
     with pytest.raises(LoadFailed):
         await runner.resize(2)
     assert runner.slots == 1
+
+
+async def test_the_drained_go_first_and_then_the_newest(world: World) -> None:
+    runner = await world.opened(4)
+    runner.router.instances[1].is_draining = True
+    await runner.resize(2)
+    assert [replica.stopped for replica in world.replicas] == [0, 1, 0, 1]
+    assert [each.url for each in runner.router.instances] == ["test://0", "test://2"]
+    await runner.run(X)
+
+
+async def test_one_that_dies_before_it_may_stop_is_not_replaced(world: World) -> None:
+    runner = await world.opened(2)
+    for replica in world.replicas:
+        replica.may_answer.clear()
+    runs = [asyncio.ensure_future(runner.run(X)) for _ in range(2)]
+    await auntil(lambda: all(replica.calls for replica in world.replicas))
+    fewer = asyncio.ensure_future(runner.resize(1))
+    await asyncio.sleep(0)
+    world.replicas[1].abandon("killed")
+    await fewer
+    world.replicas[0].may_answer.set()
+    await asyncio.gather(*runs, return_exceptions=True)
+    assert len(runner.router.instances) == 1 and len(world.replicas) == 2 and not world.replicas[1].stopped
+
+
+async def test_replicas_that_start_while_the_model_is_closed_are_stopped(world: World) -> None:
+    runner = await world.opened(1)
+    more = asyncio.ensure_future(runner.resize(3))
+    runner.is_closed = True  # as a model is that is unloaded while replicas load
+    await more
+    assert [replica.stopped for replica in world.replicas] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("hoped", "expected"), [(0, 2), (1, 2), (3, 3), (9, 4)])
+async def test_as_many_as_fit_of_those_hoped_for(world: World, hoped: int, expected: int) -> None:
+    world.room = 4
+    runner = await world.opened(2, hoped)
+    assert runner.slots == len(world.replicas) == expected

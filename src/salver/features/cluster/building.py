@@ -6,18 +6,21 @@ from typing import Final
 
 from salver.backends.protocol import LoadOptions
 from salver.features import ClusterConfig
+from salver.features.cluster.autoscaling import Autoscaler
 from salver.features.cluster.local import LocalCluster
 from salver.features.cluster.placing import PlacedReplica, Placer
 from salver.features.cluster.ports import Cluster, Replica
 from salver.features.cluster.ray_cluster import RayCluster
 from salver.features.cluster.replicas import Care, ReplicaRunner
+from salver.features.cluster.scaling import PERIOD_S
 from salver.features.memory.estimates import estimate
 from salver.features.routing import Routing
 from salver.kernel.engine.control import Load
 from salver.kernel.lifecycle.memory import memory_bytes
 from salver.kernel.serving.loading import Additions
-from salver.parts import Kernel, Parts
+from salver.parts import Kernel, Parts, Tick
 from salver.words.artifacts import Manifest
+from salver.words.messages import ModelId
 
 _LOG: Final = logging.getLogger("salver.cluster")
 
@@ -32,6 +35,7 @@ class ClusterEngine:
         self._runners: list[ReplicaRunner] = []
         self._needs: dict[str, int] = {}
         self._placer = Placer(self._placed, kernel.clock)
+        self.scaler = Autoscaler(kernel, lambda: {each.id: each for each in self.models()}, self._room)
 
     async def prepare(self) -> None:
         """Connect to the cluster. Raises NotReady."""
@@ -57,10 +61,12 @@ class ClusterEngine:
             with self._placer.node_for(model, need, await cluster.nodes()) as node:
                 return await cluster.start(load, node)
 
-        count = self._kernel.terms.wish_of(manifest).count or 1
-        runner = await ReplicaRunner.start(
-            manifest.id, start, count, Care(self._placer.suspect, clock=self._kernel.clock)
-        )
+        wish = self._kernel.terms.wish_of(manifest)
+        count = wish.count or 1
+        # A new version takes over what the scaler gave to the one before.
+        before = max((each.slots for each in self.models() if each.id.name == manifest.id.name), default=0)
+        care = Care(self._placer.suspect, clock=self._kernel.clock)
+        runner = await ReplicaRunner.start(manifest.id, start, count, care, min(before, wish.max_count))
         if runner.loaded.asks != "batch":
             _LOG.info("model %s takes requests one by one, so it runs on this server", manifest.id)
             await runner.close()
@@ -73,6 +79,11 @@ class ClusterEngine:
             model = str(runner.id)
             yield from (PlacedReplica(model, self._needs[model], node) for node in runner.nodes)
 
+    async def _room(self, id: ModelId, more: int) -> tuple[int, str]:
+        """Return how many of some more replicas have a place, and why the others have none."""
+        assert self._cluster is not None
+        return self._placer.room(str(id), self._needs[str(id)], await self._cluster.nodes(), more)
+
     def models(self) -> Sequence[ReplicaRunner]:
         """Return the models that run on the cluster."""
         self._runners = [runner for runner in self._runners if not runner.is_closed]
@@ -80,6 +91,7 @@ class ClusterEngine:
 
     async def close(self) -> None:
         """Leave the cluster."""
+        await self.scaler.close()
         if self._cluster is not None:
             await self._cluster.close()
 
@@ -88,4 +100,10 @@ async def build(kernel: Kernel, config: ClusterConfig) -> Parts:
     """Return what loads models on the cluster."""
     engine = ClusterEngine(kernel, config)
     kernel.services.need(Routing).others.append(engine.models)
-    return Parts(additions=Additions(elsewhere=engine), prepare=engine.prepare, close=engine.close)
+    return Parts(
+        collectors=[engine.scaler],
+        additions=Additions(elsewhere=engine),
+        ticks=[Tick("replicas", PERIOD_S, engine.scaler.tick)],
+        prepare=engine.prepare,
+        close=engine.close,
+    )

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from salver.features.cluster.placement.policy import place
-from salver.features.cluster.placement.records import Node, Replica, WantedModel
+from salver.features.cluster.placement.records import Node, Plan, Replica, WantedModel
 from salver.words.errors import LoadFailed
 
 #: Seconds in which a node that lost a replica gets no other, if there are others. Ray takes 15 seconds to see
@@ -51,6 +51,23 @@ class Placer:
         Raises:
             LoadFailed: no node has room, and why.
         """
+        plan = self._plan(model, memory, nodes, 1)
+        chosen = next((step.node for step in plan.steps if step.action == "start"), None)
+        if chosen is None:
+            raise LoadFailed(f"model '{model}' has no place on the cluster: {_reasons(plan)}")
+        start = PlacedReplica(model, memory, chosen)
+        self._starting.append(start)
+        try:
+            yield chosen
+        finally:
+            self._starting.remove(start)
+
+    def room(self, model: str, memory: int, nodes: Sequence[Node], more: int) -> tuple[int, str]:
+        """Return how many of some more replicas have a place, and why the others have none."""
+        plan = self._plan(model, memory, nodes, more)
+        return sum(step.action == "start" for step in plan.steps), _reasons(plan)
+
+    def _plan(self, model: str, memory: int, nodes: Sequence[Node], more: int) -> Plan:
         now = self._clock()
         trusted = [node for node in nodes if self._suspects.get(node.name, now) <= now]
         held = [*self._running(), *self._starting]
@@ -59,17 +76,11 @@ class Placer:
         names = {node.name for node in left}
         own = [each.node for each in held if each.model == model and each.node in names]
         current = [Replica(model, node, number) for number, node in enumerate(own)]
-        plan = place(left, [WantedModel(model, memory, replicas=len(own) + 1)], current)
-        chosen = next((step.node for step in plan.steps if step.action == "start"), None)
-        if chosen is None:
-            reasons = "; ".join(each.why for each in plan.unplaced)
-            raise LoadFailed(f"model '{model}' has no place on the cluster: {reasons}")
-        start = PlacedReplica(model, memory, chosen)
-        self._starting.append(start)
-        try:
-            yield chosen
-        finally:
-            self._starting.remove(start)
+        return place(left, [WantedModel(model, memory, replicas=len(own) + more)], current)
+
+
+def _reasons(plan: Plan) -> str:
+    return "; ".join(dict.fromkeys(each.why for each in plan.unplaced))
 
 
 def _without(node: Node, others: Iterable[PlacedReplica]) -> Node:

@@ -11,7 +11,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -76,11 +76,13 @@ class ReplicaRunner:
         router: Chooses among the replicas, which are its instances.
         policy: See :class:`~salver.features.routing.choosing.Routed`.
         deaths: Number of replicas that have died.
+        wanted: Number of replicas that the scaler wants; 0 = the number is fixed.
         reruns: See :class:`~salver.kernel.engine.ports.RestartingRunner`.
     """
 
     reruns = False
     policy = "measured"
+    wanted = 0
 
     def __init__(self, id: ModelId, start: Starts, replicas: Sequence[Replica], care: Care) -> None:
         self.id = id
@@ -104,9 +106,11 @@ class ReplicaRunner:
         self._tasks.start("watch", self._watch())
 
     @classmethod
-    async def start(cls, id: ModelId, start: Starts, count: int, care: Care) -> "ReplicaRunner":
-        """Start that many replicas. Raises LoadFailed."""
-        return cls(id, start, await _started(start, count), care)
+    async def start(
+        cls, id: ModelId, start: Starts, count: int, care: Care, hoped: int = 0
+    ) -> "ReplicaRunner":
+        """Start that many replicas, or up to as many as are hoped for. Raises LoadFailed."""
+        return cls(id, start, await _started(start, max(count, hoped), count), care)
 
     def __repr__(self) -> str:
         return f"<ReplicaRunner {self.id}, {len(self._seats)} of {self.slots} replicas alive>"
@@ -149,23 +153,33 @@ class ReplicaRunner:
         """See :class:`~salver.kernel.engine.ports.Resizable`."""
         more = slots - self.slots
         if more > 0:
-            for replica in await _started(self._start, more):
+            replicas = await _started(self._start, more, more)
+            if self.is_closed:
+                await _stopped(replicas)
+                return
+            for replica in replicas:
                 self._seat(replica)
             self.slots = slots
             await self._tell()
             return
         self.slots = slots
-        while len(self._seats) > slots:
-            seat = await self._idle()
+        # The newest go, since the oldest were spread best; but drained ones, which do nothing, go first.
+        leaving = sorted(self._seats.values(), key=lambda seat: seat.instance.is_draining)[slots:]
+        for seat in leaving:
+            seat.instance.is_draining = True
+        async with self._changed:
+            await self._changed.wait_for(lambda: not any(seat.instance.load.pending for seat in leaving))
+        there = [seat for seat in leaving if self._seats.get(seat.replica.url) is seat]  # others have died
+        for seat in there:
             self._leave(seat)
-            await seat.replica.stop()
+        await _stopped([seat.replica for seat in there])
 
     async def close(self) -> None:
         """End all replicas."""
         self.is_closed = True
         await self._tell()
         await self._tasks.close()
-        await asyncio.gather(*(seat.replica.stop() for seat in self._seats.values()))
+        await _stopped([seat.replica for seat in self._seats.values()])
         self._seats.clear()
 
     def _seat(self, replica: Replica) -> None:
@@ -263,12 +277,16 @@ class ReplicaRunner:
         await self._tell()
 
 
-async def _started(start: Starts, count: int) -> list[Replica]:
-    """Start some replicas: all, or none. Raises LoadFailed."""
+async def _started(start: Starts, count: int, least: int) -> list[Replica]:
+    """Start replicas; if fewer than the least can be, none is left. Raises LoadFailed."""
     found = await asyncio.gather(*(start() for _ in range(count)), return_exceptions=True)
     replicas = [each for each in found if not isinstance(each, BaseException)]
     failed = [each for each in found if isinstance(each, BaseException)]
-    if failed:
-        await asyncio.gather(*(replica.stop() for replica in replicas))
+    if len(replicas) < least:
+        await _stopped(replicas)
         raise failed[0]
     return replicas
+
+
+async def _stopped(replicas: Iterable[Replica]) -> None:
+    await asyncio.gather(*(replica.stop() for replica in replicas))

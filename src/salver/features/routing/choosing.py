@@ -34,7 +34,10 @@ class Router:
         ejected: Instances that were ejected, since the start.
         retries: Attempts after the first ones failed.
         hedges: Attempts beside ones that take long.
+        note: What is lacking, for people; empty = nothing is.
     """
+
+    note = ""
 
     def __init__(
         self,

@@ -76,6 +76,8 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
         f"{found['retries_left']:g} left; "
         f"{found['ejections']} ejections"
     )
+    if found["note"]:
+        line(found["note"])
 
 
 def _texts(row: dict[str, Any]) -> list[str]:

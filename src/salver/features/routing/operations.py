@@ -42,6 +42,7 @@ class InstancesView(msgspec.Struct, frozen=True):
         hedges: Attempts beside ones that took long.
         retries_left: Retries that the budget still has.
         ejections: Times that an instance was ejected.
+        note: What is lacking; empty = nothing is.
     """
 
     model: str
@@ -53,6 +54,7 @@ class InstancesView(msgspec.Struct, frozen=True):
     retries_left: float
     ejections: int
     instances: list[InstanceView]
+    note: str = ""
 
 
 class InstanceChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,6 +81,7 @@ def viewed(engine: Routed, now: float) -> InstancesView:
         round(router.budget.tokens, 1),
         router.ejected,
         [_view(each, now) for each in router.instances],
+        router.note,
     )
 
 

@@ -60,6 +60,7 @@ function shown(model) {
   return card(model.model, `Version ${model.version}: ${count(available)} of ${count(all.length)} instances available`,
     facts([["Policy", model.policy], ["Bound", model.max_requests ? count(model.max_requests) : "none", "requests under way at an instance"], ["Retries", count(model.retries)], ["Hedges", count(model.hedges)],
       ["Budget", count(model.retries_left), "retries and hedges left"], ["Ejections", count(model.ejections)]]),
+    model.note ? h("p", { class: "notice" }, model.note) : null,
     all.length ? picture(model) : null,
     table(`Instances of ${model.model}`, ["Instance", "State", "#Requests/s", "#Under way", "#Latency", "#Answered", "#Failed", "#Weight", "~Why"],
       all.map((one) => [one.url, state(stateOf(one)), perSecond(rateOf(model, one)), count(one.pending), duration(one.latency_seconds || null),
