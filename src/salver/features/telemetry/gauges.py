@@ -53,6 +53,22 @@ def of_engines(loads: Sequence[Load]) -> list[Metric]:
     return [queued, running, slots, load_ratio, row, run, reserve, rule, limit, sequences]
 
 
+def of_server(loads: Sequence[Load]) -> list[Metric]:
+    """Return the totals that the endpoint picker of an InferencePool reads: it takes one series of each."""
+    waiting = sum(load.queued for load in loads)
+    running = sum(max(0, load.requests - load.queued) for load in loads)
+    full = [load.running / load.most_sequences for load in loads if load.most_sequences]
+    return [
+        GaugeMetricFamily("salver_requests_waiting", "Requests waiting, of all models.", waiting),
+        GaugeMetricFamily("salver_requests_running", "Requests under way, of all models.", running),
+        GaugeMetricFamily(
+            "salver_kv_cache_utilization",
+            "Share of the places for sequences that are taken, of the fullest model that answers by tokens.",
+            max(full, default=0.0),
+        ),
+    ]
+
+
 def of_versions(statuses: Sequence[VersionStatus]) -> list[Metric]:
     """Return size and state of each version that is loaded or loading."""
     loaded = _gauge("loaded_bytes", "Bytes that a loaded version takes.")

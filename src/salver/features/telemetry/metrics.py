@@ -28,7 +28,7 @@ with lazy_imports():
     from prometheus_client.exposition import choose_encoder
     from prometheus_client.registry import Collector
 
-    from salver.features.telemetry.gauges import of_engines, of_versions
+    from salver.features.telemetry.gauges import of_engines, of_server, of_versions
     from salver.features.telemetry.own_metrics import OwnMetrics
     from salver.features.telemetry.ports import MetricsView, VersionCounts
 
@@ -214,6 +214,7 @@ class Metrics:
                 families += view.families(counts, self._present)
         yield from families
         yield from of_engines(loads)
+        yield from of_server(loads)
         yield from of_versions(statuses)
         if is_made(self.own):
             yield from self.own.collect()

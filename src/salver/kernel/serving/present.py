@@ -23,6 +23,8 @@ class Load(msgspec.Struct, frozen=True):
         tags: Labels that the model's configuration adds to Triton's metrics.
         is_cached: Its answers go through the response cache.
         first_bounds: Bounds, in milliseconds, of the histogram of first pieces, of a model that streams.
+        requests: Requests under way, waiting ones included.
+        most_sequences: Most sequences at a time, of a model that answers token by token; 0 = another model.
     """
 
     id: ModelId
@@ -34,6 +36,8 @@ class Load(msgspec.Struct, frozen=True):
     tags: tuple[tuple[str, str], ...] = ()
     is_cached: bool = False
     first_bounds: tuple[float, ...] = ()
+    requests: int = 0
+    most_sequences: int = 0
 
 
 class LossCounts(msgspec.Struct, frozen=True):

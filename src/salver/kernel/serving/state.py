@@ -56,6 +56,8 @@ class ServerState:
                 self.tags_of(s.manifest),
                 s.capabilities.uncached is not None,
                 self.first_bounds_of(s.manifest) if s.capabilities.stream is not None else (),
+                self._manager.leases(s.manifest.id),
+                _most_sequences(s.manifest),
             )
             for s in self._manager.servables()
         ]
@@ -74,10 +76,9 @@ class ServerState:
         except SalverError:
             return None
         try:
-            steps = lease.servable.manifest.config.steps
-            running = lease.servable.engine.running
-            if steps.vocabulary:
-                return (running, steps.max_sequences, steps.max_context)
+            manifest = lease.servable.manifest
+            if most := _most_sequences(manifest):
+                return (lease.servable.engine.running, most, manifest.config.steps.max_context)
             return None
         finally:
             lease.release()
@@ -85,3 +86,11 @@ class ServerState:
     def losses(self) -> LossCounts:
         """Return what observers have lost."""
         return LossCounts(self._bus.dropped, self.spans_lost(), self.records_lost())
+
+
+def _most_sequences(manifest: Manifest) -> int:
+    """Return how many sequences a step-wise model takes at a time; 0 for other models."""
+    steps = manifest.config.steps
+    if steps.vocabulary:
+        return steps.max_sequences
+    return 0
