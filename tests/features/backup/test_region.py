@@ -73,7 +73,6 @@ class Sites:
             "LOG_B": "b/log",
             "FILES_A": "a",
             "FILES_B": "files",
-            "BACKUPS": "backups",
         }
         self._environment = {
             **os.environ,

@@ -17,7 +17,7 @@ from salver.features.backup.creating import Source, create
 from salver.features.backup.folder import BackupFolder
 from salver.features.backup.manifest import StartCommand
 from salver.features.backup.restoring import Restore
-from salver.features.registry import compression
+from salver.features.registry import compression, rows
 from salver.features.registry import opening as opening_room
 from salver.features.registry.artifacts import ArtifactsFailed
 from salver.features.registry.compression import Measurement
@@ -25,6 +25,7 @@ from salver.features.registry.names import parse
 from salver.features.registry.opening import home_of
 from salver.features.registry.records import NewVersion
 from salver.features.registry.registry import ModelRegistry
+from salver.features.registry.replicating import Copied, copy_versions
 from salver.words.errors import Conflict, InvalidInput, NotFound
 
 FILES = {"model.onnx": b"weights" * 1000, "labels/a.txt": b"cat\ndog", "empty": b""}
@@ -335,3 +336,29 @@ def test_where_a_registry_cannot_be(registry: str, artifacts: str, problem: str)
     with pytest.raises(InvalidInput) as raised:
         home_of(registry, artifacts)
     assert problem in str(raised.value)
+
+
+async def test_versions_are_copied_between_stores(registry: ModelRegistry, s3: S3, tmp_path: Path) -> None:
+    content = await compressed(registry, s3, tmp_path)
+    other = await opened(tmp_path / "other", registry.artifacts.where.replace("/some/", "/another/"))
+    versions = await registry.ledger.read(rows.files)
+    target = other.artifacts
+    read: list[int] = []
+
+    def stop(size: int) -> None:
+        read.append(size)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await asyncio.to_thread(copy_versions, registry.artifacts, target, versions, stop)
+    assert target.names("fraud", 1) == frozenset()
+    (copied,) = await asyncio.to_thread(copy_versions, registry.artifacts, target, versions, read.append)
+    assert copied == Copied("fraud", 1, len(content) + 3)
+    assert sum(read) == copied.bytes + (1 << 20)  # the piece at which it was stopped
+    assert target.entries("fraud", 1) == versions["fraud", 1]
+    assert files_of(target.folder) == ["copy.lock"]
+    bucket = target._address.root.partition("/")[0]  # type: ignore[attr-defined]
+    s3.client.delete_object(Bucket=bucket, Key="another/place/models/fraud/1/labels")
+    assert await asyncio.to_thread(copy_versions, registry.artifacts, target, versions) == [copied]
+    await other.ledger.close()

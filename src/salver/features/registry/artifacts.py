@@ -238,6 +238,17 @@ class Artifacts:
         """
         return self.entries_in(self.path_of(model, number))
 
+    def names(self, model: str, number: int) -> frozenset[str]:
+        """Return the paths of the files that are there, without reading them.
+
+        Raises:
+            ArtifactsFailed: the folder cannot be read.
+        """
+        home = self.path_of(model, number)
+        with disk_errors(home):
+            paths = [path for path in home.rglob("*") if not path.is_dir()]
+        return frozenset(path.relative_to(home).as_posix() for path in paths)
+
     @staticmethod
     def entries_in(home: Path) -> tuple[FileEntry, ...]:
         """Return the entries of any folder."""
@@ -322,7 +333,7 @@ def copy_hashed(
     found, size = hashlib.sha256(), 0
     # readable by others only when it is complete, and no secret
     with os.fdopen(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as write:
-        for piece in _pieces(read):
+        for piece in pieces(read):
             check()
             found.update(piece)
             write.write(piece)
@@ -345,13 +356,14 @@ def _entry(path: Path, name: str) -> FileEntry:
 def entry_of(file: IO[bytes], name: str) -> FileEntry:
     """Return the entry of a file, after reading it to its end."""
     found, size = hashlib.sha256(), 0
-    for piece in _pieces(file):
+    for piece in pieces(file):
         found.update(piece)
         size += len(piece)
     return FileEntry(name, size, found.hexdigest())
 
 
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+def pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield what is left of a file."""
     while piece := file.read(_PIECE):
         yield piece
 

@@ -92,9 +92,14 @@ class BucketArtifacts(Artifacts):
 
     def entries(self, model: str, number: int) -> tuple[FileEntry, ...]:
         """See :meth:`Artifacts.entries`."""
-        home = self._home(model, number)
-        names = sorted(key.removeprefix(f"{home}/").removeprefix(_COMPRESSED) for key in self._listed(home))
+        names = sorted(self.names(model, number))
         return tuple(self._each(lambda name: self._entry(model, number, name), names))
+
+    def names(self, model: str, number: int) -> frozenset[str]:
+        """See :meth:`Artifacts.names`."""
+        home = self._home(model, number)
+        keys = self._listed(home)
+        return frozenset(key.removeprefix(f"{home}/").removeprefix(_COMPRESSED) for key in keys)
 
     @contextlib.contextmanager
     def open(self, model: str, number: int, path: str) -> Iterator[IO[bytes]]:

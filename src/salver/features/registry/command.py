@@ -29,6 +29,7 @@ registry.command(registry_access.webhook)
 registry.command(registry_servers.servers)
 for _command in (
     registry_keeping.verify,
+    registry_keeping.copy,
     registry_keeping.sweep,
     registry_keeping.remove,
 ):

@@ -1,18 +1,23 @@
-"""``salver registry verify``, ``sweep`` and ``remove``: maintenance."""
+"""``salver registry verify``, ``copy``, ``sweep`` and ``remove``: maintenance."""
 
+import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from salver.features.registry.command_options import USUAL, RegistryOptions, Why, run
 from salver.features.registry.names import parse
+from salver.kernel.repository.toml import byte_count
 from salver.terminal.options import Json, state_dir_of
-from salver.terminal.output import listed, result
+from salver.terminal.output import listed, result, under_way
 from salver.words.errors import InvalidInput
 
 if TYPE_CHECKING:
     from salver.features.registry.inspecting import Inspector
     from salver.features.registry.records import Fault
+    from salver.features.registry.registry import ModelRegistry
+    from salver.features.registry.replicating import Copied
     from salver.words.artifacts import Manifest
     from salver.words.messages import Signature
 
@@ -49,6 +54,58 @@ def verify(name: str = "", /, *, where: RegistryOptions = USUAL, json: Json = Fa
     columns = ("version", "file", "problem")
     listed(faults, columns, row, json=json, none="every file is as it was pushed")
     return int(bool(faults))
+
+
+def copy(
+    to: str,
+    /,
+    *,
+    bandwidth: Annotated[str, Parameter(help="Bytes a second to read at most, such as 50MB.")] = "",
+    where: RegistryOptions = USUAL,
+    json: Json = False,
+) -> int:
+    """Copy the files of all versions to another place that lacks them, such as another region's.
+
+    A copy that was interrupted goes on. Digests are verified. The exit status is 1 if a version is not there
+    at the end.
+
+    Args:
+        to: Folder, or URL of an object store, as --artifacts of a registry there.
+    """
+    from salver.features.registry import rows
+    from salver.features.registry.opening import artifacts_of, home_of
+    from salver.features.registry.replicating import Bandwidth, copy_versions, unlimited
+
+    pace: Callable[[int], None] = unlimited
+    if bandwidth:
+        pace = Bandwidth(_rate(bandwidth))
+    target = artifacts_of(home_of(where.home().url, to))
+
+    async def work(registry: "ModelRegistry", _: object) -> "list[Copied]":
+        versions = await registry.ledger.read(rows.files)
+        return await asyncio.to_thread(copy_versions, registry.artifacts, target, versions, pace)
+
+    def row(version: "Copied") -> list[str]:
+        return [f"{version.model}/{version.number}", str(version.bytes), version.problem or "copied"]
+
+    with under_way("copying"):
+        found = run(where, work)
+    listed(found, ("version", "bytes", "state"), row, json=json, none="every version is there")
+    return int(any(version.problem for version in found))
+
+
+def _rate(text: str) -> int:
+    try:
+        rate = byte_count(text)
+    except ValueError:
+        rate = 0
+    if not 1 << 10 <= rate <= 1 << 36:
+        raise InvalidInput(
+            f"{text[:40]!r} is no rate from 1KB to 64GB",
+            field="--bandwidth",
+            fix="Write it as 50MB or 500KB.",
+        )
+    return rate
 
 
 def sweep(
