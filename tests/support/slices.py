@@ -78,6 +78,7 @@ TOGETHER: dict[str, set[str]] = {
         *(_ACCESS, _CACHE, _KEYRING, _MEMORY, _RELEASES, _ROUTING, _USAGE),
     },
     "features/registry/test_bucket_artifacts.py": {"features/backup"},
+    "features/registry/test_region_drill.py": {_ROUTING},
     "features/registry/test_api_registry.py": {_MANAGEMENT, _RELEASES},
     "features/releases/test_api_releases.py": {_MANAGEMENT},
     "features/releases/test_release_controls.py": {_TENSORFLOW},

@@ -1,12 +1,12 @@
 """Three real instances behind a server, of which one or all fail: what do callers notice?"""
 
 import asyncio
-import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
+from callers import Callers
 from faulty_instances import (
     FAULTS,
     LETTERS,
@@ -21,51 +21,8 @@ from faulty_instances import (
 from soaking import size
 from waiting import auntil
 
-from salver.client import Client
 from salver.client.events import EventStream
 from salver.client.http import Http
-from salver.words.errors import SalverError
-
-
-class Callers:
-    """Callers without a pause.
-
-    Attributes:
-        answered, wrong: Answers, and those of them that are wrong.
-        errors: What failed.
-    """
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._client = Client(cluster.front.url, timeout=20)
-        self.answered = self.wrong = 0
-        self.errors: list[str] = []
-
-    async def _call(self, number: int) -> None:
-        while True:
-            try:
-                found = await self._client.infer(NAME, {"x": [[float(number)]]})
-            except SalverError as error:
-                self.errors.append(repr(error))
-                await asyncio.sleep(0.01)
-            else:
-                self.answered += 1
-                self.wrong += float(found["y"][0, 0]) != 2 * number
-
-    @contextlib.asynccontextmanager
-    async def calling(self) -> AsyncIterator["Callers"]:
-        tasks = [asyncio.create_task(self._call(number)) for number in range(1, size(12, 6))]
-        try:
-            yield self
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._client.close()
-
-    async def some_more(self) -> None:
-        """Wait until each caller has had answers."""
-        before = self.answered
-        await auntil(lambda: self.answered > before + 20)
 
 
 async def until_asked(cluster: Cluster) -> None:
@@ -117,7 +74,7 @@ def test_callers_notice_no_fault_of_one_instance(
 ) -> None:
     async def suffer() -> None:
         await cluster.until_all_available()
-        async with Callers(cluster).calling() as callers:
+        async with Callers(cluster.front.url, NAME).calling() as callers:
             await callers.some_more()
             for _ in range(size(2, 1)):
                 await until_asked(cluster)
@@ -143,7 +100,7 @@ def test_an_outage_is_over_when_instances_are_back(
     async def suffer() -> None:
         await cluster.until_all_available()
         before = await cluster.view()
-        async with Callers(cluster).calling() as callers:
+        async with Callers(cluster.front.url, NAME).calling() as callers:
             async with OUTAGES[fault](cluster):
                 await auntil(lambda: len(callers.errors) > 100)
             await callers.some_more()
