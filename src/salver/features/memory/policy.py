@@ -206,13 +206,12 @@ def next_step(snapshot: Snapshot) -> Step | None:
     room = snapshot.budget - committed(snapshot) - _doubt(snapshot)
     by_id = {version.id: version for version in snapshot.versions}
     waiting = [by_id[id] for id, _ in snapshot.demanded]
-    ceilings = [shares.below_ceiling(version, used, snapshot.tenants) for version in waiting]
     served = len(waiting)
-    for number, (version, ceiling) in enumerate(zip(waiting, ceilings, strict=True)):
+    for number, version in enumerate(waiting or snapshot.hoped):
         asks = _asks(version, is_alone=is_quiet)
-        if asks <= room and (ceiling is None or version.peak <= ceiling):
+        if asks <= room and shares.may_take(version, version.peak, used, snapshot.tenants):
             return Admit(version.id)
-        if asks > room and now - snapshot.demanded[number].since > PATIENCE_S:
+        if waiting and asks > room and now - snapshot.demanded[number].since > PATIENCE_S:
             served = number + 1  # those that wait behind it get no room before it has some
             break
     for version in waiting:
@@ -220,21 +219,15 @@ def next_step(snapshot: Snapshot) -> Step | None:
         if refusal is not None:
             return refusal
     if is_quiet:
-        for version, ceiling in zip(waiting[:served], ceilings, strict=False):
+        for version in waiting[:served]:
             going = shares.may_go(ripe, used, snapshot.tenants, version)
-            if ceiling is not None and version.peak > ceiling:  # no other tenant's would help
-                going = [each for each in going if each.tenant == version.tenant]
+            if not shares.may_take(version, version.peak, used, snapshot.tenants):
+                going = [each for each in going if each.tenant == version.tenant]  # no other's would help
             if going:
                 return Evict(going[0].id, "room")
-            if 0 < version.least <= room and (ceiling is None or version.least <= ceiling):
+            if 0 < version.least <= room and shares.may_take(version, version.least, used, snapshot.tenants):
                 return Admit(version.id, is_tight=True)
-    if not waiting:
-        for version in snapshot.hoped:
-            ceiling = shares.below_ceiling(version, used, snapshot.tenants)
-            asks = _asks(version, is_alone=is_quiet)
-            if asks <= room and (ceiling is None or version.peak <= ceiling):
-                return Admit(version.id)
-        if is_quiet:
+        if not waiting:
             return _grow(snapshot, ripe, room, used) or _ahead(snapshot, room, used)
     return None
 
@@ -304,8 +297,7 @@ def _price(
 ) -> tuple[Sequence[Version], float]:
     """Return who would make room for a load ahead, and the seconds of waiting that it is expected to cost."""
     cost, short = LOAD_PRICE * version.reload_s * version.priority, version.peak - room
-    ceiling = shares.below_ceiling(version, used, snapshot.tenants)
-    if ceiling is not None and version.peak > ceiling:
+    if not shares.may_take(version, version.peak, used, snapshot.tenants):
         return (), math.inf
     victims = []
     for other in shares.may_go(_ripe(snapshot), used, snapshot.tenants, version):

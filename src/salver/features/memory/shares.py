@@ -100,3 +100,9 @@ def below_ceiling(claim: Claim, used: Mapping[str, int], tenants: Mapping[str, T
     if tenant is None or not tenant.ceiling:
         return None
     return tenant.ceiling - used.get(claim.tenant, 0)
+
+
+def may_take(claim: Claim, size: int, used: Mapping[str, int], tenants: Mapping[str, Tenant]) -> bool:
+    """Return whether a version's tenant may take so many bytes more."""
+    left = below_ceiling(claim, used, tenants)
+    return left is None or size <= left
