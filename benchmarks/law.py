@@ -82,7 +82,7 @@ def spinner() -> Callable[[float], object]:
 async def _serve(repository: str, port: int) -> None:
     from salver.app import Server
     from salver.configuration import ServeConfig
-    from salver.kernel.lifecycle.memory import tune_interpreter
+    from salver.machine import tune_interpreter
     from salver.transport.server import FrontConfig
 
     config = ServeConfig((repository,), front=FrontConfig(port=port), control="none")

@@ -189,8 +189,8 @@ async def started(variant: Variant, folder: Path, sink: str, port: int = 0) -> A
     from salver.features.access.building import WatchedFile
     from salver.features.releases.experiments.collector import Collector
     from salver.features.releases.experiments.pending import Pending
-    from salver.kernel.lifecycle.memory import tune_interpreter
     from salver.kernel.logs import LogConfig, configure
+    from salver.machine import tune_interpreter
     from salver.transport.restrict import Restriction
     from salver.transport.server import FrontConfig
     from salver.words.releases import Split

@@ -29,11 +29,11 @@ from salver.features.releases.judge.record import proposed
 from salver.features.releases.release_store import ReleaseStore
 from salver.features.releases.splitting import Splitting
 from salver.features.releases.window_exchange import ExchangeProgress
-from salver.kernel.lifecycle.memory import tune_interpreter
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath
+from salver.machine import tune_interpreter
 from salver.transport.calls import take_traits
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
 from salver.words.releases import Split

@@ -16,7 +16,6 @@ from salver.backends.discovery import recogniser, touches_machine
 from salver.backends.protocol import Backend
 from salver.configuration import ServeConfig
 from salver.kernel.lifecycle.manager import Manager
-from salver.kernel.lifecycle.memory import usable_cores
 from salver.kernel.repository import Repository
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.control import ServerControl
@@ -32,6 +31,7 @@ from salver.kernel.serving.readiness import Readiness
 from salver.kernel.serving.servable import Servable
 from salver.kernel.serving.state import ServerState
 from salver.lazy import lazily, lazy_imports
+from salver.machine import usable_cores
 from salver.parts import Kernel, MetricsPage, formats
 from salver.stores import Copies, open_store
 from salver.transport.budget import Budget

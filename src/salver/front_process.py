@@ -13,7 +13,7 @@ import sys
 from salver.app import Server
 from salver.configuration import ServeConfig
 from salver.feature import discover, load
-from salver.kernel.lifecycle.memory import keep_freed_memory, keep_one_heap, tune_interpreter
+from salver.machine import keep_freed_memory, keep_one_heap, tune_interpreter
 from salver.words.errors import NotReady, SalverError
 
 #: Features whose requests copies can answer.

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.kernel.lifecycle.memory import keep_freed_memory, keep_one_heap, tune_interpreter
 from salver.kernel.logs import LogConfig, configure
 from salver.kernel.supervise import Supervisor
+from salver.machine import keep_freed_memory, keep_one_heap, tune_interpreter
 from salver.ready import ReadyInfo, ready_info
 from salver.words.errors import LoadFailed
 

@@ -17,7 +17,7 @@ import importlib, sys
 from pathlib import Path
 import numpy as np, psutil
 from salver.backends.protocol import LoadOptions
-from salver.kernel.lifecycle.memory import give_back_memory
+from salver.machine import give_back_memory
 from salver.testing.backends import manifest_of
 
 module, _, kind = sys.argv[1].partition(":")

@@ -7,7 +7,6 @@ every exception of a framework into ``LoadFailed``. Knows no framework.
 import functools
 import importlib
 import importlib.metadata
-import os
 import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import msgspec
 
 from salver.backends.protocol import Backend
+from salver.machine import usable_cores
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import LoadFailed, MissingExtra, SalverError
 from salver.words.messages import TensorSpec
@@ -87,7 +87,7 @@ def count_of(options: dict[str, str], key: str, default: int, *, least: int = 1)
         LoadFailed: it is not a number, or too large for this machine.
     """
     value = options.get(key, str(default))
-    most = 64 * len(os.sched_getaffinity(0))
+    most = 64 * usable_cores()
     is_number = value.isascii() and value.isdigit() and len(value) <= 9
     if not (is_number and least <= int(value) <= most):
         raise LoadFailed(

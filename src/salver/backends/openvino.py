@@ -4,7 +4,6 @@ A compiled model serves all threads concurrently: each run takes a free infer re
 batching.
 """
 
-import os
 import queue
 import re
 import sys
@@ -16,6 +15,7 @@ from salver.backends.content import head
 from salver.backends.loading import framework, is_batched, loading, options_of, override
 from salver.backends.protocol import LoadOptions, Traits
 from salver.lazy import lazy_imports
+from salver.machine import usable_cores
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import Signature, TensorSpec
@@ -62,7 +62,7 @@ class OpenVinoBackend:
         files = [str(manifest.path)]
         if manifest.format == "openvino-ir" and weights.is_file():
             files.append(str(weights))
-        streams = max(1, len(os.sched_getaffinity(0)) // options.threads)
+        streams = max(1, usable_cores() // options.threads)
         with loading(manifest):
             core = openvino.Core()
             model = core.read_model(*files)

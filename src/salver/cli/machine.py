@@ -12,7 +12,7 @@ import msgspec
 
 from salver.backends.installed import is_installed
 from salver.backends.protocol import Backend
-from salver.kernel.lifecycle.memory import memory_bytes, usable_cores
+from salver.machine import memory_bytes, usable_cores
 
 _PACKAGES = ("uvloop", "numpy", "protobuf")
 _FEW_DESCRIPTORS = 4096

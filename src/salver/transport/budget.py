@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from salver.kernel.lifecycle.memory import memory_bytes
 from salver.lazy import lazy_imports
+from salver.machine import memory_bytes
 from salver.words.errors import DeadlineExceeded, Overloaded, TooLarge
 
 with lazy_imports():

@@ -1,7 +1,6 @@
 """How a host waits for its next order: asleep, or awake where the last one came at once."""
 
 import itertools
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -50,7 +49,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
     monkeypatch.setattr(host_channel, "time", SimpleNamespace(perf_counter=clock.perf_counter))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(host_channel, "usable_cores", lambda: 2)
     yield clock
 
 
@@ -80,7 +79,7 @@ def test_the_next_order_is_waited_for_awake_only_where_that_has_paid(
 
 
 def test_on_a_single_core_it_sleeps(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(host_channel, "usable_cores", lambda: 1)
     sock = Socket(clock, 1, 1, 1)
     orders = channel(sock)
     for _ in range(3):

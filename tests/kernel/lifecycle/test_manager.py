@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from waiting import auntil
 
 from salver.kernel.lifecycle import LifecycleConfig
-from salver.kernel.lifecycle.memory import give_back_memory
+from salver.machine import give_back_memory
 from salver.words.artifacts import Manifest, ModelConfig, Versions
 from salver.words.errors import HostKilled, LoadFailed, NotFound, NotReady, NoVersion
 from salver.words.messages import ModelId, State

@@ -17,8 +17,8 @@ from salver.features.cache.policies.s3fifo import S3Fifo
 from salver.features.cache.policies.sieve import Sieve
 from salver.features.cache.policies.tinylfu import TinyLfu
 from salver.features.cache.ports import KEY_BYTES, OWNER_BYTES
-from salver.kernel.lifecycle.memory import memory_bytes
 from salver.kernel.serving.present import CacheFacts
+from salver.machine import memory_bytes
 from salver.words.errors import InvalidInput
 
 POLICIES: Final[Mapping[str, type[EvictionPolicy[bytes]]]] = {

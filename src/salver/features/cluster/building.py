@@ -16,8 +16,8 @@ from salver.features.cluster.scaling import PERIOD_S
 from salver.features.memory.estimates import estimate
 from salver.features.routing import Routing
 from salver.kernel.engine.control import Load
-from salver.kernel.lifecycle.memory import memory_bytes
 from salver.kernel.serving.loading import Additions
+from salver.machine import memory_bytes
 from salver.parts import Kernel, Parts, Tick
 from salver.words.artifacts import Manifest
 from salver.words.messages import ModelId

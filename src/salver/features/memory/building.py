@@ -11,9 +11,9 @@ from salver.features.memory.operations import operations
 from salver.features.memory.processes import ProcessMeter
 from salver.features.memory.residence import Residence
 from salver.features.memory.shares import Tenant
-from salver.kernel.lifecycle.memory import memory_bytes
 from salver.kernel.serving.loading import Additions
 from salver.kernel.serving.servable import Servable
+from salver.machine import memory_bytes
 from salver.parts import Kernel, Parts, Tick
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, Unsupported

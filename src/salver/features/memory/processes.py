@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from salver.features.memory.ports import Usage, Use
-from salver.kernel.lifecycle.memory import resident_bytes, trim_heap
+from salver.machine import resident_bytes, trim_heap
 
 _CHANGE: Final = 0.01
 _FORGET_PEAK: Final = "5"  # for clear_refs

@@ -16,10 +16,10 @@ from salver.backends.protocol import Backend
 from salver.features.registry.records import Description, InspectedModel
 from salver.features.tuning.profile import Profile
 from salver.features.tuning.profiles import ProfileStore, machine
-from salver.kernel.lifecycle.memory import usable_cores
 from salver.kernel.repository import Formats, Repository
 from salver.kernel.repository.advice import unrecognised_folder
 from salver.kernel.repository.names import is_padded_version, is_visible
+from salver.machine import usable_cores
 from salver.words.artifacts import Manifest, Objective
 from salver.words.errors import InvalidInput, LoadFailed, MissingExtra
 from salver.words.messages import PIPELINE, Signature, TensorSpec

@@ -8,7 +8,7 @@ import msgspec
 
 from salver.features.tuning.graph_bench import CALLERS, GraphBench, knobs_of, plan_of
 from salver.features.tuning.graph_search import GraphMeasurement, GraphSearch
-from salver.kernel.lifecycle.memory import usable_cores
+from salver.machine import usable_cores
 from salver.terminal.output import line, record, remark, table
 from salver.words.errors import ModelFailed, SalverError
 

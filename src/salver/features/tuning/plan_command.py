@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from salver.kernel.lifecycle.memory import usable_cores
+from salver.machine import usable_cores
 from salver.terminal.options import Json, state_dir_of
 from salver.terminal.output import line, record, remark, table
 from salver.words.errors import InvalidInput, SalverError

@@ -24,10 +24,10 @@ from salver.features.tuning.results import Roofline, TuningResult, compare, feas
 from salver.features.tuning.search import Search
 from salver.kernel.engine.placement import Placement, place
 from salver.kernel.engine.ports import Runner
-from salver.kernel.lifecycle.memory import usable_cores
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.loader import Loader
 from salver.kernel.serving.loading import Terms
+from salver.machine import usable_cores
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import Signature

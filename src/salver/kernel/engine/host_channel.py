@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from salver.kernel.engine.control import Frames, Order, Reply, Stop, describe, frame, read_order
+from salver.machine import usable_cores
 from salver.words.errors import TooLarge
 
 #: Longest busy wait for the next order, after a run for a lone caller whose previous requests followed one
@@ -34,7 +35,7 @@ class Channel:
         self._sending = threading.RLock()  # reentrant: a finalizer may send during a send
         self._frames = Frames()
         self._orders: deque[Order] = deque()
-        self._may_wake = len(os.sched_getaffinity(0)) > 1
+        self._may_wake = usable_cores() > 1
         self._pause = math.inf  # between the last two orders, in seconds
 
     def receive(self, *, is_lone: bool = False) -> Order:

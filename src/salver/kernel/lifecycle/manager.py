@@ -15,7 +15,6 @@ from typing import Generic, TypeVar
 
 from salver.kernel.lifecycle.copies import Copy, Lease
 from salver.kernel.lifecycle.members import BoundEnsembles, bind, with_members
-from salver.kernel.lifecycle.memory import give_back_memory, resident_bytes
 from salver.kernel.lifecycle.policy import (
     RISING,
     Adjust,
@@ -35,6 +34,7 @@ from salver.kernel.lifecycle.ports import Absent, LifecycleConfig, Loader, Resid
 from salver.kernel.lifecycle.routes import Routes
 from salver.kernel.supervise import reporting
 from salver.lazy import lazy_imports
+from salver.machine import give_back_memory, resident_bytes
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, LoadFailed, NotFound, SalverError
 from salver.words.events import StateChanged

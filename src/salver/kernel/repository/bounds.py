@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from salver.kernel.lifecycle.memory import memory_bytes, usable_cores
+from salver.machine import memory_bytes, usable_cores
 from salver.words.artifacts import ModelConfig, SequenceState, WarmupSample
 from salver.words.errors import InvalidInput
 from salver.words.handlers import MOST_WORKERS

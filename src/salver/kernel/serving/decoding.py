@@ -24,9 +24,9 @@ import msgspec
 import numpy as np
 
 from salver.encoding.bodies import HttpBody, Message
-from salver.kernel.lifecycle.memory import memory_bytes
 from salver.kernel.serving.ports import Codec
 from salver.lazy import lazy_imports
+from salver.machine import memory_bytes
 from salver.words.errors import DeadlineExceeded, SalverError, TooLarge
 from salver.words.messages import InferRequest, Signature
 

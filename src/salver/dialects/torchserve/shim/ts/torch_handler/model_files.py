@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 
-from salver.kernel.lifecycle.memory import usable_cores
+from salver.machine import usable_cores
 from salver.words.errors import LoadFailed
 from ts.handler_utils.libraries import explained, needed
 from ts.utils.util import check_valid_pt2_backend, list_classes_from_module

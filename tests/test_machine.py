@@ -1,4 +1,4 @@
-"""One heap for all threads, and memory that is given back."""
+"""What the machine lets this process use, and memory that is given back."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from waiting import PATIENCE_S
 
-from salver.kernel.lifecycle import memory
+from salver import machine
 
 
 @pytest.mark.parametrize(("wish", "asked"), [(None, [(-8, 1)]), ("4", [])])
@@ -23,7 +23,7 @@ def test_one_heap_unless_the_environment_says_otherwise(
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     if wish:
         monkeypatch.setenv("MALLOC_ARENA_MAX", wish)
-    memory.keep_one_heap()
+    machine.keep_one_heap()
     assert calls == asked
 
 
@@ -37,20 +37,20 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(
     calls: list[tuple[int, int]] = []
     library = SimpleNamespace(mallopt=lambda key, value: calls.append((key, value)))
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    for name in memory._SIZES:
+    for name in machine._SIZES:
         monkeypatch.delenv(name, raising=False)
     if wish:
         monkeypatch.setenv(wish, "4")
-    memory.keep_freed_memory()
+    machine.keep_freed_memory()
     assert calls == asked
 
 
 def test_another_c_library_has_no_heaps_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
-    memory.keep_one_heap()
-    memory.keep_freed_memory()
-    memory.give_back_memory()
+    machine.keep_one_heap()
+    machine.keep_freed_memory()
+    machine.give_back_memory()
 
 
 def test_memory_is_given_back_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +66,8 @@ def test_memory_is_given_back_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
         under_way -= 1
         return 0
 
-    monkeypatch.setattr(memory.gc, "collect", collect)
-    threads = [threading.Thread(target=memory.give_back_memory) for _ in range(3)]
+    monkeypatch.setattr(machine.gc, "collect", collect)
+    threads = [threading.Thread(target=machine.give_back_memory) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -77,30 +77,30 @@ def test_memory_is_given_back_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_a_program_around_us_has_frozen_stays_frozen() -> None:
     """As of these tests: to walk them all takes seconds, each time that a model is unloaded."""
-    memory.gc.freeze()
-    before = memory.gc.get_freeze_count()
+    machine.gc.freeze()
+    before = machine.gc.get_freeze_count()
     assert before
-    memory.give_back_memory()
+    machine.give_back_memory()
     # Some of what is frozen ends meanwhile, by other threads; thawed, all of it would be counted no more.
-    assert memory.gc.get_freeze_count() > before * 0.9
+    assert machine.gc.get_freeze_count() > before * 0.9
 
 
 def test_nothing_is_collected_once_the_memory_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     collected: list[bool] = []
-    monkeypatch.setattr(memory.gc, "collect", lambda: collected.append(True))
-    used = memory.resident_bytes(os.getpid())
-    memory.give_back_memory(2 * used)
+    monkeypatch.setattr(machine.gc, "collect", lambda: collected.append(True))
+    used = machine.resident_bytes(os.getpid())
+    machine.give_back_memory(2 * used)
     assert not collected
-    monkeypatch.setattr(memory._Collected, "resident", 0)
-    memory.give_back_memory(used // 2)
+    monkeypatch.setattr(machine._Collected, "resident", 0)
+    machine.give_back_memory(used // 2)
     assert collected == [True]
-    memory.give_back_memory(used // 2)
+    machine.give_back_memory(used // 2)
     assert collected == [True], "nothing has come since"
     kept = bytearray(32 << 20)
     kept[:: 1 << 12] = bytes(1 << 13)
-    memory.give_back_memory(used // 2)
+    machine.give_back_memory(used // 2)
     assert collected == [True, True]
-    memory.give_back_memory()
+    machine.give_back_memory()
     assert collected == [True, True, True]
     del kept
 
@@ -110,15 +110,15 @@ def test_what_was_frozen_here_is_looked_at_again(monkeypatch: pytest.MonkeyPatch
     said: list[str] = []
     names = ("collect", "freeze", "unfreeze", "set_threshold")
     calls = {name: lambda *_, name=name: said.append(name) for name in names}
-    monkeypatch.setattr(memory, "gc", SimpleNamespace(**calls))
-    monkeypatch.setattr(memory, "_tuned", threading.Event())
+    monkeypatch.setattr(machine, "gc", SimpleNamespace(**calls))
+    monkeypatch.setattr(machine, "_tuned", threading.Event())
     interval = sys.getswitchinterval()
     if is_tuned:
-        memory.tune_interpreter()
+        machine.tune_interpreter()
         sys.setswitchinterval(interval)
         assert said == ["freeze", "set_threshold"]
         said.clear()
-    memory.give_back_memory()
+    machine.give_back_memory()
     assert said == (["unfreeze", "collect", "freeze"] if is_tuned else ["collect"])
 
 
@@ -155,6 +155,6 @@ def test_limits_of_control_groups_count(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     own = own or "0::/"
-    assert memory.usable_cores(tmp_path, own) == min(cores, _HERE)
+    assert machine.usable_cores(tmp_path, own) == min(cores, _HERE)
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert memory.memory_bytes(tmp_path, own) == (memory_mb << 20 or whole)
+    assert machine.memory_bytes(tmp_path, own) == (memory_mb << 20 or whole)

@@ -57,12 +57,12 @@ def memory_bytes(root: Path = _GROUPS, own: str = "") -> int:
     return min(limits)
 
 
-@functools.cache
 def usable_cores(root: Path = _GROUPS, own: str = "") -> int:
     """Return the cores that this process may use: by affinity, or fewer by the quotas of its control groups.
 
     A part of a core counts as one. ``docker run --cpus`` and limits of Kubernetes set only a quota: threads
-    beyond it use it up early in each period, and all wait for the next one.
+    beyond it use it up early in each period, and all wait for the next one. A host process may be pinned to
+    fewer cores than its server: what it was told before that is not kept.
 
     Args:
         root: Where the hierarchies of control groups are mounted.
