@@ -273,7 +273,7 @@ def test_large_copies_tell_how_far_they_are(tmp_path: Path, caplog: pytest.LogCa
     hold(bucket, Copies(), tmp_path, "m/1/model.onnx", "m")
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == "copying s3://bucket/m/1/model.onnx: 10 % of 70 MiB"
-    assert lines[-1] == "copied s3://bucket/m/1/model.onnx: 70.0 MiB"
+    assert lines[-1] == "copied s3://bucket/m/1/model.onnx: 70 MiB"
 
 
 def test_which_files_a_version_needs() -> None:

@@ -13,6 +13,7 @@ import msgspec
 from salver.backends.installed import is_installed
 from salver.backends.protocol import Backend
 from salver.machine import memory_bytes, usable_cores
+from salver.words.sizes import told_bytes
 
 _PACKAGES = ("uvloop", "numpy", "protobuf")
 _FEW_DESCRIPTORS = 4096
@@ -81,7 +82,7 @@ def findings() -> list[Finding]:
 
 
 def _memory() -> str:
-    return f"{memory_bytes() / 2**30:.1f} GiB"
+    return told_bytes(memory_bytes())
 
 
 def _shared_memory() -> Finding:

@@ -19,6 +19,7 @@ from salver.stores.distant import PARALLEL, ObjectStore
 from salver.stores.protocol import Entry
 from salver.stores.shared_folders import SharedFolder, SharedFolders
 from salver.words.errors import LoadFailed
+from salver.words.sizes import told_bytes
 
 _LOG = logging.getLogger("salver.stores")
 _PIECE: Final = 8 << 20
@@ -200,8 +201,8 @@ class _Progress:
             if self._size < _TOLD_FROM or tenth <= self._told:
                 return
             self._told = tenth
-        _LOG.info("copying %s: %d %% of %d MiB", self._url, tenth * 10, self._size >> 20)
+        _LOG.info("copying %s: %d %% of %s", self._url, tenth * 10, told_bytes(self._size))
 
     def end(self) -> None:
         """Log the end of the copy."""
-        _LOG.info("copied %s: %.1f MiB", self._url, self._size / (1 << 20))
+        _LOG.info("copied %s: %s", self._url, told_bytes(self._size))

@@ -153,7 +153,7 @@ def test_a_tenant_beyond_its_ceiling_hears_what_is_short(server: ServerProcess) 
     body = {"inputs": [{"name": "x", "shape": [1, WIDE], "datatype": "FP32", "data": [1.0] * WIDE}]}
     status, answer = server.post(f"/v2/models/m{COUNT + 1}/infer", body)
     assert status == 503
-    assert "of the 8.0 MiB of the tenant 'small' are missing" in answer["error"]
+    assert "of the 8 MiB of the tenant 'small' are missing" in answer["error"]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_tenant_beyond_its_ceiling_hears_what_is_short(server: ServerProcess) 
     [
         ({"a": {"share_mb": 9, "max_mb": 8}}, "the tenant 'a' has a share above its max_mb"),
         ({"a": {"priority": 0}}, "the tenant 'a' has a number out of bounds"),
-        ({"a": {"share_mb": 80}, "b": {"share_mb": 80}}, "the tenants' shares are 160.0 MiB together"),
+        ({"a": {"share_mb": 80}, "b": {"share_mb": 80}}, "the tenants' shares are 160 MiB together"),
     ],
 )
 async def test_shares_that_make_no_sense_are_refused_at_the_start(tenants: dict[str, Any], said: str) -> None:
@@ -179,9 +179,9 @@ def test_the_command_and_the_metrics_tell_it(
         "model", "place", "bytes", "residence", "rate", "idle", "reload", "loads", "evictions", "why",
     ]  # fmt: skip
     assert sum(row.startswith("m") for row in rows) == COUNT + 2 + len(NEVER)
-    assert "tenant small: 0.0 MiB of at most 8.0 MiB, a share of 4.0 MiB" in rows
-    assert f" of {BUDGET // MIB}.0 MiB are used" in total
-    assert "MiB of it by the response cache)" in total
+    assert "tenant small: 0 B of at most 8 MiB, a share of 4 MiB" in rows
+    assert f" of {BUDGET // MIB} MiB are used" in total
+    assert "KiB of it by the response cache)" in total
     assert main(["memory", "--json", "--url", server.url]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["budget"] == BUDGET

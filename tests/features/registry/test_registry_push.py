@@ -215,4 +215,4 @@ def test_a_terminal_sees_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> No
         each.end()
         each.end()
     lines = [text.removeprefix("\x1b[K") for text in capsys.readouterr().err.split("\r")]
-    assert lines == ["", "m.onnx: 25 % of 4.0 MiB", "m.onnx: 50 % of 4.0 MiB", "others: 3 MiB", ""]
+    assert lines == ["", "m.onnx: 25 % of 4 MiB", "m.onnx: 50 % of 4 MiB", "others: 3 MiB", ""]

@@ -14,10 +14,10 @@ from salver.features.routing.rules.copies import Copies
 from salver.features.routing.rules.document import Rule
 from salver.features.routing.rules.stage import RuledRequest, RuleStage
 from salver.features.routing.rules.table import CompiledRule, RuleTable, Verdict, decide, explain, parse
-from salver.kernel.repository.toml import byte_count
 from salver.kernel.serving.inner import ALONE
 from salver.words.errors import Code, InvalidInput, Overloaded
 from salver.words.messages import Call, InferRequest, Parameter, Standing
+from salver.words.sizes import byte_count
 from salver.words.tensor import tensor
 
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC).timestamp()

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from salver.terminal.options import DEFAULT_URL, Json, Url, token
 from salver.terminal.output import line, listed, record
+from salver.words.sizes import told_bytes
 
 cache = App(name="cache", help="Response cache of a server.", default_parameter=Parameter(negative=()))
 _COLUMNS: Final = (
@@ -24,7 +25,6 @@ _COLUMNS: Final = (
     "best ratio",
 )
 _WIDTH: Final = 40
-_KIB: Final = 1024
 
 
 @cache.command
@@ -63,7 +63,7 @@ def drawn(row: dict[str, Any]) -> list[str]:
     texts = [f"{row['model']} {row['version']}: hit ratio by size"]
     for point in row["curve"]:
         bar = "█" * round(point["hit_ratio"] * _WIDTH)
-        texts.append(f"{_size(point['bytes']):>12}  {point['hit_ratio'] * 100:5.1f} %  {bar}")
+        texts.append(f"{told_bytes(point['bytes']):>12}  {point['hit_ratio'] * 100:5.1f} %  {bar}")
     if not row["curve"]:
         texts.append("  no request was seen twice")
     return [*texts, row["why"]]
@@ -80,18 +80,10 @@ def _cells(row: dict[str, Any]) -> Sequence[str]:
         str(requests),
         f"{ratio:.3f}",
         f"{row['saves']:.3f} cores",
-        _size(row["size"]),
-        _size(row["best_size"]),
+        told_bytes(row["size"]),
+        told_bytes(row["best_size"]),
         f"{row['best_hit_ratio']:.3f}",
     )
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < _KIB:
-            return f"{count:.3g} {unit}"
-        count /= _KIB
-    return f"{count:.3g} GiB"
 
 
 async def _ask(url: str, model: str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from salver.features.cache.meter import Counts, ModelMeter
 from salver.features.cache.ports import ResponseCache
 from salver.features.cache.reuse import Point
 from salver.features.cache.sizing import Demand, allocate
+from salver.words.sizes import told_bytes
 
 #: Seconds between decisions.
 TICK_S: Final = 10.0
@@ -260,4 +261,4 @@ def _words(state: str, gain: float, best: float, lookups: int) -> str:
         return "hits saved less than looking them up cost; a sixteenth of the requests is still sampled"
     if gain <= 0 or not best:
         return "no size saves more than it costs"
-    return f"{best / (1 << 20):.1f} MiB save most: {gain:.3f} cores more than they cost"
+    return f"{told_bytes(best)} save most: {gain:.3f} cores more than they cost"

@@ -1,10 +1,10 @@
 """Parsing of the options of a response cache."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 from salver.words.errors import InvalidInput
-
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+from salver.words.sizes import byte_count
 
 
 def only(options: Mapping[str, str], cache: str, known: Iterable[str]) -> None:
@@ -21,21 +21,20 @@ def only(options: Mapping[str, str], cache: str, known: Iterable[str]) -> None:
 
 
 def byte_size(text: str, what: str) -> int:
-    """Parse a number of bytes, with k, m or g for the powers of 1024.
+    """Parse a size.
 
     Raises:
-        InvalidInput: it is not a number, or 0.
+        InvalidInput: it is none, or 0.
 
     >>> byte_size("64m", "size"), byte_size("1048576", "size")
     (67108864, 1048576)
     """
-    digits = text
-    if text[-1:].lower() in _UNITS and text:
-        digits = text[:-1]
-    unit = _UNITS[text[len(digits) :].lower()]
-    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 18 and int(digits)):
+    size = 0
+    with contextlib.suppress(ValueError):
+        size = byte_count(text)
+    if not size:
         raise InvalidInput(f"{what} {text!r} is not a positive number of bytes", fix="As 67108864, or 64m.")
-    return int(digits) * unit
+    return size
 
 
 def number(options: Mapping[str, str], name: str, default: float, cache: str) -> float:

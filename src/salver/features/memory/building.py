@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from salver.features import MemoryConfig, TenantsConfig
-from salver.features.memory.estimates import parse_size, told
+from salver.features.memory.estimates import parse_size
 from salver.features.memory.figures import MemoryFigures
 from salver.features.memory.operations import operations
 from salver.features.memory.processes import ProcessMeter
@@ -17,6 +17,7 @@ from salver.machine import memory_bytes
 from salver.parts import Kernel, Parts, Tick
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, Unsupported
+from salver.words.sizes import told_bytes
 
 _TICK_S: Final = 1.0
 _SHARE: Final = 0.9  # of the machine: the rest is for files and others
@@ -81,7 +82,7 @@ def tenants_of(config: TenantsConfig, budget: int) -> dict[str, Tenant]:
     shares = sum(tenant.share for tenant in tenants.values())
     if shares > budget:
         raise InvalidInput(
-            f"the tenants' shares are {told(shares)} together, and the budget has {told(budget)}",
+            f"the tenants' shares are {told_bytes(shares)} together, and the budget has {told_bytes(budget)}",
             field="tenants.memory",
         )
     return tenants

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import orjson
 from cyclopts import Parameter
 
-from salver.features.memory.estimates import told
 from salver.terminal.options import DEFAULT_URL, Json, Url, token
 from salver.terminal.output import line, listed, on_terminal, record
+from salver.words.sizes import told_bytes
 
 _COLUMNS = ("model", "place", "bytes", "residence", "rate", "idle", "reload", "loads", "evictions", "why")
 _CLEAR = "\x1b[H\x1b[2J"
@@ -54,10 +54,10 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
     for tenant in found["tenants"]:
         most = "the budget"
         if tenant["ceiling"]:
-            most = told(tenant["ceiling"])
+            most = told_bytes(tenant["ceiling"])
         line(
-            f"tenant {tenant['tenant']}: {told(tenant['bytes'])} of at most {most}, "
-            f"a share of {told(tenant['share'])}"
+            f"tenant {tenant['tenant']}: {told_bytes(tenant['bytes'])} of at most {most}, "
+            f"a share of {told_bytes(tenant['share'])}"
         )
     for source in found["ahead"]:
         if source["used"] or source["unused"]:
@@ -69,16 +69,17 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
             )
     cache = ""
     if found["cache"]:
-        cache = f" ({told(found['cache'])} of it by the response cache)"
+        cache = f" ({told_bytes(found['cache'])} of it by the response cache)"
     line(
-        f"{told(found['used'])} of {told(found['budget'])} are used, {told(found['base'])} without models, "
-        f"{told(found['rest'])} by no model in particular{cache}; "
+        f"{told_bytes(found['used'])} of {told_bytes(found['budget'])} are used, "
+        f"{told_bytes(found['base'])} without models, "
+        f"{told_bytes(found['rest'])} by no model in particular{cache}; "
         f"{found['refusals']} refusals"
     )
 
 
 def _texts(row: dict[str, Any]) -> list[str]:
-    size = told(row["bytes"])
+    size = told_bytes(row["bytes"])
     if not row["is_measured"]:
         size = f"about {size}"
     return [

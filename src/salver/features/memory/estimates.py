@@ -6,9 +6,9 @@ Before its first load a version is judged by its format and its size on disk; af
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from salver.kernel.repository.toml import byte_count
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput
+from salver.words.sizes import byte_count
 
 _LEAST_BUDGET: Final = 64 << 20
 _LEAST_NEED: Final = 1 << 20
@@ -119,14 +119,3 @@ def scaled(usual: Need, earlier: Need, ratio: float) -> Need:
     return Need(
         max(usual.resident, int(earlier.resident * ratio)), max(usual.peak, int(earlier.peak * ratio))
     )
-
-
-def told(size: int) -> str:
-    """Return bytes for a person.
-
-    >>> told(3 << 20), told(5 << 30)
-    ('3.0 MiB', '5.00 GiB')
-    """
-    if size >= 1 << 30:
-        return f"{size / (1 << 30):.2f} GiB"
-    return f"{size / _MIB:.1f} MiB"

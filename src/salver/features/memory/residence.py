@@ -20,7 +20,6 @@ from salver.features.memory.estimates import (
     framework_of,
     learned,
     scaled,
-    told,
 )
 from salver.features.memory.growing import Growing
 from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot, Version
@@ -32,6 +31,7 @@ from salver.words.artifacts import Manifest
 from salver.words.errors import NotReady
 from salver.words.events import BatchRan, Event, Served
 from salver.words.messages import ModelId
+from salver.words.sizes import told_bytes as told
 
 _LOG: Final = logging.getLogger("salver.memory")
 _MOST_LEARNED: Final = 1 << 16

@@ -14,6 +14,7 @@ from salver.features.registry.names import Reference, parse
 from salver.terminal.options import Json
 from salver.terminal.output import line, listed, moment, record, result
 from salver.words.errors import InvalidInput
+from salver.words.sizes import told_bytes
 
 if TYPE_CHECKING:
     from salver.features.registry.records import Difference, Entry, Model, Version
@@ -76,7 +77,7 @@ def _version(version: "Version") -> list[str]:
         ", ".join(version.aliases),
         version.description.framework,
         _digest(version.digest),
-        _size(version.size),
+        told_bytes(version.size),
         moment(version.created),
         version.by,
         _pairs(version.metrics),
@@ -106,7 +107,10 @@ def show(reference: str, /, *, where: RegistryOptions = USUAL, json: Json = Fals
             for side in ("inputs", "outputs")
             for each in what.signature.get(side, ())
         ),
-        *(("file", f"{file.path}  {_size(file.size)}  {_digest(file.sha256)}") for file in version.files),
+        *(
+            ("file", f"{file.path}  {told_bytes(file.size)}  {_digest(file.sha256)}")
+            for file in version.files
+        ),
         ("pushed", f"{moment(version.created)} by {version.by}{version.why and f': {version.why}'}"),
         ("source", version.source),
         *((parent.kind, parent.reference) for parent in version.parents),
@@ -285,13 +289,6 @@ def protect(
 def _digest(sha256: str) -> str:
     """Shorten a digest to a distinctive prefix."""
     return sha256.removeprefix("sha256:")[:12]
-
-
-def _size(count: int) -> str:
-    for unit, width in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if count >= 1 << width:
-            return f"{count / (1 << width):.1f} {unit}"
-    return f"{count} B"
 
 
 def _pairs(values: Any) -> str:

@@ -23,6 +23,7 @@ from salver.features.registry.command_options import (
 from salver.terminal.options import Json
 from salver.terminal.output import remark, result, under_way
 from salver.words.errors import InvalidInput, SalverError
+from salver.words.sizes import told_bytes
 
 if TYPE_CHECKING:
     from salver.features.registry.records import Actor, NewVersion, Parent, Version
@@ -89,7 +90,7 @@ def push(
             for notice in found.description.notices:
                 remark(f"note: {notice}")
             size = sum(file.stat().st_size for file in found.files.values())
-            with under_way(f"copying {len(found.files)} files, {size / (1 << 20):.1f} MiB"):
+            with under_way(f"copying {len(found.files)} files, {told_bytes(size)}"):
                 version = await registry.push(order, found, actor)
             for notice in registry.artifacts.notices:
                 remark(notice)
@@ -195,9 +196,9 @@ class _DownloadProgress:
 
     def __call__(self, what: str, done: int, whole: int) -> None:
         """See :data:`salver.stores.sources.Progress`."""
-        part = f"{done >> 20} MiB"
+        part = told_bytes(done)
         if whole:
-            part = f"{done * 100 // whole} % of {whole / (1 << 20):.1f} MiB"
+            part = f"{done * 100 // whole} % of {told_bytes(whole)}"
         if self._is_seen and part != self._last:
             self._last = part
             sys.stderr.write(f"\r\x1b[K{what[-60:]}: {part}")

@@ -8,10 +8,10 @@ from cyclopts import Parameter
 
 from salver.features.registry.command_options import USUAL, RegistryOptions, Why, run
 from salver.features.registry.names import parse
-from salver.kernel.repository.toml import byte_count
 from salver.terminal.options import Json, state_dir_of
 from salver.terminal.output import listed, result, under_way
 from salver.words.errors import InvalidInput
+from salver.words.sizes import byte_count
 
 if TYPE_CHECKING:
     from salver.features.registry.inspecting import Inspector

@@ -20,6 +20,7 @@ from salver.features.tuning.search import Search
 from salver.stats.batch_price import Price
 from salver.terminal.picture import Picture
 from salver.words.artifacts import Objective
+from salver.words.sizes import told_bytes
 
 _LOADS: Final = (0.3, 0.6, 0.9)  # fractions of the capacity at which rules are compared
 _BUSY: Final = 0.3  # error of a law (95th percentile) above which something else was running
@@ -217,8 +218,8 @@ def _on_the_bound(tuned: TuningResult) -> tuple[str, ...]:
         else f"{most.by} is the bound at every size"
     )
     said = (
-        f"Roofline: a row is {_operations(cost)}, the weights are {_bytes(cost.weight_bytes)}; these cores "
-        f"do {', '.join(peaks)} at best (measured), so that {setting.max_rows} rows allow "
+        f"Roofline: a row is {_operations(cost)}, the weights are {told_bytes(cost.weight_bytes)}; these "
+        f"cores do {', '.join(peaks)} at best (measured), so that {setting.max_rows} rows allow "
         f"{per_second(most.rate)} rows/s, of which {100 * share:.0f} % are reached; {where}."
     )
     return (said, *notes)
@@ -234,12 +235,6 @@ def _with_unit(count: float, unit: str) -> str:
         if count >= size:
             return f"{count / size:.3g} {prefix}{unit}"
     return f"{count:.3g} {unit}"
-
-
-def _bytes(count: float) -> str:
-    if count >= 1 << 20:
-        return f"{count / (1 << 20):.3g} MiB"
-    return f"{count / (1 << 10):.3g} KiB"
 
 
 def _on_rules(tuned: TuningResult) -> tuple[str, ...]:

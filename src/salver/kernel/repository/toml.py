@@ -87,8 +87,6 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)")
 _UNIT_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_UNIT_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def milliseconds(text: str) -> float:
@@ -104,21 +102,6 @@ def milliseconds(text: str) -> float:
     if match is None or not float(match[1]):
         raise ValueError(f"{text!r} is not a positive time with a unit, such as 50ms or 0.2s")
     return float(match[1]) * _UNIT_MS[match[2]]
-
-
-def byte_count(text: str) -> int:
-    """Convert a size to bytes; its units are powers of 1024.
-
-    Raises:
-        ValueError: it is none.
-
-    >>> byte_count("1.5 GiB"), byte_count("512m")
-    (1610612736, 536870912)
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is no size")
-    return int(float(match[1]) * _UNIT_BYTES[match[2].lower()])
 
 
 def read_document(content: bytes, origin: str) -> tuple[dict[str, Any], str]:

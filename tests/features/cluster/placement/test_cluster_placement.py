@@ -230,7 +230,7 @@ def test_a_node_that_drains_is_left_if_there_is_room() -> None:
     assert steps_of(plan) == [("move", "x#0", "b")]
     assert plan.steps[0].source == "a"
     assert [(str(each.key), each.why) for each in plan.unplaced] == [
-        ("y#0", "no node has room for 4.0 MiB of memory: b comes closest and lacks 4.0 MiB of memory")
+        ("y#0", "no node has room for 4 MiB of memory: b comes closest and lacks 4 MiB of memory")
     ]
     assert Replica("y", "a") in plan.replicas
 
@@ -262,7 +262,7 @@ def test_a_gang_is_in_one_zone_and_whole_or_not_there() -> None:
         ("stop", "the rest of its gang has no place")
     ]
     assert {each.why for each in ended.unplaced} == {
-        "no zone has room for its 3 parts of 5.0 MiB of memory and 1 device each"
+        "no zone has room for its 3 parts of 5 MiB of memory and 1 device each"
     }
 
 

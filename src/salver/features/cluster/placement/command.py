@@ -8,9 +8,9 @@ from cyclopts import App, Parameter
 from salver.features.cluster.placement.policy import place
 from salver.features.cluster.placement.records import Step
 from salver.features.cluster.placement.snapshot import levels, read
-from salver.features.memory.estimates import told
 from salver.terminal.options import Json
 from salver.terminal.output import line, record, table
+from salver.words.sizes import told_bytes
 
 _COLUMNS: Final = ("step", "replica", "node", "from", "memory", "why")
 
@@ -48,10 +48,10 @@ def explain(
     for each in plan.unplaced:
         line(f"{each.key} has no place: {each.why}")
     line(
-        f"steps: {len(plan.steps)}, which fill {told(plan.moved_bytes)}; replicas that then run: "
+        f"steps: {len(plan.steps)}, which fill {told_bytes(plan.moved_bytes)}; replicas that then run: "
         f"{len(plan.replicas)}; without a place: {len(plan.unplaced)}"
     )
 
 
 def _cells(step: Step) -> list[str]:
-    return [step.action, str(step.key), step.node, step.source, told(step.bytes), step.why]
+    return [step.action, str(step.key), step.node, step.source, told_bytes(step.bytes), step.why]

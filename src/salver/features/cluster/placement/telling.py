@@ -7,18 +7,18 @@ import numpy as np
 from salver.features.cluster.placement.records import Key
 from salver.features.cluster.placement.room import Need
 from salver.features.cluster.placement.state import State
-from salver.features.memory.estimates import told
+from salver.words.sizes import told_bytes
 
 
 def amount(need: Need) -> str:
     """Return what is needed or lacking, without what is 0.
 
     >>> amount(Need(3 << 30, 1500, 0))
-    '3.00 GiB of memory and 1.5 cores'
+    '3 GiB of memory and 1.5 cores'
     """
     parts = []
     if need.memory:
-        parts.append(f"{told(need.memory)} of memory")
+        parts.append(f"{told_bytes(need.memory)} of memory")
     if need.millicores:
         parts.append(f"{need.millicores / 1000:g} cores")
     if need.devices:

@@ -82,7 +82,7 @@ def explain(
     from salver.features.routing.rules import conditions, table
     from salver.features.routing.rules.document import Rule
     from salver.features.routing.rules.reading import read
-    from salver.kernel.repository.toml import byte_count
+    from salver.words.sizes import byte_count
 
     if file is None:
         found = _ask(url)

@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from salver.features.routing.rules.document import ANY, When
-from salver.kernel.repository.toml import byte_count
 from salver.words.messages import InferRequest, Parameter
 from salver.words.releases import HEADER, PARAMETER, trait
+from salver.words.sizes import byte_count
 from salver.words.tensor import size_of
 
 _COMPARISON: Final = re.compile(r"(<=|>=|<|>|=)\s*(.+)")
