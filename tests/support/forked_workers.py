@@ -1,8 +1,8 @@
 """Tests on several processes (``--workers N``), forked when all tests are collected.
 
 Collecting and importing is done once, in the process that reports: each worker has it by its fork. A worker
-gets runs of neighbouring tests, which share fixtures: first a few long ones or one file with loops at a time,
-then many short ones, and fewer as fewer are left.
+gets whole files, whose tests share fixtures: first a few pages or one file with loops at a time, then several
+files with many short tests, and fewer as fewer are left.
 """
 
 import atexit
@@ -27,9 +27,10 @@ from salver.testing import process
 
 #: Share of what is left that a worker gets at a time, for each worker.
 _PART = 8
-#: Tests of the whole that a worker gets at a time: each may take a minute, and shares little with the next.
-_OF_THE_WHOLE = 4
-_WHOLE, _LOOPS, _OTHERS = range(3)
+#: Files whose tests may take a minute each and share little with the next; a worker gets a few at a time.
+_APART = ("test_docs.py", "test_slices.py")
+_OF_THOSE = 4
+_LONG, _FILES, _OTHERS = range(3)
 
 
 class ForkedWorkers:
@@ -110,19 +111,17 @@ class ForkedWorkers:
             self._reporter.stats.setdefault("warnings", []).extend(content)
 
     def _choose(self, session: pytest.Session) -> list[int]:
-        """Return the next tests: whole files, if that is not many more, but no two files with loops."""
+        """Return the next tests: whole files, but no two with loops."""
         if session.shouldfail or session.shouldstop or not self._left:
             return []
         rank = self._ranks[self._left[0]]
-        if rank == _WHOLE:
-            return self._take(lambda chosen: len(chosen) < _OF_THE_WHOLE)
+        if rank == _LONG:
+            return self._take(lambda chosen: len(chosen) < _OF_THOSE)
         count = -(-len(self._left) // (_PART * self._count))
 
         def goes_on(chosen: list[int]) -> bool:
             is_same = session.items[self._left[0]].path == session.items[chosen[-1]].path
-            if rank == _LOOPS:
-                return is_same
-            return len(chosen) < count or (is_same and len(chosen) < 2 * count)
+            return is_same or (rank == _OTHERS and len(chosen) < count)
 
         return self._take(goes_on)
 
@@ -151,15 +150,17 @@ class ForkedWorkers:
 def _ranks(items: list[pytest.Item]) -> list[int]:
     """Return when tests are run, so that those of seconds and minutes are not the last.
 
-    First the tests of the whole (pages, packages, trees), then files with loops and loads.
+    First pages and slices, then files about the whole, and those with loops and loads.
     """
     whole = Path(__file__).parents[1]
     loops = {item.path for item in items if item.get_closest_marker("soak")}
 
     def rank(path: Path) -> int:
-        if path.parent == whole:
-            return _WHOLE
-        return _LOOPS if path in loops else _OTHERS
+        if path.name in _APART:
+            return _LONG
+        if path.parent == whole or path in loops:
+            return _FILES
+        return _OTHERS
 
     return [rank(item.path) for item in items]
 
