@@ -9,12 +9,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fork_server
 from torchserve_models import copied
 from torchserve_replay import Case, Target, ask
 
@@ -24,7 +24,7 @@ CONFIGS: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("torchserve_configs.json").read_text()
 )
 PORTS = ("inference", "management", "metrics", "grpc-inference", "grpc-management")
-SALVER = (str(Path(sys.executable).with_name("salver")), "torchserve")
+SALVER = (str(fork_server.COMMAND), "torchserve")
 _WITHIN_S = 120.0
 _SOURCE = str(Path(__file__).parents[2] / "src")
 
@@ -67,6 +67,10 @@ def started(
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": _SOURCE,  # from wherever it is started
     }
+    if command is SALVER:
+        (folder / "bin").mkdir(exist_ok=True)
+        fork_server.write_command(folder / "bin")
+        command = (str(folder / "bin" / "salver"), "torchserve")
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, *arguments],

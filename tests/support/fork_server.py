@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,9 +35,22 @@ COMMAND = Path(sys.executable).with_name("salver")
 _READ_LATE = ("SALVER_", "SAGEMAKER_", "AIP_", "OTEL_", "AWS_", "PYTEST_", "TF_")
 _MESSAGE_BYTES = 1 << 17
 _OF_SERVERS = (
+    "cyclopts.completion",
+    "encodings.idna",
+    "numpy.random",
     "onnxruntime",
+    "salver.backends.outputs",
+    "salver.backends.sharing",
     "salver.cli.banner",
+    "salver.cli.feature_tables",
+    "salver.cli.server_file",
     "salver.cli.start",
+    "salver.dialects.triton.config_view",
+    "salver.features.telemetry.own_metrics",
+    "salver.kernel.engine.process",
+    "salver.kernel.engine.warmup",
+    "salver.kernel.repository.advice",
+    "salver.kernel.serving.model_callbacks",
     "salver.running",
     "uvloop",
     *forked_hosts.HOSTS,
@@ -48,9 +62,19 @@ _OF_REGISTRIES = (
     "salver.features.keyring.building",
     "salver.features.ledger.migrations",
     "salver.features.registry.command",
+    "salver.features.registry.fetching",
+    "salver.features.registry.opening",
+    "salver.features.registry.registered",
     "salver.features.registry.registry",
+    "salver.features.registry.registry_operations",
     "salver.features.registry.version_rows",
+    "salver.features.registry.webhooks",
+    "salver.features.releases.building",
     "salver.features.releases.command_watch",
+    "salver.features.releases.composition",
+    "salver.features.releases.release_operations",
+    "salver.features.usage.building",
+    "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite",
 )
 #: The command for shells: has the server fork, passes signals on, and ends as the fork does. It imports next
@@ -240,6 +264,8 @@ def _import() -> None:
 
     for name in (*_OF_SERVERS, *_OF_REGISTRIES):
         importlib.import_module(name)
+    for backend in entry_points(group="salver.backends"):  # each imports its framework when it loads a model
+        backend.load()
     for feature in discover():
         table = ServeConfig().table(feature.name, feature.config) if feature.config else None
         if feature.build and feature.is_used(table):
@@ -257,7 +283,7 @@ def _become(command: list[str], env: dict[str, str], cwd: str, streams: list[int
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None
-    if "serve" in command:
+    if not {"serve", "torchserve"}.isdisjoint(command):
         forked_hosts.begin_by_fork()
     sys.argv[:] = command
     sys.modules["__main__"].__file__ = command[0]  # multiprocessing imports it again in what it spawns
