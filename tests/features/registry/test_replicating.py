@@ -1,5 +1,6 @@
 """Copies of a registry's files in another place: whole, limited, and going on after an interruption."""
 
+import asyncio
 import fcntl
 from collections.abc import AsyncIterator, Callable, Mapping
 from itertools import accumulate
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from registries import ANN, found, open_registry
 
+from salver.cli import main
 from salver.features.registry import rows
 from salver.features.registry.artifacts import Artifacts
 from salver.features.registry.records import FileEntry, NewVersion
@@ -142,3 +144,23 @@ async def test_one_copy_at_a_time(registry: ModelRegistry, tmp_path: Path) -> No
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(Conflict, match="another copy to"):
             copy_versions(registry.artifacts, target, {})
+
+
+async def test_the_command_says_what_it_copied(
+    registry: ModelRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await pushed(registry, tmp_path / "one", a=b"1")
+    await pushed(registry, tmp_path / "two", b=b"2")
+    (registry.artifacts.path_of("fraud", 2) / "b").unlink()
+
+    def copy(*options: str) -> tuple[int, list[str], str]:
+        words = ["registry", "copy", str(tmp_path / "there"), "--registry", str(tmp_path / "here"), *options]
+        status = main(words)
+        printed = capsys.readouterr()
+        return status, printed.out.splitlines(), printed.err
+
+    status, lines, _ = await asyncio.to_thread(copy, "--bandwidth", "1MB")
+    assert (status, lines[1].split()) == (1, ["fraud/1", "1", "copied"])
+    assert lines[2].startswith("fraud/2") and "No such file" in lines[2]
+    status, _, error = await asyncio.to_thread(copy, "--bandwidth", "fast")
+    assert status == 1 and "'fast' is no rate from 1KB to 64GB" in error

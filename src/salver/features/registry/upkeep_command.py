@@ -1,6 +1,5 @@
 """``salver registry verify``, ``copy``, ``sweep`` and ``remove``: maintenance."""
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ from salver.words.sizes import byte_count
 if TYPE_CHECKING:
     from salver.features.registry.inspecting import Inspector
     from salver.features.registry.records import Fault
-    from salver.features.registry.registry import ModelRegistry
     from salver.features.registry.replicating import Copied
     from salver.words.artifacts import Manifest
     from salver.words.messages import Signature
@@ -79,17 +77,15 @@ def copy(
     pace: Callable[[int], None] = unlimited
     if bandwidth:
         pace = Bandwidth(_rate(bandwidth))
-    target = artifacts_of(home_of(where.home().url, to))
-
-    async def work(registry: "ModelRegistry", _: object) -> "list[Copied]":
-        versions = await registry.ledger.read(rows.files)
-        return await asyncio.to_thread(copy_versions, registry.artifacts, target, versions, pace)
 
     def row(version: "Copied") -> list[str]:
         return [f"{version.model}/{version.number}", str(version.bytes), version.problem or "copied"]
 
+    home = where.home()
+    versions = run(where, lambda registry, _: registry.ledger.read(rows.files))
     with under_way("copying"):
-        found = run(where, work)
+        target = artifacts_of(home_of(home.url, to))
+        found = copy_versions(artifacts_of(home), target, versions, pace)
     listed(found, ("version", "bytes", "state"), row, json=json, none="every version is there")
     return int(any(version.problem for version in found))
 
