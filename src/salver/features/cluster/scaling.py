@@ -83,9 +83,9 @@ class Scaler:
             limits: ``count`` (0 = 1) and ``max_count`` are the bounds.
         """
         self._work += _GAIN * (demand.work - self._work)
-        # A sudden rise counts at once; small variations are averaged.
-        waiting = demand.backlog_s / PERIOD_S
-        needed = _whole(max(self._work / FULL, demand.work) + waiting)
+        if demand.work > self.count:  # a sudden rise counts at once; small variations are averaged
+            self._work = max(self._work, demand.work)
+        needed = _whole(max(self._work / FULL, demand.work) + demand.backlog_s / PERIOD_S)
         self._keep(max(needed, _whole(self._work / SPARE)), limits.scale_down_s, now)
         least = max(1, limits.count)
         most = max(least, limits.max_count)

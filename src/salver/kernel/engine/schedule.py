@@ -76,6 +76,9 @@ class Schedule:
     ) -> None:
         promise = (config.objective.latency_p99_ms or config.objective.deadline_ms or math.inf) / 1e3
         memory = min(max(_LEAST_MEMORY_S, _RATE_MEMORY * promise), _MOST_MEMORY_S)
+        is_scaled = config.instances.max_count > 0
+        if is_scaled:
+            memory = _LEAST_MEMORY_S  # the scaler averages by itself, and must see a step of load at once
         self.load = Load(laws or ShapeLaws(), slots, config.batching.largest_run, memory)
         self.targets = Targets(config, promise, self.load)
         self._outlook = Outlook(self.load)
@@ -89,7 +92,7 @@ class Schedule:
         self.waits = self.policy in ("window", "learned")
         self.foresees = promise < math.inf and config.priorities.levels == 1
         has_promise = self.policy not in ("drain", "window", "learned") or promise < math.inf
-        self.is_timed = has_promise or config.instances.max_count > 0  # which counts on the rate
+        self.is_timed = has_promise or is_scaled  # by the rate
         self._chosen = learned or self._rule(config)
         bulk_rows = functools.partial(_bulk_rows, config.bulk, promise, self.load)
         self.batcher = Batcher(config, self._chosen, bulk_rows)
