@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,12 @@ import jsonschema_rs
 import pytest
 import yaml
 import zoo
+from charts import CHART, MANIFESTS, PLACE, PLAIN, helm, template, with_helm
 from crds import custom_resource
 from pods import Container
 from pushing import BODY, push
 from registries import open_registry
+from s3 import KEYS, S3
 from waiting import until
 
 import salver
@@ -23,8 +24,6 @@ from salver.features.access.keys_file import KeyRecord, hash_of, written
 from salver.testing.process import free_port
 
 ROOT = Path(__file__).parents[2]
-MANIFESTS = runpy.run_path(str(ROOT / "scripts" / "manifests.py"))
-PLAIN, CHART, PLACE = MANIFESTS["PLAIN"], MANIFESTS["CHART"], MANIFESTS["PLACE"]
 VALUES = sorted((PLAIN / "values").glob("*.yaml"))
 OBJECTS = {path.stem: [*yaml.safe_load_all((PLAIN / path.name).read_text())] for path in VALUES}
 DEPLOYMENTS = {
@@ -33,14 +32,12 @@ DEPLOYMENTS = {
     for each in objects
     if each["kind"] == "Deployment"
 }
-with_helm = pytest.mark.skipif(
-    not (PLACE / "helm").exists(), reason="make it first: make .envs/helm/requirements.txt"
-)
+BUCKET = "s3://models/live"
 EVERY_OPTION = {
     "imagePullSecrets": [{"name": "registry"}],
     "groups": {
         "main": {
-            "models": {"uri": "s3://models/live"},
+            "models": {"uri": BUCKET},
             "access": {"allowAnonymous": True},
             "env": {"AWS_REGION": "eu-west-1", "OMP_NUM_THREADS": 2},
             "args": ["--log-level=debug"],
@@ -57,17 +54,6 @@ EVERY_OPTION = {
     "networkPolicy": {"egress": []},
     "monitoring": {"serviceMonitor": True, "labels": {"release": "prometheus"}},
 }
-
-
-def helm(*words: str | Path) -> str:
-    found: str = MANIFESTS["helm"](*words)
-    return found
-
-
-def template(folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
-    path = folder / "values.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return [*yaml.safe_load_all(helm("template", "salver", CHART, "--values", path))]
 
 
 class Schemas:
@@ -198,13 +184,23 @@ class Cluster:
         (self.folder / "keys").mkdir()
         (self.folder / "keys" / "keys.toml").write_text(written(records))
 
+    def bucket(self) -> str:
+        """Return where the models of the claim lie in a bucket, too."""
+        s3 = S3()
+        s3.put_folder("models", "live", self.folder / "claim")
+        return s3.url("models/live")
+
     def start(self, pod: dict[str, Any]) -> Container:
         """Start a pod's container; the mounts lie elsewhere, and its port is free."""
         (container,) = pod["containers"]
         volumes = {each["name"]: each for each in pod["volumes"]}
         args = list(container["args"])
+        mounts: list[str] = []
         for mount in container["volumeMounts"]:
             (source,) = set(volumes[mount["name"]]) - {"name"}
+            if source == "emptyDir":
+                size = int(volumes[mount["name"]][source]["sizeLimit"].removesuffix("Gi")) << 30
+                mounts += ["--size", str(size), "--tmpfs", mount["mountPath"]]
             folder = {"persistentVolumeClaim": "claim", "image": "image", "secret": "keys"}.get(source)
             if folder:
                 found = str(self.folder / folder / mount.get("subPath", ""))
@@ -212,9 +208,13 @@ class Cluster:
         ledger = str(self.folder / "registry")
         given = {"SALVER_REGISTRY": ledger, "SALVER_ARTIFACTS": ledger}
         variables = {each["name"]: given.get(each["name"]) or each["value"] for each in container["env"]}
+        if BUCKET in args:
+            assert container["envFrom"] == [{"secretRef": {"name": "salver-s3"}}]
+            variables |= KEYS
+            args[args.index(BUCKET)] = self.bucket()
         port, seen = free_port(), str(self.folder)
         args += [f"--port={port}", "--drain-delay=0"]
-        mounts = ("--ro-bind", seen, seen, "--bind", ledger, ledger)
+        mounts += ["--ro-bind", seen, seen, "--bind", ledger, ledger]
         return Container(self.folder / "log", port, args, variables, mounts)
 
 
