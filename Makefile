@@ -27,7 +27,7 @@ help:
 	@echo "make docs    the documentation, to build/docs/index.html"
 	@echo "make dist    wheel and source archive, to dist/"
 	@echo "make wheel   the wheel, installed alone, serving in an empty directory"
-	@echo "make image   the image of a small model, by salver build, run with the limits of a cluster (Debian, as root)"
+	@echo "make image   images by salver build: their sizes, and one that runs under each limit of a cluster (Debian, as root)"
 	@echo "make accelerated  the wheel with compiled connections and engine, for this Python and machine, to dist/accelerated/"
 	@echo "make test-accelerated  the tests of connections, engine and the Open Inference Protocol with that wheel"
 	@echo "make clean   remove what was built, .venv included"
@@ -146,7 +146,7 @@ wheel: dist .venv/dev.stamp
 
 # Builds on Debian, as root, without a registry.
 image: .venv/dev.stamp
-	PYTHONPATH=tests/support $(PY) scripts/image_check.py
+	PYTHONPATH=examples/demo $(PY) scripts/image_check.py
 
 # Beside the wheel, the folder that puts it before Salver's source on the path.
 accelerated: .venv/dev.stamp

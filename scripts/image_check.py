@@ -1,19 +1,18 @@
-"""Check that the image of salver build works as a cluster runs it.
+"""Check images of salver build: how large they are, and that they run wherever a cluster puts them.
 
-Builds the image of a small ONNX model with buildah, on a Debian made by mmdebstrap, so that no registry is
-needed. Runs it by podman: as a random user, without capabilities, with a read-only root, 64 MiB of /dev/shm,
-768 MiB of memory and the time of one core. Where podman cannot run containers, bwrap runs the image's files
-without the limits of memory and time; the last line says which it was. Needs root.
+Builds the flavour core and an image of the demo's ONNX model with buildah, on a Debian made by mmdebstrap, so
+that no registry is needed. Podman runs the second under each of the limits below and under all of them, and
+bwrap runs its files as a user without rights. Each run answers the demo's questions over HTTP and gRPC and
+ends by SIGTERM. Where podman cannot run containers, only bwrap does. Needs root.
 
-    PYTHONPATH=tests/support python scripts/image_check.py
-    PYTHONPATH=tests/support python scripts/image_check.py --keep DIR   # leaves the images there
+    PYTHONPATH=examples/demo python scripts/image_check.py
+    PYTHONPATH=examples/demo python scripts/image_check.py --keep DIR   # leaves the images there
 """
 
 import argparse
+import asyncio
 import contextlib
-import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -21,143 +20,106 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from zoo import infer_body, write_constant
+import tritonclient.grpc as triton
+from build import filetype
+from image_store import BASE, Store
+from questions import Asked, files
 
+from salver.client import Client
 from salver.testing.process import free_port
 
-_BASE: Final = "localhost/salver-base"
-_IMAGE: Final = "localhost/salver-check"
-_MOST_MB: Final = 170  # with ONNX Runtime; without it 133
+#: The most that a flavour may have, as a registry sends it.
+_MOST_MB: Final = {"core": 150, "onnx": 170}
 _PATIENCE_S: Final = 120
-_ASKED: Final = 20  # after the signal
-#: Kept out of the base: what no server reads.
-_LEFT_OUT: Final = ("doc", "man", "locale", "info")
-#: What pip needs to find packages as it does here.
-_OF_PIP: Final = ("/etc/pip.conf", "/etc/ssl/certs")
-_RUN: Final = (
-    *("--runtime", "runc", "run", "--rm", "--network=host", "--user=47123:0"),
-    *("--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp:rw,size=64m,mode=1777"),
+_SERVE: Final = ("serve", "/models/repository", "--allow-anonymous", f"--drain-delay={_PATIENCE_S}")
+#: Containers that run at the same time.
+_AT_ONCE: Final = 2
+
+
+class Limit(NamedTuple):
+    """A limit as podman sets it, and an expression of Python that is true within it."""
+
+    words: tuple[str, ...]
+    holds: str
+
+
+_MEMORY: Final = 768 << 20
+_GROUPS: Final = "768 MiB of memory, one core"
+LIMITS: Final = {
+    "random user without rights": Limit(
+        ("--user=47123:0", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+        "os.getuid() == 47123 and 'NoNewPrivs:\\t1' in open('/proc/self/status').read()",
+    ),
+    "read-only root": Limit(
+        ("--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp:rw,size=64m,mode=1777"),
+        "os.statvfs('/').f_flag & os.ST_RDONLY",
+    ),
     # --shm-size makes a read-only /dev/shm beside --read-only-tmpfs=false.
-    "--mount=type=tmpfs,destination=/dev/shm,tmpfs-size=64m,tmpfs-mode=1777",
-    *("--memory=768m", "--memory-swap=768m", "--pids-limit=256", "--cpus=1"),
-    *("--cap-drop=ALL", "--security-opt=no-new-privileges"),
-)
+    "64 MiB of /dev/shm": Limit(
+        ("--mount=type=tmpfs,destination=/dev/shm,tmpfs-size=64m,tmpfs-mode=1777",),
+        "os.statvfs('/dev/shm').f_blocks * os.statvfs('/dev/shm').f_frsize == 64 << 20",
+    ),
+    _GROUPS: Limit(
+        (f"--memory={_MEMORY}", f"--memory-swap={_MEMORY}", "--cpus=1", "--pids-limit=256"),
+        f"memory_bytes() == {_MEMORY} and usable_cores() == 1",
+    ),
+}
 
 
-class Store:
-    """Images in a folder of their own, by buildah and podman."""
+def without_rights(files: str, command: Sequence[str]) -> list[str]:
+    """Return the command that runs an image's files as a user without rights, in a user namespace.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._words = ("--storage-driver=vfs", f"--root={folder / 'store'}", f"--runroot={folder / 'run'}")
-        (folder / "tmp").mkdir(parents=True, exist_ok=True)
-        self._environment = {
-            **os.environ,
-            "TMPDIR": str(folder / "tmp"),
-            "PODMAN_IGNORE_CGROUPSV1_WARNING": "1",
-        }
-
-    def call(self, program: str, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run buildah or podman on these images."""
-        done = subprocess.run(
-            [program, *self._words, *words],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if check and done.returncode:
-            raise SystemExit(f"{program} {words[0]}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
-        return done
-
-    def start(self, *words: str) -> "subprocess.Popen[bytes]":
-        """Start podman."""
-        return subprocess.Popen(
-            ["podman", *self._words, *words], env=self._environment, stdout=subprocess.DEVNULL
-        )
-
-    def build(self, image: str, context: Path, *words: str) -> None:
-        """Build an image."""
-        # Otherwise buildah raises the limits, which a container of CI may not.
-        limits = [
-            f"--ulimit={name}={(most := resource.getrlimit(number)[1])}:{most}"
-            for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC))
-        ]
-        folders = [*_OF_PIP, *os.environ.get("PIP_FIND_LINKS", "").split()]
-        mounts = [f"--volume={path}:{path}:ro" for path in folders if Path(path).exists()]
-        self.call(
-            *("buildah", "bud", "--quiet", "--isolation=chroot", "--format=docker", "--layers=false"),
-            *(*limits, *mounts, *words, f"--tag={image}", str(context)),
-        )
-
-    def write_base(self) -> None:
-        """Make the base, unless it is there: a small Debian with the Python that runs this."""
-        if self.call("buildah", "inspect", "--type=image", _BASE, check=False).returncode == 0:
-            return
-        context = self._folder / "base"
-        context.mkdir(exist_ok=True)
-        paths = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
-        packages = "--include=python3,python3-venv,ca-certificates"
-        mirror = "deb http://deb.debian.org/debian bookworm main"
-        subprocess.run(
-            [
-                "mmdebstrap",
-                "--quiet",
-                "--variant=minbase",
-                packages,
-                *paths,
-                "bookworm",
-                context / "base.tar",
-                mirror,
-            ],
-            check=True,
-        )
-        (context / "Containerfile").write_text("FROM scratch\nADD base.tar /\n")
-        self.build(_BASE, context)
-        (context / "base.tar").unlink()
-
-    def compressed_mb(self, image: str) -> float:
-        """Return the size that a registry would send."""
-        archive = self._folder / "image.tar"
-        archive.unlink(missing_ok=True)
-        self.call("buildah", "push", "--quiet", image, f"oci-archive:{archive}")
-        return archive.stat().st_size / 1e6
-
-    def files(self, image: str) -> str:
-        """Return the folder with the image's files."""
-        container = self.call("buildah", "from", image).stdout.strip()
-        return self.call("buildah", "mount", container).stdout.strip()
-
-
-def bwrap(files: str, words: Sequence[str]) -> list[str]:
-    """Return the command that runs an image's files with the same rights, but no limits of its use."""
+    The store is root's, so root mounts the files where the user finds them.
+    """
+    user = "--reuid=47123 --regid=47123 --clear-groups --no-new-privs"
+    mounted = f'mount --bind "$0" /mnt && exec setpriv {user} "$@"'
+    small = ("--size", str(64 << 20), "--tmpfs")
     return [
-        *("bwrap", "--unshare-all", "--share-net", "--uid", "47123", "--gid", "0", "--ro-bind", files, "/"),
-        *("--proc", "/proc", "--dev", "/dev", "--size", str(64 << 20), "--tmpfs", "/dev/shm"),
-        *(
-            "--size",
-            str(64 << 20),
-            "--tmpfs",
-            "/tmp",
-            "--cap-drop",
-            "ALL",
-            "--die-with-parent",
-            "--new-session",
-        ),
-        *("--clearenv", "--setenv", "PATH", "/opt/salver/bin:/usr/bin:/bin", "--setenv", "HOME", "/tmp"),
-        *("--setenv", "USER", "salver", "--setenv", "SALVER_HOST", "0.0.0.0", "salver", *words),
+        *("unshare", "--mount", "sh", "-c", mounted, files, "prlimit", f"--data={_MEMORY}"),
+        *("bwrap", "--unshare-all", "--unshare-user", "--share-net", "--uid", "47123", "--gid", "0"),
+        *("--ro-bind", "/mnt", "/", "--proc", "/proc", "--dev", "/dev", *small, "/dev/shm", *small, "/tmp"),
+        *("--remount-ro", "/", "--cap-drop", "ALL", "--die-with-parent", "--new-session", "--clearenv"),
+        *("--setenv", "PATH", "/opt/salver/bin:/usr/bin:/bin", "--setenv", "HOME", "/tmp"),
+        *("--setenv", "USER", "salver", "--setenv", "SALVER_HOST", "0.0.0.0", *command),
     ]
 
 
-def ask(port: int) -> None:
-    """Ask the model once."""
-    url = f"http://127.0.0.1:{port}/v2/models/constant/infer"
-    with urllib.request.urlopen(url, json.dumps(infer_body()).encode(), timeout=30) as answer:
-        if json.load(answer)["outputs"][0]["data"] != [1.0]:
-            raise SystemExit("the image's server answers wrongly")
+def within(*limits: Limit) -> list[str]:
+    """Return the command that succeeds within limits."""
+    held = " and ".join(f"({limit.holds})" for limit in limits)
+    names = "from salver.kernel.lifecycle.memory import memory_bytes, usable_cores"
+    return ["python3", "-c", f"import os, sys; {names}; sys.exit(not ({held}))"]
+
+
+class OverGrpc(Asked):
+    """Asks as Triton's client does."""
+
+    def __init__(self, client: Client, model: str, port: int) -> None:
+        super().__init__(client, model)
+        self._triton = triton.InferenceServerClient(f"127.0.0.1:{port}")
+
+    async def __call__(self, values: Any) -> list[Any]:
+        described = self._triton.get_model_metadata("filetype")
+        (given,), (output,) = described.inputs, described.outputs
+        tensor = triton.InferInput(given.name, values.shape, given.datatype)
+        tensor.set_data_from_numpy(values)
+        started = time.perf_counter()
+        answer = self._triton.infer("filetype", [tensor]).as_numpy(output.name)
+        self.times.append((time.perf_counter() - started) * 1e3)
+        return [answer]
+
+
+async def ask(port: int) -> None:
+    """Put the demo's questions to the model over HTTP and gRPC."""
+    async with Client(f"http://127.0.0.1:{port}") as client:
+        for asked in (Asked(client, "filetype"), OverGrpc(client, "filetype", port)):
+            answer = await files(asked)
+            if not answer.is_right:
+                raise SystemExit(f"the image's server answers wrongly: {answer}")
 
 
 def is_ready(port: int) -> bool:
@@ -179,13 +141,13 @@ def wait_for(found: Callable[[], bool], process: "subprocess.Popen[bytes]", what
 
 
 def check(process: "subprocess.Popen[bytes]", port: int, stop: Callable[[], object]) -> None:
-    """Ask the server, also after it was told to stop, and wait for its end."""
+    """Ask the server, also while it drains, and wait for its end."""
     wait_for(lambda: is_ready(port), process, "ready")
-    ask(port)
+    asyncio.run(ask(port))
     stop()
     wait_for(lambda: not is_ready(port), process, "draining")
-    for _ in range(_ASKED):
-        ask(port)
+    asyncio.run(ask(port))
+    stop()  # a second signal ends the delay
     if code := process.wait(_PATIENCE_S):
         raise SystemExit(f"the image's server ended with {code}")
 
@@ -207,42 +169,78 @@ def folder_of(keep: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
+def flavour(store: Store, extras: str, context: Path, *models: Path) -> str:
+    """Build a flavour, print its size, and return its image."""
+    salver = Path(sys.executable).with_name("salver")
+    subprocess.run(
+        [salver, "build", *models, "--output", context, f"--extras={extras}"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    name = extras or "core"
+    image = f"localhost/salver-{name}"
+    store.build(image, context, f"--build-arg=BASE={BASE}")
+    size, most = store.compressed_mb(image), _MOST_MB[name]
+    print(f"{name}: {size:.1f} MB compressed, budget {most}", flush=True)
+    if size > most:
+        raise SystemExit(f"the image has more than {most} MB")
+    return image
+
+
+def run_by_podman(store: Store, image: str, *limits: Limit) -> None:
+    """Run the image within limits."""
+    port = free_port()
+    name = f"salver-check-{port}"
+    words = [word for limit in limits for word in limit.words]
+    process = store.start(
+        *("--runtime=runc", "run", "--rm", "--network=host", f"--name={name}", f"--env=SALVER_PORT={port}"),
+        *(*words, image, *_SERVE, f"--port={port}"),
+    )
+
+    wait_for(lambda: is_ready(port), process, "ready")
+    store.call("podman", "exec", name, *within(*limits))
+    store.call("podman", "healthcheck", "run", name)
+    check(process, port, lambda: store.call("podman", "kill", "--signal=TERM", name))
+
+
+def run_without_rights(store: Store, image: str) -> None:
+    """Run the image's files as a user without rights."""
+    port, place = free_port(), store.files(image)
+    held = [limit for name, limit in LIMITS.items() if name != _GROUPS]
+    subprocess.run(without_rights(place, within(*held)), check=True)
+    process = subprocess.Popen(
+        without_rights(place, ["salver", *_SERVE, f"--port={port}"]), stdout=subprocess.DEVNULL
+    )
+    check(process, port, lambda: _innermost(process.pid))
+
+
 def main() -> None:
     """Build, measure, run."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keep", type=Path, help="folder for the images")
     given = parser.parse_args()
     with folder_of(given.keep) as folder, tempfile.TemporaryDirectory() as scratch:
-        store, context = Store(folder), Path(scratch, "context")
-        write_constant(Path(scratch, "repository"), 1)
-        salver = Path(sys.executable).with_name("salver")
-        subprocess.run([salver, "build", Path(scratch, "repository"), "--output", context], check=True)
+        store = Store(folder)
         store.write_base()
-        store.build(_IMAGE, context, f"--build-arg=BASE={_BASE}")
-        size = store.compressed_mb(_IMAGE)
-        port = free_port()
-        words = ["serve", "/models/repository", f"--port={port}", "--allow-anonymous", "--drain-delay=10"]
-        runner = "podman"
-        if store.call("podman", *_RUN, _IMAGE, "--version", check=False).returncode:
-            runner = "bwrap"
-            process = subprocess.Popen(bwrap(store.files(_IMAGE), words))
-            check(process, port, lambda: _innermost(process.pid))
+        flavour(store, "", Path(scratch, "core"))
+        model = Path(scratch, "repository", "filetype", "1")
+        model.mkdir(parents=True)
+        filetype(model)
+        image = flavour(store, "onnx", Path(scratch, "onnx"), Path(scratch, "repository"))
+        started = time.monotonic()
+        tried = store.call(
+            *("podman", "--runtime=runc", "run", "--rm", "--network=host", image, "--version"), check=False
+        )
+        if tried.returncode:
+            print(f"podman cannot run containers here, so only bwrap does: {tried.stderr.strip()[-200:]}")
         else:
-            machine = store.call("podman", *_RUN, _IMAGE, "doctor", "--json").stdout
-            facts = {each["what"]: each["value"] for each in json.loads(machine)["machine"]}
-            if not facts["cores"].startswith("1 usable") or facts["memory"] != "0.8 GiB":
-                raise SystemExit(f"limits of the container do not count: {facts}")
-            name = f"salver-check-{port}"
-            process = store.start(*_RUN, f"--name={name}", f"--env=SALVER_PORT={port}", _IMAGE, *words)
-
-            def stop() -> None:
-                store.call("podman", "healthcheck", "run", name)
-                store.start("stop", "--time=60", name)
-
-            check(process, port, stop)
-    print(f"image of a model: {size:.1f} MB compressed, run by {runner}")
-    if size > _MOST_MB:
-        raise SystemExit(f"more than {_MOST_MB} MB")
+            sets = [*((limit,) for limit in LIMITS.values()), (*LIMITS.values(),)]
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(lambda limits: run_by_podman(store, image, *limits), sets))
+            print(f"runs by podman: {'; '.join(LIMITS)}; all of these")
+        run_without_rights(store, image)
+        print("runs by bwrap: a user without rights; all of these but control groups")
+        print(f"{time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":
