@@ -16,11 +16,16 @@ WHEEL = b"a wheel"
 
 
 class Pip:
-    """Writes what pip would: Salver's wheel, and a report of two packages, one of which is a local file."""
+    """Writes what pip would: Salver's wheel, and a report of two packages, one of which is a local file.
+
+    Attributes:
+        further: Versions of further packages, for each report.
+    """
 
     def __init__(self, local: Path) -> None:
         self.calls: list[tuple[str, ...]] = []
         self.pins = ""
+        self.further: list[dict[str, str]] = []
         self._local = local
         local.write_bytes(WHEEL)
 
@@ -30,7 +35,7 @@ class Pip:
             Path(words[words.index("--wheel-dir") + 1], "salver-0.1.0-py3-none-any.whl").write_bytes(WHEEL)
         elif words[0] == "install":
             self.pins = Path(words[words.index("--constraint") + 1]).read_text()
-            own = words[-1].partition(" @ ")[2]
+            (own,) = (word.partition(" @ ")[2] for word in words if word.startswith("salver["))
             entries = [
                 self._entry("salver", own, ""),
                 self._entry(
@@ -38,13 +43,18 @@ class Pip:
                 ),
                 self._entry("Torch_Local", self._local.as_uri(), "", license="L" * 1000),
             ]
+            if self.further:
+                entries += [
+                    self._entry(name, f"https://index.example/{name}.whl", "cd" * 32, version=each)
+                    for name, each in self.further.pop(0).items()
+                ]
             Path(words[words.index("--report") + 1]).write_text(json.dumps({"install": entries}))
 
     @staticmethod
     def _entry(name: str, url: str, digest: str, **metadata: str) -> dict[str, Any]:
         found = {"hashes": {"sha256": digest}} if digest else {}
         return {
-            "metadata": {"name": name, "version": "1.0", **metadata},
+            "metadata": {"name": name, "version": "1.0"} | metadata,
             "download_info": {"url": url, "archive_info": found},
         }
 
@@ -102,6 +112,65 @@ def test_offline_brings_all_packages(tmp_path: Path, pip: Pip) -> None:
     assert pip.calls[2][0] == "download"
     assert 'CMD ["serve", "/models"]' in (image / "Containerfile").read_text()
     assert list((image / "models").iterdir()) == []
+
+
+CUDA = {"torch": "2.13.0", "nvidia-cudnn-cu13": "9.2"}
+
+
+def lock_of(image: Path) -> str:
+    return (image / "requirements.txt").read_text()
+
+
+def test_gpus_get_builds_with_cuda_and_its_libraries(tmp_path: Path, pip: Pip) -> None:
+    pip.further = [
+        CUDA | {"onnxruntime": "1.32.0"},
+        CUDA | {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"},
+    ]
+    image = tmp_path / "image"
+    assert main(["build", "--output", str(image), "--extras", "onnx,torch", "--gpu"]) == 0
+    assert pip.calls[2][-1] == "onnxruntime-gpu[cuda,cudnn]"
+    assert "onnxruntime-gpu==1.31.1 " in lock_of(image) and "onnxruntime==" not in lock_of(image)
+    assert "torch==2.13.0 " in lock_of(image) and "--extra-index-url" not in lock_of(image)
+    text = (image / "Containerfile").read_text()
+    _, last_stage = text.split("\nFROM ${BASE}\n")
+    lines = last_stage.splitlines()
+    assert lines.index("ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility") == (
+        lines.index("COPY models /models") - 1
+    )
+    assert "ldconfig" in last_stage.partition("USER 65532:0")[0]
+
+
+def test_without_gpus_nothing_brings_cuda(tmp_path: Path, pip: Pip) -> None:
+    """PyPI's PyTorch for Linux does, so that its own index is asked, but only then."""
+    pip.further = [CUDA, {"torch": "2.13.0+cpu"}]
+    image = tmp_path / "image"
+    assert main(["build", "--output", str(image), "--extras", "torch"]) == 0
+    assert image_context._CPU_INDEX in pip.calls[2] and image_context._CPU_INDEX not in pip.calls[1]
+    assert lock_of(image).startswith(f"--find-links wheels\n--extra-index-url {image_context._CPU_INDEX}\n")
+    assert "torch==2.13.0+cpu " in lock_of(image)
+    assert "NVIDIA" not in (image / "Containerfile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "further", "said"),
+    [
+        (["--gpu"], [], "none of the packages uses CUDA"),
+        (["--gpu"], [CUDA | {"torch": "2.13.0+cpu"}], "pip finds torch without CUDA"),
+        ([], [CUDA, CUDA], "no builds without CUDA at https://download.pytorch.org"),
+    ],
+)
+def test_builds_of_the_other_kind_are_refused(
+    tmp_path: Path,
+    pip: Pip,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    further: list[dict[str, str]],
+    said: str,
+) -> None:
+    pip.further = further
+    assert main(["build", "--output", str(tmp_path / "image"), *words]) == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "image").exists()
 
 
 @pytest.mark.parametrize(

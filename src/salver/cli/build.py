@@ -23,6 +23,9 @@ def build(
     requirements: Annotated[
         Path | None, Parameter(help="File of packages that the models import, as for pip install -r.")
     ] = None,
+    gpu: Annotated[
+        bool, Parameter(help="Take builds of PyTorch and ONNX Runtime for NVIDIA's GPUs, with CUDA.")
+    ] = False,
     offline: Annotated[
         bool, Parameter(help="Put all packages into the folder, so that building asks no index.")
     ] = False,
@@ -45,7 +48,7 @@ def build(
     named = {*extras.replace(",", " ").split(), *_needed(path)}
     try:
         with under_way("locking packages"):
-            packages = write_context(output, path, named, requirements, offline=offline)
+            packages = write_context(output, path, named, requirements, offline=offline, gpu=gpu)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)  # the next try needs a new folder
         raise

@@ -24,6 +24,13 @@ from salver.words.errors import FailedPrecondition, InvalidInput
 _TEMPLATE: Final = Path(__file__).with_name("Containerfile")
 _LICENSE_LETTERS: Final = 100  # longer ones are the licence's text
 _BUILT_BY_THE_IMAGE: Final = f"python:{sys.version_info.major}.{sys.version_info.minor}-"
+#: PyTorch without CUDA; on Linux the package index has only builds with it.
+_CPU_INDEX: Final = "https://download.pytorch.org/whl/cpu"
+#: CUDA's libraries come in packages. The loader has to find them, and the container gets the driver.
+_FOR_GPUS: Final = """\
+RUN find /opt/salver -type d -path '*/nvidia/*/lib' > /etc/ld.so.conf.d/salver.conf && ldconfig
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+"""
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -41,13 +48,13 @@ class Package(msgspec.Struct, frozen=True):
 
 
 def write_context(
-    folder: Path, models: str, extras: Iterable[str], requirements: Path | None, *, offline: bool
+    folder: Path, models: str, extras: Iterable[str], requirements: Path | None, *, offline: bool, gpu: bool
 ) -> int:
     """Write the context; return how many packages it locks.
 
     Raises:
         InvalidInput: an extra is unknown.
-        FailedPrecondition: pip is not installed, or finds no packages that fit together.
+        FailedPrecondition: pip is not installed, or finds no packages that fit together, or none for GPUs.
     """
     known = importlib.metadata.metadata("salver").get_all("Provides-Extra") or []
     if unknown := sorted(set(extras) - set(known)):
@@ -60,13 +67,22 @@ def write_context(
     wheels.mkdir(parents=True)
     _pip("wheel", "--no-deps", "--wheel-dir", str(wheels), _source())
     (own,) = wheels.iterdir()
-    packages = _resolve(f"salver[{','.join(sorted(extras))}] @ {own.resolve().as_uri()}", requirements)
+    wanted = [f"salver[{','.join(sorted(extras))}] @ {own.resolve().as_uri()}"]
+    if requirements is not None:
+        wanted += ["--requirement", str(requirements)]
+    head = ["--find-links wheels"]
+    packages = _resolve(wanted)
+    if gpu:
+        packages = _for_gpus(packages, wanted)
+    elif _has_cuda(packages):
+        packages = _without_cuda(wanted)
+    if any(each.version.endswith("+cpu") and each.file is None for each in packages):
+        head.append(f"--extra-index-url {_CPU_INDEX}")
     # What comes from a file of this machine is in no index that the image could ask.
     for package in packages:
         if package.file is not None and not (wheels / package.file.name).exists():
             shutil.copy(package.file, wheels)
     locked = [f"{each.name}=={each.version} --hash=sha256:{each.sha256}" for each in packages]
-    head = ["--find-links wheels"]
     (folder / "requirements.txt").write_text("\n".join([*head, *locked, ""]))
     if offline:
         _pip(
@@ -81,9 +97,9 @@ def write_context(
             ),
             *("--requirement", str(folder / "requirements.txt")),
         )
-        (folder / "requirements.txt").write_text("\n".join(["--no-index", *head, *locked, ""]))
+        (folder / "requirements.txt").write_text("\n".join(["--no-index", head[0], *locked, ""]))
     (folder / "sbom.cdx.json").write_text(json.dumps(bill_of_materials(packages), indent=1))
-    (folder / "Containerfile").write_text(_containerfile(_copy(models, folder / "models")))
+    (folder / "Containerfile").write_text(_containerfile(_copy(models, folder / "models"), gpu=gpu))
     return len(packages)
 
 
@@ -125,18 +141,53 @@ def _source() -> str:
     return str(json.loads(direct)["url"])
 
 
-def _resolve(salver: str, requirements: Path | None) -> list[Package]:
-    # What was tested here is what the image gets.
+def _for_gpus(packages: list[Package], wanted: list[str]) -> list[Package]:
+    """Return packages that use CUDA in place of those that do not."""
+    if any(each.name == "onnxruntime" for each in packages):
+        found = _resolve([*wanted, "onnxruntime-gpu[cuda,cudnn]"])
+        packages = [each for each in found if each.name != "onnxruntime"]  # of the same module
+    if without := [each.name for each in packages if each.version.endswith("+cpu")]:
+        raise FailedPrecondition(
+            f"pip finds {', '.join(without)} without CUDA",
+            field="--gpu",
+            fix="Take the place with the CPU builds out of pip's settings: pip config list.",
+        )
+    if not _has_cuda(packages):
+        raise FailedPrecondition(
+            "none of the packages uses CUDA", field="--gpu", fix="Add --extras torch, onnx or all."
+        )
+    return packages
+
+
+def _without_cuda(wanted: list[str]) -> list[Package]:
+    """Return packages of which none brings CUDA."""
+    # Where that index cannot be reached, pip would ask it five times for each package.
+    packages = _resolve([*wanted, "--extra-index-url", _CPU_INDEX, "--retries", "1"])
+    if _has_cuda(packages):
+        raise FailedPrecondition(
+            f"pip finds no builds without CUDA at {_CPU_INDEX}",
+            fix="Set PIP_EXTRA_INDEX_URL to an index that has them, or build for GPUs: --gpu.",
+        )
+    return packages
+
+
+def _has_cuda(packages: Iterable[Package]) -> bool:
+    return any(each.name.startswith("nvidia-cudnn") for each in packages)
+
+
+def _resolve(wanted: list[str]) -> list[Package]:
+    """Return the packages that pip would install."""
+    # What was tested here is what the image gets, but for the kind of build: +cpu or +cu130.
     pins = [
-        f"{each.name}=={each.version}" for each in importlib.metadata.distributions() if each.name != "salver"
+        f"{each.name}=={each.version.partition('+')[0]}"
+        for each in importlib.metadata.distributions()
+        if each.name != "salver"
     ]
     with tempfile.TemporaryDirectory() as folder:
         constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
         constraints.write_text("\n".join(pins))
-        words = ["install", "--dry-run", "--ignore-installed", "--constraint", str(constraints)]
-        if requirements is not None:
-            words += ["--requirement", str(requirements)]
-        _pip(*words, "--report", str(report), salver)
+        words = ["--dry-run", "--ignore-installed", "--constraint", str(constraints), "--report", str(report)]
+        _pip("install", *words, *wanted)
         found = json.loads(report.read_text())["install"]
     return sorted(map(_package, found), key=lambda package: package.name.lower())
 
@@ -168,8 +219,10 @@ def _copy(models: str, to: Path) -> str:
     return f"/models/{source.name}"
 
 
-def _containerfile(models: str) -> str:
+def _containerfile(models: str, *, gpu: bool) -> str:
     text = _TEMPLATE.read_text()
+    if gpu:
+        text = text.replace("COPY models /models\n", f"{_FOR_GPUS}COPY models /models\n")
     text = text.replace("python:3.11-", _BUILT_BY_THE_IMAGE).replace("VERSION", __version__)
     return text.replace('CMD ["serve", "/models"]', f'CMD ["serve", {json.dumps(models)}]')
 
