@@ -188,9 +188,10 @@ async def test_ray_follows_a_step_of_load_and_takes_a_new_version(nodes: RayNode
             write_sleeper(models, 2)
             await auntil(lambda: 2 in step.versions)
             await step.wanted(4)  # both versions together: the first one has ended
-        assert set(step.versions) == {1, 2} and step.versions[-1] == 2
+            assert "[sleeper:2] has" not in server.output()  # it took over the number
+        assert set(step.versions) == {1, 2}
         await step.wanted(1)
-        assert max(step.counts) == 8  # the new version took over the number
+        assert max(step.counts) <= 8
         until(lambda: sum(len(actors(raylet)) for raylet in nodes.raylets.values()) == 1)
 
 

@@ -70,7 +70,7 @@ class Scaler:
 
     def __init__(self, count: int, now: float) -> None:
         self.count = count
-        self._work = 0.0  # average
+        self._work = FULL * count  # average, which begins as if all were needed
         self._recent = deque([(now, count)])  # falling numbers that were needed last, and when
 
     def __repr__(self) -> str:
