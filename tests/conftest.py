@@ -44,6 +44,9 @@ ServerProcess.spawn = staticmethod(fork_server.start)
 MOST_AGAIN = 6
 #: Files whose tests took longer, in seconds, are not run again as a whole.
 LONG_S = 120.0
+#: So many new modules are worth a freeze: a tenth of a framework.
+_MANY_MODULES = 200
+_frozen_modules = 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -148,6 +151,19 @@ def _again(reporter: pytest.TerminalReporter) -> pytest.ExitCode:
 
 def _file(test: str) -> str:
     return test.partition("::")[0]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """Freeze what tests have imported.
+
+    Whatever unloads a model collects garbage, which takes seconds where several frameworks are walked.
+    """
+    global _frozen_modules
+    if len(sys.modules) >= _frozen_modules + _MANY_MODULES:
+        gc.collect()
+        gc.freeze()
+        _frozen_modules = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,10 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from compiled_modules import COMPILED
 
 import salver
@@ -72,8 +74,16 @@ IMPATIENT = re.compile(
 
 
 @functools.cache
+@functools.cache
 def parsed(name: str) -> ast.Module:
     return ast.parse((SOURCE / name).read_text())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trees_are_let_go() -> Iterator[None]:
+    """Syntax trees of all files take 250 MB."""
+    yield
+    parsed.cache_clear()
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -59,7 +59,6 @@ def restless() -> Iterator[None]:
     finally:
         gc.callbacks.remove(change)
         gc.set_threshold(*least)
-        gc.unfreeze()
         sys.setswitchinterval(before)
 
 
