@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 from crds import custom_resource
-from kserve_pods import RUNTIME, Pod, Start, service
+from kserve_pods import Pod, Start, service
+from kserve_runtimes import SALVER
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from waiting import until
@@ -39,7 +40,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def test_the_runtime_is_within_the_schema_of_kserve() -> None:
-    assert not [error.message for error in custom_resource("ClusterServingRuntime").iter_errors(RUNTIME)]
+    assert not [error.message for error in custom_resource("ClusterServingRuntime").iter_errors(SALVER)]
 
 
 def test_a_model_that_is_linked_after_the_start_answers_in_every_protocol(start: Start) -> None:

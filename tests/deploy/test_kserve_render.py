@@ -1,13 +1,34 @@
-"""The renderer of tests/support beside what KServe's own tests expect."""
+"""The renderer of tests/support beside what KServe's own tests expect, and the choice of the runtime."""
 
 from copy import deepcopy
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-import yaml
 from kserve_render import AGENT_PORT, Json, deployed, rendered
+from kserve_runtimes import AUTOMATIC, SALVER, NoRuntime, formats, kserves, selected
 
-RUNTIME = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "kserve" / "salver.yaml").read_text())
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "kserve.md"
+#: Formats of KServe's own runtimes that Salver does not run, and versions that its frameworks do not read.
+NOT_SERVED = {"autogluon", "paddle", "pmml", "tensorrt"}
+NOT_READ = {("sklearn", "0")}
+#: The format under which a service asks for each backend of Salver; `salver` stands for whatever it runs.
+FORMATS = {
+    "huggingface": "huggingface",
+    "instances": "salver",
+    "lightgbm": "lightgbm",
+    "litert": "salver",
+    "onnx": "onnx",
+    "openvino": "openvino",
+    "pipeline": "salver",
+    "python": "salver",
+    "python.triton": "triton",
+    "sklearn": "sklearn",
+    "tensorflow": "tensorflow",
+    "torch": "pytorch",
+    "torchserve": "pytorch",
+    "xgboost": "xgboost",
+}
 ARGS = [
     "--port=9000",
     "--rest_api_port=8080",
@@ -78,10 +99,10 @@ def test_a_service_adds_to_the_runtime_and_wins() -> None:
         "env": [{"name": "A", "value": "1"}],
         "resources": {"limits": {"cpu": "2"}},
     }
-    pod, port = rendered(RUNTIME, service(**more))
+    pod, port = rendered(SALVER, service(**more))
     (container,) = pod["containers"]
     assert container["args"] == [
-        *(arg.replace("{{.Name}}", "raw-foo") for arg in RUNTIME["spec"]["containers"][0]["args"]),
+        *(arg.replace("{{.Name}}", "raw-foo") for arg in SALVER["spec"]["containers"][0]["args"]),
         "--threads=2",
     ]
     assert [each["name"] for each in container["env"]] == ["A", "INFERENCE_SERVICE_NAME"]
@@ -101,9 +122,50 @@ def test_a_service_adds_to_the_runtime_and_wins() -> None:
 def test_the_agent_takes_over_port_and_probe(sidecar: str) -> None:
     asked = deepcopy(service())
     asked["spec"]["predictor"][sidecar] = {}
-    pod, port = rendered(RUNTIME, asked)
+    pod, port = rendered(SALVER, asked)
     server, agent = pod["containers"]
     assert port["targetPort"] == AGENT_PORT
     assert agent["args"] == ["--component-port", "8080"]
     assert agent["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": AGENT_PORT}
     assert agent["securityContext"] == server["securityContext"]
+
+
+def asked(name: str, **more: object) -> Json:
+    return {"spec": {"predictor": {"model": {"modelFormat": {"name": name}, **more}}}}
+
+
+def test_the_runtime_knows_each_backend_and_no_format_of_kserves_that_it_cannot_run() -> None:
+    known = {each.name for each in formats(SALVER)}
+    assert FORMATS.keys() == {each.name for each in entry_points(group="salver.backends")}
+    assert known == {*FORMATS.values(), "mlflow"}
+    of_kserve = [each for runtime in kserves() for each in formats(runtime)]
+    assert {each.name for each in of_kserve} - known == NOT_SERVED
+    here = {(each.name, each.version) for each in formats(SALVER)}
+    served = {(each.name, each.version) for each in of_kserve if each.name not in NOT_SERVED}
+    assert served - here == NOT_READ
+    for name in NOT_SERVED:
+        assert f"`{name}`" in PAGE.read_text()
+
+
+def test_a_runtime_that_is_selected_automatically_is_before_kserves_own() -> None:
+    """Equal priorities of two runtimes are refused (servingruntime_webhook.go:41)."""
+    runtimes = [*kserves(), AUTOMATIC]
+    least = min(each.priority for each in formats(AUTOMATIC))
+    assert least > max(each.priority for runtime in kserves() for each in formats(runtime))
+    for each in formats(AUTOMATIC):
+        model = {"name": each.name, "version": each.version}
+        assert selected(runtimes, asked(each.name, modelFormat=model)) is AUTOMATIC
+    for name in NOT_SERVED:
+        assert selected(runtimes, asked(name, protocolVersion="v2")) is not AUTOMATIC
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2", "grpc-v1", "grpc-v2"])
+def test_who_names_the_runtime_gets_it_for_what_it_serves_alone(protocol: str) -> None:
+    runtimes = [*kserves(), SALVER]
+    chosen = {"runtime": "salver", "protocolVersion": protocol}
+    for each in formats(SALVER):
+        assert selected(runtimes, asked(each.name, **chosen)) is SALVER
+    for name in NOT_SERVED:
+        with pytest.raises(NoRuntime):
+            selected(runtimes, asked(name, **chosen))
+    assert selected(runtimes, asked("sklearn")) is not SALVER

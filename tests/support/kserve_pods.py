@@ -9,24 +9,26 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
 from kserve_render import Json, rendered
+from kserve_runtimes import AUTOMATIC, kserves, selected
 from pods import Container
 from waiting import until
 
 from salver.testing.process import free_port
 
-RUNTIME = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "kserve" / "salver.yaml").read_text())
 
+def service(name: str, uri: str, *args: str, **model: object) -> Json:
+    """Return an InferenceService that names no runtime.
 
-def service(name: str = "iris", uri: str = "s3://models/iris", *args: str, **predictor: object) -> Json:
-    """Return an InferenceService of the runtime in ``deploy/kserve``."""
-    model = {"modelFormat": {"name": "sklearn"}, "runtime": "salver", "storageUri": uri, "args": [*args]}
-    return {"metadata": {"name": name}, "spec": {"predictor": {"model": model, **predictor}}}
+    Args:
+        model: Further fields of the predictor's model.
+    """
+    asked = {"modelFormat": {"name": "sklearn"}, "storageUri": uri, "args": [*args], **model}
+    return {"metadata": {"name": name}, "spec": {"predictor": {"model": asked}}}
 
 
 class Pod(Container):
-    """A pod of a service, started as KServe renders it.
+    """A pod of a service, started as KServe renders it with its own runtimes beside Salver's.
 
     Args:
         folder: Scratch folder of this pod.
@@ -35,7 +37,7 @@ class Pod(Container):
 
     def __init__(self, folder: Path, asked: Json, model: Path) -> None:
         port = free_port()
-        spec, _ = rendered(RUNTIME, asked)
+        spec, _ = rendered(selected([*kserves(), AUTOMATIC], asked), asked)
         # The number stands in arguments, ports and probes.
         self.spec: Json = json.loads(json.dumps(spec).replace("8080", str(port)))
         self.server: Json = self.spec["containers"][0]

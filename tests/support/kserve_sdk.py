@@ -2,7 +2,7 @@
 
 ``make .envs/kserve/requirements.txt`` puts the ``kserve`` package where it is looked for. A call has
 ``port``, ``model``, ``data`` and ``how``: v1, v2, grpc, raw (v2 with binary tensors), event (a
-CloudEvent to v1) or health.
+CloudEvent to v1) or health. What goes over gRPC and as raw is the document of v2, of flat tensors.
 """
 
 import asyncio
@@ -45,11 +45,15 @@ async def _call(how: str, port: int, model: str, data: Any) -> Any:
         asked = [client.is_server_live(url), client.is_server_ready(url), client.is_model_ready(url, model)]
         asked += [grpc.is_server_live(), grpc.is_server_ready(), grpc.is_model_ready(model)]
         return [await each for each in asked]
-    inputs = [kserve.InferInput(each["name"], each["shape"], each["datatype"], each["data"]) for each in data]
-    if how == "raw":
-        for tensor, each in zip(inputs, data, strict=True):
-            tensor.set_data_from_numpy(np.array(each["data"], np.float32).reshape(each["shape"]))
-    request = kserve.InferRequest(model_name=model, infer_inputs=inputs, request_id="r-1")
+    inputs = [kserve.InferInput(**each) for each in data["inputs"]]
+    for tensor in inputs:
+        if how == "raw":
+            tensor.set_data_from_numpy(np.array(tensor.data, np.float32).reshape(tensor.shape))
+        elif tensor.datatype == "BYTES":
+            tensor.data = [value.encode() for value in tensor.data]
+    request = kserve.InferRequest(
+        model_name=model, infer_inputs=inputs, request_id="r-1", parameters=data.get("parameters", {})
+    )
     if how == "raw":
         answer = await client.infer(url, request, model_name=model, headers=headers)
     else:

@@ -1,10 +1,12 @@
 """A container as Kubernetes starts it, without a cluster and without rights.
 
-A process of another user with a read-only root, and 64 MiB each of /tmp and /dev/shm (bubblewrap).
+A process of another user with a read-only root, and 64 MiB each of /tmp and /dev/shm (bubblewrap). The user
+is a new number each time, as OpenShift gives them: 10^9 or more, without a name.
 """
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -40,7 +42,8 @@ class Container:
         self, log: Path, port: int, args: Sequence[str], variables: Mapping[str, str], mounts: Sequence[str]
     ) -> None:
         self.log, self.port = log, port
-        words = [program("bwrap"), "--unshare-all", "--share-net", "--uid", "47123", "--gid", "0"]
+        user = str(random.SystemRandom().randrange(10**9, 2**31))
+        words = [program("bwrap"), "--unshare-all", "--share-net", "--uid", user, "--gid", "0"]
         words += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", *_SMALL, "/dev/shm"]
         words += [*_SMALL, "/tmp", *mounts, *_PROGRAMS]
         words += ["--cap-drop", "ALL", "--die-with-parent", "--new-session", "--chdir", "/"]

@@ -134,6 +134,14 @@ def batching_inside(folder: Path) -> Path:
     return _copied("batching_inside", folder)
 
 
+def flowers(folder: Path) -> Path:
+    """Kind of a picture, as KServe's example: ``image_bytes`` and ``key`` -> ``scores``, ``prediction``, ``key``.
+
+    The scores are the mean red, green and blue.
+    """
+    return _copied("flowers", folder)
+
+
 def in_the_server(*models: Path) -> None:
     """Have models run on threads of the server, which imports TensorFlow once for all of them."""
     for model in models:
@@ -365,6 +373,20 @@ def _batching_inside(tf: Any, folder: str) -> None:
     tf.saved_model.save(module, folder, {"serving_default": module.run})
 
 
+def _flowers(tf: Any, folder: str) -> None:
+    def colours(picture: Any) -> Any:
+        return tf.reduce_mean(tf.cast(tf.io.decode_jpeg(picture, 3), tf.float32), (0, 1))
+
+    def run(image_bytes: Any, key: Any) -> Any:
+        scores = tf.map_fn(colours, image_bytes, tf.float32)
+        return {"scores": scores, "prediction": tf.argmax(scores, 1), "key": tf.identity(key)}
+
+    inputs = [tf.TensorSpec([None], tf.string, name) for name in ("image_bytes", "key")]
+    module = tf.Module()
+    module.run = tf.function(run, input_signature=inputs)
+    tf.saved_model.save(module, folder, {"serving_default": module.run})
+
+
 _MAKERS: dict[str, Callable[[Any, str], None]] = {
     "half_plus_two": _half_plus_two,
     "half_plus_three": _half_plus_three,
@@ -381,6 +403,7 @@ _MAKERS: dict[str, Callable[[Any, str], None]] = {
     "tagged": _tagged,
     "with_defaults": _with_defaults,
     "batching_inside": _batching_inside,
+    "flowers": _flowers,
 }
 
 if __name__ == "__main__":

@@ -347,8 +347,8 @@ class Limits:
         bool,
         Parameter(
             name="--first-output",
-            help="Answer POST /v1/models/NAME:predict with the first output alone, as KServe's servers do; "
-            "otherwise with all, as TensorFlow Serving does.",
+            help="Answer POST /v1/models/NAME:predict with the first output alone, as KServe's servers do, "
+            "except of SavedModels; otherwise with all, as TensorFlow Serving does.",
         ),
     ] = False
 

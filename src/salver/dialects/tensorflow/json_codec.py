@@ -27,6 +27,7 @@ from salver.words.tensor import Tensor
 _COLUMNS: Final = "tfs_columns"
 _IN_COLUMNS: Final[Mapping[str, Parameter]] = {_COLUMNS: True}
 _IN_ROWS: Final[Mapping[str, Parameter]] = {}
+_SAVED_MODEL: Final = "tensorflow_savedmodel"
 #: Number of values that take milliseconds to write.
 MANY: Final = 32_768
 
@@ -77,7 +78,8 @@ class ModelCodec(Codec[HttpBody, HttpReply]):
         name: From :func:`servable_name`.
         checks_method: Whether the signature's method has to be that of the request.
         forms: Reads requests to models that take forms.
-        first_output: Whether predictions by row are those of the first output alone.
+        first_output: Whether predictions by row are those of the first output alone; of a SavedModel they are
+            always those of all, since KServe runs it in TensorFlow Serving.
     """
 
     protocol = "tfs-http"
@@ -122,6 +124,8 @@ class Predict(ModelCodec):
             return self._forms.read(http, explains=self.explains)
         if self.explains:
             raise no_explainer(http.model)
+        if signature.platform == _SAVED_MODEL:
+            self._first_output = False
         read = None
         if len(http.body) >= LARGE:
             read = read_large(http.body, signature)
