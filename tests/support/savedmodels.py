@@ -135,7 +135,7 @@ def batching_inside(folder: Path) -> Path:
 
 
 def flowers(folder: Path) -> Path:
-    """Kind of a picture, as KServe's example: ``image_bytes`` and ``key`` -> ``scores``, ``prediction``, ``key``.
+    """KServe's example, a picture's kind: ``image_bytes``, ``key`` -> ``scores``, ``prediction``, ``key``.
 
     The scores are the mean red, green and blue.
     """

@@ -3,21 +3,24 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from salver.kernel.environments.cache import EnvironmentCache
+from salver.kernel.environments.installing import run
 from salver.words.errors import LoadFailed
 
 GO = threading.Event()  # never set: nobody cancels
 
 
-def filling(size: int = 10, log: Path | None = None) -> Callable[[Path], None]:
-    def fill(folder: Path) -> None:
+def filling(size: int = 10, log: Path | None = None) -> Callable[[Path, int], None]:
+    def fill(folder: Path, lock: int) -> None:
         assert list(folder.iterdir()) == []
         (folder / "content").write_bytes(b"x" * size)
         if log is not None:
@@ -45,7 +48,7 @@ def test_an_environment_is_made_once_for_all_who_want_it(tmp_path: Path) -> None
 
 
 def _die(folder: Path) -> None:
-    def fill(target: Path) -> None:
+    def fill(target: Path, lock: int) -> None:
         (target / "half").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -63,10 +66,37 @@ def test_what_a_killed_process_left_is_never_used(tmp_path: Path) -> None:
     assert sorted(path.name for path in held.folder.iterdir()) == ["content", "salver.json"]
 
 
+def _install(folder: Path, go: Path) -> None:
+    waiting = (
+        "import pathlib, sys, time\n"
+        "pathlib.Path('half').touch()\n"
+        "while not pathlib.Path(sys.argv[1]).exists(): time.sleep(.01)"
+    )
+
+    def fill(target: Path, lock: int) -> None:
+        run([sys.executable, "-c", waiting, str(go)], target, "r.txt", GO, held=(lock,))
+
+    EnvironmentCache(folder).hold("a", "", "", fill, GO)
+
+
+def test_an_installer_that_outlives_its_server_keeps_others_out(tmp_path: Path) -> None:
+    """It still writes into the folder, which is not made anew until it has ended."""
+    cache, go = EnvironmentCache(tmp_path / "cache"), tmp_path / "go"
+    server = multiprocessing.get_context("fork").Process(target=_install, args=(tmp_path / "cache", go))
+    server.start()
+    until((tmp_path / "cache" / "a" / "half").exists)
+    server.kill()
+    server.join()
+    cache.prune(0)
+    assert (tmp_path / "cache" / "a" / "half").exists()
+    go.touch()
+    until(lambda: not cache.prune(0) and not (tmp_path / "cache" / "a").exists())
+
+
 def test_a_failure_leaves_nothing_and_the_next_one_tries_again(tmp_path: Path) -> None:
     cache = EnvironmentCache(tmp_path)
 
-    def fail(folder: Path) -> None:
+    def fail(folder: Path, lock: int) -> None:
         (folder / "half").touch()
         raise LoadFailed("pip said no")
 
@@ -80,12 +110,12 @@ def test_a_failure_leaves_nothing_and_the_next_one_tries_again(tmp_path: Path) -
 def test_an_interpreter_that_was_uninstalled_is_no_whole_environment(tmp_path: Path) -> None:
     cache = EnvironmentCache(tmp_path)
 
-    def fill(folder: Path) -> None:
+    def fill(folder: Path, lock: int) -> None:
         (folder / "bin").mkdir()
         (folder / "bin" / "python").symlink_to(tmp_path / "gone")
 
-    cache.hold("a", "", "", lambda folder: None, GO).release()
-    fill(tmp_path / "a")
+    cache.hold("a", "", "", lambda folder, lock: None, GO).release()
+    fill(tmp_path / "a", 0)
     held = cache.hold("a", "", "", filling(), GO)
     assert (held.folder / "content").exists()
 
@@ -108,7 +138,7 @@ def test_those_used_last_are_kept_and_those_in_use_always(tmp_path: Path) -> Non
 def test_who_waits_for_another_can_be_cancelled(tmp_path: Path) -> None:
     stop, is_making, go_on = threading.Event(), threading.Event(), threading.Event()
 
-    def fill(folder: Path) -> None:
+    def fill(folder: Path, lock: int) -> None:
         is_making.set()
         go_on.wait()
 

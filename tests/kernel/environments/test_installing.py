@@ -18,6 +18,7 @@ from salver.words.errors import LoadFailed
 
 NAME = "tiny_salver_need"
 GO = threading.Event()
+LOCK = 0  # standard input
 PROJECT = f"""[project]
 name = "model"
 version = "1"
@@ -76,11 +77,11 @@ def test_requirements_are_installed_if_their_digests_agree(
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     locked = f"{NAME}==1.0 --hash=sha256:"
     (tmp_path / "env").mkdir()
-    make(recipe(tmp_path, locked + digest), tmp_path / "env", GO)
+    make(recipe(tmp_path, locked + digest), tmp_path / "env", GO, LOCK)
     assert answer(tmp_path / "env") == "42\n"
     (tmp_path / "other").mkdir()
     with pytest.raises(LoadFailed, match=r"'r.txt' cannot be installed: [^'](.|\n)*(?i:hash)"):
-        make(recipe(tmp_path, locked + "0" * 64), tmp_path / "other", GO)
+        make(recipe(tmp_path, locked + "0" * 64), tmp_path / "other", GO, LOCK)
 
 
 def test_a_lock_of_uv_is_installed(uv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,11 +92,11 @@ def test_a_lock_of_uv_is_installed(uv: str, tmp_path: Path, monkeypatch: pytest.
     files = {name: (project / name).read_bytes() for name in ("uv.lock", "pyproject.toml")}
     (tmp_path / "env").mkdir()
     found = Recipe("requirements", project / "uv.lock", OWN_PYTHON, files)
-    make(found, tmp_path / "env", GO)
+    make(found, tmp_path / "env", GO, LOCK)
     assert answer(tmp_path / "env") == "42\n"
     monkeypatch.setattr(installing, "_uv", lambda: "")
     with pytest.raises(LoadFailed, match="needs uv") as failure:
-        make(found, tmp_path / "env", GO)
+        make(found, tmp_path / "env", GO, LOCK)
     assert failure.value.fix == "Install it: pip install uv"
 
 
@@ -104,7 +105,7 @@ def test_without_uv_a_python_that_is_not_there_is_named(
 ) -> None:
     monkeypatch.setattr(installing, "_uv", lambda: "")
     with pytest.raises(LoadFailed, match=r"there is no Python 3\.99 on this machine"):
-        make(Recipe("requirements", tmp_path / "r.txt", "3.99"), tmp_path, GO)
+        make(Recipe("requirements", tmp_path / "r.txt", "3.99"), tmp_path, GO, LOCK)
 
 
 def test_a_packed_environment_is_unpacked_and_told_where_it_is(tmp_path: Path) -> None:
@@ -115,5 +116,5 @@ def test_a_packed_environment_is_unpacked_and_told_where_it_is(tmp_path: Path) -
     with tarfile.open(tmp_path / "environment.tar.gz", "w:gz") as tar:
         tar.add(packed.parent, ".")
     (tmp_path / "env").mkdir()
-    make(Recipe("archive", tmp_path / "environment.tar.gz"), tmp_path / "env", GO)
+    make(Recipe("archive", tmp_path / "environment.tar.gz"), tmp_path / "env", GO, LOCK)
     assert (tmp_path / "env" / "prefix").read_text() == str(tmp_path / "env" / "bin" / "conda-unpack")

@@ -1,8 +1,9 @@
 """Folder of environments, shared by servers.
 
 Each environment has a folder named by its digest and a lock beside it. The lock is exclusive while it is made
-or removed, and shared while it is used, so that a process that is killed leaves nothing locked. The record in
-the folder is written last: without it, the folder is a partial one, and is made anew.
+or removed, and shared while it is used, so that a process that is killed leaves nothing locked. Installers
+hold the lock as well: one that outlives its server writes into the folder until it ends, and nobody else may.
+The record in the folder is written last: without it, the folder is a partial one, and is made anew.
 """
 
 import contextlib
@@ -74,13 +75,13 @@ class EnvironmentCache:
         return f"<EnvironmentCache {self._folder}>"
 
     def hold(
-        self, digest: str, origin: str, python: str, make: Callable[[Path], None], stop: threading.Event
+        self, digest: str, origin: str, python: str, make: Callable[[Path, int], None], stop: threading.Event
     ) -> EnvironmentLease:
         """Return an environment, made if it is missing. Blocking: waits for another process that makes it.
 
         Args:
             origin, python: What is shown of it.
-            make: Fills the empty folder. Raises LoadFailed.
+            make: Fills the empty folder, given the lock's descriptor for its installers. Raises LoadFailed.
             stop: Set to cancel.
 
         Raises:
@@ -95,7 +96,7 @@ class EnvironmentCache:
                 while not _is_whole(folder):
                     _lock(fd, fcntl.LOCK_EX, stop)
                     if not _is_whole(folder):  # else another process was faster
-                        _fill(folder, origin, python, make)
+                        _fill(folder, fd, origin, python, make)
                     _lock(fd, fcntl.LOCK_SH, stop)
                 os.utime(folder / _RECORD)
             except BaseException:
@@ -176,11 +177,11 @@ def _is_whole(folder: Path) -> bool:
     return (folder / _RECORD).exists() and is_there
 
 
-def _fill(folder: Path, origin: str, python: str, make: Callable[[Path], None]) -> None:
+def _fill(folder: Path, fd: int, origin: str, python: str, make: Callable[[Path, int], None]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     try:
-        make(folder)
+        make(folder, fd)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -30,11 +30,12 @@ PIP_OPTIONS: Final = (
 )
 
 
-def make(recipe: Recipe, folder: Path, stop: threading.Event) -> None:
+def make(recipe: Recipe, folder: Path, stop: threading.Event, lock: int) -> None:
     """Make an environment in an empty folder. Blocking.
 
     Args:
         stop: Set to cancel.
+        lock: Descriptor that installers hold open until they end.
 
     Raises:
         LoadFailed: it failed; the reason is the installer's last output.
@@ -44,7 +45,7 @@ def make(recipe: Recipe, folder: Path, stop: threading.Event) -> None:
         unpack(recipe.path, folder)
         unpacked = folder / "bin" / "conda-unpack"
         if unpacked.is_file():  # writes the folder's path into files that name the packer's
-            run([str(python_of(folder)), str(unpacked)], folder, recipe.path.name, stop)
+            run([str(python_of(folder)), str(unpacked)], folder, recipe.path.name, stop, held=(lock,))
         return
     began, uv = time.monotonic(), _uv()
     _LOG.info("making an environment of %s", recipe.path)
@@ -57,18 +58,20 @@ def make(recipe: Recipe, folder: Path, stop: threading.Event) -> None:
                 raise LoadFailed(f"{recipe.path} needs uv", fix="Install it: pip install uv")
             export = ("export", "--frozen", "--no-emit-project", "--no-dev", "--quiet", "-o", REQUIREMENTS)
             run([uv, *export], Path(work), name, stop)
-        run([*_venv(recipe.python, uv), str(folder)], Path(work), name, stop)
-        install(python_of(folder), ["-r", REQUIREMENTS], Path(work), name, stop)
+        run([*_venv(recipe.python, uv), str(folder)], Path(work), name, stop, held=(lock,))
+        install(python_of(folder), ["-r", REQUIREMENTS], Path(work), name, stop, lock)
     _LOG.info("made an environment of %s in %.1f s", recipe.path, time.monotonic() - began)
 
 
-def install(python: Path, wanted: Sequence[str], folder: Path, what: str, stop: threading.Event) -> None:
+def install(
+    python: Path, wanted: Sequence[str], folder: Path, what: str, stop: threading.Event, lock: int
+) -> None:
     """Install packages for an interpreter, with uv or with this Python's pip. Raises LoadFailed."""
     if uv := _uv():
         command = [uv, "pip", "install", "--python", str(python)]
     else:
         command = [sys.executable, "-m", "pip", "--python", str(python), "install", *PIP_OPTIONS]
-    run([*command, *wanted], folder, what, stop)
+    run([*command, *wanted], folder, what, stop, held=(lock,))
 
 
 def python_of(folder: Path) -> Path:
@@ -106,13 +109,19 @@ def _venv(python: str, uv: str) -> list[str]:
 
 
 def run(
-    command: Sequence[str], folder: Path, what: str, stop: threading.Event, most_s: float = MOST_S
+    command: Sequence[str],
+    folder: Path,
+    what: str,
+    stop: threading.Event,
+    most_s: float = MOST_S,
+    held: Sequence[int] = (),
 ) -> None:
     """Run an installer in a folder, and log what it says. Blocking.
 
     Args:
         what: File that it installs, for messages.
         stop: Set to cancel.
+        held: Descriptors that it inherits.
 
     Raises:
         LoadFailed: it failed; the reason is its last output.
@@ -127,6 +136,7 @@ def run(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=held,
             )
         except OSError as error:
             raise LoadFailed(

@@ -87,10 +87,10 @@ class Environments:
     def _hold(self, recipe: Recipe, undo: contextlib.ExitStack, stop: threading.Event) -> Path:
         is_made = False
 
-        def fill(folder: Path) -> None:
+        def fill(folder: Path, lock: int) -> None:
             nonlocal is_made
             is_made = True
-            make(recipe, folder, stop)
+            make(recipe, folder, stop, lock)
 
         held = self._cache.hold(self._digest(recipe), str(recipe.path), recipe.python, fill, stop)
         undo.callback(held.release)
@@ -114,12 +114,12 @@ class Environments:
         links = found.links()
         lacks_msgspec = "msgspec" not in found.has and "msgspec" not in links
 
-        def fill(folder: Path) -> None:
+        def fill(folder: Path, lock: int) -> None:
             for name, target in links.items():
                 (folder / name).symlink_to(target)
             if lacks_msgspec:
                 wanted = f"msgspec=={msgspec.__version__}"
-                install(python, ["--no-deps", "--target", str(folder), wanted], folder, wanted, stop)
+                install(python, ["--no-deps", "--target", str(folder), wanted], folder, wanted, stop, lock)
 
         text = repr((sorted(links.items()), lacks_msgspec and (found.tag, msgspec.__version__)))
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
