@@ -1,24 +1,30 @@
 """Claim: on Ray, Salver answers five times the requests of plain Ray Serve for a tiny model.
 
-    python benchmarks/ray_engine.py [--models tiny,medium] [--connections 64] [--seconds 5] [--rounds 3]
+    python benchmarks/ray_engine.py [--models tiny,medium] [--connections 64] [--seconds 4] [--rounds 3]
 
-Salver with its local engine, Salver with one actor, and plain Ray Serve with one replica answer the same rows
-in turns. Each runs alone: Ray's processes take cores even while they wait.
+Plain Ray Serve with one replica, Salver with its local engine and Salver with one actor get the same rows as
+the same JSON, in turns. Each runs alone: Ray's processes take cores even while they wait. Requests a second
+and processor time are those of a closed loop. Latencies are those of the same arrivals at all three, at half
+of the rate that Ray Serve can answer.
 """
 
 import argparse
-import math
+import dataclasses
 import statistics
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import forms
 import load
 import models
+import numpy as np
+import openloop
 import processes
 from models import ROOT, Model
+from openloop import Floats, Question
 from processes import Launch
 from systems import all_systems
 
@@ -28,50 +34,89 @@ RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_METRICS_COLLECTION": "0",
 }
+NAMES = ("ray serve", "local", "ray")
 START_S = 180
+#: Seconds of load before what is measured: Ray starts processes in advance meanwhile.
+WARM_UP_S = 4
 
 
-def measure(name: str, model: Model, given: argparse.Namespace) -> tuple[float, float]:
-    """Return the requests a second and the p99 in milliseconds of a server in one run."""
+class Measured(NamedTuple):
+    """Result of one run; the rate of arrivals is that of the latencies."""
+
+    rate: float
+    cpu_us: float
+    latency_ms: Floats
+    arrivals: float
+
+
+def measure(name: str, model: Model, arrivals: float, given: argparse.Namespace) -> Measured:
+    """Run a server alone.
+
+    Args:
+        arrivals: Requests a second of the open loop; 0 = half of what the server can answer.
+    """
     with tempfile.TemporaryDirectory() as folder:
         port = processes.free_port(2)
-        form = forms.oip(model)["http"]
         if name == "ray serve":
             peer = all_systems()["rayserve"]
             launch, form = peer.launch(model, port, Path(folder)), peer.forms(model)["http"]
+            assert not isinstance(form, str)
         else:
             argv = [SALVER, "serve", str(model.path), "--port", str(port), "--threads", "1"]
             launch = Launch([*argv, "--engine", name], RAY if name == "ray" else {})
-        assert not isinstance(form, str)
+            path = f"/v2/models/{model.name}/infer"
+            form = forms.oip_binary(model)
+            if not model.is_image:
+                form = dataclasses.replace(
+                    forms.rows_json(path, "x"), decode=forms.rows_json(path, "y").decode
+                )
         is_up = partial(forms.is_right, form, model, port)
         body = form.encode(model.samples[0])
-        with processes.running(launch, Path(folder) / "log", is_up, START_S):
-            load.generate(form, body, port, given.connections, 2)
+        with processes.running(launch, Path(folder) / "log", is_up, START_S) as server:
+            load.generate(form, body, port, given.connections, WARM_UP_S)
+            before = server.cpu_seconds()
             sample = load.generate(form, body, port, given.connections, given.seconds)
-    if sample.errors:
-        raise SystemExit(f"{sample.errors} requests failed")
-    return sample.rate, sample.p99_ms or math.nan
+            cpu = server.cpu_seconds() - before
+            arrivals = arrivals or sample.rate / 2
+            due = openloop.poisson(arrivals, 2 * given.seconds, np.random.default_rng(1))
+            question = Question(form.path, body, form.headers)
+            outcome = openloop.run(port, due, [question], timeout=10)
+    failed = sample.errors + np.count_nonzero(outcome.status != 200)
+    if failed:
+        raise SystemExit(f"{failed} requests to {name} failed")
+    return Measured(sample.rate, 1e6 * cpu / sample.requests, 1e3 * outcome.latency, arrivals)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="tiny,medium")
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=64, help="of the closed loop")
+    parser.add_argument("--seconds", type=int, default=4, help="of the closed loop; the open one takes twice")
+    parser.add_argument("--rounds", type=int, default=3, help="medians of rates, and all their latencies")
     given = parser.parse_args()
     models.make()
-    print("| model | server | requests/s | p99 ms | times Ray Serve |\n|---|---|---|---|---|")
+    print(
+        "| model | server | requests/s | times Ray Serve | CPU us/request | open loop/s | p50 ms | p99 ms |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
     for model in (models.MODELS[name] for name in given.models.split(",")):
-        names = ("local", "ray", "ray serve")
-        rounds = [{name: measure(name, model, given) for name in names} for _ in range(given.rounds)]
-        middle = {
-            name: [statistics.median(column) for column in zip(*(each[name] for each in rounds), strict=True)]
-            for name in names
-        }
-        for name, (rate, p99) in middle.items():
-            times = rate / middle["ray serve"][0]
-            print(f"| {model.name} | {name} | {rate:,.0f} | {p99:.1f} | {times:.2f} |", flush=True)
+        rounds: dict[str, list[Measured]] = {name: [] for name in NAMES}
+        for _ in range(given.rounds):
+            arrivals = 0.0
+            for name, found in rounds.items():
+                found.append(measure(name, model, arrivals, given))
+                arrivals = found[-1].arrivals
+        theirs = statistics.median(each.rate for each in rounds["ray serve"])
+        for name, found in rounds.items():
+            rate = statistics.median(each.rate for each in found)
+            cpu = statistics.median(each.cpu_us for each in found)
+            arrivals = statistics.median(each.arrivals for each in found)
+            p50, p99 = np.percentile(np.concatenate([each.latency_ms for each in found]), (50, 99))
+            print(
+                f"| {model.name} | {name} | {rate:,.0f} | {rate / theirs:.1f} | {cpu:,.0f} "
+                f"| {arrivals:.0f} | {p50:.1f} | {p99:.1f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

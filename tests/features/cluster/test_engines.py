@@ -6,12 +6,13 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -169,6 +170,14 @@ def actors(raylet: int) -> list[int]:
 
 
 @pytest.fixture
+def node_loss(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[3] / "benchmarks")
+    yield __import__("node_loss")
+    for name in ("node_loss", "openloop", "frames"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
 def no_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ServerProcess, "spawn", staticmethod(subprocess.Popen))  # forks have another path
 
@@ -197,7 +206,7 @@ async def test_ray_follows_a_step_of_load_and_takes_a_new_version(nodes: RayNode
 
 @needs_ray
 @pytest.mark.usefixtures("no_forks")
-def test_ray_that_loses_a_node(nodes: RayNodes, tmp_path: Path) -> None:
+def test_ray_that_loses_a_node(nodes: RayNodes, tmp_path: Path, node_loss: Any) -> None:
     log = tmp_path / "log"
     options = ["--engine", f"ray://{nodes.address}"]
     with ServerProcess([write_models(tmp_path / "models", 3)], log, options, VARIABLES) as server:
@@ -212,14 +221,10 @@ def test_ray_that_loses_a_node(nodes: RayNodes, tmp_path: Path) -> None:
         }
         assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 
-        lost = list(nodes.raylets.values())[-1]
-        with ThreadPoolExecutor(8) as callers:
-            loads = [callers.submit(assert_answers, server) for _ in range(400)]
-            until(lambda: sum(each.done() for each in loads) > 40)
-            os.kill(lost, signal.SIGKILL)
-            for each in loads:
-                each.result()
-        until(lambda: "a replica is back" in log.read_text())
+        loss = node_loss.lose(server, nodes, list(nodes.raylets)[-1], ["mlp"], rate=100, seconds=6)
+        assert not loss.failed
+        assert (loss.lost, loss.moved) == (1, 0)
+        assert "Future exception was never retrieved" not in log.read_text()
         left = list(nodes.raylets.values())[:-1]
         until(lambda: sum(len(actors(raylet)) for raylet in left) == 3)
         assert_answers(server)

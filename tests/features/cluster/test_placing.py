@@ -25,6 +25,15 @@ def test_replicas_spread_over_nodes_with_room() -> None:
         chosen(placer, "large", 8)
 
 
+def test_models_spread_over_nodes() -> None:
+    running: list[PlacedReplica] = []
+    placer = Placer(lambda: running, lambda: 0.0)
+    for model in "klm":
+        running.append(PlacedReplica(model, 2, chosen(placer, model, 2)))
+    assert sorted(each.node for each in running) == ["a", "b", "c"]
+    assert chosen(placer, "n", 2) != "c"  # of which the most is taken
+
+
 def test_those_that_start_at_the_same_time_are_counted() -> None:
     placer = Placer(lambda: (), lambda: 0.0)
     with placer.node_for("m", 6, NODES) as first, placer.node_for("m", 6, NODES) as second:

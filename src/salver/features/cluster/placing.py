@@ -73,6 +73,9 @@ class Placer:
         held = [*self._running(), *self._starting]
         # Others do not move for it: what they take is as if it were not there.
         left = [_without(node, (each for each in held if each.model != model)) for node in trusted or nodes]
+        # The first of equal nodes is chosen, and without others all of them look empty.
+        total = {node.name: max(1, node.memory) for node in nodes}
+        left.sort(key=lambda node: node.memory / total[node.name], reverse=True)
         names = {node.name for node in left}
         own = [each.node for each in held if each.model == model and each.node in names]
         current = [Replica(model, node, number) for number, node in enumerate(own)]
