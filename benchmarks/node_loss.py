@@ -110,7 +110,7 @@ def lose(
         while time.monotonic() < killed + _PATIENCE_S and not restored:
             time.sleep(0.2)
             now = urls()
-            if len(now) == len(before) and not now & lost:
+            if len(now) >= len(before) and not now & lost:
                 restored = time.monotonic() - killed
         outcome = load.result()
     if not restored:

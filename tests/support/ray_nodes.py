@@ -42,7 +42,7 @@ def ray_nodes(folder: Path) -> Iterator[RayNodes]:
         folder: For its files; with a short path, since sockets lie there.
     """
     command: Sequence[str] = [sys.executable, __file__, str(folder)]
-    # Ray gives its workers a niceness of 15: beside other tests they would be too slow for health checks.
+    # Ray gives its workers a niceness of 15: beside other tests they would be slow.
     env = {**os.environ, **VARIABLES, "RAY_TMPDIR": str(folder), "RAY_worker_niceness": "0"}
     with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=env) as program:
         assert program.stdin and program.stdout

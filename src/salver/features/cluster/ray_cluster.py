@@ -22,16 +22,24 @@ _NAMESPACE: Final = "salver"
 #: Batches up to this size go with the call. Through the object store, one of 128 KiB takes twice as long, and
 #: one of 5 MB a quarter.
 _WITH_CALL_BYTES: Final = 1 << 20
+#: An actor that takes longer to answer a health check hangs. On a busy node it may take seconds.
+_HANGS_S: Final = 10.0
 _LOOPBACK: Final = ("", "127.0.0.1", "localhost")
 
 
 class RayReplica:
-    """Replica in an actor."""
+    """Replica in an actor.
+
+    Args:
+        raylet: Address at which its node takes connections.
+    """
 
     loaded: LoadResult
 
-    def __init__(self, ray: Any, actor: Any, node: str, url: str) -> None:
+    def __init__(self, ray: Any, actor: Any, node: str, raylet: tuple[str, int], url: str) -> None:
         self.node = node
+        self._raylet = raylet
+        self._asked: asyncio.Future[list[BaseException | None]] | None = None
         self.url = url
         self._ray = ray
         self._actor = actor
@@ -57,8 +65,27 @@ class RayReplica:
         return outputs, seconds
 
     async def check(self) -> None:
-        """See :class:`~salver.features.cluster.ports.Replica`."""
-        await self._answer(self._actor.check.options(concurrency_group="check").remote())
+        """See :class:`~salver.features.cluster.ports.Replica`.
+
+        A node that is gone takes no connection. A busy one does so at once, though its actors are slow.
+        """
+        try:
+            _, writer = await asyncio.open_connection(*self._raylet)
+        except ConnectionError as error:
+            raise HostDied(f"its node is gone: {error}") from error
+        except OSError as error:  # such as no route
+            raise TimeoutError(str(error)) from error
+        writer.close()
+        if self._asked is None:
+            answer = self._answer(self._actor.check.options(concurrency_group="check").remote())
+            self._asked = asyncio.gather(asyncio.wait_for(answer, _HANGS_S), return_exceptions=True)
+        elif self._asked.done():
+            (problem,) = self._asked.result()
+            self._asked = None
+            if isinstance(problem, TimeoutError):
+                raise HostDied(f"no answer to a health check in {_HANGS_S:g} s")
+            if problem is not None:
+                raise problem
 
     def abandon(self, why: str) -> None:
         """See :class:`~salver.features.cluster.ports.Replica`."""
@@ -73,7 +100,7 @@ class RayReplica:
     async def _answer(self, reference: Any) -> Any:
         """Wait for the result of a method. Raises HostDied."""
         answer = reference.as_future(asyncio.get_running_loop())
-        # Ray itself takes 15 seconds to see that a node is gone; the health checks take one.
+        # Ray itself takes 15 seconds to see that a node is gone; the health checks take one at most.
         try:
             await asyncio.wait((answer, self._abandoned), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
@@ -96,6 +123,7 @@ class RayCluster:
     def __init__(self, ray: Any) -> None:
         self._ray = ray
         self._numbers = itertools.count(1)
+        self._raylets: dict[str, tuple[str, int]] = {}
         self._class = ray.remote(concurrency_groups={"check": 1})(ModelActor)
 
     @classmethod
@@ -117,12 +145,11 @@ class RayCluster:
 
     async def nodes(self) -> Sequence[Node]:
         """See :class:`~salver.features.cluster.ports.Cluster`."""
-        found = await asyncio.to_thread(self._ray.nodes)
-        return [
-            _node(node["NodeID"], node["Resources"], node.get("Labels", {}))
-            for node in found
-            if node["Alive"]
-        ]
+        found = [node for node in await asyncio.to_thread(self._ray.nodes) if node["Alive"]]
+        self._raylets = {
+            node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in found
+        }
+        return [_node(node["NodeID"], node["Resources"], node.get("Labels", {})) for node in found]
 
     async def start(self, load: Load, node: str) -> RayReplica:
         """See :class:`~salver.features.cluster.ports.Cluster`."""
@@ -137,7 +164,7 @@ class RayCluster:
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         ).remote()
         url = f"ray://{node[:12]}/{next(self._numbers)}"
-        replica = RayReplica(self._ray, actor, node, url)
+        replica = RayReplica(self._ray, actor, node, self._raylets[node], url)
         try:
             await replica.load(load)
         except BaseException as error:
