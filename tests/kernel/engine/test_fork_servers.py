@@ -203,6 +203,43 @@ async def test_forks_draw_numbers_of_their_own(tmp_path: Path) -> None:
         assert len(set(drawn)) == 4
 
 
+ENDING = """
+import atexit, sys
+from salver.kernel.engine import fork_server, host
+
+class Freed:
+    def __del__(self):
+        sys.__stdout__.write("freed ")
+
+def main(arguments):
+    {how}
+
+sys.modules["kept"] = Freed()
+atexit.register(lambda: print("left", end=" "))
+host.main = main
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "end", "said", "status"),
+    [
+        ("return 0", "fork_server._host([])", "left ", 0),
+        ("return 4", "fork_server._host([])", "left ", 4),
+        ("sys.exit()", "fork_server._host([])", "left ", 0),
+        ("sys.exit(3)", "fork_server._host([])", "left ", 3),
+        ("raise KeyError('x')", "fork_server._host([])", "left ", 1),
+        ("return 0", "sys.exit(host.main([]))", "left freed ", 0),  # as an executed host does
+    ],
+)
+def test_a_fork_ends_without_freeing_what_it_shares(how: str, end: str, said: str, status: int) -> None:
+    """Freeing writes to objects, so that the process would copy all that it shares, for a moment."""
+    code = ENDING.format(how=how, end=end)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.stdout, ended.returncode) == (said, status), ended.stderr
+    assert ("KeyError: 'x'" in ended.stderr) == ("raise" in how)
+
+
 ORPHANS = """
 import asyncio, functools, os, signal, sys
 from salver.backends.protocol import LoadOptions

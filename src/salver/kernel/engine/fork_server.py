@@ -9,6 +9,7 @@ subreaper meanwhile: it is waited for, killed and bound to the server's life lik
 it outlives this process. The server's side is :mod:`salver.kernel.engine.fork_client`.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -17,7 +18,9 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 import msgspec
 
@@ -49,7 +52,7 @@ _DECODER = msgspec.msgpack.Decoder(Preload)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fork until told to stop; in a fork, run the host. Return the exit status of either."""
+    """Fork until told to stop, and return the exit status; in a fork, run the host."""
     parent, orders = map(int, arguments)
     os.set_inheritable(orders, False)
     host.die_with(parent)
@@ -69,9 +72,27 @@ def main(arguments: Sequence[str]) -> int:
         if not message:
             return 0
         if _fork(parent):
-            return host.main([str(parent), *map(str, _adopted(sock, parent, fds))])
+            _host([str(parent), *map(str, _adopted(sock, parent, fds))])
         for fd in fds:
             os.close(fd)
+
+
+def _host(arguments: Sequence[str]) -> NoReturn:
+    """Run a host, and end this process without freeing what it shares: that would first copy all of it."""
+    status = 1
+    try:
+        status = host.main(list(arguments))
+    except SystemExit as error:
+        status = int(error.code is not None)
+        if isinstance(error.code, int):
+            status = error.code
+    except BaseException:
+        traceback.print_exc()
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()  # what models have asked for; the module has no public way
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _import(preload: Preload) -> None:
