@@ -409,6 +409,14 @@ async def test_who_waits_for_a_load_waits_for_its_further_tries() -> None:
     assert sum(e.after is State.LOADING for e in rig.events) == 4
 
 
+async def test_the_outcome_of_a_load_is_that_of_its_last_try() -> None:
+    rig = ManagerRig(LifecycleConfig(backoff_s=0))
+    rig.loader.errors["m:1@a"] = HostKilled("SIGKILL")
+    rig.manager.apply([m("1")])
+    assert await rig.manager.outcome(ModelId("m", "1")) == "SIGKILL"
+    assert sum(e.after is State.LOADING for e in rig.events) == 3
+
+
 # -- shutting down -----------------------------------------------------------------------------
 
 

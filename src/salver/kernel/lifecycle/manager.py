@@ -261,11 +261,14 @@ class Manager(Generic[ServableT]):
             )
 
     async def outcome(self, id: ModelId) -> str:
-        """Wait until a version is ready or has failed; return the reason of the failure, or empty."""
+        """Wait until a version is ready or is not tried again; return the reason of the failure, or empty."""
         while tasks := [
             copy.task
             for copy in self._copies.values()
-            if copy.id == id and copy.state in RISING and copy.task is not None and not copy.task.done()
+            if copy.id == id
+            and copy.state in (*RISING, State.FAILED)  # a task of a failed one is its next try
+            and copy.task is not None
+            and not copy.task.done()
         ]:
             await asyncio.wait(tasks)
         copy = self._routes.exact.get((id.name, id.version))
