@@ -31,6 +31,7 @@ from questions import Asked, files
 
 from salver.client import Client
 from salver.testing.process import free_port
+from salver.words.sizes import told_bytes
 
 #: The most that a flavour may have, as a registry sends it.
 _MOST_MB: Final = {"core": 150, "onnx": 170}
@@ -48,6 +49,7 @@ class Limit(NamedTuple):
 
 
 _MEMORY: Final = 768 << 20
+_DOCTOR: Final = "os.popen('salver doctor --json').read()"
 _GROUPS: Final = "768 MiB of memory, one core"
 LIMITS: Final = {
     "random user without rights": Limit(
@@ -65,7 +67,7 @@ LIMITS: Final = {
     ),
     _GROUPS: Limit(
         (f"--memory={_MEMORY}", f"--memory-swap={_MEMORY}", "--cpus=1", "--pids-limit=256"),
-        "all(each in os.popen('salver doctor --json').read() for each in ('\"0.8 GiB\"', '\"1 usable'))",
+        f"all(each in {_DOCTOR} for each in ('{told_bytes(_MEMORY)}', '1 usable'))",
     ),
 }
 
@@ -91,7 +93,7 @@ def without_rights(files: str, command: Sequence[str]) -> list[str]:
 def within(*limits: Limit) -> list[str]:
     """Return the command that succeeds within limits."""
     held = " and ".join(f"({limit.holds})" for limit in limits)
-    return ["python3", "-c", f"import os, sys; sys.exit(not ({held}))"]
+    return ["python3", "-c", f"import os, sys\nif not ({held}): sys.exit({held!r} + ' does not hold')"]
 
 
 class OverGrpc(Asked):
@@ -164,7 +166,7 @@ def folder_of(keep: Path | None) -> Iterator[Path]:
     if keep is not None:
         yield keep.resolve()
         return
-    with tempfile.TemporaryDirectory(prefix="salver-image-") as folder:
+    with tempfile.TemporaryDirectory(prefix="salver-image-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
