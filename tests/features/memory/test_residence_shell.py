@@ -457,8 +457,9 @@ async def test_larger_runs_of_what_is_worth_more_take_the_room_of_others(
     await world.ask("a")
     world.now += 1.0
     world.residence.observe([Served("a", "1", "oip-http", "ok", 0.01, Timing())] * 9)
-    assert await climb(world, "a", 4, 6) == [1, 2, 4, 8, 16, 16]
+    assert await climb(world, "a", 4, 4) == [1, 2, 4, 8]
     await world.are(a="resident", b="absent")
+    await auntil(lambda: world.limits["a"] == 16)
 
 
 async def test_room_that_no_run_has_used_is_given_to_those_who_wait(make: Callable[[int], World]) -> None:

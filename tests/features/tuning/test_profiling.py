@@ -290,7 +290,7 @@ async def test_a_model_that_loads_slowly_is_measured_none_the_less(tmp_path: Pat
 async def test_two_models_are_never_measured_at_the_same_time(tmp_path: Path) -> None:
     world = World()
     profiler = Profiler(ProfileStore(), world.clock, 2)
-    pair = [manifest(tmp_path / name, instances=Instances(1, 2)) for name in "ab"]
+    pair = [manifest(tmp_path / name, instances=Instances(1, threads=2)) for name in "ab"]
     await asyncio.gather(*(find(world, each, profiler=profiler) for each in pair))
     assert world.together == 1
 

@@ -65,7 +65,7 @@ class Scaler:
 
     >>> scaler, limits = Scaler(1, now=0), Instances(count=1, max_count=4, scale_down_s=60)
     >>> [scaler.decide(Demand(work, 0.0), limits, now) for now, work in ((1, 0.5), (2, 2.9), (50, 0.1))]
-    [1, 3, 3]
+    [1, 4, 4]
     """
 
     def __init__(self, count: int, now: float) -> None:
