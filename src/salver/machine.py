@@ -18,7 +18,8 @@ _SIZES = frozenset(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GROUPS = Path("/sys/fs/cgroup")
 _LARGEST = 32 << 20  # bytes of a piece on the heap; larger ones are mapped
-_LITTLE = 4 << 20  # bytes that are not worth a collection
+#: Growth that is not worth a collection: bytes, or a 32nd part if that is more.
+_LITTLE, _LITTLE_BITS = 4 << 20, 5
 _tuned = threading.Event()  # objects frozen by this process
 
 
@@ -138,8 +139,8 @@ def resident_bytes(pid: int) -> int:
 def give_back_memory(enough: int = -1) -> None:
     """Return free pages to the system if the C library can, after collecting cycles if that is needed.
 
-    Blocking. A collection holds the interpreter for tens of milliseconds in a large process. Objects frozen
-    by an embedding program stay frozen: traversing a large program takes seconds.
+    Blocking. A collection holds the interpreter for a quarter of a second in a process with many frameworks.
+    Objects frozen by an embedding program stay frozen: traversing a large program takes seconds.
 
     Args:
         enough: Resident bytes of this process at which nothing is left to collect; nor is anything if it has
@@ -147,7 +148,8 @@ def give_back_memory(enough: int = -1) -> None:
     """
     with _ONE_AT_A_TIME:  # a concurrent collection would make this one a no-op
         trim_heap()
-        if enough >= 0 and resident_bytes(os.getpid()) <= max(enough, _Collected.resident + _LITTLE):
+        little = max(_LITTLE, _Collected.resident >> _LITTLE_BITS)
+        if enough >= 0 and resident_bytes(os.getpid()) <= max(enough, _Collected.resident + little):
             return
         if _tuned.is_set():
             gc.unfreeze()  # frozen objects may belong to the unloaded model

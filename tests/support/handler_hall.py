@@ -69,6 +69,7 @@ class FakeEngine(HandlerEngine):
 
 class FakeServable:
     leave = None
+    processes: tuple[int, ...] = ()
 
     def __init__(self, manifest: Manifest, engine: FakeEngine) -> None:
         self.manifest = manifest

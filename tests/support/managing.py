@@ -9,6 +9,7 @@ from salver.words.events import StateChanged
 
 class FakeServable:
     leave = None
+    processes: tuple[int, ...] = ()
 
     def __init__(self, tag: str, loader: "FakeLoader") -> None:
         self.tag = tag

@@ -107,7 +107,7 @@ class World:
         ]
         return Loaded(self.up[id], numbers, self.limits)
 
-    def read(self, *, is_exact: bool) -> Usage:
+    def read(self, *, is_exact: bool, trims: bool = False) -> Usage:
         own = 50 * MIB + self.extra + sum(each.bytes for id, each in self.up.items() if id not in self.hosts)
         uses = {
             number: Use(size, size, size, size + self.peak)

@@ -417,6 +417,14 @@ async def test_the_outcome_of_a_load_is_that_of_its_last_try() -> None:
     assert sum(e.after is State.LOADING for e in rig.events) == 3
 
 
+async def test_nothing_is_reclaimed_here_for_a_model_in_host_processes(rig: ManagerRig) -> None:
+    await up(rig, m("1"))
+    rig.loader.loaded[0].processes = (7,)
+    rig.manager.apply([])
+    await auntil(lambda: rig.states() == {})
+    assert rig.reclaimed == 0
+
+
 # -- shutting down -----------------------------------------------------------------------------
 
 

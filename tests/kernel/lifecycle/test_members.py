@@ -333,6 +333,7 @@ class Holder:
 
 class Holding:
     leave = None
+    processes: tuple[int, ...] = ()
 
     def __init__(self, held: list) -> None:
         self.held = held

@@ -16,6 +16,7 @@ from salver.words.messages import ModelId, State
 
 class Loaded:
     leave = None
+    processes: tuple[int, ...] = ()
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest

@@ -56,6 +56,7 @@ def test_the_newest_version_says_which_labels_there_are() -> None:
 
 class Servable:
     leave = None
+    processes: tuple[int, ...] = ()
 
     async def warm(self, config: ModelConfig) -> None:
         pass

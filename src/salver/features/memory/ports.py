@@ -88,11 +88,12 @@ class Usage(NamedTuple):
 class Meter(Protocol):
     """Memory of the server and its processes."""
 
-    def read(self, *, is_exact: bool) -> Usage:
+    def read(self, *, is_exact: bool, trims: bool = False) -> Usage:
         """Return what is used. Blocking.
 
         Args:
             is_exact: False = an older figure will do if hardly anything has changed.
+            trims: Give back what the server's process has freed first, which halts it for some milliseconds.
         """
         ...
 

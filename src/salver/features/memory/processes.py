@@ -71,9 +71,9 @@ class ProcessMeter:
         self._fork_servers = fork_servers
         self._uses: dict[int, Use] = {}
 
-    def read(self, *, is_exact: bool) -> Usage:
+    def read(self, *, is_exact: bool, trims: bool = False) -> Usage:
         """See :class:`~salver.features.memory.ports.Meter`."""
-        if is_exact:
+        if trims:
             trim_heap()  # what a load has freed is not in use
         root = os.getpid()
         trees = {child: tree(child) for child in _children(root)}

@@ -120,7 +120,7 @@ class Residence:
 
     async def begin(self) -> None:
         """Measure the server without models."""
-        await self._look(is_exact=True)
+        await self._look(is_exact=True, trims=True)
         self._imported = self._usage.server.pss
         self.base = self.used
 
@@ -232,14 +232,17 @@ class Residence:
 
     async def _look_at_growth(self) -> None:
         try:
-            await self._look(is_exact=True)
+            await self._look(is_exact=True, trims=True)
         finally:
             self._is_looking = False
         self._advance()
 
     async def tick(self) -> None:
         """Measure, and do what is due because time has passed."""
-        await self._look(is_exact=self._growing.has_news)
+        has_news = self._growing.has_news
+        await self._look(is_exact=has_news, trims=has_news)
+        if self.used > self.budget - self.reserve:  # it may be what has been freed
+            await self._look(is_exact=True, trims=True)
         self._end_excess()
         self.ahead.turn(self._clock())
         self._looks_ahead = True
@@ -446,7 +449,7 @@ class Residence:
     async def _load(self, resident: Resident, move: int, *, measures: bool) -> None:
         id = resident.manifest.id
         if measures:
-            await self._look(is_exact=True)
+            await self._look(is_exact=True, trims=not resident.is_hosted)
             self.residents.move(resident, "loading")
             self._refresh()
         self._working += 1
@@ -458,8 +461,11 @@ class Residence:
         resident.reload_s = max(0.001, self._clock() - began)
         if self.residents.all.get(id) is not resident:  # other files have come, or it is no longer wanted
             await self._lifecycle.ended(id)
+        if servable := self._lifecycle.servable(id):
+            resident.is_hosted = bool(servable.processes)
         self._working -= 1
-        await self._look(is_exact=True)
+        is_measured_now = measures or not resident.is_measured
+        await self._look(is_exact=True, trims=is_measured_now and not resident.is_hosted)
         self._loading.discard(resident)
         if self.residents.all.get(id) is not resident:
             self._advance()
@@ -474,11 +480,11 @@ class Residence:
             growth = None
             if (hosts := self._growing.hosts(id, self._usage)) is not None:
                 growth = Need(hosts.own, hosts.own + hosts.peak - hosts.resident)
-            elif is_alone and move == self._moves and (measures or not resident.is_measured):
+            elif is_alone and move == self._moves and is_measured_now:
                 server = self._usage.server
                 growth = Need(server.pss - before.pss, server.peak - before.resident)
-            if servable := self._lifecycle.servable(id):
-                resident.outline, resident.is_hosted = servable.outline, bool(servable.processes)
+            if servable is not None:
+                resident.outline = servable.outline
             self._measured(resident, growth)
             self._loaded(resident)
         self._advance()
@@ -545,7 +551,7 @@ class Residence:
         await asyncio.sleep(0)  # the lifecycle begins
         await self._lifecycle.ended(resident.manifest.id)
         self._working -= 1
-        await self._look(is_exact=True)
+        await self._look(is_exact=True)  # the lifecycle has trimmed
         resident.grown = resident.leaked = 0
         resident.rows = resident.activations.rows
         self.residents.move(resident, "absent")
@@ -553,10 +559,11 @@ class Residence:
             self._begin(resident)
         self._advance()
 
-    async def _look(self, *, is_exact: bool) -> None:
+    async def _look(self, *, is_exact: bool, trims: bool = False) -> None:
+        """Measure memory; arguments as of the meter."""
         async with self._measuring:
             before = self._usage
-            self._usage = await asyncio.to_thread(self._meter.read, is_exact=is_exact)
+            self._usage = await asyncio.to_thread(self._meter.read, is_exact=is_exact, trims=trims)
             self.used = self._usage.total
             self.base = self._imported + self._usage.shared
             for resident in self._growing.learn(before, self._usage, is_calm=not self._has_worked):

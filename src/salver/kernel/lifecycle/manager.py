@@ -480,10 +480,10 @@ class Manager(Generic[ServableT]):
             self._move(copy, State.UNLOADING)
         servable, copy.servable = copy.servable, None
         if servable is not None:
-            before = resident_bytes(os.getpid())
+            before, is_hosted = resident_bytes(os.getpid()), bool(servable.processes)
             await self._dispose(copy.id, servable)
             del servable
-            if not self._is_stopping:  # then once, at the end
+            if not (self._is_stopping or is_hosted):  # at a stop once, at the end
                 least = max(copy.manifest.bytes // 2, _LEAST_FREED)
                 await asyncio.to_thread(self._reclaim, before - least)
         self._forget(copy)

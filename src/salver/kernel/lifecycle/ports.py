@@ -26,6 +26,11 @@ class Servable(Protocol):
         """
         ...
 
+    @property
+    def processes(self) -> Sequence[int]:
+        """Ids of the host processes in which it runs, and its memory is; empty = it runs in this one."""
+        ...
+
     async def warm(self, config: ModelConfig) -> None:
         """Run the warm-up requests; raise what the model raises."""
         ...
