@@ -74,7 +74,6 @@ IMPATIENT = re.compile(
 
 
 @functools.cache
-@functools.cache
 def parsed(name: str) -> ast.Module:
     return ast.parse((SOURCE / name).read_text())
 

@@ -31,7 +31,7 @@ from salver.words.artifacts import Manifest
 from salver.words.errors import NotReady
 from salver.words.events import BatchRan, Event, Served
 from salver.words.messages import ModelId
-from salver.words.sizes import told_bytes as told
+from salver.words.sizes import told_bytes
 
 _LOG: Final = logging.getLogger("salver.memory")
 _MOST_LEARNED: Final = 1 << 16
@@ -112,7 +112,7 @@ class Residence:
 
     def __repr__(self) -> str:
         resident = sum(each.place == "resident" for each in self.residents.present.values())
-        return f"<Residence {resident} of {len(self.residents.all)} versions, {told(self.budget)}>"
+        return f"<Residence {resident} of {len(self.residents.all)} versions, {told_bytes(self.budget)}>"
 
     def now(self) -> float:
         """Return the time by the budget's clock."""
@@ -410,28 +410,27 @@ class Residence:
         self.evictions[why] += 1
         self.ahead.ends(resident.manifest.id.name)
         self._moves += 1
-        size = told(resident.bytes)
+        size = told_bytes(resident.bytes)
         _LOG.info("%s is unloaded, %s: %s", resident.manifest.id, REASONS[why], size)
         self._spawn(self._unload(resident))
 
     def _refuse(self, step: Refuse) -> None:
         resident = self.residents.all[step.id]
         self.refusals += 1
-        text = (
-            f"model '{step.id.name}' needs {told(resident.need.peak)} to load, and {told(step.short)} of the "
-            f"server's {told(self.budget)} are missing even if all that may go were unloaded"
-        )
+        need, short = told_bytes(resident.need.peak), told_bytes(step.short)
+        text = f"model '{step.id.name}' needs {need} to load, and {short} of "
         fix = "Give the server a larger --memory."
         kept = ", ".join(sorted(map(str, step.pinned)))
         if step.tenant:
-            ceiling = told(self.tenants[step.tenant].ceiling)
-            text = (
-                f"model '{step.id.name}' needs {told(resident.need.peak)} to load, and {told(step.short)} of "
-                f"the {ceiling} of the tenant '{step.tenant}' are missing"
-            )
+            ceiling = told_bytes(self.tenants[step.tenant].ceiling)
+            text += f"the {ceiling} of the tenant '{step.tenant}' are missing"
             fix = f"Give the tenant a larger max_mb{', or let go of ' * bool(kept)}{kept}."
-        elif kept:
-            fix = f"Give the server a larger --memory, or let go of what stays: {kept}."
+        else:
+            text += (
+                f"the server's {told_bytes(self.budget)} are missing even if all that may go were unloaded"
+            )
+            if kept:
+                fix = f"Give the server a larger --memory, or let go of what stays: {kept}."
         self._answer(step.id, NotReady(text, field="model", fix=fix))
 
     def _answer(self, id: ModelId, error: NotReady | None) -> None:
@@ -538,7 +537,7 @@ class Residence:
         if not ceiling or resident.need.resident <= ceiling:
             self._answer(manifest.id, None)
             return
-        size = told(resident.need.resident)
+        size = told_bytes(resident.need.resident)
         text = f"model '{manifest.id.name}' takes {size}, more than its memory.max_mb"
         self._answer(manifest.id, NotReady(text, field="model"))
         self._evict(resident, "ceiling")
