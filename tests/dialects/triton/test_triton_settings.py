@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
+from trace_files import trace_objects
 from tritonclient.utils import InferenceServerException
 from waiting import until
 from zoo import ask_moody, infer_body, write_mlp, write_moody
@@ -49,13 +50,9 @@ def traced(folder: Path) -> Iterator[ServerProcess]:
         yield server.wait_ready()
 
 
-def objects(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_bytes()) if path.exists() else []
-
-
 def traces(path: Path) -> dict[str, dict[str, int]]:
     """The timestamps by request id."""
-    found = objects(path)
+    found = trace_objects(path)
     names = {o["id"]: o["request_id"] for o in found if "model_name" in o}
     stamps = {o["id"]: {s["name"]: s["ns"] for s in o["timestamps"]} for o in found if "timestamps" in o}
     return {names[number]: stamps[number] for number in names}
@@ -130,7 +127,7 @@ def test_requests_of_both_wires_are_traced(traced: ServerProcess, folder: Path) 
         assert reply[0] == 400
         client.update_trace_settings("mlp", BACK)
         assert ask(traced, id="after") == 200
-    until(lambda: len(traces(path)) == 3, lambda: objects(path))
+    until(lambda: len(traces(path)) == 3, lambda: trace_objects(path))
     found = traces(path)
     assert found.keys() == {"over-http", "over-grpc", "refused"}
     for id in ("over-http", "over-grpc"):
@@ -146,7 +143,7 @@ def test_requests_of_both_wires_are_traced(traced: ServerProcess, folder: Path) 
         assert list(found[id].values()) == sorted(found[id].values())
         assert found[id]["REQUEST_START"] < found[id]["REQUEST_END"]
     assert list(found["refused"]) == ["REQUEST_START", "REQUEST_END"]
-    named = {o["model_name"]: o["model_version"] for o in objects(path) if "model_name" in o}
+    named = {o["model_name"]: o["model_version"] for o in trace_objects(path) if "model_name" in o}
     assert named == {"mlp": 1}
 
 
@@ -160,7 +157,7 @@ def test_the_time_in_the_model_stands_between_its_timestamps(traced: ServerProce
         assert client.get_trace_settings("moody")["trace_count"] == "0"
         client.update_trace_settings("moody", BACK)
     path = folder / "trace.json.0"
-    until(lambda: len(traces(path)) == 1, lambda: objects(path))
+    until(lambda: len(traces(path)) == 1, lambda: trace_objects(path))
     (found,) = traces(path).values()
     assert found["COMPUTE_OUTPUT_START"] - found["COMPUTE_INPUT_END"] >= 290_000_000
     assert not (folder / "trace.json.1").exists()

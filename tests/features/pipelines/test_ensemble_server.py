@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
+from trace_files import trace_objects
 from tritonclient.utils import InferenceServerException
 from waiting import PATIENCE_S, until
 from zoo import infer_body, mlp_answer, write_constant, write_mlp
@@ -252,8 +253,7 @@ def test_the_traces_of_steps_have_a_parent(server: TritonProcess) -> None:
     path = Path(server._log).parent / "trace.json"
 
     def traced() -> list[dict]:
-        entries = json.loads(path.read_text()) if path.exists() else []
-        return [entry for entry in entries if "model_name" in entry]
+        return [entry for entry in trace_objects(path) if "model_name" in entry]
 
     def steps() -> set[str]:
         wanted = {"request_id": "traced", "model_name": "animal"}
