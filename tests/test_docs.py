@@ -11,6 +11,7 @@ no page is left out of the navigation. A mark is an HTML comment above a fenced 
 import os
 import re
 import runpy
+import signal
 import ssl
 import subprocess
 import sys
@@ -82,6 +83,8 @@ class Reader:
         # Offline, the client of Hugging Face refuses to ask servers of this machine, too.
         own |= {"TF_USE_LEGACY_KERAS": "1", "HF_HUB_OFFLINE": "0", "XDG_DATA_HOME": str(folder / ".data")}
         self._environment = {**os.environ, **own}
+        # Leads the process group of all that the page starts, for as long as the page is read.
+        self._leader = subprocess.Popen(["sleep", "infinity"], process_group=0)
 
     def follow(self, page: list[Snippet]) -> None:
         printed = ""
@@ -106,6 +109,7 @@ class Reader:
             stderr=subprocess.STDOUT,
             text=True,
             timeout=240,
+            process_group=self._leader.pid,
         )
         assert done.returncode == 0, f"{text}\nended with {done.returncode}:\n{done.stdout}"
         return done.stdout
@@ -127,7 +131,12 @@ class Reader:
         command = f"exec {text.strip()} {flags}"
         with (self._folder / ".server.log").open("wb") as log:
             server = subprocess.Popen(
-                ["bash", "-c", command], cwd=self._folder, env=self._environment, stdout=log, stderr=log
+                ["bash", "-c", command],
+                cwd=self._folder,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                process_group=self._leader.pid,
             )
         self._servers.append(server)
         scheme = "https" if "--tls-cert" in text else "http"
@@ -145,9 +154,14 @@ class Reader:
         pytest.fail(f"{text} did not become ready:\n{(self._folder / '.server.log').read_text()}")
 
     def close(self) -> None:
-        for server in self._servers:
-            server.terminate()
-            server.wait(PATIENCE_S)
+        """End the servers, and whatever else has been left running."""
+        try:
+            for server in self._servers:
+                server.terminate()
+                server.wait(PATIENCE_S)
+        finally:
+            os.killpg(self._leader.pid, signal.SIGKILL)
+            self._leader.wait()
 
 
 @pytest.mark.parametrize("page", TESTED, ids=relative)
