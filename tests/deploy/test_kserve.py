@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from crds import custom_resource
 from kserve_pods import Pod, Start, service
-from kserve_runtimes import SALVER
+from kserve_runtimes import SALVER, TORCHSERVE
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from waiting import until
@@ -39,8 +40,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         pod.kill()
 
 
-def test_the_runtime_is_within_the_schema_of_kserve() -> None:
-    assert not [error.message for error in custom_resource("ClusterServingRuntime").iter_errors(SALVER)]
+@pytest.mark.parametrize("runtime", [SALVER, TORCHSERVE], ids=["salver", "torchserve"])
+def test_runtimes_are_within_the_schema_of_kserve(runtime: dict[str, Any]) -> None:
+    assert not [error.message for error in custom_resource("ClusterServingRuntime").iter_errors(runtime)]
 
 
 def test_a_model_that_is_linked_after_the_start_answers_in_every_protocol(start: Start) -> None:

@@ -35,6 +35,8 @@ from sklearn.preprocessing import OneHotEncoder
 from waiting import until
 from zoo import mlp_answer, write_mlp
 
+from salver.testing.process import free_port
+
 ROWS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 INPUT = {"name": "input-0", "shape": [2, 4], "datatype": "FP32", "data": ROWS}
 FLAT = {"inputs": [{**INPUT, "data": np.ravel(ROWS).tolist()}]}
@@ -57,6 +59,25 @@ import base64
 def handle(data, context):
     if data:
         return [2 if base64.b64decode(row["data"]).startswith(b"\\xff\\xd8") else 0 for row in data]
+"""
+
+
+#: Of KServe's example (docs/samples/v1beta1/torchserve/v1), with ports that are free here.
+PROPERTIES = """
+inference_address=http://0.0.0.0:8085
+management_address=http://0.0.0.0:8085
+metrics_address=http://0.0.0.0:{}
+grpc_inference_port={}
+grpc_management_port={}
+enable_metrics_api=true
+metrics_format=prometheus
+number_of_netty_threads=4
+job_queue_size=10
+enable_envvars_config=true
+install_py_dep_per_model=true
+model_store=/mnt/models/model-store
+model_snapshot={{"name":"startup.cfg","modelCount":1,"models":{{"mnist":{{"1.0":{{"defaultVersion":true,\
+"marName":"mnist.mar","minWorkers":1,"maxWorkers":5,"batchSize":1,"maxBatchDelay":10,"responseTimeout":120}}}}}}}}
 """
 
 
@@ -112,6 +133,7 @@ REQUESTS: dict[str, tuple[str, str, Any, Any]] = {
     ),
     "triton": ("triton", "v2", {"inputs": [{"name": "INPUT__0", **PICTURE}]}, likeliest(2)),
     "pytorch-v1": ("pytorch", "v1", {"instances": [{"data": RED, "target": 0}]}, [2]),
+    "torchserve-v1": ("torchserve", "v1", {"instances": [{"data": RED, "target": 0}]}, [2]),
     "onnx-v2": (
         "onnx",
         "v2",
@@ -127,7 +149,7 @@ REQUESTS: dict[str, tuple[str, str, Any, Any]] = {
     "health": ("sklearn", "health", None, [True] * 6),
 }
 #: Names of models that are not their service's.
-MODELS = {"triton": "cifar10"}
+MODELS = {"triton": "cifar10", "torchserve": "mnist"}
 
 
 def _sklearn(folder: Path) -> None:
@@ -194,19 +216,37 @@ def _triton(folder: Path) -> None:
 
 def _pytorch(folder: Path) -> None:
     (folder / "salver.toml").write_text('[options]\nenvelope = "kserve"\n')
+    _archive(folder)
+
+
+def _archive(folder: Path) -> None:
     packed = shutil.make_archive(
         str(folder / "mnist"), "zip", marfolder.write(folder.parent / "mar", HANDLER)
     )
     Path(packed).rename(folder / "mnist.mar")
 
 
+def _torchserve(folder: Path) -> None:
+    (folder / "config").mkdir()
+    ports = (free_port() for _ in range(3))
+    (folder / "config" / "config.properties").write_text(PROPERTIES.format(*ports))
+    (folder / "model-store").mkdir()
+    _archive(folder / "model-store")
+
+
 class Kind(NamedTuple):
-    """How a service asks for a model, and how the model is made."""
+    """How a service asks for a model, and how the model is made.
+
+    Attributes:
+        source: How its files come: ``s3`` = by the storage initialiser, ``oci`` = as an image volume.
+    """
 
     train: Callable[[Path], None]
     format: str
     protocol: str | None = None
-    args: tuple[str, ...] = ()
+    args: tuple[str, ...] = ("--trust-pickle", "--threads=1")
+    runtime: str | None = None
+    source: str = "s3"
 
 
 KINDS = {
@@ -216,9 +256,10 @@ KINDS = {
     "mixed": Kind(_mixed, "sklearn", "v2"),
     "mlflow": Kind(_mlflow, "mlflow", "v2"),
     "tensorflow": Kind(_tensorflow, "tensorflow"),
-    "triton": Kind(_triton, "triton", args=("--name=",)),
+    "triton": Kind(_triton, "triton", args=("--name=", "--threads=1")),
     "pytorch": Kind(_pytorch, "pytorch", "v1"),
-    "onnx": Kind(lambda folder: write_mlp(folder, 1), "onnx"),
+    "torchserve": Kind(_torchserve, "pytorch", args=(), runtime="salver-torchserve"),
+    "onnx": Kind(lambda folder: write_mlp(folder, 1), "onnx", source="oci"),
 }
 
 
@@ -254,15 +295,16 @@ def pods(tmp_path_factory: pytest.TempPathFactory, sink: str) -> Iterator[dict[s
         folder = tmp_path_factory.mktemp(name)
         (folder / "bucket").mkdir()
         kind.train(folder / "bucket")
-        args = ["--trust-pickle", "--threads=1", *kind.args]
+        args = [*kind.args]
         if name == "mixed":
             args.append(f"--log-url={sink}")
-        asked = {"modelFormat": {"name": kind.format}}
+        asked: dict[str, object] = {"modelFormat": {"name": kind.format}}
         if kind.protocol:
             asked["protocolVersion"] = kind.protocol
-        started[name] = Pod(
-            folder / "pod", service(name, f"s3://models/{name}", *args, **asked), folder / "bucket"
-        )
+        if kind.runtime:
+            asked["runtime"] = kind.runtime
+        told = service(name, f"{kind.source}://models/{name}", *args, **asked)
+        started[name] = Pod(folder / "pod", told, folder / "bucket", native=kind.source == "oci")
     for pod in started.values():
         pod.await_ready()
     yield started

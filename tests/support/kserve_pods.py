@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kserve_render import Json, rendered
-from kserve_runtimes import AUTOMATIC, kserves, selected
+from kserve_runtimes import AUTOMATIC, TORCHSERVE, kserves, selected, with_defaults
 from pods import Container
 from waiting import until
 
@@ -33,17 +33,20 @@ class Pod(Container):
     Args:
         folder: Scratch folder of this pod.
         model: Folder with the model, as a bucket has it; a ModelCar brings it when :meth:`link` is called.
+        native: The image of an ``oci://`` model is a volume, and no ModelCar.
     """
 
-    def __init__(self, folder: Path, asked: Json, model: Path) -> None:
+    def __init__(self, folder: Path, asked: Json, model: Path, *, native: bool = False) -> None:
         port = free_port()
-        spec, _ = rendered(selected([*kserves(), AUTOMATIC], asked), asked)
+        runtime = selected([*kserves(), AUTOMATIC, TORCHSERVE], asked)
+        spec, _ = rendered(runtime, with_defaults(runtime, asked), native=native)
         # The number stands in arguments, ports and probes.
         self.spec: Json = json.loads(json.dumps(spec).replace("8080", str(port)))
         self.server: Json = self.spec["containers"][0]
         self.volume = folder / "volume"
         self._model = model
-        if "initContainers" in self.spec and self.spec["initContainers"][0]["name"] == "storage-initializer":
+        brought_by = [each["name"] for each in self.spec.get("initContainers", ())]
+        if native or "storage-initializer" in brought_by:
             shutil.copytree(model, self.volume)
         else:
             self.volume.mkdir(parents=True)

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import yaml
 from kserve_render import Json
 
-#: The runtime in ``deploy/kserve``, which services have to name.
-SALVER: Json = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "kserve" / "salver.yaml").read_text())
+_FOLDER = Path(__file__).parents[2] / "deploy" / "kserve"
+#: The runtimes in ``deploy/kserve``, which services have to name.
+SALVER: Json = yaml.safe_load((_FOLDER / "salver.yaml").read_text())
+TORCHSERVE: Json = yaml.safe_load((_FOLDER / "salver-torchserve.yaml").read_text())
 #: The same after what the file advises: the runtime of those who name none.
 AUTOMATIC: Json = yaml.safe_load(yaml.safe_dump(SALVER).replace("autoSelect: false", "autoSelect: true"))
 #: KServe's own runtimes: protocols, and the formats for which they are selected automatically, as name,
@@ -44,6 +46,9 @@ KSERVES: dict[str, tuple[str, list[tuple[str, str, int]]]] = {
 }
 #: Formats whose services speak v2 unless they say otherwise (inference_service_defaults.go).
 _SPEAK_V2 = ("triton", "onnx", "huggingface")
+
+
+_SERVER_TYPE = "serving.kserve.io/server-type"
 
 
 class NoRuntime(Exception):
@@ -109,3 +114,13 @@ def selected(runtimes: Iterable[Json], service: Json) -> Json:
     if not found:
         raise NoRuntime(f"no runtime found to support predictor with model type: {wanted}")
     return max(found, key=lambda each: each[0])[1]
+
+
+def with_defaults(runtime: Json, service: Json) -> Json:
+    """Return a service with KServe's defaults for the kind of server (inference_service_defaults.go:455)."""
+    if runtime["metadata"].get("annotations", {}).get(_SERVER_TYPE) != "torchserve":
+        return service
+    protocol = service["spec"]["predictor"]["model"].get("protocolVersion", "v1")
+    envelope = {"v1": "kserve", "v2": "kservev2"}[protocol]
+    metadata = service["metadata"]
+    return {**service, "metadata": {**metadata, "labels": {"serviceEnvelope": envelope}}}
