@@ -1,6 +1,7 @@
 """Every value of the chart's ``values.yaml`` changes the objects that it is for, and no others."""
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from charts import CHART, helm, template, with_helm
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 BASE = {"defaults.models.claim": "models", "defaults.access.allowAnonymous": True}
 LEDGER = {"defaults.models.claim": "", "defaults.registry.secret": "ledger"}
 KEYS = {
@@ -105,6 +107,27 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def test_the_table_has_every_value() -> None:
     assert set(CHANGES) == set(paths(VALUES))
+
+
+def leaves(schema: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the path of each value that a schema names; `main` stands for any group."""
+    if "$ref" in schema:
+        schema = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
+    found = dict(schema.get("properties", {}))
+    if above == "groups.":
+        found = {"main": {}}
+    if not found:
+        yield above.removesuffix(".")
+    for name, each in found.items():
+        yield from leaves(each, f"{above}{name}.")
+
+
+def test_the_schema_and_the_file_have_the_same_values() -> None:
+    """But for what Helm passes to every chart, and claims, which are optional beside requests and limits."""
+    named = set(leaves(SCHEMA)) - {"global", "defaults.resources.claims"}
+    known = set(paths(VALUES))
+    assert not [path for path in named if not any(f"{each}.".startswith(f"{path}.") for each in known)]
+    assert not [path for path in known if not any(f"{path}.".startswith(f"{each}.") for each in named)]
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
 """The chart and the plain manifests: valid objects, restricted pods, and arguments that start Salver."""
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from crds import custom_resource
 from pods import Container
 from pushing import BODY, push
 from registries import open_registry
-from s3 import KEYS, S3
+from relay import DatabaseRelay
+from s3 import KEYS, S3, s3_server
 from waiting import until
 
 import salver
 from salver.features.access.key_format import new_key
 from salver.features.access.keys_file import KeyRecord, hash_of, written
+from salver.features.registry.registry import ModelRegistry
 from salver.testing.process import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -32,12 +35,12 @@ DEPLOYMENTS = {
     for each in objects
     if each["kind"] == "Deployment"
 }
-BUCKET = "s3://models/live"
+IN_S3 = "s3://models/"
 EVERY_OPTION = {
     "imagePullSecrets": [{"name": "registry"}],
     "groups": {
         "main": {
-            "models": {"uri": BUCKET},
+            "models": {"uri": f"{IN_S3}live"},
             "access": {"allowAnonymous": True},
             "env": {"AWS_REGION": "eu-west-1", "OMP_NUM_THREADS": 2},
             "args": ["--log-level=debug"],
@@ -167,28 +170,22 @@ def test_the_chart_has_the_version_of_salver() -> None:
 
 
 class Cluster:
-    """What manifests refer to: a volume or image of models, a ledger, a file of keys."""
+    """What manifests refer to: a volume, image or bucket of models, PostgreSQL, a file of keys."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, s3: S3, registry: ModelRegistry, ledger: str) -> None:
+        self.folder, self.s3, self.registry, self.ledger = folder, s3, registry, ledger
         self.probe, self.caller = new_key(), new_key()
 
     async def fill(self) -> None:
         for place in ("claim", "image/models"):
             zoo.write_mlp(self.folder / place / "fraud", 1)
-        registry = await open_registry("sqlite", self.folder / "registry")
-        await push(registry, self.folder / "source")
-        await registry.ledger.close()
+        await push(self.registry, self.folder / "source")
+        self.s3.put_folder("models", "live", self.folder / "claim")
+        self.s3.put_folder("models", "registry", self.folder / "registry")
         scopes = {self.probe: "outcomes", self.caller: "infer"}
         records = [KeyRecord(scope, scope, hash_of(key), (scope,)) for key, scope in scopes.items()]
         (self.folder / "keys").mkdir()
         (self.folder / "keys" / "keys.toml").write_text(written(records))
-
-    def bucket(self) -> str:
-        """Return where the models of the claim lie in a bucket, too."""
-        s3 = S3()
-        s3.put_folder("models", "live", self.folder / "claim")
-        return s3.url("models/live")
 
     def start(self, pod: dict[str, Any]) -> Container:
         """Start a pod's container; the mounts lie elsewhere, and its port is free."""
@@ -205,24 +202,32 @@ class Cluster:
             if folder:
                 found = str(self.folder / folder / mount.get("subPath", ""))
                 args = [word.replace(mount["mountPath"], found) for word in args]
-        ledger = str(self.folder / "registry")
-        given = {"SALVER_REGISTRY": ledger, "SALVER_ARTIFACTS": ledger}
-        variables = {each["name"]: given.get(each["name"]) or each["value"] for each in container["env"]}
-        if BUCKET in args:
-            assert container["envFrom"] == [{"secretRef": {"name": "salver-s3"}}]
+        secrets = {"salver-ledger": self.ledger}
+        variables = {
+            each["name"]: each.get("value") or secrets[each["valueFrom"]["secretKeyRef"]["name"]]
+            for each in container["env"]
+        }
+        for each in container.get("envFrom", ()):
+            assert each == {"secretRef": {"name": "salver-s3"}}
             variables |= KEYS
-            args[args.index(BUCKET)] = self.bucket()
-        port, seen = free_port(), str(self.folder)
+        there = self.s3.url("models/")
+        args = [word.replace(IN_S3, there) for word in args]
+        variables = {name: value.replace(IN_S3, there) for name, value in variables.items()}
+        port = free_port()
         args += [f"--port={port}", "--drain-delay=0"]
-        mounts += ["--ro-bind", seen, seen, "--bind", ledger, ledger]
+        mounts += ["--ro-bind", str(self.folder), str(self.folder)]
         return Container(self.folder / "log", port, args, variables, mounts)
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> Cluster:
-    found = Cluster(tmp_path)
-    await found.fill()
-    return found
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    registry = await open_registry("postgresql", tmp_path / "registry")
+    ledger = registry.ledger.url.render_as_string(hide_password=False)
+    async with registry.ledger, DatabaseRelay(ledger) as relay:
+        with s3_server() as s3:
+            found = Cluster(tmp_path, s3, registry, relay.url)
+            await found.fill()
+            yield found
 
 
 @pytest.fixture
@@ -233,8 +238,12 @@ def running(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Contai
 
 
 @pytest.mark.parametrize(("running", "name"), [(name, name) for name in DEPLOYMENTS], indirect=["running"])
-def test_containers_start_as_they_are_rendered(running: Container, cluster: Cluster, name: str) -> None:
-    """Probes, a request with and without a key, and an end by SIGTERM."""
+async def test_containers_start_as_they_are_rendered(running: Container, cluster: Cluster, name: str) -> None:
+    await asyncio.to_thread(check, running, cluster, name)  # the way to the database needs this thread
+
+
+def check(running: Container, cluster: Cluster, name: str) -> None:
+    """Try probes, a request with and without a key, and an end by SIGTERM."""
     (container,) = DEPLOYMENTS[name]["spec"]["template"]["spec"]["containers"]
 
     def probe(kind: str) -> int:
