@@ -11,19 +11,32 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from programs import program
 from waiting import until
 from zoo import write_mlp
 
+from salver.client import SyncClient
+from salver.features.access.key_format import new_key
+from salver.features.access.keys_file import KeyRecord, hash_of, written
 from salver.features.systemd import activation
 from salver.features.systemd.activation import activated
 from salver.features.systemd.notifying import Notifier, watchdog_s
 from salver.testing.process import free_port
 from salver.transport.server import FrontConfig, bind
-from salver.words.errors import InvalidInput
+from salver.words.errors import InvalidInput, Unauthenticated
 
-UNITS = Path(__file__).parents[3] / "deploy" / "systemd"
+ROOT = Path(__file__).parents[3]
+UNITS = ROOT / "deploy" / "systemd"
+#: Changes of the units that pages show: of the socket first, then that for keys.
+DROP_INS = [
+    text
+    for page in ("systemd.md", "configuration.md")
+    for text in re.findall(
+        r"```ini\n(\[S(?:ervice|ocket)\]\n.*?)```", (ROOT / "docs" / "how-to" / page).read_text(), re.S
+    )
+]
 #: In place of the process id, which is known only where a test runs.
 OURS = "ours"
 
@@ -139,18 +152,33 @@ class Manager:
         self._socket.close()
 
 
-def command(unit: Path, models: Path) -> list[str]:
-    """Return the command of a unit, with this environment's program and these models."""
-    (line,) = re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.M)
-    program, *words = shlex.split(line)
+def command(unit: str, folder: Path) -> list[str]:
+    """Return the last command of a unit, with this environment's program, and models and keys of a folder."""
+    program, *words = shlex.split(re.findall(r"^ExecStart=(.+)$", unit, re.M)[-1])
     assert program == "/opt/salver/bin/salver"
-    there = str(Path(sys.executable).with_name("salver"))
-    return [there, *(str(models) if word == "/srv/models" else word for word in words)]
+    there = {"/srv/models": f"{folder}/models", "${CREDENTIALS_DIRECTORY}/keys.toml": f"{folder}/keys.toml"}
+    return [str(Path(sys.executable).with_name("salver")), *(there.get(word, word) for word in words)]
 
 
-def test_the_units_work_from_the_first_caller_to_the_end(tmp_path: Path) -> None:
+def keys(folder: Path) -> str:
+    """Write the file of a key as systemd hands it over, and return the key."""
+    key, path = new_key(), folder / "keys.toml"
+    path.write_text(written([KeyRecord("ann", "ann", hash_of(key), ("infer",))]))
+    path.chmod(0o400)
+    return key
+
+
+@pytest.mark.parametrize("has_keys", [False, True])
+def test_the_units_work_from_the_first_caller_to_the_end(tmp_path: Path, has_keys: bool) -> None:
+    """As they are, and with the changes of the page for callers of other machines."""
     write_mlp(tmp_path / "models" / "mlp", 1)
-    (listen,) = re.findall(r"^ListenStream=(.*)$", (UNITS / "salver.socket").read_text(), re.M)
+    key, unit, sock = (
+        keys(tmp_path),
+        *((UNITS / f"salver.{kind}").read_text() for kind in ("service", "socket")),
+    )
+    if has_keys:
+        sock, unit = sock + DROP_INS[0], unit + DROP_INS[1]
+    listen = re.findall(r"^ListenStream=(.+)$", sock, re.M)[-1]
     port, manager = free_port(), Manager()
     variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000", "SALVER_DRAIN_DELAY": "0"}
     passing = [f"--setenv={name}" for name in (*variables, "PATH")]
@@ -159,7 +187,7 @@ def test_the_units_work_from_the_first_caller_to_the_end(tmp_path: Path) -> None
             program("systemd-socket-activate"),
             *passing,
             f"--listen={listen.replace('8000', str(port))}",
-            *command(UNITS / "salver.service", tmp_path / "models"),
+            *command(unit, tmp_path),
         ],
         env={**os.environ, **variables},
         stdout=subprocess.DEVNULL,
@@ -177,6 +205,12 @@ def test_the_units_work_from_the_first_caller_to_the_end(tmp_path: Path) -> None
             assert answer.status == 200
         until(lambda: manager.heard("READY=1\nSTATUS=1 of 1 versions ready"))
         until(lambda: manager.heard("WATCHDOG=1"))
+        if has_keys:
+            row, url = {"x": np.zeros((1, 16), np.float32)}, f"http://127.0.0.1:{port}"
+            with SyncClient(url) as client, pytest.raises(Unauthenticated):
+                client.infer("mlp", row)
+            with SyncClient(url, token=key) as client:
+                client.infer("mlp", row)
         process.send_signal(signal.SIGHUP)
         until(lambda: manager.heard("RELOADING=1\nMONOTONIC_USEC="))
         until(lambda: manager.heard("READY=1"))
@@ -187,6 +221,22 @@ def test_the_units_work_from_the_first_caller_to_the_end(tmp_path: Path) -> None
         process.kill()
         process.wait()
         manager.close()
+
+
+def test_systemd_knows_each_setting(tmp_path: Path) -> None:
+    """In the units and in the pages' drop-ins; of one that it does not know it only warns."""
+    texts = {unit.name: unit.read_text() for unit in UNITS.iterdir()}
+    for number, text in enumerate(DROP_INS):
+        kind = text.partition("]")[0].removeprefix("[").lower()
+        (tmp_path / f"salver.{kind}.d").mkdir(exist_ok=True)
+        texts[f"salver.{kind}.d/{number}.conf"] = text
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text.replace("/opt/salver/bin/salver", "/bin/true"))
+    units = [tmp_path / unit.name for unit in UNITS.iterdir()]
+    done = subprocess.run(
+        [program("systemd-analyze"), "verify", "--man=no", *units], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_service_is_locked_up() -> None:
