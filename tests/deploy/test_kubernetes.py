@@ -225,7 +225,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     ledger = registry.ledger.url.render_as_string(hide_password=False)
     async with registry.ledger, DatabaseRelay(ledger) as relay:
         with s3_server() as s3:
-            found = Cluster(tmp_path, s3, registry, relay.url)
+            found = Cluster(tmp_path, s3, registry, relay.url.partition("?")[0])
             await found.fill()
             yield found
 
@@ -252,8 +252,9 @@ def check(running: Container, cluster: Cluster, name: str) -> None:
         keys = {key: value.replace("PROBE-KEY", cluster.probe) for key, value in named.items()}
         return running.ask(asked["path"], **keys)[0]
 
-    until(lambda: probe("startupProbe") == 200, running.text)
-    until(lambda: probe("readinessProbe") == 200, running.text)
+    for kind in ("startupProbe", "readinessProbe"):
+        until(lambda kind=kind: probe(kind) == 200 or running.process.poll() is not None, running.text)
+        assert running.process.poll() is None, running.text()
     assert probe("livenessProbe") == 200
     status, answer = running.ask("/v2/models/fraud/infer", BODY, **{"x-api-key": cluster.caller})
     assert status == 200, answer

@@ -84,6 +84,7 @@ TOGETHER: dict[str, set[str]] = {
     "features/releases/test_release_controls.py": {_TENSORFLOW},
     "features/releases/test_shadow_server.py": {_CACHE},
     "features/releases/test_split_handlers.py": {_TORCHSERVE},
+    "features/systemd/test_systemd.py": {_ACCESS},
     "features/telemetry/test_otel.py": {_TRITON},
     "kernel/engine/test_admission.py": {_OIP, _TENSORFLOW},
     "kernel/engine/test_schedule.py": {_TUNING},
