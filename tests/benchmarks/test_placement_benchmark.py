@@ -29,7 +29,9 @@ def test_a_day_with_the_loss_of_a_region(placement: Any) -> None:
     assert 0 < back["moves"] < 0.2 * back["replicas"]
     quiet = [hour for hour in hours[1:] if hour not in (lost, back)]
     assert sum(hour["moves"] for hour in quiet) <= 0.01 * sum(hour["replicas"] for hour in quiet)
-    row = placement.summary(20, hours)
+    overfull = list(placement.day(10, fill=placement.OVERFULL, last=placement.LOST + 1))
+    assert 0 < overfull[-1]["unplaced"] < 0.5 * overfull[-2]["replicas"] and overfull[-1]["most_full"] <= 1
+    row = placement.summary(20, hours, overfull)
     assert [holds for *_, holds in placement.verdicts([row])][1:] == [True, True]
     assert "| 20 | 200 |" in placement.text(
         {

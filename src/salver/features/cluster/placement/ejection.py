@@ -6,7 +6,7 @@ limits, which only large clusters reach.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -140,14 +140,17 @@ def sets_that_free(held: Mapping[Key, Need], short: Need) -> Iterator[Sequence[K
     """
     ordered = sorted(held, key=lambda key: held[key].memory)
     found: list[set[Key]] = []
+    fewest = max(_fewest([need[row] for need in held.values()], short[row]) for row in range(3))
     every = itertools.chain.from_iterable(
-        itertools.combinations(ordered, count) for count in range(1, len(ordered) + 1)
+        itertools.combinations(ordered, count) for count in range(fewest, len(ordered) + 1)
     )
     for keys in itertools.islice(every, _SETS):
-        if not _covers(keys, held, short) or any(each <= set(keys) for each in found):
+        if not _covers(keys, held, short):
             continue
-        found.append(set(keys))
-        yield keys
+        leaving = set(keys)
+        if not any(each <= leaving for each in found):
+            found.append(leaving)
+            yield keys
     if not found and ordered:
         largest = ordered
         for key in ordered:
@@ -158,8 +161,14 @@ def sets_that_free(held: Mapping[Key, Need], short: Need) -> Iterator[Sequence[K
             yield largest
 
 
-def _covers(keys: Iterable[Key], held: Mapping[Key, Need], short: Need) -> bool:
-    return all(sum(held[key][row] for key in keys) >= short[row] for row in range(3))
+def _fewest(takes: list[int], short: int) -> int:
+    """Return how many replicas have to leave at least, one more than there are if all are too few."""
+    sums = itertools.accumulate(sorted(takes, reverse=True))
+    return next((count for count, together in enumerate(sums, 1) if together >= short), len(takes) + 1)
+
+
+def _covers(keys: Collection[Key], held: Mapping[Key, Need], short: Need) -> bool:
+    return all(sum([held[key][row] for key in keys]) >= least for row, least in enumerate(short) if least)
 
 
 def _lowest(costs: np.ndarray[tuple[int], np.dtype[np.float64]]) -> list[int]:

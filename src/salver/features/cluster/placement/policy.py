@@ -57,7 +57,8 @@ def place(nodes: Sequence[Node], wanted: Iterable[WantedModel], current: Iterabl
         has_moved = _spread(state)
         if not (has_stopped or has_moved):
             break
-    return plan_of(state, [Unplaced(key, why_not(state, task.keys)) for task in tasks for key in task.keys])
+    reasons = [(task.keys, why_not(state, task.keys)) for task in tasks]
+    return plan_of(state, [Unplaced(key, why) for keys, why in reasons for key in keys])
 
 
 def _without_survivors(state: State, tasks: Sequence[_Task]) -> tuple[list[_Task], bool]:

@@ -149,9 +149,12 @@ class Room:
 
     def best(self, wanted: WantedModel, among: Mask) -> int | None:
         """Return the node of these that suits a replica most; None = there are none."""
-        if not among.any():
+        if not self.nodes:
             return None
-        return int(np.where(among, self.score(wanted), _FAR).argmin())
+        node = int(np.where(among, self.score(wanted), _FAR).argmin())
+        if among[node]:
+            return node
+        return None
 
 
 def _numbered(names: Iterable[object]) -> NDArray[np.intp]:
