@@ -34,7 +34,7 @@ DROP_INS = [
     text
     for page in ("systemd.md", "configuration.md")
     for text in re.findall(
-        r"```ini\n(\[S(?:ervice|ocket)\]\n.*?)```", (ROOT / "docs" / "how-to" / page).read_text(), re.S
+        r"```ini\n(\[(?:Service|Socket)\]\n.*?)```", (ROOT / "docs" / "how-to" / page).read_text(), re.S
     )
 ]
 #: In place of the process id, which is known only where a test runs.
