@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema_rs
 import pytest
 import yaml
 import zoo
-from charts import CHART, MANIFESTS, PLACE, PLAIN, helm, template, with_helm
-from crds import custom_resource
+from charts import CHART, MANIFESTS, PLAIN, helm, template, with_helm
+from crds import Schemas
 from pods import Container
 from pushing import BODY, push
 from registries import open_registry
@@ -57,30 +56,6 @@ EVERY_OPTION = {
     "networkPolicy": {"egress": []},
     "monitoring": {"serviceMonitor": True, "labels": {"release": "prometheus"}},
 }
-
-
-class Schemas:
-    """Schemas of one version of Kubernetes, those named strict, which refuse fields that they do not know."""
-
-    def __init__(self, version: str) -> None:
-        folder = PLACE / "kubernetes_validate" / "kubernetes-json-schema" / f"v{version}.0-local-strict"
-        self._definitions = json.loads((folder / "_definitions.json").read_text())["$defs"]
-        self._validators: dict[str, jsonschema_rs.Validator] = {}
-
-    def errors(self, thing: dict[str, Any]) -> list[str]:
-        kind = thing["kind"]
-        if kind not in self._validators:
-            self._validators[kind] = self._validator(thing)
-        found = self._validators[kind].iter_errors(thing)
-        return [f"{kind} {error.instance_path} {error.message}" for error in found]
-
-    def _validator(self, thing: dict[str, Any]) -> jsonschema_rs.Validator:
-        group, _, version = thing["apiVersion"].rpartition("/")
-        kind = {"group": group, "version": version, "kind": thing["kind"]}
-        for name, each in self._definitions.items():
-            if kind in each.get("x-kubernetes-group-version-kind", ()):
-                return jsonschema_rs.validator_for({"$defs": self._definitions, "$ref": f"#/$defs/{name}"})
-        return custom_resource(thing["kind"])
 
 
 @with_helm

@@ -7,7 +7,6 @@ is a new number each time, as OpenShift gives them: 10^9 or more, without a name
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import urllib.error
@@ -16,10 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from programs import program
 
 import salver
 
+_NAMESPACES = ("--unshare-user", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+_SALVER = str(Path(sys.executable).with_name("salver"))
 _SMALL = ("--size", str(64 << 20), "--tmpfs")
 #: The programs and their source, which a clone in /tmp would else hide.
 _PROGRAMS = [
@@ -36,24 +38,33 @@ class Container:
         args: Arguments of Salver.
         variables: Its environment.
         mounts: Options of bwrap, after those of /tmp.
+        command: Gets the arguments.
+        shares_processes: It sees processes beside its own, as in a pod with ``shareProcessNamespace``.
     """
 
     def __init__(
-        self, log: Path, port: int, args: Sequence[str], variables: Mapping[str, str], mounts: Sequence[str]
+        self,
+        log: Path,
+        port: int,
+        args: Sequence[str],
+        variables: Mapping[str, str],
+        mounts: Sequence[str],
+        *,
+        command: Sequence[str] = (_SALVER,),
+        shares_processes: bool = False,
     ) -> None:
         self.log, self.port = log, port
         user = str(random.SystemRandom().randrange(10**9, 2**31))
-        words = [program("bwrap"), "--unshare-all", "--share-net", "--uid", user, "--gid", "0"]
-        words += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", *_SMALL, "/dev/shm"]
-        words += [*_SMALL, "/tmp", *mounts, *_PROGRAMS]
+        words = [program("bwrap"), *_NAMESPACES, "--uid", user, "--gid", "0", "--ro-bind", "/", "/"]
+        if not shares_processes:
+            words += ["--unshare-pid", "--proc", "/proc"]
+        words += ["--dev", "/dev", *_SMALL, "/dev/shm", *_SMALL, "/tmp", *mounts, *_PROGRAMS]
         words += ["--cap-drop", "ALL", "--die-with-parent", "--new-session", "--chdir", "/"]
         words += ["--clearenv", "--setenv", "PATH", os.environ["PATH"]]
         for name, value in variables.items():
             words += ["--setenv", name, value]
         with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [*words, str(Path(sys.executable).with_name("salver")), *args], stdout=output, stderr=output
-            )
+            self.process = subprocess.Popen([*words, *command, *args], stdout=output, stderr=output)
 
     def ask(self, path: str, document: object = None, **headers: str) -> tuple[int, Any]:
         """Send a request, and return the status with the JSON of the answer; 0 = nobody answers."""
@@ -78,9 +89,10 @@ class Container:
 
     def terminate(self) -> int:
         """Send SIGTERM to the server, as the kubelet does, and return its exit code."""
-        inner = int(subprocess.check_output(["pgrep", "--parent", str(self.process.pid)], text=True))
-        server = int(subprocess.check_output(["pgrep", "--parent", str(inner)], text=True))
-        os.kill(server, signal.SIGTERM)
+        (server,) = psutil.Process(self.process.pid).children()
+        if server.name() == "bwrap":  # the first process of a namespace of its own
+            (server,) = server.children()
+        server.terminate()
         return self.process.wait(60)
 
     def kill(self) -> None:

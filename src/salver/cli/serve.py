@@ -147,7 +147,7 @@ def _tables(
     if limits.is_lenient:
         tables["oip"] = {"is_lenient": True}
     if execution.engine != _EXECUTION.engine:
-        tables["cluster"] = {"engine": execution.engine}
+        tables["cluster"] = {"engine": execution.engine, "nodes": execution.engine_nodes}
     if execution.rules_file:
         tables["rules"] = {"file": execution.rules_file}
     if tls.keys_file:

@@ -259,6 +259,14 @@ class Execution:
             "on a Ray cluster that is started here; ray://HOST:PORT = on the one with this head.",
         ),
     ] = "local"
+    engine_nodes: Annotated[
+        int,
+        Parameter(
+            name="--engine-nodes",
+            help="Nodes of the Ray cluster that are to be there before models load, if they come within two "
+            "minutes.",
+        ),
+    ] = 1
     rules_file: Annotated[
         str,
         Parameter(

@@ -155,9 +155,11 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         engine: ``local`` = this server; ``processes`` = replicas in host processes of this machine; ``ray`` =
             actors of a Ray cluster of this machine, ``ray://HOST:PORT`` of the one with this head.
+        nodes: Nodes that are to be there before models load, if they come within two minutes.
     """
 
     engine: str = "local"
+    nodes: int = 1
 
     def __post_init__(self) -> None:
         """Raises InvalidInput for an engine that does not exist."""

@@ -1,5 +1,6 @@
 """Parts of a server whose models run on a cluster."""
 
+import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -23,6 +24,7 @@ from salver.words.artifacts import Manifest
 from salver.words.messages import ModelId
 
 _LOG: Final = logging.getLogger("salver.cluster")
+_NODES_S: Final = 120.0
 
 
 class ClusterEngine:
@@ -44,6 +46,11 @@ class ClusterEngine:
         else:
             self._cluster = await RayCluster.connect(self._config.address)
         nodes = await self._cluster.nodes()
+        # What loads before the others have come would all go to the first ones, and stay there.
+        until = self._kernel.clock() + _NODES_S
+        while len(nodes) < self._config.nodes and self._kernel.clock() < until:
+            await asyncio.sleep(1)
+            nodes = await self._cluster.nodes()
         _LOG.info("models run on %d nodes of %s", len(nodes), self._config.engine)
 
     async def open(self, backend: str, manifest: Manifest, options: LoadOptions) -> ReplicaRunner | None:
