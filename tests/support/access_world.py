@@ -20,6 +20,7 @@ from salver.encoding.varints import one
 from salver.features.access.key_format import new_key
 from salver.features.access.keys_file import KeyRecord, Previous, hash_of, written
 from salver.features.access.scopes import RIGHTS
+from salver.features.management.placement import placement_operation
 from salver.features.management.serving_operations import serving_operations
 from salver.transport.doors import Kind
 from salver.transport.operations import Operation, right_of
@@ -151,6 +152,7 @@ def over_http(router: HttpRouter) -> Iterator[Asking]:
 
 def management(server: Server) -> list[Operation]:
     own = serving_operations(server.control, server.kernel.state, ("", ""))
+    own.append(placement_operation(server.control, server.kernel.models.servables, None))
     return [*own, *(one for part in server.kernel.parts for one in part.operations)]
 
 

@@ -23,6 +23,7 @@ from salver.dialects.torchserve.port_operations import PortOperations
 from salver.dialects.torchserve.port_paths import PortPaths
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.encoding.bodies import HttpReply
+from salver.features.management.placement import placement_operation
 from salver.features.management.serving_operations import serving_operations
 from salver.features.registry.audit_operations import audit_operations
 from salver.features.registry.registry_operations import model_operations
@@ -154,6 +155,7 @@ def test_torchserve_every_path_leads_to_an_operation_of_the_table() -> None:
 def test_the_management_interface_every_operation_but_those_that_read() -> None:
     tables = (
         serving_operations(NOTHING, NOTHING, ("", ""), has_registry=True),
+        [placement_operation(NOTHING, NOTHING, NOTHING)],
         model_operations(NOTHING),
         release_operations(NOTHING),
         plug_operations(NOTHING),

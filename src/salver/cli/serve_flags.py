@@ -264,7 +264,7 @@ class Execution:
         Parameter(
             name="--engine-nodes",
             help="Nodes of the Ray cluster that are to be there before models load, if they come within two "
-            "minutes.",
+            "minutes after the first one that has memory for models.",
         ),
     ] = 1
     rules_file: Annotated[

@@ -155,7 +155,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         engine: ``local`` = this server; ``processes`` = replicas in host processes of this machine; ``ray`` =
             actors of a Ray cluster of this machine, ``ray://HOST:PORT`` of the one with this head.
-        nodes: Nodes that are to be there before models load, if they come within two minutes.
+        nodes: Nodes of a Ray cluster that are to be there before models load, if they come within two
+            minutes after the first one that has memory for models.
     """
 
     engine: str = "local"

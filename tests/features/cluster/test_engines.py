@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -25,6 +27,9 @@ from zoo import infer_body, mlp_answer, write_mlp
 from salver.client import Client
 from salver.client.driving import drive
 from salver.client.load import Tally, schedule
+from salver.features import ClusterConfig
+from salver.features.cluster.building import ClusterEngine
+from salver.features.cluster.placement.command import explain
 from salver.features.routing.operations import InstancesView, InstanceView
 from salver.testing.process import ServerProcess
 
@@ -49,16 +54,32 @@ def assert_answers(server: ServerProcess) -> None:
     )
 
 
-def test_host_processes(tmp_path: Path) -> None:
+def placement(server: ServerProcess) -> Any:
+    return msgspec.json.decode(server.get("/api/v1/models/mlp/placement")[1])
+
+
+def test_host_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log"
     with ServerProcess([write_models(tmp_path / "models", 2)], log, ["--engine", "processes"]) as server:
         assert_answers(server.wait_ready())
         (host, other) = replicas(server)
+        told = placement(server)
+        assert {each["replica"] for each in told["cluster"]["replicas"]} == {host.url, other.url}
+        assert (told["node"]["runner"], told["node"]["instances"]) == ("replica", 2)
+        explain("mlp", url=server.url)
+        assert f"cluster: {host.url} on this machine: a replica is missing" in capsys.readouterr().out
         os.kill(int(host.url.removeprefix("process://")), signal.SIGKILL)
         for _ in range(20):
             assert_answers(server)
         until(lambda: "a replica is back" in log.read_text())
         assert len(replicas(server)) == 2 and other.url in [each.url for each in replicas(server)]
+
+
+async def test_nodes_that_do_not_come_are_waited_for_for_a_while() -> None:
+    times = itertools.count(0.0, 100.0)
+    kernel: Any = SimpleNamespace(clock=lambda: next(times))
+    await ClusterEngine(kernel, ClusterConfig("processes", nodes=3)).prepare()
+    assert next(times) > 120
 
 
 SLEEPER = """import time
@@ -212,6 +233,14 @@ def test_ray_that_loses_a_node(nodes: RayNodes, tmp_path: Path, node_loss: Any) 
     with ServerProcess([write_models(tmp_path / "models", 3)], log, options, VARIABLES) as server:
         assert_answers(server.wait_ready())
         assert [len(actors(raylet)) for raylet in nodes.raylets.values()] == [1, 1, 1]
+        places = placement(server)["cluster"]["replicas"]
+        assert {int(each["replica"].rpartition("/")[2]) for each in places} == {
+            pid for raylet in nodes.raylets.values() for pid in actors(raylet)
+        }
+        names = {node[:12] for node in nodes.raylets}
+        assert all({each["node"], *each["others"]} == names for each in places)
+        reasons = [why for each in places for why in each["others"].values()]
+        assert reasons.count("it has a replica of the model") == 3
         listening = {
             each.laddr.ip
             for pid in (server.pid, *nodes.raylets.values())

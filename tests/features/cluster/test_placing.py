@@ -10,8 +10,8 @@ NODES = [Node("a", 10), Node("b", 10), Node("c", 4)]
 
 
 def chosen(placer: Placer, model: str = "m", memory: int = 3) -> str:
-    with placer.node_for(model, memory, NODES) as node:
-        return node
+    with placer.place_for(model, memory, NODES) as place:
+        return place.node
 
 
 def test_replicas_spread_over_nodes_with_room() -> None:
@@ -36,8 +36,8 @@ def test_models_spread_over_nodes() -> None:
 
 def test_those_that_start_at_the_same_time_are_counted() -> None:
     placer = Placer(lambda: (), lambda: 0.0)
-    with placer.node_for("m", 6, NODES) as first, placer.node_for("m", 6, NODES) as second:
-        assert {first, second} == {"a", "b"}
+    with placer.place_for("m", 6, NODES) as first, placer.place_for("m", 6, NODES) as second:
+        assert {first.node, second.node} == {"a", "b"}
         with pytest.raises(LoadFailed):
             chosen(placer, "m", 6)
 
@@ -54,8 +54,26 @@ def test_a_node_that_lost_a_replica_gets_no_other_for_a_while() -> None:
     placer = Placer(lambda: (), lambda: now)
     placer.suspect("a")
     now = SUSPECT_S
-    with placer.node_for("m", 3, [Node("a", 10)]) as node:
-        assert node == "a"
+    with placer.place_for("m", 3, [Node("a", 10)]) as place:
+        assert place.node == "a"
+
+
+def test_a_choice_says_what_was_against_the_other_nodes() -> None:
+    nodes = [Node(name, 10, zone=zone) for name, zone in zip("abcde", "11223", strict=True)]
+    nodes += [Node("f", 2), Node("g", 10)]
+    running = [PlacedReplica("m", 3, "a"), PlacedReplica("other", 4, "c"), PlacedReplica("other", 5, "d")]
+    placer = Placer(lambda: running, lambda: 0.0)
+    placer.suspect("g")
+    with placer.place_for("m", 3, nodes) as place:
+        assert (place.node, place.memory) == ("e", 3)
+        assert place.others == {
+            "a": "it has a replica of the model",
+            "b": "its zone has a replica of the model",
+            "c": "no less of it is taken: 6 B are free",
+            "d": "no less of it is taken: 5 B are free",
+            "f": "it lacks 1 B of memory",
+            "g": "it has just lost a replica",
+        }
 
 
 def test_room_for_more_leaves_others_in_place() -> None:

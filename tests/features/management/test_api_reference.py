@@ -15,6 +15,7 @@ from salver.features.access import me
 from salver.features.cache import operations as cache
 from salver.features.keyring.key_operations import key_operations
 from salver.features.management.openapi import describe
+from salver.features.management.placement import placement_operation
 from salver.features.management.serving_operations import serving_operations
 from salver.features.memory import operations as memory
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
@@ -49,6 +50,7 @@ def operations() -> list[Operation]:
     nobody: Any = None
     kept = LedgerApi(nobody, nobody, nobody, ReleaseStores(nobody, nobody, nobody), str)
     serving = serving_operations(nobody, nobody, ("salver", "0"), has_registry=True)
+    serving.append(placement_operation(nobody, nobody, nobody))
     keys = [*key_operations(nobody, nobody), *usage.operations(nobody, nobody)]
     more = [*cache.operations(nobody), *memory.operations(nobody, nobody), *rule_operations(nobody)]
     return [*serving, *me.operations(nobody), *kept.operations(), *keys, *more]

@@ -39,6 +39,14 @@ def test_counts_of_requests_grow(server: ServerProcess, flag: str) -> None:
     assert count() >= (ok + 1, runs + 1)
 
 
+def test_where_a_model_runs(server: ServerProcess) -> None:
+    assert curl(f"{server.url}/v2/models/mlp/infer", "-d", REQUEST)[0] == 200
+    told = json.loads(curl(f"{server.url}/api/v1/models/mlp/placement")[2])
+    assert told["cluster"] == {"replicas": [], "lacking": ""}
+    assert (told["node"]["runner"], told["node"]["processes"]) == ("thread", [])
+    assert told["process"]["rule"] == "drain" and told["process"]["mean_rows"] >= 1
+
+
 @HTTP
 def test_a_browser_that_was_lured_here_sees_nothing(server: ServerProcess, flag: str) -> None:
     for path in ("/api/v1/served", "/api/openapi.json", "/console/"):

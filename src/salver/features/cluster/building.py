@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -24,7 +25,8 @@ from salver.words.artifacts import Manifest
 from salver.words.messages import ModelId
 
 _LOG: Final = logging.getLogger("salver.cluster")
-_NODES_S: Final = 120.0
+#: How long the first node that can run models waits for the others.
+_MORE_NODES_S: Final = 120.0
 
 
 class ClusterEngine:
@@ -45,13 +47,17 @@ class ClusterEngine:
             self._cluster = LocalCluster(memory_bytes())
         else:
             self._cluster = await RayCluster.connect(self._config.address)
-        nodes = await self._cluster.nodes()
-        # What loads before the others have come would all go to the first ones, and stay there.
-        until = self._kernel.clock() + _NODES_S
-        while len(nodes) < self._config.nodes and self._kernel.clock() < until:
+        count = await self._wait_for_nodes(self._cluster)
+        _LOG.info("models run on %d nodes of %s", count, self._config.engine)
+
+    async def _wait_for_nodes(self, cluster: Cluster) -> int:
+        """Wait for the nodes that are to be there: what loads earlier goes to the first, and stays there."""
+        until, clock = math.inf, self._kernel.clock
+        while len(nodes := await cluster.nodes()) < self._config.nodes and clock() < until:
+            if any(node.memory for node in nodes):
+                until = min(until, clock() + _MORE_NODES_S)
             await asyncio.sleep(1)
-            nodes = await self._cluster.nodes()
-        _LOG.info("models run on %d nodes of %s", len(nodes), self._config.engine)
+        return len(nodes)
 
     async def open(self, backend: str, manifest: Manifest, options: LoadOptions) -> ReplicaRunner | None:
         """See :class:`~salver.kernel.serving.loading.RunnerSource`."""
@@ -65,8 +71,10 @@ class ClusterEngine:
         self._needs[model] = need = estimate(manifest, has_framework=False).resident
 
         async def start() -> Replica:
-            with self._placer.node_for(model, need, await cluster.nodes()) as node:
-                return await cluster.start(load, node)
+            with self._placer.place_for(model, need, await cluster.nodes()) as place:
+                replica = await cluster.start(load, place.node)
+                replica.place = place
+                return replica
 
         wish = self._kernel.terms.wish_of(manifest)
         count = wish.count or 1

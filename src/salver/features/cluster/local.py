@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from salver.features.cluster.placement.records import Node
 from salver.kernel.engine.child import HostProcess
 from salver.kernel.engine.control import Load
+from salver.kernel.engine.ports import Place
 from salver.kernel.engine.spawn import HostPlan
 from salver.words.errors import HostDied
 
-_NODE = "here"
+_NODE = "this machine"
 
 
 class ProcessReplica:
     """Replica in a host process."""
 
     node = _NODE
+    place: Place
 
     def __init__(self, host: HostProcess, url: str) -> None:
         self.url = url

@@ -8,7 +8,9 @@ from msgspec.structs import replace
 
 from salver.features.cluster.placement.policy import place
 from salver.features.cluster.placement.records import Node, Plan, Replica, WantedModel
+from salver.kernel.engine.ports import Place
 from salver.words.errors import LoadFailed
+from salver.words.sizes import told_bytes
 
 #: Seconds in which a node that lost a replica gets no other, if there are others. Ray takes 15 seconds to see
 #: that a node is gone.
@@ -45,20 +47,21 @@ class Placer:
         self._suspects[node] = self._clock() + SUSPECT_S
 
     @contextmanager
-    def node_for(self, model: str, memory: int, nodes: Sequence[Node]) -> Iterator[str]:
+    def place_for(self, model: str, memory: int, nodes: Sequence[Node]) -> Iterator[Place]:
         """Choose a node, and count the replica as starting there until the block ends.
 
         Raises:
             LoadFailed: no node has room, and why.
         """
         plan = self._plan(model, memory, nodes, 1)
-        chosen = next((step.node for step in plan.steps if step.action == "start"), None)
-        if chosen is None:
+        step = next((step for step in plan.steps if step.action == "start"), None)
+        if step is None:
             raise LoadFailed(f"model '{model}' has no place on the cluster: {_reasons(plan)}")
-        start = PlacedReplica(model, memory, chosen)
+        place = Place("", step.node, step.why, memory, self._against(model, memory, nodes, step.node))
+        start = PlacedReplica(model, memory, step.node)
         self._starting.append(start)
         try:
-            yield chosen
+            yield place
         finally:
             self._starting.remove(start)
 
@@ -66,6 +69,27 @@ class Placer:
         """Return how many of some more replicas have a place, and why the others have none."""
         plan = self._plan(model, memory, nodes, more)
         return sum(step.action == "start" for step in plan.steps), _reasons(plan)
+
+    def _against(self, model: str, memory: int, nodes: Sequence[Node], chosen: str) -> dict[str, str]:
+        """Return what is against each node but the chosen one."""
+        held = [*self._running(), *self._starting]
+        now, found = self._clock(), dict[str, str]()
+        for node in nodes:
+            free = _without(node, held).memory
+            own = [each.node for each in held if each.model == model]
+            if node.name == chosen:
+                continue
+            if self._suspects.get(node.name, now) > now:
+                found[node.name] = "it has just lost a replica"
+            elif free < memory:
+                found[node.name] = f"it lacks {told_bytes(memory - free)} of memory"
+            elif node.name in own:
+                found[node.name] = "it has a replica of the model"
+            elif node.place in [each.place for each in nodes if each.place and each.name in own]:
+                found[node.name] = "its zone has a replica of the model"
+            else:
+                found[node.name] = f"no less of it is taken: {told_bytes(free)} are free"
+        return found
 
     def _plan(self, model: str, memory: int, nodes: Sequence[Node], more: int) -> Plan:
         now = self._clock()

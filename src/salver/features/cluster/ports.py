@@ -5,6 +5,7 @@ from typing import Protocol
 
 from salver.features.cluster.placement.records import Node
 from salver.kernel.engine.control import Load, LoadResult
+from salver.kernel.engine.ports import Place
 from salver.words.tensor import Array
 
 
@@ -14,11 +15,13 @@ class Replica(Protocol):
     Attributes:
         url: Its name among the instances of the model.
         node: Node that it is on.
+        place: Why it is there, noted by who started it.
     """
 
     url: str
     node: str
     loaded: LoadResult
+    place: Place
 
     async def call(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
         """Run a batch; return its outputs and the seconds in the model.

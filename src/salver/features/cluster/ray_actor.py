@@ -4,6 +4,7 @@ Imports nothing of Ray, which makes an actor of the class. Batches come and go a
 pickler, which can also carry functions, a small call takes 40 % longer.
 """
 
+import os
 import pickle
 from typing import Any
 
@@ -18,12 +19,12 @@ class ModelActor:
         self._model: Any = None
         self._load: Any = None
 
-    def load(self, load: Load) -> LoadResult | RunError:
-        """Load the model, once."""
+    def load(self, load: Load) -> tuple[LoadResult, int] | RunError:
+        """Load the model, once; return the id of the process, too."""
         try:
             self._model = load_model(load, None)
             self._load = load
-            return LoadResult(self._model.signature, asks_of(self._model))
+            return LoadResult(self._model.signature, asks_of(self._model)), os.getpid()
         except BaseException as error:
             return load_failure(error, load)
 

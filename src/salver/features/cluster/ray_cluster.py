@@ -4,7 +4,6 @@ The actors belong to this process: they end with it, whatever ends it, and no ot
 """
 
 import asyncio
-import itertools
 import os
 import pickle
 import signal
@@ -15,6 +14,7 @@ from typing import Any, Final
 from salver.features.cluster.placement.records import Node
 from salver.features.cluster.ray_actor import ModelActor
 from salver.kernel.engine.control import Load, LoadResult, RunError, rebuild
+from salver.kernel.engine.ports import Place
 from salver.words.errors import HostDied, LoadFailed, NotReady, Unsupported
 from salver.words.tensor import Array
 
@@ -24,6 +24,8 @@ _NAMESPACE: Final = "salver"
 _WITH_CALL_BYTES: Final = 1 << 20
 #: An actor that takes longer to answer a health check hangs. On a busy node it may take seconds.
 _HANGS_S: Final = 10.0
+#: Digits of a node's id that are its name; Ray's own tools find it by them.
+_NAME: Final = 12
 _LOOPBACK: Final = ("", "127.0.0.1", "localhost")
 
 
@@ -35,6 +37,7 @@ class RayReplica:
     """
 
     loaded: LoadResult
+    place: Place
 
     def __init__(self, ray: Any, actor: Any, node: str, raylet: tuple[str, int], url: str) -> None:
         self.node = node
@@ -53,7 +56,8 @@ class RayReplica:
         reply = await self._answer(self._actor.load.remote(load))
         if isinstance(reply, RunError):
             raise rebuild(reply)
-        self.loaded = reply
+        self.loaded, process = reply
+        self.url = f"{self.url}/{process}"
 
     async def call(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
         """See :class:`~salver.features.cluster.ports.Replica`."""
@@ -122,7 +126,7 @@ class RayCluster:
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
-        self._numbers = itertools.count(1)
+        self._ids: dict[str, str] = {}
         self._raylets: dict[str, tuple[str, int]] = {}
         self._class = ray.remote(concurrency_groups={"check": 1})(ModelActor)
 
@@ -146,10 +150,11 @@ class RayCluster:
     async def nodes(self) -> Sequence[Node]:
         """See :class:`~salver.features.cluster.ports.Cluster`."""
         found = [node for node in await asyncio.to_thread(self._ray.nodes) if node["Alive"]]
+        self._ids = {node["NodeID"][:_NAME]: node["NodeID"] for node in found}
         self._raylets = {
-            node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in found
+            node["NodeID"][:_NAME]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in found
         }
-        return [_node(node["NodeID"], node["Resources"], node.get("Labels", {})) for node in found]
+        return [_node(node["NodeID"][:_NAME], node["Resources"], node.get("Labels", {})) for node in found]
 
     async def start(self, load: Load, node: str) -> RayReplica:
         """See :class:`~salver.features.cluster.ports.Cluster`."""
@@ -161,18 +166,15 @@ class RayCluster:
             num_cpus=0,
             max_restarts=0,
             enable_task_events=False,  # one for each batch
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(self._ids[node], soft=False),
         ).remote()
-        url = f"ray://{node[:12]}/{next(self._numbers)}"
-        replica = RayReplica(self._ray, actor, node, self._raylets[node], url)
+        replica = RayReplica(self._ray, actor, node, self._raylets[node], f"ray://{node}")
         try:
             await replica.load(load)
         except BaseException as error:
             await replica.stop()
             if isinstance(error, HostDied):
-                raise LoadFailed(
-                    f"model '{id.name}' could not be loaded on node {node[:12]}: {error}"
-                ) from error
+                raise LoadFailed(f"model '{id.name}' could not be loaded on node {node}: {error}") from error
             raise
         return replica
 

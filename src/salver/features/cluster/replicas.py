@@ -23,6 +23,7 @@ from salver.features.routing.budget import RetryBudget
 from salver.features.routing.choosing import Outcome, Router
 from salver.features.routing.health import EjectionConfig
 from salver.features.routing.instances import Instance
+from salver.kernel.engine.ports import Place
 from salver.kernel.supervise import Backoff, Supervisor
 from salver.words.errors import HostDied, LoadFailed, NotReady
 from salver.words.messages import ModelId, Signature
@@ -119,6 +120,17 @@ class ReplicaRunner:
     def nodes(self) -> list[str]:
         """Return the node of each replica."""
         return [seat.replica.node for seat in self._seats.values()]
+
+    @property
+    def places(self) -> list[Place]:
+        """See :class:`~salver.kernel.engine.ports.PlacedRunner`."""
+        replicas = [seat.replica for seat in self._seats.values()]
+        return [msgspec.structs.replace(each.place, replica=each.url) for each in replicas]
+
+    @property
+    def lacking(self) -> str:
+        """See :class:`~salver.kernel.engine.ports.PlacedRunner`."""
+        return self.router.note
 
     @property
     def is_lost(self) -> bool:

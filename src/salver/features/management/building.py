@@ -12,6 +12,7 @@ from salver.transport.server import FrontConfig
 
 with lazy_imports():
     from salver.features.management.door import Management
+    from salver.features.management.placement import placement_operation
     from salver.features.management.serving_operations import serving_operations
     from salver.transport.operations import Api, Operation
     from salver.transport.pages import Sites
@@ -73,6 +74,10 @@ async def build(kernel: Kernel, config: None) -> Parts:
         known = (kernel.config.server_name, kernel.version)
         statistics = kernel.services.find(ModelStatistics)
         has_registry = kernel.caller is not None
-        return serving_operations(kernel.control, kernel.state, known, statistics, has_registry=has_registry)
+        placement = placement_operation(kernel.control, kernel.models.servables, statistics)
+        return [
+            *serving_operations(kernel.control, kernel.state, known, statistics, has_registry=has_registry),
+            placement,
+        ]
 
     return Parts(ports=_Ports(kernel, own))

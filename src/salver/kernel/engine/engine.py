@@ -108,6 +108,11 @@ class Engine:
         return self._dispatcher.running
 
     @property
+    def most_rows(self) -> int:
+        """Return the maximum rows of a batch now."""
+        return self._batcher.most_rows
+
+    @property
     def answers_each(self) -> bool:
         """Return whether the model receives requests one by one, and may answer each as it likes."""
         return self._executor.answers_each

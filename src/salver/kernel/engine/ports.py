@@ -165,6 +165,37 @@ class StreamRunner(Runner, Protocol):
         ...
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Node of a cluster that a replica of a model runs on, and why.
+
+    Attributes:
+        replica: Its name among the instances of the model.
+        memory: Bytes that it is taken to need.
+        others: What was against each other node when this one was chosen.
+    """
+
+    replica: str
+    node: str
+    why: str
+    memory: int = 0
+    others: Mapping[str, str] = {}
+
+
+@runtime_checkable
+class PlacedRunner(Runner, Protocol):
+    """Runner on the nodes of a cluster."""
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Return where its replicas are."""
+        ...
+
+    @property
+    def lacking(self) -> str:
+        """Return why it has fewer replicas than it needs; empty = it does not."""
+        ...
+
+
 class CallTerms(msgspec.Struct, frozen=True, gc=False):
     """Terms of a request that a model sends to another model.
 

@@ -10,7 +10,7 @@ import msgspec
 
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.placement import Placement
-from salver.kernel.engine.ports import Runner
+from salver.kernel.engine.ports import PlacedRunner, Runner
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.lifecycle.ports import Outline
 from salver.kernel.serving.capabilities import Capabilities, Infer, Recording
@@ -187,10 +187,22 @@ class Servable:
         return [pid for runner in self._runners if isinstance(runner, ProcessRunner) for pid in runner.pids]
 
     @property
+    def placed(self) -> PlacedRunner | None:
+        """Return its runner on a cluster; None = it runs on this machine."""
+        return next((runner for runner in self._runners if isinstance(runner, PlacedRunner)), None)
+
+    @property
     def largest_run(self) -> int:
         """Most rows in one run that the configuration and the model allow."""
         if self.signature.batched:
             return self.manifest.config.batching.largest_run
+        return 1
+
+    @property
+    def most_rows(self) -> int:
+        """Most rows in one run now, by :meth:`limit_rows`."""
+        if isinstance(self.engine, Engine):
+            return self.engine.most_rows
         return 1
 
     def limit_rows(self, most: int) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from salver.features.cluster.placement.command import explain
-from salver.words.errors import InvalidInput
+from salver.testing.process import ServerProcess
+from salver.words.errors import InvalidInput, NotFound
 
 GIB = 1 << 30
 
@@ -27,7 +28,7 @@ def snapshot(tmp_path: Path) -> Path:
 def test_the_plan_for_programs_has_devices_and_reasons(
     snapshot: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    explain(snapshot, without="a", json=True)
+    explain(str(snapshot), without="a", json=True)
     plan = json.loads(capsys.readouterr().out)
     assert [(step["action"], step["key"], step["node"], step["devices"]) for step in plan["steps"]] == [
         ("start", ["pair", 0, 0], "b1", [0]),
@@ -37,14 +38,24 @@ def test_the_plan_for_programs_has_devices_and_reasons(
 
 
 def test_a_model_is_explained_with_its_devices(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    explain(snapshot, model="pair")
+    explain(str(snapshot), model="pair")
     assert "its devices are 0" in capsys.readouterr().out
-    explain(snapshot, model="pair", without="a1")
-    explain(snapshot, model="pair", without="a")
+    explain(str(snapshot), model="pair", without="a1")
+    explain(str(snapshot), model="pair", without="a")
     with pytest.raises(InvalidInput, match="no model 'other' is wanted"):
-        explain(snapshot, model="other")
+        explain(str(snapshot), model="other")
     with pytest.raises(InvalidInput, match="no node, zone or region is called 'c'"):
-        explain(snapshot, without="c")
+        explain(str(snapshot), without="c")
+
+
+def test_a_server_tells_where_a_model_runs(server: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    explain("mlp", url=server.url)
+    said = capsys.readouterr().out
+    assert "cluster: this machine" in said and "an idle instance takes what waits" in said
+    with pytest.raises(NotFound, match="model 'other' is not loaded here"):
+        explain("other", url=server.url)
+    with pytest.raises(InvalidInput, match="questions about a snapshot"):
+        explain("mlp", url=server.url, without="a")
 
 
 @pytest.mark.parametrize(
@@ -62,4 +73,4 @@ def test_what_is_no_snapshot_is_refused(tmp_path: Path, text: str, said: str) ->
     path = tmp_path / "cluster.json"
     path.write_text(text)
     with pytest.raises(InvalidInput, match=said):
-        explain(path)
+        explain(str(path))
