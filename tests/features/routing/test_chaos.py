@@ -118,17 +118,18 @@ def test_an_outage_is_over_when_instances_are_back(
 @pytest.mark.parametrize("fault", STREAM_FAULTS)
 def test_a_stream_ends_whole_or_with_an_error(runner: asyncio.Runner, cluster: Cluster, fault: str) -> None:
     ends: Counter[str] = Counter()
+    said: dict[Http, str] = {}  # by what is under way
 
     async def stream(http: Http) -> None:
-        said = ""
+        said[http] = ""
         events = await EventStream.open(http, http.request("POST", STREAM_PATH, STREAM_BODY))
         while (event := await events.next()) is not None:
             piece = json.loads(event)
             if "error" in piece:
-                ends["broken" if said else "never begun"] += 1
+                ends["broken" if said[http] else "never begun"] += 1
                 return
-            said += piece["text_output"]
-        ends["whole" if said == STREAMED else "cut"] += 1
+            said[http] += piece["text_output"]
+        ends["whole" if said[http] == STREAMED else "cut"] += 1
 
     async def call() -> None:
         http = Http(cluster.front.url)
@@ -147,6 +148,7 @@ def test_a_stream_ends_whole_or_with_an_error(runner: asyncio.Runner, cluster: C
             tasks = [callers.create_task(call()) for _ in range(6)]
             await auntil(all_available, cluster.front.output)
             await some_more()
+            await auntil(lambda: all(said.values()))  # one without a piece would go elsewhere
             async with STREAM_FAULTS[fault](cluster):
                 await auntil(lambda: ends["broken"], cluster.front.output)
                 await some_more()
