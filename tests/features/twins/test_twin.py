@@ -1,5 +1,6 @@
 """SavedModels as ONNX graphs: made by the program, near to TensorFlow's answers, or not made at all."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ from packaged import load, packaged
 
 from salver.backends.protocol import SIGNATURE, LoadOptions
 from salver.backends.tensorflow import TensorFlowBackend
+from salver.features.twins import conversion
 from salver.features.twins.backend import FILE, SAMPLES, Twin, TwinBackend, read_twin
-from salver.features.twins.conversion import _distance
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import ModelId, TensorSpec
@@ -28,18 +29,26 @@ def path_of(name: str) -> Path:
     return savedmodels.made() / name
 
 
-def run_maker(path: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    order = folder / "order.json"
-    order.write_bytes(
+def order(path: Path, folder: Path) -> list[str]:
+    """The program's arguments."""
+    file = folder / "order.json"
+    file.write_bytes(
         msgspec.json.encode({"id": ModelId("m", "1"), "path": str(path), "config": ModelConfig()})
     )
-    program = [sys.executable, "-m", "salver.features.twins.conversion", str(order), str(folder)]
+    return [str(file), str(folder)]
+
+
+def run_maker(path: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
+    program = [sys.executable, "-m", "salver.features.twins.conversion", *order(path, folder)]
     return subprocess.run(program, capture_output=True, text=True)
 
 
 def make(name: str, folder: Path) -> Twin:
-    done = run_maker(path_of(name), folder)
-    assert done.returncode == 0, done.stderr
+    """Make a twin in this process, which imports TensorFlow once."""
+    try:
+        assert conversion.main(order(path_of(name), folder)) == 0
+    finally:
+        logging.disable(logging.NOTSET)
     return read_twin(folder)
 
 
@@ -71,7 +80,9 @@ def test_all_of_it_runs_as_before(name: str, tmp_path: Path) -> None:
 def test_requests_of_its_owner_are_tried_too(tmp_path: Path) -> None:
     arrays = {f"{n}/serving_default/x": np.full((n + 1, 1), n, "f4") for n in range(2)}
     np.savez(tmp_path / SAMPLES, allow_pickle=False, **arrays, **{"0/other%2Fone/x": np.zeros(1)})
-    (first, *_) = make("half_plus_three", tmp_path).parts
+    done = run_maker(path_of("half_plus_three"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    (first, *_) = read_twin(tmp_path).parts
     assert (first.samples, first.apart) == (5, 0)
 
 
@@ -118,7 +129,7 @@ class TestHowFarAnswersMayBeApart:
             value if isinstance(value, np.ndarray) else np.array(value, kind.dtype)
             for value in (got, expected)
         ]
-        return _distance(TensorSpec("y", kind, (-1,)), *arrays)
+        return conversion._distance(TensorSpec("y", kind, (-1,)), *arrays)
 
     def test_the_same(self) -> None:
         nan = float("nan")
