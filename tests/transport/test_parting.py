@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, auntil
 
 from salver.transport.parting import Parting, leave, refuse_new
 
@@ -51,8 +51,7 @@ async def test_leaving_waits_for_the_delay_or_for_who_is_in_a_hurry() -> None:
     parting = Parting()
     with listening() as sock:
         leaving = asyncio.create_task(leave(sock, parting, 1e6))
-        await asyncio.sleep(0.01)
-        assert parting.is_told
+        await auntil(lambda: parting.is_told)
         assert not leaving.done()
         parting.hurry.set()
         await asyncio.wait_for(leaving, PATIENCE_S)

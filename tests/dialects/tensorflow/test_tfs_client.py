@@ -4,7 +4,6 @@ import asyncio
 import importlib.util
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import savedmodels
+from waiting import until
 from zoo import EXAMPLES, at_work, mlp_answer, write_identity, write_mlp, write_moody
 
 from salver.testing.process import ServerProcess
@@ -493,22 +493,23 @@ def test_large_messages(tf: Any, serving: ServerProcess) -> None:
 def test_who_waits_too_long_is_told_so_and_not_run(
     tf: Any, predictions: Any, serving: ServerProcess, tmp_path: Path
 ) -> None:
-    def runs() -> int:
+    def counts() -> tuple[int, int]:
+        """Runs, and requests that failed."""
         status, body = serving.get("/v2/models/slow/stats")
         assert status == 200
-        found: int = json.loads(body)["model_stats"][0]["execution_count"]
-        return found
+        (row,) = json.loads(body)["model_stats"]
+        return row["execution_count"], row["inference_stats"]["fail"]["count"]
 
     def ask(command: bytes) -> Any:
         return predict_request(tf, "slow", {"do": np.array([[command]], dtype=object)})
 
-    before = runs()
+    runs, failed = counts()
     with at_work(serving, tmp_path / "gate", "slow"):
         waiting = predictions.Predict.future(ask(b"sleep 0"), timeout=0.5)
         assert waiting.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        time.sleep(1)  # on a busy machine, the server learns of it later than the client
+        until(lambda: counts()[1] > failed, counts)  # the server learns of it later than the client
     assert predictions.Predict(ask(b"sleep 0"), timeout=_WAIT_S)
-    assert runs() == before + 2
+    assert counts() == (runs + 2, failed + 1)
 
 
 def test_compressed_calls(tf: Any, serving: ServerProcess) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from waiting import auntil
 
 from salver.client.http import NoConnection, Reply, Unreachable
 from salver.features.routing.balancing import POLICIES
@@ -254,13 +255,17 @@ async def delayed() -> Reply:
 
 
 def test_a_hedge_that_fails_leaves_the_word_to_the_first() -> None:
-    bench = hedging(delayed, lambda: reply(500, {"error": "it raised"}))
+    async def late() -> Reply:
+        await auntil(lambda: bench.model.router.instances[1].load.failed)
+        return reply()
+
+    bench = hedging(late, lambda: reply(500, {"error": "it raised"}))
     assert bench.ask().tolist() == [[3, 4]] and bench.asked == ["a", "b"]
 
 
 def test_both_fail_and_a_third_is_asked() -> None:
     async def fails() -> Reply:
-        await asyncio.sleep(0.05)
+        await auntil(lambda: bench.asked == ["a", "b"])
         return reply(500, {"error": "it raised"})
 
     bench = hedging(fails, lambda: reply(500, {"error": "it raised"}), reply)
