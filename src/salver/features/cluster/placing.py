@@ -73,19 +73,20 @@ class Placer:
     def _against(self, model: str, memory: int, nodes: Sequence[Node], chosen: str) -> dict[str, str]:
         """Return what is against each node but the chosen one."""
         held = [*self._running(), *self._starting]
+        own = {each.node for each in held if each.model == model}
+        zones = {node.place for node in nodes if node.place and node.name in own}
         now, found = self._clock(), dict[str, str]()
         for node in nodes:
-            free = _without(node, held).memory
-            own = [each.node for each in held if each.model == model]
             if node.name == chosen:
                 continue
+            free = _without(node, held).memory
             if self._suspects.get(node.name, now) > now:
                 found[node.name] = "it has just lost a replica"
             elif free < memory:
                 found[node.name] = f"it lacks {told_bytes(memory - free)} of memory"
             elif node.name in own:
                 found[node.name] = "it has a replica of the model"
-            elif node.place in [each.place for each in nodes if each.place and each.name in own]:
+            elif node.place in zones:
                 found[node.name] = "its zone has a replica of the model"
             else:
                 found[node.name] = f"no less of it is taken: {told_bytes(free)} are free"

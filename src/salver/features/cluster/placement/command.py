@@ -91,10 +91,12 @@ def _show(found: dict[str, Any]) -> None:
     if cluster["lacking"]:
         line(f"  cluster: {cluster['lacking']}")
     line(f"  node: {_node(node, cluster['replicas'])}")
-    rows = f"up to {process['most_rows']} rows"
+    rows = ""
+    if process["rule"]:
+        rows = f", up to {process['most_rows']} rows"
     if process["mean_rows"]:
         rows += f", {process['mean_rows']:g} on average so far"
-    line(f"  process: {process['batch']}, {rows}; {process['waits']}")
+    line(f"  process: {process['batch']}{rows}; {process['waits']}")
 
 
 def _node(node: dict[str, Any], replicas: Sequence[dict[str, Any]]) -> str:
@@ -109,7 +111,7 @@ def _node(node: dict[str, Any], replicas: Sequence[dict[str, Any]]) -> str:
         cores = f"cores {', '.join(map(str, node['cpus']))}"
     if node["cpu_quota"]:
         cores += f", for {node['cpu_quota']:g} cores' worth of time"
-    return f"{node['instances']} runs at a time, {where}; {node['threads']} threads in each, on {cores}"
+    return f"runs at a time: {node['instances']}, {where}; threads of each: {node['threads']}, on {cores}"
 
 
 def _cells(step: Step) -> list[str]:
