@@ -4,19 +4,23 @@ A process of another user with a read-only root, and 64 MiB each of /tmp and /de
 is a new number each time, as OpenShift gives them: 10^9 or more, without a name.
 """
 
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from programs import program
+from waiting import until
 
 import salver
 
@@ -29,6 +33,24 @@ _PROGRAMS = [
 ]
 
 
+@contextlib.contextmanager
+def limited_memory(most: int) -> Iterator[list[str]]:
+    """Yield the words before a command that limit the memory of all its processes together, in bytes."""
+    group, limit = Path(f"/sys/fs/cgroup/memory/salver-test-{os.getpid()}"), "memory.limit_in_bytes"
+    if not group.parent.is_dir():  # control groups of version 2
+        group, limit = group.parents[1] / group.name, "memory.max"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(most))
+    except OSError as error:
+        pytest.skip(f"memory cannot be limited here: {error}")
+    try:
+        yield ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
 class Container:
     """Salver in a container.
 
@@ -39,6 +61,7 @@ class Container:
         variables: Its environment.
         mounts: Options of bwrap, after those of /tmp.
         command: Gets the arguments.
+        before: Words before all others, of :func:`limited_memory`.
         shares_processes: It sees processes beside its own, as in a pod with ``shareProcessNamespace``.
     """
 
@@ -51,6 +74,7 @@ class Container:
         mounts: Sequence[str],
         *,
         command: Sequence[str] = (_SALVER,),
+        before: Sequence[str] = (),
         shares_processes: bool = False,
     ) -> None:
         self.log, self.port = log, port
@@ -64,7 +88,7 @@ class Container:
         for name, value in variables.items():
             words += ["--setenv", name, value]
         with log.open("wb") as output:
-            self.process = subprocess.Popen([*words, *command, *args], stdout=output, stderr=output)
+            self.process = subprocess.Popen([*before, *words, *command, *args], stdout=output, stderr=output)
 
     def ask(self, path: str, document: object = None, **headers: str) -> tuple[int, Any]:
         """Send a request, and return the status with the JSON of the answer; 0 = nobody answers."""
@@ -89,10 +113,14 @@ class Container:
 
     def terminate(self) -> int:
         """Send SIGTERM to the server, as the kubelet does, and return its exit code."""
+        return self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> int:
+        """Send a signal that ends the command, and return its exit code."""
         (server,) = psutil.Process(self.process.pid).children()
         if server.name() == "bwrap":  # the first process of a namespace of its own
             (server,) = server.children()
-        server.terminate()
+        server.send_signal(number)
         return self.process.wait(60)
 
     def kill(self) -> None:
