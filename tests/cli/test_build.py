@@ -105,6 +105,17 @@ def test_models_and_their_environment_are_locked(
     ]
 
 
+def test_models_with_an_environment_bring_what_makes_it(tmp_path: Path, pip: Pip) -> None:
+    write_constant(tmp_path / "models", 1)
+    folder = tmp_path / "models" / "constant"
+    (folder / "requirements.txt").write_text("numpy==2.3.5\n")
+    (folder / "salver.toml").write_text('[environment]\npath = "requirements.txt"\n')
+    own = str(tmp_path / "own.txt")
+    words = ["--output", str(tmp_path / "image"), "--requirements", own]
+    assert main(["build", str(tmp_path / "models"), *words]) == 0
+    assert pip.calls[1][-3:] == ("uv", "--requirement", own)
+
+
 def test_offline_brings_all_packages(tmp_path: Path, pip: Pip) -> None:
     image = tmp_path / "image"
     assert main(["build", "--output", str(image), "--offline"]) == 0

@@ -45,10 +45,13 @@ def build(
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise Conflict(f"{output} exists and is not empty", fix="Name a new folder: --output DIR.")
-    named = {*extras.replace(",", " ").split(), *_needed(path)}
+    needed, tools = _needed(path)
+    named = {*extras.replace(",", " ").split(), *needed}
+    if requirements is not None:
+        tools += ["--requirement", str(requirements)]
     try:
         with under_way("locking packages"):
-            packages = write_context(output, path, named, requirements, offline=offline, gpu=gpu)
+            packages = write_context(output, path, named, tools, offline=offline, gpu=gpu)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)  # the next try needs a new folder
         raise
@@ -61,10 +64,10 @@ def build(
     )
 
 
-def _needed(path: str) -> set[str]:
-    """Return the extras that the models at a path need."""
+def _needed(path: str) -> tuple[set[str], list[str]]:
+    """Return the extras that the models at a path need, and further packages."""
     if not path:
-        return set()
+        return set(), []
     from salver.backends.discovery import backends, recogniser
     from salver.kernel.repository import Repository
     from salver.parts import formats
@@ -77,4 +80,8 @@ def _needed(path: str) -> set[str]:
     found = Repository((path,), formats(recogniser(known))).scan(0.0)
     if not found:
         raise InvalidInput(f"{path} has no model", fix=f"salver doctor {path} says why.")
-    return {known[manifest.backend].extra for manifest in found if manifest.backend in known} - {"", "python"}
+    extras = {known[manifest.backend].extra for manifest in found if manifest.backend in known}
+    tools = []
+    if any(manifest.config.environment.path for manifest in found):
+        tools.append("uv")  # containers make the environments of models when they start, and have no pip
+    return extras - {"", "python"}, tools

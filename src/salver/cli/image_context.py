@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -48,9 +48,12 @@ class Package(msgspec.Struct, frozen=True):
 
 
 def write_context(
-    folder: Path, models: str, extras: Iterable[str], requirements: Path | None, *, offline: bool, gpu: bool
+    folder: Path, models: str, extras: Iterable[str], further: Sequence[str], *, offline: bool, gpu: bool
 ) -> int:
     """Write the context; return how many packages it locks.
+
+    Args:
+        further: Packages beside Salver's, as words of pip.
 
     Raises:
         InvalidInput: an extra is unknown.
@@ -67,9 +70,7 @@ def write_context(
     wheels.mkdir(parents=True)
     _pip("wheel", "--no-deps", "--wheel-dir", str(wheels), _source())
     (own,) = wheels.iterdir()
-    wanted = [f"salver[{','.join(sorted(extras))}] @ {own.resolve().as_uri()}"]
-    if requirements is not None:
-        wanted += ["--requirement", str(requirements)]
+    wanted = [f"salver[{','.join(sorted(extras))}] @ {own.resolve().as_uri()}", *further]
     head = ["--find-links wheels"]
     packages = _resolve(wanted)
     if gpu:
