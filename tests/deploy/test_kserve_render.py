@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 from kserve_render import AGENT_PORT, Json, deployed, rendered
-from kserve_runtimes import AUTOMATIC, SALVER, NoRuntime, formats, kserves, selected
+from kserve_runtimes import (
+    AUTOMATIC,
+    SALVER,
+    TORCHSERVE,
+    NoRuntime,
+    formats,
+    kserves,
+    selected,
+    with_defaults,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "kserve.md"
 #: Formats of KServe's own runtimes that Salver does not run, and versions that its frameworks do not read.
@@ -130,6 +139,13 @@ def test_the_agent_takes_over_port_and_probe(sidecar: str) -> None:
     assert agent["securityContext"] == server["securityContext"]
 
 
+@pytest.mark.parametrize(("protocol", "envelope"), [("v1", "kserve"), ("v2", "kservev2")])
+def test_torchserves_envelope_follows_the_protocol(protocol: str, envelope: str) -> None:
+    told = service(runtime="salver-torchserve", protocolVersion=protocol)
+    pod, _ = deployed(TORCHSERVE, with_defaults(TORCHSERVE, told))
+    assert {"name": "TS_SERVICE_ENVELOPE", "value": envelope} in pod["containers"][0]["env"]
+
+
 def asked(name: str, **more: object) -> Json:
     return {"spec": {"predictor": {"model": {"modelFormat": {"name": name}, **more}}}}
 
@@ -150,6 +166,7 @@ def test_the_runtime_knows_each_backend_and_no_format_of_kserves_that_it_cannot_
 def test_a_runtime_that_is_selected_automatically_is_before_kserves_own() -> None:
     """Equal priorities of two runtimes are refused (servingruntime_webhook.go:41)."""
     runtimes = [*kserves(), AUTOMATIC]
+    assert not {each[:3] for each in formats(AUTOMATIC)} & {each[:3] for each in formats(TORCHSERVE)}
     least = min(each.priority for each in formats(AUTOMATIC))
     assert least > max(each.priority for runtime in kserves() for each in formats(runtime))
     for each in formats(AUTOMATIC):
