@@ -28,6 +28,18 @@ def test_one_heap_unless_the_environment_says_otherwise(
 
 
 @pytest.mark.parametrize(
+    ("given", "count"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_threads_of_openmp_sleep_soon_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], count: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", given)
+    machine.sleep_between_parts()
+    assert given.get("GOMP_SPINCOUNT") == count
+
+
+@pytest.mark.parametrize(
     ("wish", "asked"),
     [("", [(-3, 32 << 20), (-1, 64 << 20)]), ("MALLOC_TRIM_THRESHOLD_", []), ("GLIBC_TUNABLES", [])],
 )
@@ -120,6 +132,38 @@ def test_what_was_frozen_here_is_looked_at_again(monkeypatch: pytest.MonkeyPatch
         said.clear()
     machine.give_back_memory()
     assert said == (["unfreeze", "collect", "freeze"] if is_tuned else ["collect"])
+
+
+@pytest.mark.parametrize(
+    ("mib", "calls"),
+    [(103, []), (110, ["collect"]), (120, ["collect", "unfreeze", "collect", "freeze"])],
+)
+def test_all_objects_are_looked_at_only_if_the_process_has_grown_much(
+    monkeypatch: pytest.MonkeyPatch, mib: int, calls: list[str]
+) -> None:
+    said: list[str] = []
+    names = ("collect", "freeze", "unfreeze")
+    monkeypatch.setattr(machine, "gc", SimpleNamespace(**{n: lambda n=n: said.append(n) for n in names}))
+    monkeypatch.setattr(machine, "_tuned", threading.Event())
+    machine._tuned.set()
+    for name in ("resident", "of_all"):
+        monkeypatch.setattr(machine._Collected, name, 100 << 20)
+    monkeypatch.setattr(machine, "resident_bytes", lambda pid: mib << 20)
+    machine.give_back_memory(0)
+    assert said == calls
+
+
+@pytest.mark.parametrize(("is_tuned", "calls"), [(False, []), (True, ["freeze"])])
+def test_what_is_imported_is_left_alone_by_a_server(
+    monkeypatch: pytest.MonkeyPatch, is_tuned: bool, calls: list[str]
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(machine, "gc", SimpleNamespace(freeze=lambda: said.append("freeze")))
+    monkeypatch.setattr(machine, "_tuned", threading.Event())
+    if is_tuned:
+        machine._tuned.set()
+    machine.keep_imported()
+    assert said == calls
 
 
 _HERE = len(os.sched_getaffinity(0))

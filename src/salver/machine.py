@@ -18,8 +18,9 @@ _SIZES = frozenset(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GROUPS = Path("/sys/fs/cgroup")
 _LARGEST = 32 << 20  # bytes of a piece on the heap; larger ones are mapped
-#: Growth that is not worth a collection: bytes, or a 32nd part if that is more.
-_LITTLE, _LITTLE_BITS = 4 << 20, 5
+#: Growth that is not worth a collection: bytes, or a part of what is used if that is more. To look at all
+#: objects takes long: what was imported, and what lived when a framework was.
+_LITTLE, _SHARE, _SHARE_FOR_ALL = 4 << 20, 1 / 32, 1 / 8
 _tuned = threading.Event()  # objects frozen by this process
 
 
@@ -37,10 +38,16 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(0.0005)
 
 
-class _Collected:
-    """Resident bytes of this process after its last collection for an unloaded model."""
+def keep_imported() -> None:
+    """Have collections leave alone what exists now, once a framework is imported: it stays."""
+    if _tuned.is_set():
+        gc.freeze()
 
-    resident = 0
+
+class _Collected:
+    """Resident bytes of this process after its last collection for an unloaded model, and the last of all."""
+
+    resident = of_all = 0
 
 
 @functools.cache
@@ -113,6 +120,17 @@ def keep_one_heap() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
+def sleep_between_parts() -> None:
+    """Have OpenMP's threads sleep soon after each part of a run, in this process and those that it starts.
+
+    GNU's otherwise spin for milliseconds until the next part: beside other models or programs, a run of
+    MobileNetV2 took three to four times the processor time, and alone it is no faster. The count is that of
+    GNU's library where it has more threads than processors. A setting in the environment takes precedence.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep some freed memory on its heap, once the first models are loaded.
 
@@ -139,25 +157,39 @@ def resident_bytes(pid: int) -> int:
 def give_back_memory(enough: int = -1) -> None:
     """Return free pages to the system if the C library can, after collecting cycles if that is needed.
 
-    Blocking. A collection holds the interpreter for a quarter of a second in a process with many frameworks.
-    Objects frozen by an embedding program stay frozen: traversing a large program takes seconds.
+    Blocking. A collection holds the interpreter: in a process with many frameworks for half a second if it
+    looks at all objects, for some tens of milliseconds if it leaves out those that existed when the last
+    framework was imported. Objects frozen by an embedding program stay frozen: traversing a large program
+    takes seconds.
 
     Args:
         enough: Resident bytes of this process at which nothing is left to collect; nor is anything if it has
-            hardly grown since the last collection, as by updates of a small model. -1 = collect anyway.
+            hardly grown since the last collection, as by updates of a small model. -1 = collect all.
     """
     with _ONE_AT_A_TIME:  # a concurrent collection would make this one a no-op
         trim_heap()
-        little = max(_LITTLE, _Collected.resident >> _LITTLE_BITS)
-        if enough >= 0 and resident_bytes(os.getpid()) <= max(enough, _Collected.resident + little):
+        if _is_enough(enough, _Collected.resident, _SHARE):
             return
+        if _tuned.is_set() and enough >= 0:
+            gc.collect()
+            trim_heap()
+            _Collected.resident = resident_bytes(os.getpid())
+            if _is_enough(enough, _Collected.of_all, _SHARE_FOR_ALL):
+                return
         if _tuned.is_set():
             gc.unfreeze()  # frozen objects may belong to the unloaded model
         gc.collect()
         if _tuned.is_set():
             gc.freeze()
         trim_heap()
-        _Collected.resident = resident_bytes(os.getpid())
+        _Collected.resident = _Collected.of_all = resident_bytes(os.getpid())
+
+
+def _is_enough(enough: int, collected: int, share: float) -> bool:
+    """Return whether as little memory is used as is enough, or hardly more than when it was collected."""
+    return enough >= 0 and resident_bytes(os.getpid()) <= max(
+        enough, collected + max(_LITTLE, int(collected * share))
+    )
 
 
 def trim_heap() -> None:

@@ -17,7 +17,7 @@ from salver.app import Server
 from salver.configuration import ServeConfig
 from salver.kernel.logs import LogConfig, configure
 from salver.kernel.supervise import Supervisor
-from salver.machine import keep_freed_memory, keep_one_heap, tune_interpreter
+from salver.machine import keep_freed_memory, keep_one_heap, sleep_between_parts, tune_interpreter
 from salver.ready import ReadyInfo, ready_info
 from salver.words.errors import LoadFailed
 
@@ -38,6 +38,7 @@ async def serve(
         SalverError: the server could not start.
     """
     keep_one_heap()
+    sleep_between_parts()
     configure(config.table("log", LogConfig))
     for notice in notices:
         _LOG.warning("%s", notice)

@@ -13,11 +13,11 @@ FROM_ROUND, ROUNDS, BOUND = 5, size(20, 10), 10 << 20
 WIDTH = 2240  # 2,240 squared floats are 20 MB
 
 SCRIPT = f"""
-import importlib, sys
+import gc, importlib, sys
 from pathlib import Path
 import numpy as np, psutil
 from salver.backends.protocol import LoadOptions
-from salver.machine import give_back_memory
+from salver.machine import give_back_memory, trim_heap
 from salver.testing.backends import manifest_of
 
 module, _, kind = sys.argv[1].partition(":")
@@ -25,6 +25,10 @@ backend = getattr(importlib.import_module(module), kind)()
 manifest = manifest_of(backend, Path(sys.argv[2]))
 x = np.ones((4, {WIDTH}), "f4")
 resident, loaded = [], 0
+give_back = give_back_memory  # collects
+if sys.argv[3] == "by itself":
+    gc.disable()
+    give_back = trim_heap
 for _ in range({ROUNDS}):
     model = backend.load(manifest, LoadOptions())
     (spec,) = model.signature.inputs
@@ -32,7 +36,7 @@ for _ in range({ROUNDS}):
     loaded = max(loaded, psutil.Process().memory_info().rss)
     model.close()
     del model
-    give_back_memory()
+    give_back()
     resident.append(psutil.Process().memory_info().rss)
 print(resident[-1] - resident[{FROM_ROUND}], loaded - resident[-1])
 """
@@ -80,16 +84,18 @@ def python_file(folder: Path) -> Path:
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    ("backend", "make"),
+    ("backend", "make", "how"),
     [
-        ("salver.backends.onnx:OnnxBackend", onnx_file),
-        ("salver.backends.torch:TorchBackend", torch_file),
-        ("salver.backends.python:PythonBackend", python_file),
+        ("salver.backends.onnx:OnnxBackend", onnx_file, "by itself"),
+        ("salver.backends.torch:TorchBackend", torch_file, "by itself"),
+        ("salver.backends.python:PythonBackend", python_file, "by a collection"),
     ],
     ids=["onnx", "torch", "python"],
 )
-def test_resident_memory_stays_flat(backend: str, make: Callable[[Path], Path], tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, backend, make(tmp_path)]
+def test_resident_memory_stays_flat(
+    backend: str, make: Callable[[Path], Path], how: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, backend, make(tmp_path), how]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     growth, given_back = map(int, done.stdout.split())
     assert growth < BOUND

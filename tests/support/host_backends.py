@@ -22,6 +22,7 @@ from salver.words.messages import InferRequest, InferResponse, RequestedOutput, 
 from salver.words.tensor import Array, DataType, tensor
 
 _X = TensorSpec("x", DataType.FP32, (-1, 2))
+WASTE, WASTE_PIECE = 96 << 20, 64 << 10  # bytes; larger pieces would be mapped by themselves
 
 
 class Model:
@@ -173,6 +174,20 @@ class _EchoModel:
 
     def close(self) -> None:
         pass
+
+
+class Wasteful(_Backend):
+    """Frees nearly all that its load has taken, but not what lies at the end of the heap."""
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> object:
+        library = ctypes.CDLL(None)
+        library.malloc.restype = ctypes.c_void_p
+        pieces = [library.malloc(WASTE_PIECE) for _ in range(WASTE // WASTE_PIECE)]
+        for piece in pieces:
+            ctypes.memset(piece, 1, WASTE_PIECE)
+        for piece in pieces[:-1]:
+            library.free(ctypes.c_void_p(piece))
+        return Model(manifest)
 
 
 class ManifestTeller(_Backend):

@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.metadata
 import re
+import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 
 from salver.backends.protocol import Backend
-from salver.machine import usable_cores
+from salver.machine import keep_imported, usable_cores
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import LoadFailed, MissingExtra, SalverError
 from salver.words.messages import TensorSpec
@@ -121,7 +122,11 @@ def framework(backend: Backend, module: str) -> Any:
     """
     try:
         with _IMPORTING:
-            return importlib.import_module(module)
+            is_new = module not in sys.modules
+            found = importlib.import_module(module)
+            if is_new:
+                keep_imported()
+            return found
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == module.partition(".")[0]:
             raise MissingExtra(backend.name, backend.extra, module) from error

@@ -153,6 +153,7 @@ class TorchModel:
 
     Attributes:
         mode: Creates the context of a run.
+        free: Frees what its program, a cycle of objects, would keep until the next collection.
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class TorchModel:
     ) -> None:
         self.signature = signature
         self.mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
+        self.free: Callable[[], object] = lambda: None
         self._torch: Any = torch
         self._call: Any = call
         self._most = most  # rows that an exported program accepts at once; 0 = any number
@@ -207,6 +209,7 @@ class TorchModel:
     def close(self) -> None:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         self._call = None
+        self.free()
 
 
 def _exported(torch: Any, manifest: Manifest, sharing: str) -> TorchModel:
@@ -245,7 +248,14 @@ def _exported(torch: Any, manifest: Manifest, sharing: str) -> TorchModel:
         if limit is not None and str(limit.upper).isdigit():
             most = int(limit.upper)
     served = Signature(inputs, outputs, batched, "pytorch_export")
-    return TorchModel(torch, manifest.id.name, call, served, most=most)
+    model = TorchModel(torch, manifest.id.name, call, served, most=most)
+
+    def free() -> None:
+        program.state_dict.clear()
+        module.to("meta")
+
+    model.free = free
+    return model
 
 
 def _require_trust(manifest: Manifest, options: LoadOptions) -> None:

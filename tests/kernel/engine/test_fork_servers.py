@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from host_backends import CODES, Good
+from host_backends import CODES, WASTE, Good
 from host_processes import MANIFEST, at_once, nothing_left, recovery
 from msgspec.structs import replace
 from waiting import auntil, until
@@ -66,6 +66,18 @@ async def double(runner: ProcessRunner, first: float = 1.5) -> list[float]:
 
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def test_what_a_load_has_freed_is_given_back() -> None:
+    async with forking() as servers:
+        runner = await started(servers, "host_backends:Wasteful")
+        assert own_bytes(runner.pids[0]) < WASTE // 2
+        await runner.close()
+
+
+def own_bytes(pid: int) -> int:
+    sizes = Path(f"/proc/{pid}/smaps_rollup").read_text().split()
+    return int(sizes[sizes.index("Private_Dirty:") + 1]) << 10
 
 
 async def test_hosts_are_children_of_the_server_and_of_one_set_of_imports(

@@ -22,6 +22,7 @@ from salver.kernel.engine.control import Load, LoadResult
 from salver.kernel.engine.host_channel import Channel
 from salver.kernel.engine.hosting import asks_of, load_failure, load_model, named, serve
 from salver.kernel.engine.shm import Arena
+from salver.machine import keep_one_heap, trim_heap
 
 _PR_SET_PDEATHSIG = 1
 
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> int:
         os.set_inheritable(fd, False)  # not for processes that the model starts
     control, requests, responses, *side = descriptors
     die_with(parent)
+    keep_one_heap()
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -74,6 +76,7 @@ def host_model(
     except BaseException as error:
         channel.send(load_failure(error, load))
         return 1
+    trim_heap()  # of what the load has freed
     channel.send(loaded)
     serve(channel, model, load, requests, responses, around)
     model.close()
