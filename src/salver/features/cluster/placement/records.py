@@ -12,7 +12,7 @@ _MOST_CORES = 1 << 20
 _MOST_COUNT = 1 << 16
 
 
-class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Node(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Machine that replicas can run on, with what it has for all of them.
 
     Attributes:
@@ -41,7 +41,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "/".join(filter(None, (self.region, self.zone)))
 
 
-class WantedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WantedModel(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Model with the number of its replicas, and what each needs.
 
     Attributes:
@@ -85,7 +85,7 @@ class Key(NamedTuple):
         return f"{self.model}#{self.number}" + (f".{self.part}" if self.part else "")
 
 
-class Replica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Replica(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Replica that runs on a node, or one part of it.
 
     Attributes:
@@ -104,7 +104,7 @@ class Replica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Key(self.model, self.number, self.part)
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """One change. A move starts the replica at its new node first, and then stops it at the old one.
 
     Attributes:
@@ -123,7 +123,7 @@ class Step(msgspec.Struct, frozen=True):
     bytes: int = 0
 
 
-class Unplaced(msgspec.Struct, frozen=True):
+class Unplaced(msgspec.Struct, frozen=True, gc=False):
     """Replica that has no place, or cannot leave the one that it should leave."""
 
     key: Key

@@ -53,7 +53,7 @@ class Room:
         self._alone = np.arange(len(nodes))
         self.region = _numbered(node.region for node in nodes)
         self.zone = _numbered((node.region, node.zone) for node in nodes)
-        self._most_groups = len(set(self.zone.tolist()))  # there are no more regions than zones
+        self._zone_region = self.region[np.unique(self.zone, return_index=True)[1]]
         self._open: dict[tuple[str, ...], Mask] = {}
         self.at: dict[Key, int] = {}
         self.held: list[dict[Key, Need]] = [{} for _ in nodes]
@@ -122,11 +122,16 @@ class Room:
         places = list(self._places[wanted.model].values())
         if not places:
             return None
-        found = np.zeros(len(self.nodes))
+        # Summed by zone first, which are few: this is the dearest part of a decision.
+        by_zone = np.zeros(len(self._zone_region))
+        if wanted.spread != "node":
+            by_zone += _WEIGHTS[1] * np.bincount(self.zone[places], minlength=len(by_zone))
+        if wanted.spread == "region":
+            in_regions = np.bincount(self.region[places], minlength=len(by_zone))
+            by_zone += _WEIGHTS[2] * in_regions[self._zone_region]
+        found = by_zone[self.zone]
         for node in places:
             found[node] += _WEIGHTS[0]
-        for weight, groups in zip(_WEIGHTS[1:], self.levels(wanted)[1:], strict=False):
-            found += weight * np.bincount(groups[places], minlength=self._most_groups)[groups]
         return found
 
     def levels(self, wanted: WantedModel) -> Sequence[NDArray[np.intp]]:
