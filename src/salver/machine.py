@@ -1,14 +1,16 @@
-"""Usable cores and memory, and settings of a process that only serves: collector, interpreter, C library."""
+"""Usable cores, memory and GPUs; collector, interpreter and C library of a process that only serves."""
 
 import contextlib
 import ctypes
 import functools
 import gc
+import itertools
 import math
 import os
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -17,6 +19,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _SIZES = frozenset(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"))
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GROUPS = Path("/sys/fs/cgroup")
+_GPU = re.compile(r"nvidia\d+")
+#: Variable that lists the GPUs that CUDA shows, by number or name.
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _LARGEST = 32 << 20  # bytes of a piece on the heap; larger ones are mapped
 #: Growth that is not worth a collection: bytes, or a part of what is used if that is more. To look at all
 #: objects takes long: what was imported, and what lived when a framework was.
@@ -86,6 +91,24 @@ def usable_cores(root: Path = _GROUPS, own: str = "") -> int:
             if quota > 0:  # -1 where there is none
                 limits.append(math.ceil(quota / int((folder / "cpu.cfs_period_us").read_text())))
     return max(1, min(limits))
+
+
+def count_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
+    """Count NVIDIA GPUs that CUDA would show to a process with this environment, without a library."""
+    try:
+        there = sum(_GPU.fullmatch(entry.name) is not None for entry in devices.iterdir())
+    except OSError:
+        return 0
+    visible = environment.get(VISIBLE_GPUS)
+    if visible is None:
+        return there
+    shown = itertools.takewhile(lambda name: _is_there(name, there), map(str.strip, visible.split(",")))
+    return min(there, len(list(shown)))
+
+
+def _is_there(name: str, count: int) -> bool:
+    """Return whether a device is a valid index or a name; CUDA ignores all after the first invalid one."""
+    return name.startswith(("GPU-", "MIG-")) or (name.isdecimal() and int(name) < count)
 
 
 def _own_groups(controller: str, root: Path, own: str) -> Iterator[Path]:

@@ -50,6 +50,20 @@ def state_of(path: Path) -> object:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def gpu_limit(manifest: Manifest) -> int:
+    """Return the bytes that a framework may take on a GPU; 0 = no limit."""
+    return int(manifest.config.memory.gpu_max_mb * (1 << 20))
+
+
+def no_gpu(framework: str, gpu: int, why: str, fix: str) -> LoadFailed:
+    """Return the error of a framework that cannot use the GPU of a model."""
+    return LoadFailed(
+        f"{framework} cannot use GPU {gpu}: {why}",
+        field="instances.gpus",
+        fix=f"{fix}, or leave instances.gpus out.",
+    )
+
+
 def options_of(manifest: Manifest, known: Collection[str]) -> dict[str, str]:
     """Return the configured options for the backend.
 

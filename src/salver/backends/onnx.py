@@ -1,10 +1,11 @@
-"""Backend for ONNX models, run with ONNX Runtime on CPU.
+"""Backend for ONNX models, run with ONNX Runtime on the CPU, or on one of NVIDIA's GPUs.
 
 One session serves all threads concurrently. It knows nothing of batching: a batch is one call.
 """
 
 import ctypes
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from salver.backends.loading import (
     choice_of,
     count_of,
     framework,
+    gpu_limit,
     is_at_least,
     is_batched,
     loading,
+    no_gpu,
     options_of,
     override,
 )
@@ -54,6 +57,7 @@ _SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 _STRICT = (1, 28)
 _HOW_TO_SHARE = "Save the weights beside the graph: onnx.save_model(model, path, save_as_external_data=True)."
 _BF16 = 16  # TensorProto.BFLOAT16
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class OnnxBackend:
@@ -66,7 +70,10 @@ class OnnxBackend:
     def __init__(self) -> None:
         is_strict = is_at_least("onnxruntime", _STRICT)
         self.traits = Traits(
-            native=True, repeatable=True, harmless_formats=frozenset({"onnx", "ort"} if is_strict else ())
+            native=True,
+            repeatable=True,
+            gpu=True,
+            harmless_formats=frozenset({"onnx", "ort"} if is_strict else ()),
         )
 
     def recognise(self, path: Path) -> str | None:
@@ -114,7 +121,10 @@ class OnnxBackend:
             if sharing == "true":  # packed weights are copies, unless they were saved
                 settings.add_session_config_entry("session.disable_prepacking", "1")
             path = str(_file(manifest.path))
-            session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+            if options.gpu is None:
+                session = ort.InferenceSession(path, settings, providers=[_CPU])
+            else:
+                session = _on_gpu(ort, path, settings, manifest, options.gpu)
             shrinks = ort.RunOptions() if wish.get(_SHRINKAGE) else None
             if shrinks:
                 shrinks.add_run_config_entry(_SHRINKAGE, wish[_SHRINKAGE])
@@ -131,7 +141,7 @@ class OnnxBackend:
         ort = framework(self, "onnxruntime")
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-        session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, settings, providers=[_CPU])
         return lambda: session.run(None, feed), operations
 
 
@@ -227,6 +237,24 @@ class OnnxModel:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         self._session = None
         self._run = _closed
+
+
+def _on_gpu(ort: Any, path: str, settings: Any, manifest: Manifest, gpu: int) -> Any:
+    """Return a session on a GPU, with the CPU for operations that the GPU has not."""
+    device = {"device_id": gpu, "arena_extend_strategy": "kSameAsRequested"}  # else it doubles
+    if limit := gpu_limit(manifest):
+        device["gpu_mem_limit"] = limit
+    if hasattr(ort, "preload_dlls"):  # from 1.21: CUDA of NVIDIA's packages
+        ort.preload_dlls()
+    providers = [(_CUDA, device), _CPU]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the provider that is missing, which is an error here
+        session = ort.InferenceSession(path, settings, providers=providers, enable_fallback=0)
+    if _CUDA not in session.get_providers():
+        known = ", ".join(ort.get_available_providers())
+        fix = "Install onnxruntime-gpu in place of onnxruntime, with the CUDA and cuDNN that it names"
+        raise no_gpu("ONNX Runtime", gpu, f"CUDA does not start, or is not built in ({known})", fix)
+    return session
 
 
 def _apply(ort: Any, settings: Any, wish: dict[str, str]) -> None:

@@ -41,6 +41,7 @@ class Traits(msgspec.Struct, frozen=True):
             unknown, which counts as no format.
         repeatable: a request may be run once more if its host process died, because a run has no side
             effects. Unknown = no.
+        gpu: its models load onto the GPU of ``LoadOptions.gpu``, and fail to load if they cannot.
     """
 
     releases_gil: bool = True
@@ -49,6 +50,7 @@ class Traits(msgspec.Struct, frozen=True):
     isolate: bool = False
     reads_config: bool = False
     repeatable: bool = False
+    gpu: bool = False
     harmless_formats: frozenset[str] | None = None
 
     def touches_machine(self, form: str) -> bool:

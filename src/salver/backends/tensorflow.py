@@ -17,7 +17,17 @@ import msgspec
 import numpy as np
 
 from salver.backends.content import is_file, protobuf_fields
-from salver.backends.loading import choice_of, count_of, framework, is_batched, loading, options_of, override
+from salver.backends.loading import (
+    choice_of,
+    count_of,
+    framework,
+    gpu_limit,
+    is_batched,
+    loading,
+    no_gpu,
+    options_of,
+    override,
+)
 from salver.backends.protocol import SIGNATURE, LoadOptions, Traits
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
@@ -66,7 +76,7 @@ class TensorFlowBackend:
     modules: tuple[str, ...] = ("tensorflow",)
     #: Isolated because memory is not released when its last model is gone. Operations of a graph read and
     #: write files.
-    traits = Traits(isolate=True, repeatable=True, harmless_formats=frozenset())
+    traits = Traits(isolate=True, repeatable=True, gpu=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """Return ``savedmodel`` for a folder that holds a ``saved_model.pb`` with a meta graph."""
@@ -93,6 +103,8 @@ class TensorFlowBackend:
             intra_op_parallelism_threads=count_of(wish, "intra_op_threads", options.threads),
             inter_op_parallelism_threads=count_of(wish, "inter_op_threads", 1),
             use_per_session_threads=True,
+            allow_soft_placement=True,
+            **_devices(v1, tf, manifest, options.gpu),
         )
         with loading(manifest):
             session, graph = _opened(tf, pools, tags, manifest.path)
@@ -117,6 +129,19 @@ class TensorFlowBackend:
         except BaseException:
             session.close()
             raise
+
+
+def _devices(v1: Any, tf: Any, manifest: Manifest, gpu: int | None) -> dict[str, Any]:
+    """Return the settings of a session for a GPU; without one it sees none, or it would take them all."""
+    if gpu is None:
+        return {"device_count": {"GPU": 0}}
+    if (count := len(tf.config.list_physical_devices("GPU"))) <= gpu:
+        raise no_gpu("TensorFlow", gpu, f"it sees {count} GPUs", "Install tensorflow[and-cuda]")
+    limit = gpu_limit(manifest)
+    options = v1.GPUOptions(visible_device_list=str(gpu), allow_growth=not limit)
+    if limit:
+        options.experimental.virtual_devices.add(memory_limit_mb=[limit / (1 << 20)])
+    return {"gpu_options": options}
 
 
 def preload() -> None:

@@ -6,6 +6,7 @@ mapped to arguments and results as in Triton: by ``NAME__0``, ``NAME__1``, by th
 in order. It knows nothing of batching.
 """
 
+import importlib
 import io
 import logging
 import pickle
@@ -15,6 +16,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from salver.words.tensor import Array, DataType, datatype_of
 
 with lazy_imports():
     from salver.backends.outputs import Outputs
+    from salver.backends.torch_device import OnDevice, device_of
     from salver.backends.torch_module import open_module
     from salver.backends.torch_weights import map_exported, open_script
 
@@ -60,7 +63,7 @@ class TorchBackend:
     modules: tuple[str, ...] = ("torch",)
     #: Operations of TorchScript read and write files; an exported program may contain pickles and machine
     #: code.
-    traits = Traits(repeatable=True, harmless_formats=frozenset())
+    traits = Traits(repeatable=True, gpu=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """Return the format of a program, or ``torch-weights`` for files without one."""
@@ -105,19 +108,25 @@ class TorchBackend:
         torch.set_num_threads(options.threads)
         mode = _mode(torch, wish)
         # A module's weights can be mapped at no cost; a program's are swapped, which not each one allows.
-        by_default = "true" if module and options.own_process else "false"
+        by_default = "true" if module and options.own_process and options.gpu is None else "false"
         sharing = wants_sharing(wish, manifest, options, default=by_default)
+        device = "cpu"
+        if options.gpu is not None:
+            device = device_of(torch, manifest, options, sharing)
         with loading(manifest), warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # deprecation warnings are of no use to the operator
             if module:
-                found = open_module(torch, manifest, options, module, sharing)
-                model = _declared(torch, manifest, *found)
+                program, names = open_module(torch, manifest, options, module, sharing)
+                if device != "cpu":
+                    program = OnDevice(torch, program.to(device), device)
+                model = _declared(torch, manifest, program, names)
             elif manifest.format == "torch-export":
-                model = _exported(torch, manifest, sharing)
+                model = _exported(torch, manifest, sharing, device)
             elif manifest.format == "torch-aoti":
                 model = _compiled(torch, manifest)
             else:
-                model = _scripted(torch, manifest, open_script if sharing else _open_script)
+                open_program = open_script if sharing else partial(_open_script, device=device)
+                model = _scripted(torch, manifest, open_program)
             model.mode = mode
             if not sharing or (SHARE not in wish and not mapped_files(manifest.path)):
                 return model
@@ -212,7 +221,7 @@ class TorchModel:
         self.free()
 
 
-def _exported(torch: Any, manifest: Manifest, sharing: str) -> TorchModel:
+def _exported(torch: Any, manifest: Manifest, sharing: str, device: str) -> TorchModel:
     program = torch.export.load(manifest.path)
     graph, signature = program.graph_module.graph, program.graph_signature
     found = {node.name: node.meta.get("val") for node in graph.nodes}
@@ -227,7 +236,12 @@ def _exported(torch: Any, manifest: Manifest, sharing: str) -> TorchModel:
     ]
     inputs = override(_called(said, manifest.config.inputs), manifest.config.inputs, "inputs")
     outputs = override(_called(gives, manifest.config.outputs), manifest.config.outputs, "outputs")
-    module, spec = program.module(), program.call_spec.in_spec
+    spec = program.call_spec.in_spec
+    if device == "cpu":
+        module = program.module()
+    else:  # with the constants of its graph
+        moved = importlib.import_module("torch.export.passes").move_to_device_pass(program, device)
+        module = OnDevice(torch, moved.module(), device)
     if sharing:
         map_exported(torch, manifest.path, module)
     unflatten = torch.utils._pytree.tree_unflatten
@@ -289,8 +303,11 @@ def _declared(torch: Any, manifest: Manifest, program: Any, own: Sequence[str] =
     return TorchModel(torch, manifest.id.name, _arranged(torch, program, takes, gives), signature)
 
 
-def _open_script(torch: Any, path: Path) -> Any:
-    return torch.jit.load(str(path), map_location="cpu").eval()
+def _open_script(torch: Any, path: Path, device: str) -> Any:
+    program = torch.jit.load(str(path), map_location=device).eval()
+    if device == "cpu":
+        return program
+    return OnDevice(torch, program, device)
 
 
 def _scripted(torch: Any, manifest: Manifest, open_program: Callable[[Any, Path], Any]) -> TorchModel:

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from salver.backends.content import head, tail
-from salver.backends.loading import choice_of, framework, loading, options_of, override
+from salver.backends.loading import choice_of, framework, loading, no_gpu, options_of, override
 from salver.backends.protocol import SIGNATURE, LoadOptions, Traits
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
@@ -45,7 +46,7 @@ class XgboostBackend:
     extra = "xgboost"
     modules: tuple[str, ...] = ("xgboost",)
     #: Its files are data, but XGBoost does not check tree indices: a damaged file ends the process.
-    traits = Traits(native=True, repeatable=True, harmless_formats=frozenset())
+    traits = Traits(native=True, repeatable=True, gpu=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """Return ``xgboost-json``, ``xgboost-ubj``, or ``xgboost-binary`` for the format of before 1.0."""
@@ -79,11 +80,18 @@ class XgboostBackend:
             booster = xgboost.Booster()
             booster.load_model(bytearray(manifest.path.read_bytes()))
             booster.set_param({"nthread": options.threads, "verbosity": 0})
+            device = "cpu"
+            if options.gpu is not None:
+                device = f"cuda:{options.gpu}"
+                _move(booster, options.gpu, device)
             learner = json.loads(booster.save_config())["learner"]
             kind = learner["gradient_booster"]["name"]
             if output == "probability" and learner["objective"]["name"] == "multi:softmax":
                 booster.set_param({"objective": "multi:softprob"})
-            predict = _linear(xgboost, booster, margin) if kind == "gblinear" else _trees(booster, margin)
+            if kind == "gblinear" or device != "cpu":
+                predict = _in_turn(xgboost, booster, margin)
+            else:
+                predict = _trees(booster, margin)
             return XgboostModel(predict, int(booster.num_features()), manifest, table_of_booster(booster))
 
 
@@ -137,7 +145,19 @@ def _trees(booster: Any, margin: bool) -> Callable[[Array], Array]:
     return predict
 
 
-def _linear(xgboost: Any, booster: Any, margin: bool) -> Callable[[Array], Array]:
+def _move(booster: Any, gpu: int, device: str) -> None:
+    """Move a booster to a GPU. XGBoost only warns if it cannot, and stays on the CPU."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        booster.set_param({"device": device})
+        found = json.loads(booster.save_config())["learner"]["generic_param"]["device"]
+    if found != device:
+        why = f"it uses {found} instead"
+        raise no_gpu("XGBoost", gpu, why, "Check the driver with nvidia-smi, and that XGBoost has CUDA")
+
+
+def _in_turn(xgboost: Any, booster: Any, margin: bool) -> Callable[[Array], Array]:
+    """Return the prediction of a booster that takes no arrays in place: linear, or on a GPU."""
     turn = threading.Lock()
 
     def predict(values: Array) -> Array:

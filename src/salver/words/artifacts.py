@@ -18,7 +18,6 @@ from salver.words.tensor import DataType
 
 _NO_FILES: Final[Mapping[str, bytes]] = {}
 
-
 #: Rules that form batches from a queue; see kernel/engine/rules.py.
 Policy = Literal[
     "auto", "drain", "window", "half-floor", "newest-feasible", "drop-then-drain", "aimd", "learned"
@@ -150,8 +149,9 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         min_s: Seconds for which it stays at least once it is loaded.
         priority: Weight of its value when room is needed.
         max_mb: MiB that it may take; a version that takes more is unloaded and refused. 0 = the whole budget.
-        share_mb: MiB that others never take from it: while it takes no more, it is not unloaded for other
-            models.
+        share_mb: MiB that others never take from it: while it takes no more, they do not push it out.
+        gpu_max_mb: MiB that its framework may take on a GPU for each instance; 0 = no limit.
+        gpu_share_mb: As ``share_mb``, of the memory of each of its GPUs.
         tenant: Owner with a share of the budget (``[server.tenants.memory]``); empty = none.
     """
 
@@ -161,6 +161,8 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: float = 1.0
     max_mb: float = 0.0
     share_mb: float = 0.0
+    gpu_max_mb: float = 0.0
+    gpu_share_mb: float = 0.0
     tenant: str = ""
 
 
@@ -291,10 +293,10 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         forks: Whether host processes may be forks of a process that has imported their framework.
         rate_limits: Shared resources that instances take, for consecutive groups of instances; the remaining
             instances take none.
-        cpus: Cores on which host processes may run, by number; the model runs in host processes then. Empty =
-            any.
+        cpus: Cores, by number, of the host processes in which the model runs then. Empty = any.
         cpu_quota: Cores' worth of time that each host process may use, for instance 0.5, by a control group
             of its own; the model runs in host processes then. 0 = no limit.
+        gpus: GPUs onto which instances load, in turn, in host processes; numbered as CUDA does. Empty = none.
     """
 
     count: int = 0
@@ -309,6 +311,7 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate_limits: tuple[RateLimit, ...] = ()
     cpus: tuple[int, ...] = ()
     cpu_quota: float = 0.0
+    gpus: tuple[int, ...] = ()
 
 
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -393,8 +396,7 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_context: Maximum tokens of one sequence, prompt and answer together.
         max_tokens: Maximum tokens of all active sequences together; 0 = limited only by the slots.
         max_chunk: Maximum prompt tokens processed in one step.
-        prefix_block: Tokens of a part of a prompt whose state is kept, if the server has a cache of prefixes;
-            0 = none is kept.
+        prefix_block: Tokens of a part of a prompt whose state a cache of prefixes keeps; 0 = none.
     """
 
     vocabulary: str = ""

@@ -9,8 +9,9 @@ from handler_worlds import all_there, kill, world_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.dialects.torchserve.engine.gpus import Gpus, count_gpus
+from salver.dialects.torchserve.engine.gpus import Gpus
 from salver.dialects.torchserve.registering import HandlerStoreConfig
+from salver.machine import count_gpus
 from salver.words.handlers import Workers
 
 FOUND = [

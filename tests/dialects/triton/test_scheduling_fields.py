@@ -300,7 +300,7 @@ def test_what_is_about_gpus_is_accepted_with_one_line_a_key() -> None:
       input_pinned_memory { enable: true }
       eager_batching: true
     }
-    instance_group { gpus: [ 0, 1 ] host_policy: "p" profile: "q" }
+    instance_group { kind: KIND_CPU gpus: [ 0, 1 ] host_policy: "p" profile: "q" }
     input { name: "x" data_type: TYPE_FP32 dims: [ 1 ] is_shape_tensor: true is_non_linear_format_io: true }
     """
     said = [
@@ -314,6 +314,26 @@ def test_what_is_about_gpus_is_accepted_with_one_line_a_key() -> None:
     _, _, notices, _ = pbtxt(text)
     lines = {f"config.pbtxt: field `{key}` is accepted, and has no effect here" for key in said}
     assert len(notices) == len(lines) and set(notices) == lines
+
+
+@pytest.mark.clause("TR-C11")
+@pytest.mark.parametrize(
+    ("groups", "there", "gpus", "count", "said"),
+    [
+        ("{ kind: KIND_GPU }", 2, (0, 1), 2, ""),
+        ("{ count: 2 kind: KIND_GPU gpus: [ 1 ] }, { gpus: [ 0 ] }", 2, (1, 1, 0), 3, ""),
+        ("{ count: 2 kind: KIND_GPU }", 0, (), 2, "this machine has no GPU"),
+        ("{ count: 2 kind: KIND_CPU }, { kind: KIND_GPU }", 1, (0,), 3, "some groups are on GPUs"),
+        ("{ count: 2 }", 1, (), 2, ""),
+    ],
+)
+def test_groups_are_on_the_gpus_of_the_machine(
+    groups: str, there: int, gpus: tuple[int, ...], count: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("salver.dialects.triton.config.instances.count_gpus", lambda: there)
+    config, _, notices, _ = pbtxt(f"instance_group [ {groups} ]")
+    assert (config.instances.gpus, config.instances.count) == (gpus, count)
+    assert bool(notices) == bool(said) and all(said in notice for notice in notices)
 
 
 @pytest.mark.clause("TR-C16")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from triton_python_models import (
 
 from salver.backends.protocol import Answer, LoadOptions
 from salver.dialects.triton.python_backend import FORMAT, pb_utils
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Additions, Terms
 from salver.testing.backends import BackendConformance, Case, manifest_of
-from salver.words.artifacts import Manifest, ModelConfig, Reshape
+from salver.words.artifacts import Instances, Manifest, ModelConfig, Reshape
 from salver.words.errors import (
     Cancelled,
     Conflict,
@@ -599,3 +603,27 @@ def test_the_logger_writes_lines_of_the_models_own(capsys: pytest.CaptureFixture
         "ERROR: three",
         "WARNING: five",
     ]
+
+
+@pytest.mark.clause("TR-A2", "TR-C11")
+async def test_each_instance_is_told_its_own(tmp_path: Path) -> None:
+    told = """class TritonPythonModel:
+    def initialize(self, args):
+        name = args["model_instance_kind"] + args["model_instance_device_id"]
+        open(args["model_repository"] + "/" + name, "w").close()
+
+"""
+    path = write(tmp_path, told + DOUBLE.partition("\n")[2])
+    config = msgspec.structs.replace(BATCHED, instances=Instances(gpus=(1, 0)))
+    loader = Loader({"python": BACKEND}, Bus(), time.monotonic, Terms(1), Additions())
+    servable = await loader.load(manifest_of(BACKEND, path, config))
+    assert len(servable.processes) == 2
+    await servable.close()
+    assert sorted(file.name for file in path.parent.parent.glob("*PU*")) == ["GPU0", "GPU1"]
+
+
+def test_a_plain_class_is_told_of_no_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "m.py"
+    path.write_text("class Model:\n    pass\n")
+    with pytest.raises(LoadFailed, match=r"plain Python class cannot use GPU 3.*TritonPythonModel"):
+        BACKEND.load(manifest_of(BACKEND, path), LoadOptions(gpu=3))

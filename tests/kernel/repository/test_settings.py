@@ -98,7 +98,6 @@ def test_what_is_honoured_and_what_is_reported() -> None:
     assert silent == {
         "input.format",
         "instance_group.gpus",
-        "instance_group.kind",
         "parameters",
         "optimization",
     }

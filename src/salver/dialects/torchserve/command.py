@@ -10,7 +10,6 @@ import msgspec
 from salver.configuration import ServeConfig, Startup
 from salver.dialects.torchserve.archive_store import ArchiveStoreConfig
 from salver.dialects.torchserve.config import TorchServeConfig
-from salver.dialects.torchserve.engine.gpus import count_gpus
 from salver.dialects.torchserve.flags import IGNORED, KEY_FILE, Options
 from salver.dialects.torchserve.keystore import pem_files
 from salver.dialects.torchserve.logs import TorchServeLogConfig
@@ -24,6 +23,7 @@ from salver.dialects.torchserve.settings import Address, Settings, find
 from salver.dialects.torchserve.snapshots import SnapshotConfig, last
 from salver.dialects.torchserve.view import TorchServeViewConfig
 from salver.kernel.repository.bounds import machine
+from salver.machine import count_gpus
 from salver.terminal import otel
 from salver.terminal.options import drain_delay, state_dir_of
 from salver.transport.access_check import ApiConfig, is_loopback

@@ -11,10 +11,10 @@ import msgspec
 from salver.dialects.torchserve.archive import ArchiveDescription
 from salver.dialects.torchserve.archive_files import RUNTIMES, is_inside
 from salver.dialects.torchserve.archive_store import ArchiveStoreConfig, FoundArchive
-from salver.dialects.torchserve.engine.gpus import count_gpus
 from salver.dialects.torchserve.model_settings import ModelSetting, Settings
 from salver.dialects.torchserve.model_yaml import WorkerSettings, allowed_range, workers_of
 from salver.kernel.repository.bounds import machine, most_workers
+from salver.machine import count_gpus
 from salver.words.artifacts import Manifest, ModelConfig, Versions
 from salver.words.errors import BadArchive, InvalidInput
 from salver.words.handlers import FORMAT, Registration, Workers

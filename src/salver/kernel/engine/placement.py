@@ -40,12 +40,14 @@ def place(traits: Traits, wish: Instances, cores: int) -> Placement:
     Placement(runner='process', slots=1, threads=2)
     """
     runner = wish.runner
-    is_confined = bool(wish.cpus or wish.cpu_quota)
+    is_confined = bool(wish.cpus or wish.cpu_quota or wish.gpus)
     if runner == "auto":
         runner = "process" if traits.isolate or is_confined else "thread"
     if wish.cpus:
         cores = min(cores, len(wish.cpus))
     shares = traits.releases_gil and traits.concurrent and runner == "thread"
-    slots = wish.count or (max(1, cores // wish.threads) if wish.threads and shares else 1)
+    slots = wish.count or len(wish.gpus)
+    if not slots:
+        slots = max(1, cores // wish.threads) if wish.threads and shares else 1
     threads = wish.threads or max(1, cores // slots)
     return Placement(runner, slots, threads)

@@ -372,5 +372,9 @@ async def _let_go(plan: HostPlan) -> None:
 
 def _of_instance(plan: HostPlan, instance: int) -> HostPlan:
     """Return the plan of one host, which may need the index of its instance."""
-    options = msgspec.structs.replace(plan.options, instance=plan.options.instance + instance)
+    number = plan.options.instance + instance
+    gpu, gpus = plan.options.gpu, plan.manifest.config.instances.gpus
+    if gpus:
+        gpu = gpus[number % len(gpus)]
+    options = msgspec.structs.replace(plan.options, instance=number, gpu=gpu)
     return msgspec.structs.replace(plan, options=options)

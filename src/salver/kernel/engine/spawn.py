@@ -24,8 +24,8 @@ from salver.words.artifacts import Manifest
 
 #: Variables that say how many threads libraries start with.
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-#: Environment variables against telemetry of libraries that models use.
-_QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
+#: Environment variables against telemetry of libraries that models use, and to number GPUs as NVML does.
+_SETTINGS = {"ORT_DISABLE_TELEMETRY": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 #: Environment variables of a fork server: threads would not survive a fork.
 _ALONE = dict.fromkeys(THREAD_VARIABLES, "1")
 
@@ -86,7 +86,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     def settings(self) -> dict[str, str]:
         """Return the environment variables that it has by itself, unless they are set otherwise."""
         # Libraries read these when they are imported, so they must be set before the process starts.
-        return {**_QUIET, **dict.fromkeys(THREAD_VARIABLES, str(self.options.threads))}
+        return {**_SETTINGS, **dict.fromkeys(THREAD_VARIABLES, str(self.options.threads))}
 
     @property
     def variables(self) -> dict[str, str]:

@@ -265,6 +265,8 @@ LEAST: Final[dict[str, float]] = {
     "memory.priority": 0.001,
     "memory.max_mb": 0,
     "memory.share_mb": 0,
+    "memory.gpu_max_mb": 0,
+    "memory.gpu_share_mb": 0,
     "ensemble.max_inflight_requests": 0,
 }
 #: Keys on how a model is run, which mean nothing to an ensemble.
@@ -285,6 +287,7 @@ _OF_MODELS: Final = (
 _DEFAULTS: Final = ModelConfig()
 msgspec.json.Decoder(ModelConfig)  # prepared here, or the first reader would do it on its thread
 _MOST_LEVELS = 1024
+_MOST_GPUS: Final = 64
 _PYTHON: Final = re.compile(r"\d+\.\d+")
 _MOST_PRICE = 1e6
 
@@ -387,11 +390,13 @@ def _check_promise(config: ModelConfig) -> None:
 
 
 def _check_instances(instances: Instances) -> None:
-    if instances.runner == "thread" and (instances.cpus or instances.cpu_quota):
+    if instances.runner == "thread" and (instances.cpus or instances.cpu_quota or instances.gpus):
         raise ValueError(
-            'must be "process" for `cpus` or `cpu_quota`: threads of one process share its cores '
-            "- at `$.instances.runner`"
+            'must be "process" for `cpus`, `cpu_quota` or `gpus`: threads of one process share its cores '
+            "and its memory on GPUs - at `$.instances.runner`"
         )
+    if not all(0 <= gpu < _MOST_GPUS for gpu in instances.gpus):
+        raise ValueError(f"must be numbers from 0 to {_MOST_GPUS - 1} - at `$.instances.gpus`")
     for limit in instances.rate_limits:
         if min(limit.count, limit.priority) < 1 or min(limit.resources.values(), default=0) < 0:
             raise ValueError("must be at least 1, and resources at least 0 - at `$.instances.rate_limits`")

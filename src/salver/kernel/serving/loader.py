@@ -251,12 +251,20 @@ class Loader:
             config = programs.config(manifest, placement.slots)
         first, slots = (0, placement.slots) if instance is None else (instance, 1)
         options = LoadOptions(placement.threads, self._terms.trust_pickle, instance=first, config=config)
+        has_gpus = bool(manifest.config.instances.gpus)
+        if has_gpus and not backend.traits.gpu:
+            raise LoadFailed(
+                f"model '{manifest.id.name}' asks for a GPU, and the {backend.name} backend uses none",
+                field="instances.gpus",
+                fix="Leave it out.",
+            )
         kind = backend if isinstance(backend, type) else type(backend)
         reference = f"{kind.__module__}:{kind.__qualname__}"
         interpreter = None
         if manifest.config.environment.path:
             interpreter = await self._interpreter(backend, manifest)
-        if self._additions.elsewhere is not None and instance is None and interpreter is None:
+        is_bound = interpreter is not None or has_gpus  # to this machine
+        if self._additions.elsewhere is not None and instance is None and not is_bound:
             there = await self._additions.elsewhere.open(reference, manifest, options)
             if there is not None:
                 there.reruns = _reruns(backend, manifest, there.signature)

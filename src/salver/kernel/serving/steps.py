@@ -42,6 +42,12 @@ async def load_steps(
     Raises:
         LoadFailed: the reason, in words for the owner.
     """
+    if manifest.config.instances.gpus:
+        raise LoadFailed(
+            f"model '{manifest.id.name}' is step-wise, and such models run on the CPU",
+            field="instances.gpus",
+            fix="Leave it out.",
+        )
     if manifest.config.instances.runner == "process":
         raise LoadFailed(
             f"model '{manifest.id.name}' is step-wise, and such models run on a thread",

@@ -1,20 +1,13 @@
 """Assignment of GPUs to workers of handlers.
 
 TorchServe's rule (TS-Y2): round-robin among the workers of all models, or among those of a model that names
-its devices. The number of GPUs is read from the system, without a library.
+its devices.
 """
 
 import itertools
-import os
-import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Final
+from collections.abc import Iterator
 
 from salver.words.handlers import Workers, on_machine
-
-_DEVICE: Final = re.compile(r"nvidia\d+")
-_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
 class Gpus:
@@ -44,21 +37,3 @@ class Gpus:
         if here.device_ids:
             return itertools.cycle(here.device_ids)
         return self._all
-
-
-def count_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
-    """Count NVIDIA GPUs that CUDA would show to a process with this environment."""
-    try:
-        there = sum(_DEVICE.fullmatch(entry.name) is not None for entry in devices.iterdir())
-    except OSError:
-        return 0
-    visible = environment.get(_VISIBLE)
-    if visible is None:
-        return there
-    shown = itertools.takewhile(lambda name: _is_there(name, there), map(str.strip, visible.split(",")))
-    return min(there, len(list(shown)))
-
-
-def _is_there(name: str, count: int) -> bool:
-    """Return whether a device is a valid index or a name; CUDA ignores all after the first invalid one."""
-    return name.startswith(("GPU-", "MIG-")) or (name.isdecimal() and int(name) < count)

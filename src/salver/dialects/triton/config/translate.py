@@ -2,7 +2,7 @@
 
 A field that is set takes effect through :class:`ModelConfig`, or gets a notice that it has no effect; if
 answers would be wrong without it, the model is refused. ``docs/reference/config.md`` has the same table.
-Pure.
+Pure, but for the number of GPUs of the machine.
 """
 
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ _HONOURED: Final[Mapping[str, str]] = {
     "output.reshape": "shape",
     "batch_input": "kind target_name data_type source_input",
     "batch_output": "kind target_name source_input",
-    "instance_group": "name count kind passive",
+    "instance_group": "name count kind gpus passive",
     "instance_group.rate_limiter": "priority",
     "instance_group.rate_limiter.resources": "name global count",
     "dynamic_batching": "preferred_batch_size max_queue_delay_microseconds default_queue_policy "
@@ -110,7 +110,6 @@ _AGENTS: Final = ("checksum",)
 #: Fields about devices that Salver does not have, with all fields below them.
 _ACCEPTED: Final = (
     "optimization",
-    "instance_group.gpus",
     "instance_group.secondary_devices",
     "instance_group.profile",
     "instance_group.host_policy",

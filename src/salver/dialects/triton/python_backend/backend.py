@@ -2,6 +2,9 @@
 
 import ast
 
+import msgspec
+
+from salver.backends.loading import no_gpu
 from salver.backends.protocol import LoadOptions, RunnableModel
 from salver.backends.python import PythonBackend
 from salver.dialects.triton.python_backend import FORMAT
@@ -14,6 +17,8 @@ with lazy_imports():
 
 class TritonPythonBackend(PythonBackend):
     """Replacement of the backend ``python`` with one more format, ``triton_python``."""
+
+    traits = msgspec.structs.replace(PythonBackend.traits, gpu=True)
 
     def format_of(self, content: bytes, tree: ast.Module | None) -> str | None:
         """Return ``triton_python`` for source that defines ``TritonPythonModel``."""
@@ -29,4 +34,7 @@ class TritonPythonBackend(PythonBackend):
         """Load a ``TritonPythonModel`` as Triton does; anything else as a plain class."""
         if manifest.format == FORMAT:
             return load(manifest, options)
+        if options.gpu is not None:
+            why = "it is not told which one it has"
+            raise no_gpu("a plain Python class", options.gpu, why, "Write it as TritonPythonModel")
         return super().load(manifest, options)

@@ -79,7 +79,7 @@ def load(manifest: Manifest, options: LoadOptions) -> TritonModel | DecoupledMod
             config = _complete(owners, config, source)
         add_defaults(config)
         signature = signature_of(config, manifest)
-        arguments = _arguments(manifest, config, version_folder, options.instance)
+        arguments = _arguments(manifest, config, version_folder, options)
         model = owners()
         if hasattr(model, "initialize"):
             model.initialize(arguments)
@@ -119,19 +119,25 @@ def _complete(kind: Any, config: dict[str, Any], source: Path) -> dict[str, Any]
     return returned.as_dict()
 
 
-def _arguments(manifest: Manifest, config: dict[str, Any], folder: Path, instance: int) -> dict[str, str]:
+def _arguments(
+    manifest: Manifest, config: dict[str, Any], folder: Path, options: LoadOptions
+) -> dict[str, str]:
     """Return the arguments of ``initialize``, all of them texts (TR-A2)."""
-    name, version = manifest.id.name, manifest.id.version
+    name, version, instance = manifest.id.name, manifest.id.version, options.instance
     group, kind = name, "CPU"
     for candidate in config.get("instance_group", ()):
         group, kind = candidate["name"], candidate["kind"].removeprefix("KIND_")
         if instance < candidate["count"]:
             break
         instance -= candidate["count"]
+    if options.gpu is not None:
+        kind = "GPU"
+    elif kind != "MODEL":
+        kind = "CPU"
     return {
         "model_config": json.dumps(config),
-        "model_instance_kind": kind if kind == "MODEL" else "CPU",
-        "model_instance_device_id": "0",
+        "model_instance_kind": kind,
+        "model_instance_device_id": str(options.gpu or 0),
         "model_instance_name": f"{group}_{instance}",
         "model_repository": str(folder.parent if folder.name == version else folder),
         "model_version": version,
