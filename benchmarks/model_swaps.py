@@ -27,7 +27,7 @@ import swap_peers
 
 from salver.features.memory import policy
 from salver.features.memory.estimates import Need
-from salver.features.memory.policy import Admit, Demand, Evict, Snapshot
+from salver.features.memory.snapshot import Admit, Demand, Evict, Snapshot
 from salver.features.memory.states import Resident
 from salver.words.artifacts import Manifest, Memory, ModelConfig
 from salver.words.messages import ModelId

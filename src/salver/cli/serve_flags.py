@@ -241,7 +241,7 @@ class Execution:
         Parameter(
             name="--memory",
             help="Memory for all models, such as 8GiB; auto = what the machine allows. Models then make room "
-            "for each other, and requests wait while theirs is loaded.",
+            "for each other, and requests wait while theirs is loaded. With GPUs: 8GiB,gpu0=20GiB,gpu1=auto.",
         ),
     ] = ""
     resources: Annotated[

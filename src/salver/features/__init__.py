@@ -37,11 +37,14 @@ class TenantMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         share_mb: MiB that other tenants' models leave it.
         max_mb: MiB that its models may take together; 0 = the whole budget.
         priority: Weight of the value of its models when room is needed.
+        gpu_share_mb, gpu_max_mb: As the first two, of the memory of each device.
     """
 
     share_mb: float = 0.0
     max_mb: float = 0.0
     priority: float = 1.0
+    gpu_share_mb: float = 0.0
+    gpu_max_mb: float = 0.0
 
 
 class TenantsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,10 +59,11 @@ class TenantsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Raises InvalidInput for numbers that make no sense together."""
         for name, tenant in self.memory.items():
-            numbers = (tenant.share_mb, tenant.max_mb, tenant.priority - _LEAST_PRIORITY)
+            pairs = ((tenant.share_mb, tenant.max_mb), (tenant.gpu_share_mb, tenant.gpu_max_mb))
+            numbers = (*pairs[0], *pairs[1], tenant.priority - _LEAST_PRIORITY)
             if not all(0 <= number < _MOST_MB for number in numbers):
                 raise InvalidInput(f"the tenant {name!r} has a number out of bounds", field="tenants.memory")
-            if tenant.max_mb and tenant.share_mb > tenant.max_mb:
+            if any(0 < most < share for share, most in pairs):
                 raise InvalidInput(
                     f"the tenant {name!r} has a share above its max_mb", field=f"tenants.memory.{name}"
                 )
@@ -70,7 +74,8 @@ class MemoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         budget: Memory of the server with its host processes, such as ``8GiB``; ``auto`` = nine tenths of what
-            the machine or the control group has; empty = no budget, and every model stays in memory.
+            the machine or the control group has; empty = no budget, and every model stays in memory. Then,
+            after commas, memory of devices: ``8GiB,gpu0=20GiB,gpu1=auto``.
     """
 
     budget: str = ""

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from salver.features.memory.policy import (
+from salver.features.memory.policy import next_step
+from salver.features.memory.pools import committed, counted
+from salver.features.memory.shares import Tenant, taken
+from salver.features.memory.snapshot import (
     Admit,
     Demand,
     Evict,
@@ -16,11 +19,7 @@ from salver.features.memory.policy import (
     Snapshot,
     Step,
     Version,
-    committed,
-    counted,
-    next_step,
 )
-from salver.features.memory.shares import Tenant, taken
 from salver.words.messages import ModelId
 
 

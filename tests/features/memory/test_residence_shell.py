@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from simulated_device import SimulatedDevice
 from waiting import auntil
 
+from salver.features.memory.devices import DevicePools
 from salver.features.memory.growth import Activations
-from salver.features.memory.policy import committed
+from salver.features.memory.pools import committed
 from salver.features.memory.ports import Usage, Use
 from salver.features.memory.residence import Residence
 from salver.kernel.lifecycle.ports import Outline
 from salver.kernel.serving.ports import Observer
-from salver.words.artifacts import Ensemble, EnsembleStep, Manifest, Memory, ModelConfig
+from salver.words.artifacts import Ensemble, EnsembleStep, Instances, Manifest, Memory, ModelConfig
 from salver.words.errors import NotReady
 from salver.words.events import BatchRan, Served
 from salver.words.messages import ModelId, Signature, Timing
@@ -599,3 +601,55 @@ async def test_memory_of_a_host_that_starts_again_stays_promised(make: Callable[
     world.dead.add(0)
     await world.residence.tick()
     assert committed(world.residence.snapshot()) - before > 30 * MIB
+
+
+class DeviceWorld(World):
+    """A lifecycle whose models take a fixed size of one simulated device, in a host process each."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        super().__init__(2000)
+        self.device = SimulatedDevice(4000 * MIB)
+        self.sizes = {ModelId(name, "1"): size * MIB for name, size in sizes.items()}
+        self.residence.pools = DevicePools({0: 3000 * MIB})
+
+    def read(self, *, is_exact: bool, trims: bool = False) -> Usage:
+        for id in self.up:
+            self.hosts.setdefault(id, 5 * MIB)
+        for number, id in enumerate(self.hosts):
+            self.device.free(number)
+            if id in self.up:
+                assert self.device.take(number, self.sizes[id])
+        return super().read(is_exact=is_exact)._replace(devices={0: self.device.use()})
+
+
+def on_gpu(name: str, **wish: object) -> Manifest:
+    memory = Memory(**{"min_s": 0.0, "residence": "lazy", **wish})  # type: ignore[arg-type]
+    return m(name, config=ModelConfig(memory=memory, instances=Instances(gpus=(0,))))
+
+
+async def test_models_make_room_for_each_other_on_a_device() -> None:
+    world = DeviceWorld({"a": 1400, "b": 1400, "c": 1400})
+    await world.serve(on_gpu("a"), on_gpu("b"), on_gpu("c", gpu_max_mb=900))
+    await world.ask("a")
+    await world.ask("b")
+    await world.are(a="resident", b="resident", c="absent")
+    assert {gpu: pool.used // MIB for gpu, pool in world.residence.device_pools().items()} == {"gpu0": 2800}
+    world.now += 100.0
+    await world.ask("c")
+    await world.are(a="absent", b="resident", c="resident")
+    assert world.residence.evictions == {"room": 1}
+    resident = world.residence.residents.all[ModelId("a", "1")]
+    assert resident.devices["gpu0"].need == int(1400 * MIB * 1.03)  # as it was measured
+    await world.residence.close()
+
+
+async def test_a_model_that_no_device_has_room_for_is_refused_with_the_pool() -> None:
+    world = DeviceWorld({"a": 1400, "b": 2000})
+    await world.serve(on_gpu("a", residence="pinned"), on_gpu("b", gpu_max_mb=2000))
+    await world.are(a="resident", b="absent")
+    said = (
+        r"needs 2.45 GiB to load, and 954 MiB of the 2.93 GiB of gpu0 are missing.*let go of what stays: a:1"
+    )
+    with pytest.raises(NotReady, match=said):
+        await world.ask("b")
+    await world.residence.close()

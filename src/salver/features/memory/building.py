@@ -1,13 +1,17 @@
 """Parts of the memory budget."""
 
+import asyncio
 import sys
 from collections.abc import Callable
 from typing import Final
 
 from salver.features import MemoryConfig, TenantsConfig
+from salver.features.memory.devices import DeviceMeter, DevicePools, device_budgets
 from salver.features.memory.estimates import parse_size
 from salver.features.memory.figures import MemoryFigures
+from salver.features.memory.nvidia import NvidiaDevices
 from salver.features.memory.operations import operations
+from salver.features.memory.ports import Meter
 from salver.features.memory.processes import ProcessMeter
 from salver.features.memory.residence import Residence
 from salver.features.memory.shares import Tenant
@@ -48,15 +52,23 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
     """
     if sys.platform != "linux":
         raise Unsupported("a memory budget needs Linux, which tells what processes use", field="--memory")
-    if config.budget == "auto":
-        budget = int(memory_bytes() * _SHARE)
-    else:
-        budget = parse_size(config.budget, "--memory")
+    wished, _, devices = config.budget.partition(",")
+    budget = int(memory_bytes() * _SHARE)
+    if wished != "auto":
+        budget = parse_size(wished, "--memory")
     forks = kernel.terms.forks
-    meter = ProcessMeter(lambda: () if forks is None else forks.pids)
+    meter: Meter = ProcessMeter(lambda: () if forks is None else forks.pids)
+    budgets: dict[int, int] = {}
+    if devices:
+        gpus = NvidiaDevices()
+        budgets = device_budgets(devices, await asyncio.to_thread(gpus.read))
+        meter = DeviceMeter(meter, gpus, budgets)
     residence = Residence(budget, kernel.models, kernel.clock, meter, kernel.plane.refresh)
     residence.reserve = max(_LEAST_RESERVE, int(budget * _RESERVE))
-    residence.tenants = tenants_of(kernel.config.table("tenants", TenantsConfig), budget - residence.reserve)
+    tenants = kernel.config.table("tenants", TenantsConfig)
+    residence.tenants = tenants_of(tenants, budget - residence.reserve)
+    if budgets:
+        residence.pools = DevicePools(budgets, device_tenants(tenants, min(budgets.values())))
     return Parts(
         additions=Additions(attachments=[RowLimits(residence)]),
         observers=[residence],
@@ -75,10 +87,31 @@ def tenants_of(config: TenantsConfig, budget: int) -> dict[str, Tenant]:
     Raises:
         InvalidInput: their shares are more than the budget.
     """
-    tenants = {
-        name: Tenant(int(each.share_mb * _MIB), int(each.max_mb * _MIB), each.priority)
-        for name, each in config.memory.items()
-    }
+    return _within(
+        budget,
+        {
+            name: Tenant(int(each.share_mb * _MIB), int(each.max_mb * _MIB), each.priority)
+            for name, each in config.memory.items()
+        },
+    )
+
+
+def device_tenants(config: TenantsConfig, budget: int) -> dict[str, Tenant]:
+    """Return the tenants as the pool of each device has them, the smallest of which has that budget.
+
+    Raises:
+        InvalidInput: their shares are more than the budget.
+    """
+    return _within(
+        budget,
+        {
+            name: Tenant(int(each.gpu_share_mb * _MIB), int(each.gpu_max_mb * _MIB), each.priority)
+            for name, each in config.memory.items()
+        },
+    )
+
+
+def _within(budget: int, tenants: dict[str, Tenant]) -> dict[str, Tenant]:
     shares = sum(tenant.share for tenant in tenants.values())
     if shares > budget:
         raise InvalidInput(

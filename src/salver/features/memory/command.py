@@ -12,6 +12,7 @@ from salver.terminal.output import line, listed, on_terminal, record
 from salver.words.sizes import told_bytes
 
 _COLUMNS = ("model", "place", "bytes", "residence", "rate", "idle", "reload", "loads", "evictions", "why")
+_SHOWN = 3  # versions that would go first
 _CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -67,6 +68,13 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
                 f"{source['used'] + source['unused']} were asked for in time, {source['saved']:.1f} s saved, "
                 f"{source['spent']:.1f} s spent; {state}"
             )
+    for pool in found["pools"]:
+        order = ", ".join(pool["order"][:_SHOWN]) or "none"
+        line(
+            f"{pool['pool']}: {told_bytes(pool['used'])} of {told_bytes(pool['budget'])} are used, "
+            f"{told_bytes(pool['largest'])} would fit now, and {told_bytes(pool['most'])} without those that "
+            f"may go (first: {order})"
+        )
     cache = ""
     if found["cache"]:
         cache = f" ({told_bytes(found['cache'])} of it by the response cache)"
@@ -82,6 +90,7 @@ def _texts(row: dict[str, Any]) -> list[str]:
     size = told_bytes(row["bytes"])
     if not row["is_measured"]:
         size = f"about {size}"
+    size += "".join(f", {name} {told_bytes(part)}" for name, part in row["devices"].items())
     return [
         f"{row['model']}:{row['version']}",
         row["place"],

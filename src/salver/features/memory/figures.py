@@ -28,6 +28,7 @@ class MemoryFigures:
         yield CounterMetricFamily(
             "salver_memory_refusals", "Demands for a model without room for it.", value=residence.refusals
         )
+        yield from _devices(residence)
         labels = ("model", "version")
         sizes = GaugeMetricFamily(
             "salver_memory_model_bytes", "Memory of a version that is loaded.", labels=labels
@@ -45,6 +46,24 @@ class MemoryFigures:
             evictions.add_metric((reason,), residence.evictions[reason])
         yield from (sizes, loads, evictions)
         yield from _ahead(residence)
+
+
+def _devices(residence: Residence) -> Iterator[Metric]:
+    """Return the metrics of device memory."""
+    budgets = GaugeMetricFamily(
+        "salver_memory_device_budget_bytes", "Memory of a device that the server may use.", labels=("device",)
+    )
+    used = GaugeMetricFamily(
+        "salver_memory_device_used_bytes", "Memory of a device that the server uses.", labels=("device",)
+    )
+    largest = GaugeMetricFamily(
+        "salver_memory_device_largest_free_bytes", "Largest free piece of a device.", labels=("device",)
+    )
+    for name, pool in residence.device_pools().items():
+        budgets.add_metric((name,), pool.budget)
+        used.add_metric((name,), pool.used)
+        largest.add_metric((name,), pool.largest)
+    yield from (budgets, used, largest)
 
 
 def _ahead(residence: Residence) -> Iterator[Metric]:

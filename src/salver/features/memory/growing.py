@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from salver.features.memory.growth import LEAST, GrowthBook
-from salver.features.memory.policy import GrowthDemand
 from salver.features.memory.ports import Lifecycle, Outlined, Usage, Use
+from salver.features.memory.snapshot import GrowthDemand
 from salver.features.memory.states import Resident, Residents
 from salver.words.events import BatchRan
 from salver.words.messages import ModelId

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from salver.features.memory.pools import fits
 from salver.features.memory.residence import Residence
 from salver.features.memory.states import Resident
 from salver.kernel.serving.present import CacheUse
@@ -31,6 +32,7 @@ class MemoryRow(msgspec.Struct, frozen=True):
         activations_most: What they would be at the largest run that its configuration allows.
         most_rows: Rows of a run that it may do now.
         tenant: Who owns it.
+        devices: Bytes that it takes on devices with a pool, or would take, by their names.
     """
 
     model: str
@@ -52,6 +54,7 @@ class MemoryRow(msgspec.Struct, frozen=True):
     activations_most: int = 0
     most_rows: int = 1
     tenant: str = ""
+    devices: dict[str, int] = {}
 
 
 class TenantRow(msgspec.Struct, frozen=True):
@@ -67,6 +70,25 @@ class TenantRow(msgspec.Struct, frozen=True):
     bytes: int
     share: int
     ceiling: int
+
+
+class PoolRow(msgspec.Struct, frozen=True):
+    """Memory of which there is a budget.
+
+    Attributes:
+        pool: ``host`` or the name of a device.
+        budget, used: Bytes that the server may use there, and uses.
+        largest: Bytes of the largest model that would fit now.
+        most: Bytes of the largest one if all that may go had gone.
+        order: Versions that may go, in the order in which they would.
+    """
+
+    pool: str
+    budget: int
+    used: int
+    largest: int
+    most: int
+    order: list[str]
 
 
 class AheadRow(msgspec.Struct, frozen=True):
@@ -99,6 +121,7 @@ class MemoryState(msgspec.Struct, frozen=True):
         ahead: Loads ahead, by source.
         rest: Bytes in use that belong to no model: allocators' reserves, caches, requests, frameworks.
         cache: Of these, what the response cache says that it takes.
+        pools: The host's memory and that of devices, and what would still fit.
     """
 
     budget: int
@@ -110,6 +133,7 @@ class MemoryState(msgspec.Struct, frozen=True):
     rest: int = 0
     ahead: list[AheadRow] = []
     cache: int = 0
+    pools: list[PoolRow] = []
 
 
 def operations(residence: Residence, cache: Callable[[], CacheUse | None]) -> list[Operation]:
@@ -124,6 +148,7 @@ def operations(residence: Residence, cache: Callable[[], CacheUse | None]) -> li
         found = MemoryState(
             residence.budget, residence.used, residence.base, residence.refusals, rows,
             _tenants(residence), rest, _ahead(residence), _cached(cache()),
+            _pools(residence),
         )  # fmt: skip
         return Answer(found)
 
@@ -136,6 +161,16 @@ def _cached(use: CacheUse | None) -> int:
     if use is None or use.facts is None:
         return 0
     return use.facts.bytes
+
+
+def _pools(residence: Residence) -> list[PoolRow]:
+    snapshot = residence.snapshot()
+    sizes = {"": (snapshot.budget, snapshot.used)}
+    sizes |= {name: (pool.budget, pool.used) for name, pool in snapshot.devices.items()}
+    return [
+        PoolRow(name or "host", *sizes[name], fit.largest, fit.most, list(map(str, fit.order)))
+        for name, fit in fits(snapshot).items()
+    ]
 
 
 def _ahead(residence: Residence) -> list[AheadRow]:
@@ -178,4 +213,5 @@ def _row(each: Resident, now: float) -> MemoryRow:
         each.activations.at(each.largest),
         each.limit,
         each.manifest.config.memory.tenant,
+        {name: part.need for name, part in each.devices.items()},
     )

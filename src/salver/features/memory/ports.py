@@ -66,6 +66,30 @@ class Use(NamedTuple):
     peak: int = 0
 
 
+class DeviceUse(NamedTuple):
+    """Memory of a device, in bytes.
+
+    Attributes:
+        total: What it has.
+        free: What nobody uses, other programs included.
+        largest: Largest piece of that.
+        processes: What each process uses, by id, as far as the system tells.
+    """
+
+    total: int
+    free: int
+    largest: int
+    processes: Mapping[int, int]
+
+
+class Devices(Protocol):
+    """GPUs of the machine."""
+
+    def read(self) -> Mapping[int, DeviceUse]:
+        """Return the use of each, by number as CUDA counts them. Blocking."""
+        ...
+
+
 class Usage(NamedTuple):
     """Memory of the server and its processes.
 
@@ -73,11 +97,13 @@ class Usage(NamedTuple):
         server: The server's own process.
         hosts: Host processes, each with the processes that it has started.
         shared: Bytes of fork servers, and of what hosts share.
+        devices: Devices with a budget, by number.
     """
 
     server: Use
     hosts: Mapping[int, Use]
     shared: int
+    devices: Mapping[int, DeviceUse] = {}
 
     @property
     def total(self) -> int:

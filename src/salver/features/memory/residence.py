@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from typing import Final, NamedTuple
 
-from salver.features.memory import policy
+from salver.features.memory import policy, pools
 from salver.features.memory.ahead import Ahead
+from salver.features.memory.devices import DevicePools
 from salver.features.memory.estimates import (
     Framework,
     Need,
@@ -22,9 +23,9 @@ from salver.features.memory.estimates import (
     scaled,
 )
 from salver.features.memory.growing import Growing
-from salver.features.memory.policy import Admit, Demand, Evict, Refuse, Snapshot, Version
 from salver.features.memory.ports import Lifecycle, Meter, Outlined, Usage, Use
 from salver.features.memory.shares import Tenant, below_ceiling, taken
+from salver.features.memory.snapshot import Admit, Demand, DevicePool, Evict, Refuse, Snapshot, Version
 from salver.features.memory.states import Resident, Residents, members, stays
 from salver.kernel.lifecycle.ports import Outline
 from salver.words.artifacts import Manifest
@@ -66,6 +67,7 @@ class Residence:
         residents: Every wanted version.
         reserve: Bytes of the budget for what is not measured: requests, and short peaks.
         tenants: Shares and ceilings of tenants.
+        pools: Memory of devices.
         refusals: Demands for which there was no room.
         evictions: Unloaded versions, by reason.
         ahead: Forecasts, and what loads by them have saved and cost.
@@ -83,6 +85,7 @@ class Residence:
         self.budget = budget
         self.reserve = 0
         self.tenants: Mapping[str, Tenant] = {}
+        self.pools = DevicePools()
         self._lifecycle = lifecycle
         self._clock = clock
         self._meter = meter
@@ -178,6 +181,7 @@ class Residence:
         if earlier := self._last.get(manifest.id.name):
             usual = scaled(usual, earlier.need, manifest.bytes / max(1, earlier.manifest.bytes))
         resident = Resident(manifest, need or usual, self._clock())
+        resident.devices = self.pools.expected(manifest, earlier)
         if earlier:
             resident.activations = earlier.activations
         resident.is_measured, resident.reload_s = need is not None, seconds
@@ -298,7 +302,12 @@ class Residence:
             self.tenants,
             likely,
             self._growing.wish,
+            self.device_pools(),
         )
+
+    def device_pools(self) -> dict[str, DevicePool]:
+        """Return the memory of devices as it was measured last."""
+        return self.pools.pools(self._usage)
 
     def attach(self, servable: Outlined) -> None:
         """Limit the runs of a version that has just been loaded, before it answers."""
@@ -308,7 +317,7 @@ class Residence:
     def _allow_growth(self) -> None:
         """Let versions do larger runs while there is room, and nobody waits for it."""
         snapshot = self.snapshot()
-        free = snapshot.budget - policy.committed(snapshot)
+        free = snapshot.budget - pools.committed(snapshot)
         if any(version.place != "resident" for version in snapshot.versions):
             free = 0
 
@@ -316,7 +325,7 @@ class Residence:
             limits = [math.inf]
             if resident.ceiling:
                 limits.append(resident.ceiling - resident.bytes)
-            used = taken(policy.counted(snapshot))
+            used = taken(pools.counted(snapshot))
             if (own := below_ceiling(resident.version(snapshot.now), used, snapshot.tenants)) is not None:
                 limits.append(own)
             return min(limits)
@@ -417,18 +426,19 @@ class Residence:
     def _refuse(self, step: Refuse) -> None:
         resident = self.residents.all[step.id]
         self.refusals += 1
-        need, short = told_bytes(resident.need.peak), told_bytes(step.short)
-        text = f"model '{step.id.name}' needs {need} to load, and {short} of "
+        need, tenants, pool = resident.need.peak, self.tenants, f"the server's {told_bytes(self.budget)}"
+        if step.pool:
+            need, tenants = resident.devices[step.pool].need, self.pools.tenants
+            pool = self.pools.told(step.pool)
+        text = f"model '{step.id.name}' needs {told_bytes(need)} to load, and {told_bytes(step.short)} of "
         fix = "Give the server a larger --memory."
         kept = ", ".join(sorted(map(str, step.pinned)))
         if step.tenant:
-            ceiling = told_bytes(self.tenants[step.tenant].ceiling)
+            ceiling = told_bytes(tenants[step.tenant].ceiling)
             text += f"the {ceiling} of the tenant '{step.tenant}' are missing"
             fix = f"Give the tenant a larger max_mb{', or let go of ' * bool(kept)}{kept}."
         else:
-            text += (
-                f"the server's {told_bytes(self.budget)} are missing even if all that may go were unloaded"
-            )
+            text += f"{pool} are missing even if all that may go were unloaded"
             if kept:
                 fix = f"Give the server a larger --memory, or let go of what stays: {kept}."
         self._answer(step.id, NotReady(text, field="model", fix=fix))
@@ -565,6 +575,7 @@ class Residence:
             self._usage = await asyncio.to_thread(self._meter.read, is_exact=is_exact, trims=trims)
             self.used = self._usage.total
             self.base = self._imported + self._usage.shared
+            self.pools.measure(self.residents.present.values(), self._lifecycle, self._usage)
             for resident in self._growing.learn(before, self._usage, is_calm=not self._has_worked):
                 self._last[resident.manifest.id.name] = resident
             self._has_worked = self._working > 0

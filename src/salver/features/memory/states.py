@@ -1,12 +1,12 @@
 """Record of each version for the memory budget: its place, its need, and its requests."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from salver.features.memory.estimates import Need, with_margin
 from salver.features.memory.growth import Activations
-from salver.features.memory.policy import Place, Version
+from salver.features.memory.snapshot import DevicePart, Place, Version
 from salver.kernel.lifecycle.ports import Outline
 from salver.words.artifacts import Manifest
 from salver.words.messages import ModelId
@@ -36,6 +36,7 @@ class Resident:
         grown: Bytes that it has grown by since it was loaded last.
         leaked: Of a version in host processes, bytes beyond its need that no larger run explains.
         is_hosted: It runs in host processes, whose memory is its own.
+        devices: What it takes on devices with a budget, by their names.
     """
 
     def __init__(self, manifest: Manifest, need: Need, now: float) -> None:
@@ -53,6 +54,7 @@ class Resident:
         self.rows = self.limit = self.largest = 1
         self.grown = self.leaked = 0
         self.is_hosted = False
+        self.devices: Mapping[str, DevicePart] = {}
         self._rates, self._rated_at = [0.0] * len(_HALF_LIVES_S), now
 
     def __repr__(self) -> str:
@@ -136,6 +138,7 @@ class Resident:
             min_s=max(wish.min_s, _LEAST_STAY_S),
             tenant=wish.tenant,
             share=int(wish.share_mb * (1 << 20)),
+            devices=self.devices,
         )
 
 
