@@ -266,7 +266,9 @@ class KeyGrant:
         if plan.is_free:
             return None if plan.meter is None else RunUsage(plan.meter, plan.model)
         refused = plan.enter()
-        return RunCharge(self, plan) if refused is None else self._refused(refused, plan.model)
+        if refused is not None:
+            return self._refused(refused, plan.model)
+        return RunCharge(self, plan)
 
     def enter(self, model: str) -> RunPlan | RunUsage | SalverError | None:
         """Count a request whose answer is delivered whole; None = it needs a task.

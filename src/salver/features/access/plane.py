@@ -193,7 +193,9 @@ async def _charge(call: Call, model: str) -> Charge | SalverError | None:
 
 def _ending(call: Call, model: str) -> Callable[[], SalverError | None] | None:
     """Return a function that tells why the caller's key is not valid any more; None = it always is."""
-    return partial(call.grant.ended, model) if isinstance(call.grant, KeyGrant) else None
+    if isinstance(call.grant, KeyGrant):
+        return partial(call.grant.ended, model)
+    return None
 
 
 def _tell_while_valid(

@@ -121,7 +121,9 @@ class BackupFolder:
                 is_whole = entry_of(file, "").sha256 == entry.sha256
         except OSError as error:
             return f"{entry.path} cannot be read: {error.strerror}"
-        return "" if is_whole else f"{entry.path} is damaged"
+        if not is_whole:
+            return f"{entry.path} is damaged"
+        return ""
 
     def ids(self) -> list[str]:
         """Return the ids of the backups, the oldest first.
@@ -173,7 +175,9 @@ class BackupFolder:
         return old
 
     def _missing(self, entry: FileEntry) -> str:
-        return "" if self.has(entry) else f"the backup lacks the content of {entry.path}"
+        if not self.has(entry):
+            return f"the backup lacks the content of {entry.path}"
+        return ""
 
     def _blob(self, entry: FileEntry) -> Path:
         return self._blobs / entry.sha256[:2] / entry.sha256

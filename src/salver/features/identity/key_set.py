@@ -77,7 +77,7 @@ def _algorithms(key: Mapping[str, Any]) -> tuple[str, ...]:
     if not _SECRET.isdisjoint(key):
         return ()
     named = key.get("alg")
-    return of_type if named is None else tuple(each for each in of_type if each == named)
+    return tuple(each for each in of_type if named in (None, each))
 
 
 def _public_key(key: Mapping[str, Any], algorithm: str) -> Any:
@@ -88,7 +88,9 @@ def _public_key(key: Mapping[str, Any], algorithm: str) -> Any:
         is_short = checker.check_key_length(found) is not None
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
         return None
-    return None if is_short else found
+    if is_short:
+        return None
+    return found
 
 
 class KeySource:

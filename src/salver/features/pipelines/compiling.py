@@ -398,7 +398,9 @@ class LocalRun:
         if OFFSETS in outputs:
             return int(outputs[OFFSETS][-1])
         offsets = arrays.get(OFFSETS if self._joined else _OF_FIRST)
-        return len(next(iter(arrays.values()))) if offsets is None else len(offsets) - 1
+        if offsets is None:
+            return len(next(iter(arrays.values())))
+        return len(offsets) - 1
 
     def _wrong(self, output: str, type: EdgeType, array: Array | None, rows: str = "") -> ModelFailed:
         said = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"

@@ -49,7 +49,9 @@ class Config(msgspec.Struct, frozen=True):
     def activation(self) -> str:
         """Class of the function that a cross-encoder applies to its scores; empty = not said."""
         said = (self.sentence_transformers or {}).get("activation_fn")
-        return said if isinstance(said, str) else self.sbert_ce_default_activation_function or ""
+        if isinstance(said, str):
+            return said
+        return self.sbert_ce_default_activation_function or ""
 
 
 class TokenizerConfig(msgspec.Struct, frozen=True):
@@ -276,10 +278,12 @@ def task_of(config: Config, modules: tuple[Module, ...], sentences: SentenceConf
     >>> task_of(Config(architectures=["BertForTokenClassification"]), (), SentenceConfig(), "")
     'token-classification'
     """
+    if sentences.model_type == "SparseEncoder":
+        return "sparse-embeddings"
     if modules:
-        return "sparse-embeddings" if sentences.model_type == "SparseEncoder" else "sentence-embeddings"
-    if sentences.model_type in ("CrossEncoder", "SparseEncoder"):
-        return "text-ranking" if sentences.model_type == "CrossEncoder" else "sparse-embeddings"
+        return "sentence-embeddings"
+    if sentences.model_type == "CrossEncoder":
+        return "text-ranking"
     task = next((task for suffix, task in SUFFIXES if config.architecture.endswith(suffix)), "")
     if config.model_type == "whisper":
         task = "automatic-speech-recognition"

@@ -109,14 +109,9 @@ class Prompter(NamedTuple):
             self.language(language or "")
         spoken = self.language(language) if language else heard
         if spoken is not None:
-            tokens[1:2] = (
-                [spoken]
-                if len(tokens) < 2 or tokens[1] in self.languages.values()
-                else [
-                    spoken,
-                    *tokens[1:2],
-                ]
-            )
+            if len(tokens) > 1 and tokens[1] in self.languages.values():
+                del tokens[1]
+            tokens.insert(1, spoken)
         if task is not None or language is not None:
             self._put_task(tokens, task or "transcribe", is_asked=task is not None)
         if has_times:

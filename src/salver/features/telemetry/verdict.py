@@ -105,14 +105,15 @@ def judge(slow: Split, typical: Split, pressure: Pressure) -> Verdict:
 
 def _queue(slow: Split, typical: Split, pressure: Pressure) -> tuple[str, tuple[str, ...]]:
     if pressure.load >= _SATURATED:
+        earlier = "objective.latency_p99_ms in salver.toml: what cannot be in time is refused early"
+        if pressure.refused:
+            earlier = "a smaller objective.latency_p99_ms, if these are still too slow: more is refused early"
         return (
             f"every instance was busy: {pressure.offered:.0f} rows/s came, batches of "
             f"{pressure.batch_rows:.0f} rows allow {pressure.capacity:.0f} rows/s",
             (
                 _MORE,
-                "a smaller objective.latency_p99_ms, if these are still too slow: more is refused early"
-                if pressure.refused
-                else "objective.latency_p99_ms in salver.toml: what cannot be in time is refused early",
+                earlier,
                 "a larger batching.max_rows, if runs grow slower than their rows",
             ),
         )

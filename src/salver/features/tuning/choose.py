@@ -174,13 +174,13 @@ def _reasons(
     simulated: bool,
 ) -> tuple[str, ...]:
     law = laws[placed]
-    said = [
-        f"A run takes {law.t0 * 1e3:.3g} ms and {law.a * 1e3:.3g} ms a row, so half of the possible rate is "
-        f"reached at B* = n_half = {law.n_half:.3g} rows; {rows} rows reach "
-        f"{100 * law.efficiency(rows):.0f} %."
-        if law.n_half >= _FLAT
-        else f"A row takes {law.a * 1e3:.3g} ms however many run together: larger batches gain little."
-    ]
+    said = [f"A row takes {law.a * 1e3:.3g} ms however many run together: larger batches gain little."]
+    if law.n_half >= _FLAT:
+        said = [
+            f"A run takes {law.t0 * 1e3:.3g} ms and {law.a * 1e3:.3g} ms a row, so half of the possible rate "
+            f"is reached at B* = n_half = {law.n_half:.3g} rows; {rows} rows reach "
+            f"{100 * law.efficiency(rows):.0f} %."
+        ]
     if law.kink:
         said.append(f"Beyond {law.kink} rows a row takes {law.a_beyond * 1e3:.3g} ms.")
     if limit_s > 0 and law.seconds(1) > limit_s:

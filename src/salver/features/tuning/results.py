@@ -212,11 +212,9 @@ def _on_the_bound(tuned: TuningResult) -> tuple[str, ...]:
     if cost.int8_ops_a_row:
         peaks.insert(1, _with_unit(ceilings.int8_ops_per_s, "OP/s of 8-bit integers"))
     turn = knee(cost, ceilings)
-    where = (
-        f"beyond {turn:.3g} rows arithmetic is the bound, below it memory"
-        if 1 < turn < math.inf
-        else f"{most.by} is the bound at every size"
-    )
+    where = f"{most.by} is the bound at every size"
+    if 1 < turn < math.inf:
+        where = f"beyond {turn:.3g} rows arithmetic is the bound, below it memory"
     said = (
         f"Roofline: a row is {_operations(cost)}, the weights are {told_bytes(cost.weight_bytes)}; these "
         f"cores do {', '.join(peaks)} at best (measured), so that {setting.max_rows} rows allow "

@@ -94,7 +94,9 @@ def is_of_tensors(http: HttpBody) -> bool:
 def _unwrapped(inputs: Any, task: str) -> Any:
     """Return inputs without the name that the toolkit's sentence pipelines have for them."""
     is_named = task in ("sentence-embeddings", "text-ranking") and type(inputs) is dict
-    return inputs["sentences"] if is_named and list(inputs) == ["sentences"] else inputs
+    if is_named and list(inputs) == ["sentences"]:
+        return inputs["sentences"]
+    return inputs
 
 
 def _of_query(query: bytes) -> dict[str, Any]:

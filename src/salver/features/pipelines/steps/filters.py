@@ -77,12 +77,16 @@ def _iban(text: str) -> int:
 
 def _card(text: str) -> int:
     digits = _digits(text)
-    return len(text) if len(set(digits)) > 1 and is_luhn(text) else 0
+    if len(set(digits)) < 2 or not is_luhn(text):
+        return 0
+    return len(text)
 
 
 def _phone(text: str) -> int:
     least = 8 if text.startswith("+") else 9
-    return len(text) if least <= len(_digits(text)) <= 15 and not _DATE.match(text) else 0
+    if _DATE.match(text) or not least <= len(_digits(text)) <= 15:
+        return 0
+    return len(text)
 
 
 def _ip(text: str) -> int:
@@ -95,7 +99,9 @@ def _ip(text: str) -> int:
 
 def _ssn(text: str) -> int:
     area, group, serial = int(text[:3]), int(text[4:6]), int(text[7:])
-    return len(text) if area not in (0, 666) and area < 900 and group and serial else 0
+    if area in (0, 666) or area >= 900 or not group or not serial:
+        return 0
+    return len(text)
 
 
 #: In this order: what one kind has taken is no match of those after it.

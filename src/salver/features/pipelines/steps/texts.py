@@ -97,8 +97,10 @@ class Tokenize(Step, frozen=True):
     def _tokens(self, encoder: TextEncoder, found: list[object]) -> Arrays | SalverError:
         encodings = []
         for each in found:
+            if isinstance(each, SalverError):
+                return each
             if not isinstance(each, list):
-                return each if isinstance(each, SalverError) else InvalidInput("a text has no tokens")
+                return InvalidInput("a text has no tokens")
             encodings.append(each[0])
         if not encodings:
             return {name: np.zeros((0, 0), kind) for name, kind in _TOKENS.items()}

@@ -353,6 +353,9 @@ def _stage(policy: Policy, forecast: Forecast, metric: Metric, index: int) -> St
         blind = 0.0
     promotes = promotion_minutes(policy, index, metric, forecast)
     has_gate = metric.promotion_margin is not None and math.isfinite(promotes)
+    budget = None
+    if stage.sample:
+        budget = warm_up + stage.sample / (60 * forecast.requests_per_second * stage.weight)
     return StageOutlook(
         stage=index,
         weight=stage.weight,
@@ -361,9 +364,7 @@ def _stage(policy: Policy, forecast: Forecast, metric: Metric, index: int) -> St
             ratio: blind + detection_minutes(policy, index, metric, ratio, forecast) for ratio in RATIOS
         },
         promotes=warm_up + promotes if has_gate else None,
-        budget=warm_up + stage.sample / (60 * forecast.requests_per_second * stage.weight)
-        if stage.sample
-        else None,
+        budget=budget,
     )
 
 

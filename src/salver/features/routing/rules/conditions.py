@@ -168,7 +168,9 @@ def _parameter(name: str) -> Callable[[Facts], str | None]:
     def read(facts: Facts) -> str | None:
         if source in facts.traits:
             return facts.traits[source]
-        return None if facts.parameters is None else trait(facts.parameters.get(name, ""))
+        if facts.parameters is None:
+            return None
+        return trait(facts.parameters.get(name, ""))
 
     return read
 

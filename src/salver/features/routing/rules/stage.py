@@ -61,7 +61,9 @@ class RuleStage:
 
     def below(self, model: str, version: str, call: Call) -> Passage | None:
         """Return the passage through the stage of releases."""
-        return None if self.beneath is None else self.beneath.begin(model, version, call)
+        if self.beneath is None:
+            return None
+        return self.beneath.begin(model, version, call)
 
     def ruled(self, asked: "_Incoming", rule: CompiledRule) -> "RuledRequest":
         """Return the passage of a request on which a rule decides."""
