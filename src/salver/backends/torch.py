@@ -89,7 +89,7 @@ class TorchBackend:
 
     def preloads(self, manifest: Manifest) -> tuple[str, ...]:
         """See :class:`~salver.backends.protocol.ForkableBackend`."""
-        names = ("salver.backends.torch", "torch")
+        names = ("salver.backends.torch", "torch", "numpy.random")
         return (*names, *_OF_EXPORT) if manifest.format == "torch-export" else names
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
@@ -314,7 +314,7 @@ def _scripted(torch: Any, manifest: Manifest, open_program: Callable[[Any, Path]
     program = open_program(torch, manifest.path)
     arguments = program.forward.schema.arguments[1:]
     scalars = frozenset(a.name for a in arguments if str(a.type) in _SCALARS)
-    declared = manifest.config.inputs
+    declared, outputs = manifest.config.inputs, manifest.config.outputs
     traced = () if declared else _traced(torch, manifest.path)
     graph = str(program.inlined_graph)
     # A program that keeps state is tried on another copy than the one that is served.
@@ -328,15 +328,15 @@ def _scripted(torch: Any, manifest: Manifest, open_program: Callable[[Any, Path]
         inputs = tuple(_spec(torch, a.name, t) for a, t in zip(arguments, traced, strict=True))
         # The example of a trace has a fixed batch: free axis 0 if the program accepts other sizes.
         free = tuple(TensorSpec(s.name, s.datatype, (-1, *s.shape[1:])) for s in inputs)
-        if all(s.shape for s in inputs) and _has_rows(torch, trial, free):
-            inputs = free
+        if all(s.shape for s in inputs) and (found := _by_rows(torch, trial, free)):
+            inputs, outputs = free, outputs or found
     else:
         raise LoadFailed(
             f"{manifest.path} is TorchScript that does not say which shapes it takes",
             fix="Declare them in salver.toml beside it (-1 = free):\n" + _example(torch, trial, arguments),
         )
     trial = _arranged(torch, trial, takes)
-    outputs = manifest.config.outputs or _probe(torch, trial, inputs, scalars)
+    outputs = outputs or _probe(torch, trial, inputs, scalars)
     batched = is_batched(inputs, outputs, manifest.config)
     signature = Signature(inputs, outputs, batched, "pytorch_torchscript")
     # A program that assigns to attributes is not thread-safe, so its runs take turns.
@@ -489,32 +489,43 @@ def _trial(torch: Any, specs: Sequence[TensorSpec], scalars: frozenset[str], fre
     return values
 
 
-def _has_rows(torch: Any, program: Any, specs: Sequence[TensorSpec]) -> bool:
-    """Return whether three rows at once give the same as one by one; a trace may have fixed its batch."""
+def _by_rows(torch: Any, program: Any, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Return the outputs of a program that takes any number of rows; none if its trace has fixed the number.
+
+    It does if three rows give what the first two and the last one give. A cold start waits for these runs.
+    """
     values = _trial(torch, specs, frozenset(), 3)
     try:
-        whole = _flat(torch, program(*values))
-        rows = [_flat(torch, program(*(v[i : i + 1] for v in values))) for i in range(3)]
-        return all(
-            torch.allclose(got, torch.cat([row[i] for row in rows]), rtol=1e-3, atol=1e-4)
-            for i, got in enumerate(whole)
+        whole, two, one = (
+            _flat(torch, program(*(value[rows] for value in values)))
+            for rows in (slice(3), slice(2), slice(2, 3))
+        )
+        is_free = all(
+            torch.allclose(got, torch.cat(parts), rtol=1e-3, atol=1e-4)
+            for got, *parts in zip(whole, two, one, strict=True)
         )
     except Exception:
-        return False
+        return ()
+    return _outputs(torch, whole, one) if is_free else ()
 
 
 def _probe(
     torch: Any, program: Any, inputs: tuple[TensorSpec, ...], scalars: frozenset[str]
 ) -> tuple[TensorSpec, ...]:
     try:
-        one, two = (_flat(torch, program(*_trial(torch, inputs, scalars, free))) for free in (2, 3))
+        two, three = (_flat(torch, program(*_trial(torch, inputs, scalars, free))) for free in (2, 3))
     except Exception as error:
         raise LoadFailed(
             f"a trial run on random inputs failed: {str(error).strip().splitlines()[-1][:300]}",
             fix="Check the declared inputs, or declare the outputs too ([[outputs]] in salver.toml).",
         ) from error
+    return _outputs(torch, two, three)
+
+
+def _outputs(torch: Any, some: Sequence[Any], others: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    """Return the outputs of two runs; an extent in which they differ is free."""
     specs = []
-    for index, (a, b) in enumerate(zip(one, two, strict=True)):
+    for index, (a, b) in enumerate(zip(some, others, strict=True)):
         spec = _spec(torch, f"output_{index}", a)
         shape = tuple(x if x == y else -1 for x, y in zip(a.shape, b.shape, strict=True))
         specs.append(TensorSpec(spec.name, spec.datatype, shape))
