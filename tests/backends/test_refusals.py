@@ -2,7 +2,8 @@
 
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,16 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def hide(package: str, patch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def hidden(package: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in [n for n in sys.modules if n.partition(".")[0] == package]:
         patch.delitem(sys.modules, name)
-    patch.setattr(sys, "meta_path", [Absent(package), *sys.meta_path])
+    absent = Absent(package)
+    sys.meta_path.insert(0, absent)
+    try:
+        yield
+    finally:  # the list stays: six, which TensorFlow imports meanwhile, adds to it
+        sys.meta_path.remove(absent)
 
 
 @pytest.mark.parametrize(
@@ -59,10 +66,9 @@ def hide(package: str, patch: pytest.MonkeyPatch) -> None:
 def test_a_missing_framework_names_the_extra(
     backend: Backend, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hide(package, monkeypatch)
     assert package in backend.modules and extra == backend.extra
     manifest = Manifest(ModelId("m", "1"), tmp_path / "m", "", backend.name)
-    with pytest.raises(MissingExtra) as missing:
+    with hidden(package, monkeypatch), pytest.raises(MissingExtra) as missing:
         backend.load(manifest, LoadOptions())
     said = str(missing.value)
     assert f"the {backend.name} backend needs the package '{package}" in said
