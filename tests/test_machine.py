@@ -136,7 +136,7 @@ def test_what_was_frozen_here_is_looked_at_again(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("mib", "calls"),
-    [(103, []), (110, ["collect"]), (120, ["collect", "unfreeze", "collect", "freeze"])],
+    [(103, []), (110, ["collect"]), (130, ["collect", "unfreeze", "collect", "freeze"])],
 )
 def test_all_objects_are_looked_at_only_if_the_process_has_grown_much(
     monkeypatch: pytest.MonkeyPatch, mib: int, calls: list[str]
@@ -153,17 +153,23 @@ def test_all_objects_are_looked_at_only_if_the_process_has_grown_much(
     assert said == calls
 
 
-@pytest.mark.parametrize(("is_tuned", "calls"), [(False, []), (True, ["freeze"])])
-def test_what_is_imported_is_left_alone_by_a_server(
-    monkeypatch: pytest.MonkeyPatch, is_tuned: bool, calls: list[str]
+@pytest.mark.parametrize("is_tuned", [False, True])
+def test_what_is_imported_is_left_alone_by_a_server_and_is_no_growth(
+    monkeypatch: pytest.MonkeyPatch, is_tuned: bool
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(machine, "gc", SimpleNamespace(freeze=lambda: said.append("freeze")))
+    frozen: list[bool] = []
+    sizes = iter((100, 160))
+    monkeypatch.setattr(machine, "gc", SimpleNamespace(freeze=lambda: frozen.append(True)))
     monkeypatch.setattr(machine, "_tuned", threading.Event())
+    monkeypatch.setattr(machine, "resident_bytes", lambda pid: next(sizes))
+    for name in ("resident", "of_all"):
+        monkeypatch.setattr(machine._Collected, name, 10)
     if is_tuned:
         machine._tuned.set()
-    machine.keep_imported()
-    assert said == calls
+    with machine.importing():
+        assert not frozen
+    assert frozen == [True] * is_tuned
+    assert (machine._Collected.resident, machine._Collected.of_all) == (10 + 60 * is_tuned,) * 2
 
 
 _HERE = len(os.sched_getaffinity(0))

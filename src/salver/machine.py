@@ -25,7 +25,7 @@ VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _LARGEST = 32 << 20  # bytes of a piece on the heap; larger ones are mapped
 #: Growth that is not worth a collection: bytes, or a part of what is used if that is more. To look at all
 #: objects takes long: what was imported, and what lived when a framework was.
-_LITTLE, _SHARE, _SHARE_FOR_ALL = 4 << 20, 1 / 32, 1 / 8
+_LITTLE, _SHARE, _SHARE_FOR_ALL = 4 << 20, 1 / 32, 1 / 4
 _tuned = threading.Event()  # objects frozen by this process
 
 
@@ -43,16 +43,25 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(0.0005)
 
 
-def keep_imported() -> None:
-    """Have collections leave alone what exists now, once a framework is imported: it stays."""
-    if _tuned.is_set():
-        gc.freeze()
-
-
 class _Collected:
-    """Resident bytes of this process after its last collection for an unloaded model, and the last of all."""
+    """Resident bytes of this process after its last collection for an unloaded model, and the last of all.
+
+    What is imported later counts as if it had been there.
+    """
 
     resident = of_all = 0
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Have collections leave alone what exists after an import, which stays."""
+    before = resident_bytes(os.getpid())
+    yield
+    if _tuned.is_set():
+        gc.freeze()
+        growth = max(0, resident_bytes(os.getpid()) - before)
+        _Collected.resident += growth
+        _Collected.of_all += growth
 
 
 @functools.cache

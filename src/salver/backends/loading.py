@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from salver.backends.protocol import Backend
-from salver.machine import keep_imported, usable_cores
+from salver.machine import importing, usable_cores
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import LoadFailed, MissingExtra, SalverError
 from salver.words.messages import TensorSpec
@@ -136,11 +136,10 @@ def framework(backend: Backend, module: str) -> Any:
     """
     try:
         with _IMPORTING:
-            is_new = module not in sys.modules
-            found = importlib.import_module(module)
-            if is_new:
-                keep_imported()
-            return found
+            if module in sys.modules:
+                return importlib.import_module(module)  # to wait for it, if another thread imports it
+            with importing():
+                return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == module.partition(".")[0]:
             raise MissingExtra(backend.name, backend.extra, module) from error

@@ -41,6 +41,7 @@ class Traits(msgspec.Struct, frozen=True):
             unknown, which counts as no format.
         repeatable: a request may be run once more if its host process died, because a run has no side
             effects. Unknown = no.
+        unrepeatable: formats of a repeatable backend that hold code, and so are none of that.
         gpu: its models load onto the GPU of ``LoadOptions.gpu``, and fail to load if they cannot.
     """
 
@@ -50,6 +51,7 @@ class Traits(msgspec.Struct, frozen=True):
     isolate: bool = False
     reads_config: bool = False
     repeatable: bool = False
+    unrepeatable: frozenset[str] = frozenset()
     gpu: bool = False
     harmless_formats: frozenset[str] | None = None
 

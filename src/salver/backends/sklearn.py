@@ -62,7 +62,9 @@ class SklearnBackend:
     extra = "sklearn"
     modules: tuple[str, ...] = ("sklearn", "skops")
     #: A pickle runs code. A skops file does not, but a vectoriser in it may treat texts as file names.
-    traits = Traits(releases_gil=False, harmless_formats=frozenset())
+    traits = Traits(
+        releases_gil=False, repeatable=True, unrepeatable=frozenset({"pickle"}), harmless_formats=frozenset()
+    )
 
     def recognise(self, path: Path) -> str | None:
         """Return ``skops`` for an archive with a schema, ``pickle`` for an object of a class."""

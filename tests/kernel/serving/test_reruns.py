@@ -18,9 +18,9 @@ PLAIN = Signature((), ())
 
 
 def may(backend: Any, signature: Signature = PLAIN, code: Path | None = None, **told: Any) -> bool:
-    options = told.pop("options", {})
+    options, form = told.pop("options", {}), told.pop("form", "")
     config = ModelConfig(instances=Instances(**told), options=options)
-    return _reruns(backend(), Manifest(ModelId("m", "1"), Path("m"), "f", "b", config, code=code), signature)
+    return _reruns(backend(), Manifest(ModelId("m", "1"), Path("m"), form, "b", config, code=code), signature)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def may(backend: Any, signature: Signature = PLAIN, code: Path | None = None, **
         (TensorFlowBackend, True),
         (TorchBackend, True),
         (PythonBackend, False),
-        (SklearnBackend, False),
+        (SklearnBackend, True),
     ],
 )
 def test_fixed_graphs_may_and_code_may_not_unless_its_owner_says_so(
@@ -45,3 +45,4 @@ def test_what_keeps_state_or_is_run_by_a_program_may_not() -> None:
     assert not may(OnnxBackend, Signature((), (), is_stateful=True))
     assert not may(OnnxBackend, code=Path("model.py"))
     assert not may(TorchBackend, options={"module": "model.py"})
+    assert not may(SklearnBackend, form="pickle")

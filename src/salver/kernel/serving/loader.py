@@ -322,4 +322,5 @@ def _reruns(backend: Backend, manifest: Manifest, signature: Signature) -> bool:
         return wish
     # A program beside the artefact may have side effects, so its requests must not be rerun.
     is_graph = manifest.code is None and "module" not in manifest.config.options
-    return backend.traits.repeatable and is_graph and not signature.is_stateful
+    is_data = backend.traits.repeatable and manifest.format not in backend.traits.unrepeatable
+    return is_data and is_graph and not signature.is_stateful
