@@ -1,5 +1,6 @@
 """What does an owner read when a model cannot be loaded? Always what is wrong, and what to do."""
 
+import importlib
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from packaged import load, packaged
 
 from salver.backends.lightgbm import LightgbmBackend
 from salver.backends.litert import LiteRtBackend
+from salver.backends.loading import framework
 from salver.backends.onnx import OnnxBackend
 from salver.backends.protocol import Backend, LoadOptions
 from salver.backends.sklearn import SklearnBackend
@@ -87,6 +89,17 @@ def test_a_framework_that_cannot_be_imported_says_why(
     with pytest.raises(LoadFailed, match=f"{package} is installed but cannot be imported.*libmissing") as no:
         backend.load(Manifest(ModelId("m", "1"), tmp_path / "m", "", backend.name), LoadOptions())
     assert not isinstance(no.value, MissingExtra)
+
+
+def test_a_framework_may_be_imported_without_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "another_framework.py").touch()
+    (tmp_path / "some_framework.py").write_text(
+        "try:\n    import another_framework\nexcept ImportError:\n    another_framework = None\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = framework(SklearnBackend(), "some_framework", without=("another_framework",))
+    assert found.another_framework is None
+    assert importlib.import_module("another_framework").__name__ == "another_framework"
 
 
 def test_a_table_without_pandas_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,15 +127,18 @@ def is_at_least(package: str, least: tuple[int, int]) -> bool:
 _IMPORTING = threading.Lock()
 
 
-def framework(backend: Backend, module: str) -> Any:
+def framework(backend: Backend, module: str, without: Sequence[str] = ()) -> Any:
     """Import a framework's module.
+
+    Args:
+        without: Modules that it tries to import, and does not need: they are told to be missing.
 
     Raises:
         MissingExtra: it is not installed.
         LoadFailed: it is installed but cannot be imported.
     """
     try:
-        with _IMPORTING:
+        with _IMPORTING, _missing(without):
             if module in sys.modules:
                 return importlib.import_module(module)  # to wait for it, if another thread imports it
             with importing():
@@ -146,6 +149,18 @@ def framework(backend: Backend, module: str) -> Any:
         raise LoadFailed(f"{module} is installed but cannot be imported: {error}") from error
     except Exception as error:
         raise LoadFailed(f"{module} is installed but cannot be imported: {error}") from error
+
+
+@contextmanager
+def _missing(names: Sequence[str]) -> Iterator[None]:
+    kept = {name: sys.modules[name] for name in names if name in sys.modules}
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(kept)
 
 
 @contextmanager

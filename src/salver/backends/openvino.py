@@ -6,7 +6,6 @@ batching.
 
 import queue
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ _NET = re.compile(rb'\s*(<\?xml[^>]*\?>\s*)?<net\s[^>]*\bversion="1[01]"')
 _TYPES = {"f32": DataType.FP32, "f64": DataType.FP64, "f16": DataType.FP16, "boolean": DataType.BOOL} | {
     t.name.lower().replace("uint", "u").replace("int", "i"): t for t in DataType if t.is_integer
 }
-_TELEMETRY = "openvino_telemetry"
 
 
 class OpenVinoBackend:
@@ -85,16 +83,7 @@ def preload() -> None:
 
 
 def _import() -> Any:
-    """Import OpenVINO without its telemetry, which it tries to import but does not need."""
-    kept = sys.modules.get(_TELEMETRY)
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
-    try:
-        return framework(OpenVinoBackend(), "openvino")
-    finally:
-        if kept is None:
-            del sys.modules[_TELEMETRY]
-        else:
-            sys.modules[_TELEMETRY] = kept
+    return framework(OpenVinoBackend(), "openvino", without=("openvino_telemetry",))
 
 
 class OpenVinoModel:

@@ -82,7 +82,7 @@ class SklearnBackend:
 
     def preloads(self, manifest: Manifest) -> tuple[str, ...]:
         """See :class:`~salver.backends.protocol.ForkableBackend`."""
-        return ("salver.backends.sklearn", "skops.io", *_PRELOADED)
+        return ("salver.backends.sklearn:import_skops", *_PRELOADED)
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """See :class:`~salver.backends.protocol.Backend`."""
@@ -110,7 +110,7 @@ class SklearnBackend:
             return shared(model, manifest, _HOW_TO_SHARE) if sharing else model
 
     def _skops(self, manifest: Manifest, trusted: str, options: LoadOptions) -> Any:
-        skops = framework(self, "skops.io")
+        skops = import_skops()
         # skops loads only types that it trusts; a few more have been checked to be harmless.
         unknown = sorted(set(skops.get_untrusted_types(file=manifest.path)) - _HARMLESS)
         allowed = {name.strip() for name in trusted.split(",")}
@@ -120,6 +120,11 @@ class SklearnBackend:
                 fix=f'If you do, write in salver.toml: [options] trusted = "{", ".join(unknown)}".',
             )
         return skops.load(manifest.path, trusted=[*unknown, *_HARMLESS])
+
+
+def import_skops() -> Any:
+    """Import skops without PyTorch, which it comes by as it imports each module of scikit-learn."""
+    return framework(SklearnBackend(), "skops.io", without=("sklearn.externals.array_api_compat.torch",))
 
 
 class SklearnModel:
