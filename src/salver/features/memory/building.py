@@ -2,16 +2,16 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from salver.features import MemoryConfig, TenantsConfig
-from salver.features.memory.devices import DeviceMeter, DevicePools, device_budgets
+from salver.features.memory.devices import DevicePools, device_budgets
 from salver.features.memory.estimates import parse_size
 from salver.features.memory.figures import MemoryFigures
 from salver.features.memory.nvidia import NvidiaDevices
 from salver.features.memory.operations import operations
-from salver.features.memory.ports import Meter
+from salver.features.memory.ports import DeviceUse
 from salver.features.memory.processes import ProcessMeter
 from salver.features.memory.residence import Residence
 from salver.features.memory.shares import Tenant
@@ -57,18 +57,18 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
     if wished != "auto":
         budget = parse_size(wished, "--memory")
     forks = kernel.terms.forks
-    meter: Meter = ProcessMeter(lambda: () if forks is None else forks.pids)
     budgets: dict[int, int] = {}
+    read: Callable[[], Mapping[int, DeviceUse]] = dict
     if devices:
-        gpus = NvidiaDevices()
-        budgets = device_budgets(devices, await asyncio.to_thread(gpus.read))
-        meter = DeviceMeter(meter, gpus, budgets)
+        read = NvidiaDevices().read
+        budgets = device_budgets(devices, await asyncio.to_thread(read))
+    meter = ProcessMeter(lambda: () if forks is None else forks.pids, read)
     residence = Residence(budget, kernel.models, kernel.clock, meter, kernel.plane.refresh)
     residence.reserve = max(_LEAST_RESERVE, int(budget * _RESERVE))
     tenants = kernel.config.table("tenants", TenantsConfig)
     residence.tenants = tenants_of(tenants, budget - residence.reserve)
     if budgets:
-        residence.pools = DevicePools(budgets, device_tenants(tenants, min(budgets.values())))
+        residence.pools = DevicePools(budgets, tenants_of(tenants, min(budgets.values()), on_devices=True))
     return Parts(
         additions=Additions(attachments=[RowLimits(residence)]),
         observers=[residence],
@@ -81,37 +81,21 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
     )
 
 
-def tenants_of(config: TenantsConfig, budget: int) -> dict[str, Tenant]:
+def tenants_of(config: TenantsConfig, budget: int, *, on_devices: bool = False) -> dict[str, Tenant]:
     """Return the tenants of a configuration.
 
-    Raises:
-        InvalidInput: their shares are more than the budget.
-    """
-    return _within(
-        budget,
-        {
-            name: Tenant(int(each.share_mb * _MIB), int(each.max_mb * _MIB), each.priority)
-            for name, each in config.memory.items()
-        },
-    )
-
-
-def device_tenants(config: TenantsConfig, budget: int) -> dict[str, Tenant]:
-    """Return the tenants as the pool of each device has them, the smallest of which has that budget.
+    Args:
+        on_devices: As the pool of each device has them, the smallest of which has that budget.
 
     Raises:
         InvalidInput: their shares are more than the budget.
     """
-    return _within(
-        budget,
-        {
-            name: Tenant(int(each.gpu_share_mb * _MIB), int(each.gpu_max_mb * _MIB), each.priority)
-            for name, each in config.memory.items()
-        },
-    )
-
-
-def _within(budget: int, tenants: dict[str, Tenant]) -> dict[str, Tenant]:
+    tenants = {}
+    for name, each in config.memory.items():
+        share, most = each.share_mb, each.max_mb
+        if on_devices:
+            share, most = each.gpu_share_mb, each.gpu_max_mb
+        tenants[name] = Tenant(int(share * _MIB), int(most * _MIB), each.priority)
     shares = sum(tenant.share for tenant in tenants.values())
     if shares > budget:
         raise InvalidInput(

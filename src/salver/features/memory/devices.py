@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from salver.features.memory.estimates import estimate, parse_size, with_margin
-from salver.features.memory.ports import Devices, DeviceUse, Lifecycle, Meter, Usage
+from salver.features.memory.ports import DeviceUse, Lifecycle, Usage
 from salver.features.memory.shares import Tenant
 from salver.features.memory.snapshot import DevicePart, DevicePool
 from salver.features.memory.states import Resident
@@ -53,23 +53,6 @@ def device_budgets(text: str, uses: Mapping[int, DeviceUse]) -> dict[int, int]:
     return found
 
 
-class DeviceMeter:
-    """Meter that also reads the devices with a budget."""
-
-    def __init__(self, meter: Meter, devices: Devices, gpus: Iterable[int]) -> None:
-        self._meter, self._devices, self._gpus = meter, devices, frozenset(gpus)
-
-    def read(self, *, is_exact: bool, trims: bool = False) -> Usage:
-        """See :class:`~salver.features.memory.ports.Meter`."""
-        found = self._meter.read(is_exact=is_exact, trims=trims)
-        uses = {gpu: use for gpu, use in self._devices.read().items() if gpu in self._gpus}
-        return found._replace(devices=uses)
-
-    def forget_peak(self) -> None:
-        """See :class:`~salver.features.memory.ports.Meter`."""
-        self._meter.forget_peak()
-
-
 class DevicePools:
     """Budgets of devices, and the parts of versions in them.
 
@@ -87,18 +70,15 @@ class DevicePools:
     def pools(self, usage: Usage) -> dict[str, DevicePool]:
         """Return the pools. What other programs use is not the server's, and lowers its budget."""
         found = {}
-        for gpu, use in usage.devices.items():
+        for gpu, budget in self.budgets.items():
+            if (use := usage.devices.get(gpu)) is None:  # not read yet
+                continue
             used = sum(size for pid, size in use.processes.items() if pid in usage.hosts)
             if not use.processes:  # a container may not see them: then all of it counts as the server's
                 used = use.total - use.free
-            budget = min(self.budgets[gpu], used + use.free)
-            found[name_of(gpu)] = DevicePool(budget, used, use.largest, self.tenants)
+            most = min(budget, used + use.free)
+            found[name_of(gpu)] = DevicePool(most, used, use.largest, self.tenants)
         return found
-
-    def told(self, name: str) -> str:
-        """Return the size and name of a pool as text."""
-        sizes = {name_of(gpu): size for gpu, size in self.budgets.items()}
-        return f"the {told_bytes(sizes[name])} of {name}"
 
     def expected(self, manifest: Manifest, earlier: Resident | None) -> dict[str, DevicePart]:
         """Return what a version is expected to take on devices.

@@ -10,7 +10,7 @@ from salver.words.errors import Unsupported
 
 
 class NvidiaDevices:
-    """GPUs that CUDA shows to this process (:class:`~salver.features.memory.ports.Devices`).
+    """GPUs that CUDA shows to this process.
 
     Raises:
         Unsupported: nvidia-ml-py is not installed, or there is no driver.
@@ -49,7 +49,7 @@ class NvidiaDevices:
         return self._nvml.nvmlDeviceGetHandleByUUID(name)
 
     def read(self) -> Mapping[int, DeviceUse]:
-        """See :class:`~salver.features.memory.ports.Devices`."""
+        """Return what is used of each, by number as CUDA counts them."""
         return {gpu: self._use(handle) for gpu, handle in self._handles.items()}
 
     def _use(self, handle: Any) -> DeviceUse:

@@ -82,14 +82,6 @@ class DeviceUse(NamedTuple):
     processes: Mapping[int, int]
 
 
-class Devices(Protocol):
-    """GPUs of the machine."""
-
-    def read(self) -> Mapping[int, DeviceUse]:
-        """Return the use of each, by number as CUDA counts them. Blocking."""
-        ...
-
-
 class Usage(NamedTuple):
     """Memory of the server and its processes.
 
@@ -97,7 +89,7 @@ class Usage(NamedTuple):
         server: The server's own process.
         hosts: Host processes, each with the processes that it has started.
         shared: Bytes of fork servers, and of what hosts share.
-        devices: Devices with a budget, by number.
+        devices: GPUs of the machine, by number as CUDA counts them; empty = none has a budget.
     """
 
     server: Use

@@ -7,11 +7,11 @@ which is never less, does not (proc(5): ``statm``, ``smaps_rollup``, ``status``,
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from salver.features.memory.ports import Usage, Use
+from salver.features.memory.ports import DeviceUse, Usage, Use
 from salver.machine import resident_bytes, trim_heap
 
 _CHANGE: Final = 0.01
@@ -65,10 +65,15 @@ class ProcessMeter:
 
     Args:
         fork_servers: Returns the ids of children that stay when models go. Called in any thread.
+        devices: Returns what is used of devices. Called in any thread.
     """
 
-    def __init__(self, fork_servers: Callable[[], Collection[int]] = tuple) -> None:
-        self._fork_servers = fork_servers
+    def __init__(
+        self,
+        fork_servers: Callable[[], Collection[int]] = tuple,
+        devices: Callable[[], Mapping[int, DeviceUse]] = dict,
+    ) -> None:
+        self._fork_servers, self._devices = fork_servers, devices
         self._uses: dict[int, Use] = {}
 
     def read(self, *, is_exact: bool, trims: bool = False) -> Usage:
@@ -88,7 +93,8 @@ class ProcessMeter:
             if child not in staying
         }
         shared = sum(use.pss for use in self._uses.values()) - self._uses[root].pss
-        return Usage(self._uses[root], hosts, shared - sum(use.own for use in hosts.values()))
+        shared -= sum(use.own for use in hosts.values())
+        return Usage(self._uses[root], hosts, shared, self._devices())
 
     def _again(self, pid: int) -> Use:
         known = self._uses[pid]

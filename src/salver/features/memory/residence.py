@@ -429,7 +429,7 @@ class Residence:
         need, tenants, pool = resident.need.peak, self.tenants, f"the server's {told_bytes(self.budget)}"
         if step.pool:
             need, tenants = resident.devices[step.pool].need, self.pools.tenants
-            pool = self.pools.told(step.pool)
+            pool = f"the {told_bytes(self.device_pools()[step.pool].budget)} of {step.pool}"
         text = f"model '{step.id.name}' needs {told_bytes(need)} to load, and {told_bytes(step.short)} of "
         fix = "Give the server a larger --memory."
         kept = ", ".join(sorted(map(str, step.pinned)))
