@@ -1,8 +1,7 @@
 """Expected hit ratios of caches: published figures and bounds."""
 
 import pytest
-
-from salver.stats.hit_rates import best_hit_ratio, fifo_hit_ratio, lru_hit_ratio, zipf
+from hit_rates import best_hit_ratio, fifo_hit_ratio, lru_hit_ratio, zipf
 
 #: Exponent, capacity, LRU, FIFO, best: of 10,000 items, to four digits.
 ROWS = (

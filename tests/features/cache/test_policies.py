@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hit_rates import fifo_hit_ratio, lru_hit_ratio, zipf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from soaking import one_in
@@ -17,7 +18,6 @@ from salver.features.cache.policies.queues import Fifo, Lru
 from salver.features.cache.policies.s3fifo import S3Fifo
 from salver.features.cache.policies.sieve import Sieve
 from salver.features.cache.policies.tinylfu import TinyLfu
-from salver.stats.hit_rates import fifo_hit_ratio, lru_hit_ratio, zipf
 
 EVERY = pytest.mark.parametrize("kind", list(POLICIES.values()), ids=list(POLICIES))
 

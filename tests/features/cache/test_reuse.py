@@ -7,12 +7,12 @@ from hashlib import blake2b
 
 import numpy as np
 import pytest
+from hit_rates import zipf
 from hypothesis import given
 from hypothesis import strategies as st
 from soaking import ONLY, size
 
 from salver.features.cache.reuse import ReuseSampler
-from salver.stats.hit_rates import zipf
 
 
 def hashed(key):
