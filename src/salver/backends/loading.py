@@ -138,10 +138,10 @@ def framework(backend: Backend, module: str, without: Sequence[str] = ()) -> Any
         LoadFailed: it is installed but cannot be imported.
     """
     try:
-        with _IMPORTING, _missing(without):
+        with _IMPORTING:
             if module in sys.modules:
                 return importlib.import_module(module)  # to wait for it, if another thread imports it
-            with importing():
+            with _missing(without), importing():
                 return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == module.partition(".")[0]:

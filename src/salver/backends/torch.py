@@ -242,6 +242,7 @@ def _exported(torch: Any, manifest: Manifest, sharing: str, device: str) -> Torc
     else:  # with the constants of its graph
         moved = importlib.import_module("torch.export.passes").move_to_device_pass(program, device)
         module = OnDevice(torch, moved.module(), device)
+    program.state_dict.clear()  # it is a cycle, too, and the module has what it needs
     if sharing:
         map_exported(torch, manifest.path, module)
     unflatten = torch.utils._pytree.tree_unflatten
@@ -263,12 +264,7 @@ def _exported(torch: Any, manifest: Manifest, sharing: str, device: str) -> Torc
             most = int(limit.upper)
     served = Signature(inputs, outputs, batched, "pytorch_export")
     model = TorchModel(torch, manifest.id.name, call, served, most=most)
-
-    def free() -> None:
-        program.state_dict.clear()
-        module.to("meta")
-
-    model.free = free
+    model.free = partial(module.to, "meta")
     return model
 
 
