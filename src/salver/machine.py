@@ -156,7 +156,7 @@ def sleep_between_parts() -> None:
     """Have OpenMP's threads sleep soon after each part of a run, in this process and those that it starts.
 
     GNU's otherwise spin for milliseconds until the next part: beside other models or programs, a run of
-    MobileNetV2 took three to four times the processor time, and alone it is no faster. The count is that of
+    MobileNetV2 takes twice the processor time, one of LightGBM ten times, and alone they are no faster. The count is that of
     GNU's library where it has more threads than processors. A setting in the environment takes precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
