@@ -156,8 +156,9 @@ def sleep_between_parts() -> None:
     """Have OpenMP's threads sleep soon after each part of a run, in this process and those that it starts.
 
     GNU's otherwise spin for milliseconds until the next part: beside other models or programs, a run of
-    MobileNetV2 takes twice the processor time, one of LightGBM ten times, and alone they are no faster. The count is that of
-    GNU's library where it has more threads than processors. A setting in the environment takes precedence.
+    MobileNetV2 takes twice the processor time, one of LightGBM ten times, and alone they are no faster.
+    The count is that of GNU's library where it has more threads than processors. A setting in the
+    environment takes precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
