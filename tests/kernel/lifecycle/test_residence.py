@@ -9,10 +9,10 @@ from managing import ManagerRig
 from msgspec.structs import replace
 from waiting import auntil
 
-from salver.kernel.lifecycle.ports import Outline
+from salver.kernel.lifecycle.ports import LifecycleConfig, Outline
 from salver.kernel.serving.leases import until_resident
 from salver.words.artifacts import Manifest, ModelConfig, Versions
-from salver.words.errors import DeadlineExceeded, LoadFailed, NotReady, NotResident
+from salver.words.errors import DeadlineExceeded, LoadFailed, NotReady, NotResident, SalverError
 from salver.words.messages import ModelId, State
 
 
@@ -89,6 +89,20 @@ async def test_what_becomes_absent_is_drained_first(rig: ManagerRig) -> None:
     lease.release()
     await auntil(lambda: rig.states() == {"a:1": "GONE"})
     assert rig.manager.leases(ModelId("a", "1")) == 0
+
+
+@pytest.mark.parametrize(("retries", "is_awaited"), [(1, True), (0, False)])
+async def test_a_version_that_is_tried_again_is_waited_for(retries: int, is_awaited: bool) -> None:
+    rig = ManagerRig(LifecycleConfig(retries=retries, backoff_s=10))
+    rig.loader.errors["a:1@a"] = LoadFailed("its host was killed")
+    rig.manager.residence = FakeResidence(rig)
+    rig.manager.apply([m("a")])
+    await auntil(lambda: rig.states() == {"a:1": "FAILED"})
+    await asyncio.sleep(0)  # its task ends
+    with pytest.raises(SalverError) as caught:
+        rig.manager.acquire("a")
+    assert isinstance(caught.value, NotResident) == is_awaited
+    await rig.manager.drain(0)
 
 
 async def test_a_load_under_way_is_dropped_when_it_becomes_absent(rig: ManagerRig) -> None:

@@ -139,8 +139,14 @@ class Manager(Generic[ServableT]):
     def _missing(self, name: str, version: str) -> SalverError:
         """Return the error of a request that no copy can answer."""
         if self.residence is not None:
-            ids = [id for id in self._ids.get(name, ()) if id in self._absent]
-            ids += [c.id for c in self._copies.values() if c.state in RISING and c.id in self._targets]
+            # Also one that has failed and is tried again, as one whose host was killed while it loaded.
+            failed = {
+                copy.id
+                for copy in self._copies.values()
+                if copy.state is State.FAILED and (copy.task is None or copy.task.done())
+            }
+            coming = self._absent | (self._targets.keys() - failed)
+            ids = [id for id in self._ids.get(name, ()) if id in coming]
             id = self._routes.meant(ids, name, version)
             if id is not None:
                 return Absent.of(id, self.residence)
