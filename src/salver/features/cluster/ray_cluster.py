@@ -149,12 +149,13 @@ class RayCluster:
 
     async def nodes(self) -> Sequence[Node]:
         """See :class:`~salver.features.cluster.ports.Cluster`."""
-        found = [node for node in await asyncio.to_thread(self._ray.nodes) if node["Alive"]]
-        self._ids = {node["NodeID"][:_NAME]: node["NodeID"] for node in found}
+        told = await asyncio.to_thread(self._ray.nodes)
+        alive = {node["NodeID"][:_NAME]: node for node in told if node["Alive"]}
+        self._ids = {name: node["NodeID"] for name, node in alive.items()}
         self._raylets = {
-            node["NodeID"][:_NAME]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in found
+            name: (node["NodeManagerAddress"], node["NodeManagerPort"]) for name, node in alive.items()
         }
-        return [_node(node["NodeID"][:_NAME], node["Resources"], node.get("Labels", {})) for node in found]
+        return [_node(name, node["Resources"], node.get("Labels", {})) for name, node in alive.items()]
 
     async def start(self, load: Load, node: str) -> RayReplica:
         """See :class:`~salver.features.cluster.ports.Cluster`."""

@@ -27,9 +27,8 @@ def next_step(snapshot: Snapshot) -> Step | None:
         is_idle = version.idle_s and now - max(version.last, version.since) > version.idle_s
         if version.place == "resident" and is_idle and not (version.is_pinned or version.is_held):
             return Evict(version.id, "idle")
-    is_quiet = all(version.place in ("absent", "resident") for version in snapshot.versions)
     pools = Pools(snapshot)
-    if is_quiet:
+    if pools.is_quiet:
         for pool in pools.all:
             if (step := pool.excess()) is not None:
                 return step
@@ -47,7 +46,7 @@ def next_step(snapshot: Snapshot) -> Step | None:
         for pool, part in pools.of(version):
             if (refusal := pool.refusal(part)) is not None:
                 return refusal
-    if not is_quiet:
+    if not pools.is_quiet:
         return None
     for version in waiting[:served]:
         going = [pool.going(part) for pool, part in pools.of(version) if not pool.admits(part)]

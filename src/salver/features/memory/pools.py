@@ -105,14 +105,17 @@ class Pools:
     """The pools of a snapshot: the host's, and those of devices.
 
     Attributes:
+        is_quiet: Nothing comes or goes.
         host: That of the host.
         all: Every one.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        is_quiet = all(version.place in ("absent", "resident") for version in snapshot.versions)
-        self.host = Pool(snapshot, is_quiet=is_quiet)
-        self._devices = {name: Pool(_view(snapshot, name), is_quiet=is_quiet) for name in snapshot.devices}
+        self.is_quiet = all(version.place in ("absent", "resident") for version in snapshot.versions)
+        self.host = Pool(snapshot, is_quiet=self.is_quiet)
+        self._devices = {
+            name: Pool(_view(snapshot, name), is_quiet=self.is_quiet) for name in snapshot.devices
+        }
         self.all = (self.host, *self._devices.values())
 
     def of(self, version: Version) -> Iterator[tuple[Pool, Version]]:
