@@ -7,13 +7,10 @@ in order. It knows nothing of batching.
 """
 
 import importlib
-import io
 import logging
-import pickle
 import re
 import threading
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
@@ -37,6 +34,7 @@ with lazy_imports():
     from salver.backends.outputs import Outputs
     from salver.backends.torch_device import OnDevice, device_of
     from salver.backends.torch_module import open_module
+    from salver.backends.torch_script import changes, open_in_parts, traced_inputs
     from salver.backends.torch_weights import map_exported, open_script
 
 
@@ -46,8 +44,6 @@ _OPTIONS = ("disable_optimized_execution", "inference_mode", "module", "num_inte
 #: What PyTorch imports when it loads an exported program for the first time: a second of work.
 _OF_EXPORT = ("torch.export.pt2_archive._package", "torch._export.serde.serialize", "torch.export._unlift")
 _HOW_TO_SHARE = "Save the weights with torch.save, or the program with torch.export.save."
-#: Operations that change an attribute, or a tensor or list in place.
-_KEEPS_STATE = re.compile(r"prim::SetAttr|\w::\w+_\(|aten::(append|insert|extend|pop|clear|_set_item|Delete)")
 _PLACED = re.compile(r".*__([0-9]{1,4})")
 _SCALARS = {"int": DataType.INT64, "float": DataType.FP64, "bool": DataType.BOOL}
 
@@ -126,6 +122,8 @@ class TorchBackend:
                 model = _compiled(torch, manifest)
             else:
                 open_program = open_script if sharing else partial(_open_script, device=device)
+                if not options.own_process:  # which others need meanwhile
+                    open_program = _open_yielding
                 model = _scripted(torch, manifest, open_program)
             model.mode = mode
             if not sharing or (SHARE not in wish and not mapped_files(manifest.path)):
@@ -299,6 +297,13 @@ def _declared(torch: Any, manifest: Manifest, program: Any, own: Sequence[str] =
     return TorchModel(torch, manifest.id.name, _arranged(torch, program, takes, gives), signature)
 
 
+def _open_yielding(torch: Any, path: Path) -> Any:
+    program = open_in_parts(torch, path)
+    if program is None:
+        return _open_script(torch, path, "cpu")
+    return program.eval()
+
+
 def _open_script(torch: Any, path: Path, device: str) -> Any:
     program = torch.jit.load(str(path), map_location=device).eval()
     if device == "cpu":
@@ -311,10 +316,10 @@ def _scripted(torch: Any, manifest: Manifest, open_program: Callable[[Any, Path]
     arguments = program.forward.schema.arguments[1:]
     scalars = frozenset(a.name for a in arguments if str(a.type) in _SCALARS)
     declared, outputs = manifest.config.inputs, manifest.config.outputs
-    traced = () if declared else _traced(torch, manifest.path)
-    graph = str(program.inlined_graph)
+    traced = () if declared else traced_inputs(torch, manifest.path)
+    keeps, writes = changes(manifest.path)
     # A program that keeps state is tried on another copy than the one that is served.
-    trial = open_program(torch, manifest.path) if _KEEPS_STATE.search(graph) else program
+    trial = open_program(torch, manifest.path) if keeps else program
     takes = _places(declared, [a.name for a in arguments], "inputs")
     if declared:
         inputs = declared
@@ -336,7 +341,6 @@ def _scripted(torch: Any, manifest: Manifest, open_program: Callable[[Any, Path]
     batched = is_batched(inputs, outputs, manifest.config)
     signature = Signature(inputs, outputs, batched, "pytorch_torchscript")
     # A program that assigns to attributes is not thread-safe, so its runs take turns.
-    writes = "prim::SetAttr" in graph
     gives = _places(manifest.config.outputs, (), "outputs")
     call = _arranged(torch, _in_turn(program) if writes else program, takes, gives)
     return TorchModel(torch, manifest.id.name, call, signature, scalars)
@@ -401,41 +405,6 @@ def _in_turn(program: Any) -> Any:
             return program(*arguments)
 
     return call
-
-
-class _Examples(pickle.Unpickler):
-    """Unpickler for shapes and types of a trace's tensors; creates only empty tensors."""
-
-    def __init__(self, torch: Any, content: bytes) -> None:
-        super().__init__(io.BytesIO(content))
-        self._torch = torch
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid[1]
-
-    def find_class(self, module: str, name: str) -> Any:
-        torch = self._torch
-        if name == "_rebuild_tensor_v2":
-            return lambda kind, _, size, *rest: torch.empty(size, dtype=kind, device="meta")
-        if name == "restore_type_tag":
-            return lambda value, _: value
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch" and name.endswith("Storage"):
-            return getattr(torch, name).dtype
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-
-def _traced(torch: Any, path: Path) -> tuple[Any, ...]:
-    """Return the example inputs that ``torch.jit.trace`` stored, or none."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith("/traced_inputs.pkl"):
-                try:
-                    return tuple(_Examples(torch, archive.read(name)).load().get("forward", ()))
-                except Exception:  # unknown form: the inputs must be declared
-                    return ()
-    return ()
 
 
 def _example(torch: Any, program: Any, arguments: Sequence[Any]) -> str:
