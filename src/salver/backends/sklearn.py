@@ -7,6 +7,7 @@ one input per column; a pipeline that begins with a vectoriser takes texts. It k
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,15 @@ class SklearnBackend:
     def _skops(self, manifest: Manifest, trusted: str, options: LoadOptions) -> Any:
         skops = import_skops()
         # skops loads only types that it trusts; a few more have been checked to be harmless.
+        allowed = {name.strip() for name in trusted.split(",")} | _HARMLESS
+        if not options.trust_pickle:
+            with suppress(framework(self, "skops.io.exceptions").UntrustedTypesFoundException):
+                return skops.load(manifest.path, trusted=sorted(allowed))
         unknown = sorted(set(skops.get_untrusted_types(file=manifest.path)) - _HARMLESS)
-        allowed = {name.strip() for name in trusted.split(",")}
-        if not options.trust_pickle and (rest := sorted(set(unknown) - allowed)):
+        if not options.trust_pickle:
             raise LoadFailed(
-                f"{manifest.path} holds types that skops does not trust: {', '.join(rest)}",
+                f"{manifest.path} holds types that skops does not trust: "
+                f"{', '.join(sorted(set(unknown) - allowed))}",
                 fix=f'If you do, write in salver.toml: [options] trusted = "{", ".join(unknown)}".',
             )
         return skops.load(manifest.path, trusted=[*unknown, *_HARMLESS])
