@@ -4,6 +4,10 @@ import asyncio
 import functools
 import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from salver.words.messages import ModelId, TensorSpec
 from salver.words.tensor import DataType
 
 WIDTH, LAYERS = 2048, 4
+WIDTHS = (16, 64, WIDTH)
 WEIGHTS = LAYERS * WIDTH * WIDTH * 4  # bytes: 67 MB
 
 
@@ -112,20 +117,27 @@ def _exported(folder: Path, width: int) -> Path:
     return folder / "model.pt2"
 
 
-def _tflite(folder: Path, width: int) -> Path:
-    import subprocess
-    import sys
-
+@functools.cache
+def _tflite_files() -> dict[int, Path]:
+    """Write a network of each width, in one process: to import TensorFlow takes longest."""
+    folder = Path(tempfile.mkdtemp())
     code = (
         "import numpy as np, tensorflow as tf\n"
-        f"W = [np.eye({width}, dtype='f4') for _ in range({LAYERS})]\n"
-        f"@tf.function(input_signature=[tf.TensorSpec([None, {width}], tf.float32)])\n"
-        "def net(x):\n    for w in W:\n        x = tf.matmul(x, tf.constant(w))\n    return x\n"
-        "c = tf.lite.TFLiteConverter.from_concrete_functions([net.get_concrete_function()])\n"
-        "open('model.tflite', 'wb').write(c.convert())"
+        f"for width in {WIDTHS}:\n"
+        f"    W = [np.eye(width, dtype='f4') for _ in range({LAYERS})]\n"
+        "    @tf.function(input_signature=[tf.TensorSpec([None, width], tf.float32)])\n"
+        "    def net(x):\n"
+        "        for w in W:\n            x = tf.matmul(x, tf.constant(w))\n"
+        "        return x\n"
+        "    c = tf.lite.TFLiteConverter.from_concrete_functions([net.get_concrete_function()])\n"
+        "    open(f'{width}.tflite', 'wb').write(c.convert())"
     )
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
-    return folder / "model.tflite"
+    return {width: folder / f"{width}.tflite" for width in WIDTHS}
+
+
+def _tflite(folder: Path, width: int) -> Path:
+    return Path(shutil.copy(_tflite_files()[width], folder / "model.tflite"))
 
 
 def _neighbours(folder: Path, width: int) -> Path:

@@ -9,9 +9,12 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+
+import cpu_notes
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "salver"
@@ -224,7 +227,13 @@ def write_tree(tree: Path, name: str) -> None:
 
 
 def run(
-    tree: Path, output: Path, program: str, arguments: list[str], tests: Sequence[Path], files: Sequence[Path]
+    test: str,
+    tree: Path,
+    output: Path,
+    program: str,
+    arguments: list[str],
+    tests: Sequence[Path],
+    files: Sequence[Path],
 ) -> None:
     """Run a program on a tree in this process, and end; with its output in a file.
 
@@ -258,4 +267,5 @@ def run(
     if files and is_right:
         is_right = pytest_on(files, Importing()) == pytest.ExitCode.NO_TESTS_COLLECTED
     sys.stdout.flush()
+    cpu_notes.note(test, time.process_time())
     os._exit(not is_right)

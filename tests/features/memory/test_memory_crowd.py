@@ -18,7 +18,7 @@ from salver.features.memory.processes import pss, tree
 from salver.testing.process import ServerProcess
 
 WIDE = 1024
-COUNT, ASKS, CALLERS = 50, 1500, 4
+COUNT, ASKS, CALLERS = 50, 500, 4
 BUDGET = 220 << 20
 BROKEN = 7
 
@@ -59,13 +59,13 @@ def test_fifty_models_in_memory_for_ten(tmp_path: Path) -> None:
         server.wait_ready()
 
         def watch() -> None:
-            while not is_over.wait(0.05):
+            while not is_over.wait(0.1):
                 seen.append(pss(tree(server.pid)))
 
         def ask(turn: int) -> None:
             number = int(numbers[turn])
-            if turn % 300 == 150:
-                write(root / f"m{turn % COUNT}", turn % COUNT + 1000, 2 + turn // 300)
+            if turn % 100 == 50:
+                write(root / f"m{turn % COUNT}", turn % COUNT + 1000, 2 + turn // 100)
             if turn % 25 == 0:
                 give_up(server, number)
             status, answer = infer(server, number)

@@ -36,7 +36,7 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
 
 def drained(law: tuple[float, float], load: float, seed: int = 1) -> SimulationResult:
     a, t0 = law
-    count = 800_000 if load > 0.8 else 200_000
+    count = 400_000 if load > 0.8 else 100_000
     return simulate(DRAIN, arrivals(load / a, count, seed), lambda b: a * b + t0)
 
 
@@ -92,7 +92,7 @@ def test_one_at_a_time_is_the_pollaczek_khinchine_queue() -> None:
 def test_two_slots_are_the_m_m_2_queue() -> None:
     rng = np.random.default_rng(6)
     policy = Batching(enabled=False, max_queue=1 << 30)
-    done = simulate(policy, poisson(1.0, 400_000, rng), lambda b: rng.exponential(), slots=2)
+    done = simulate(policy, poisson(1.0, 200_000, rng), lambda b: rng.exponential(), slots=2)
     assert done.latencies.mean() == pytest.approx(1 / (1 - 0.5**2), rel=0.02)
 
 
