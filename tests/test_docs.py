@@ -38,8 +38,6 @@ TEXTS = [
 MARKED = re.compile(r"^<!-- (test|test: serve|output) -->\n+```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAMED_FILE = re.compile(r"`((?:src|docs|tests|requirements|benchmarks|examples|scripts)/[\w./-]+)`")
-#: skops imports PyTorch through this module, which no snippet with a model of scikit-learn's asks for.
-WITHOUT_TORCH = "import sys; sys.modules['sklearn.externals.array_api_compat.torch'] = None\n"
 READY_WITHIN_S = 60
 NUMBER = re.compile(r"\d+")
 PORTS = (8000, 8001, 8002, 8080, 8500, 8501, 8081, 8082, 7070, 7071)
@@ -65,15 +63,20 @@ TESTED = [page for page in TEXTS if snippets(page)]
 
 
 class Reader:
-    """Does what a page says, in a folder of its own, on ports of its own."""
+    """Does what a page says, in a folder of its own, on ports of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        modules: What the processes that it starts have imported already, besides Salver.
+    """
+
+    def __init__(self, folder: Path, modules: tuple[str, ...]) -> None:
         self._folder = folder
         self._ports = {str(port): str(free_port()) for port in PORTS}
         self._servers: list[subprocess.Popen[bytes]] = []
         commands = folder / ".bin"
         commands.mkdir()
-        fork_server.write_command(commands)
+        fork_server.write_command(commands, modules=modules)
+        self._python = fork_server.write_command(commands, fork_server.SNIPPET, modules)
         path = os.pathsep.join(
             map(str, (commands, Path(sys.executable).parent, ROOT / ".envs" / "helm", os.environ["PATH"]))
         )
@@ -104,7 +107,7 @@ class Reader:
     def _run(self, language: str, text: str) -> str:
         command = ["bash", "-euc", shell(text)]
         if language == "python":
-            command = [sys.executable, "-c", WITHOUT_TORCH + text]
+            command = [str(self._python), text]
         done = subprocess.run(
             command,
             cwd=self._folder,
@@ -170,9 +173,11 @@ class Reader:
 
 @pytest.mark.parametrize("page", TESTED, ids=relative)
 def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
-    reader = Reader(tmp_path)
+    steps = snippets(page)
+    uses_sklearn = any("skops" in snippet.text for snippet in steps)
+    reader = Reader(tmp_path, fork_server.SKLEARN if uses_sklearn else ())
     try:
-        reader.follow(snippets(page))
+        reader.follow(steps)
     finally:
         reader.close()
 

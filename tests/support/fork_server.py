@@ -2,8 +2,9 @@
 
 What it starts is what the command would be: a process of its own with these arguments, this environment and
 working directory, and real sockets. Servers of tests start from it (:func:`start`), and so does what pages of
-the documentation call in a shell (:func:`write_command`). Tests of the command itself (``tests/cli``) start a
-new interpreter.
+the documentation call in a shell (:func:`write_command`), together with snippets in Python: for pages with
+models of scikit-learn from one that has imported it (:data:`SKLEARN`). Tests of the command itself
+(``tests/cli``) start a new interpreter.
 """
 
 import array
@@ -23,6 +24,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 import cpu_notes
@@ -31,6 +33,22 @@ import forked_hosts
 from salver.testing.process import RunningProcess
 
 COMMAND = Path(sys.executable).with_name("salver")
+#: Runs its argument, Python's text.
+SNIPPET = "python-snippet"
+#: What takes seconds to import for pages with a model of scikit-learn, and for servers of it.
+SKLEARN = (
+    "pandas",
+    "sklearn.calibration",
+    "sklearn.compose",
+    "sklearn.datasets",
+    "sklearn.linear_model",
+    "sklearn.naive_bayes",
+    "sklearn.pipeline",
+    "sklearn.svm",
+    "skops.io",
+)
+#: scikit-learn's modules each import it, which no model of a snippet asks for.
+_WITHOUT = "sklearn.externals.array_api_compat.torch"
 #: Variables that are read when a server runs; with other ones changed a process starts anew.
 _READ_LATE = ("SALVER_", "SAGEMAKER_", "AIP_", "OTEL_", "AWS_", "PYTEST_", "TF_")
 _MESSAGE_BYTES = 1 << 17
@@ -114,15 +132,17 @@ def start(
     return server.start(command, stdout, stderr, env, cwd or Path.cwd())
 
 
-def write_command(folder: Path) -> None:
-    """Write a ``salver`` into ``folder``, for a shell's PATH, that starts from the fork server.
+def write_command(folder: Path, name: str = COMMAND.name, modules: tuple[str, ...] = ()) -> Path:
+    """Write a command into ``folder``, for a shell's PATH, that starts from a fork server with them.
 
     Whatever variables it has do not change the modules that are imported already.
     """
-    script = folder / COMMAND.name
-    text = _SCRIPT.format(python=sys.executable, address=running().address, command=str(COMMAND))
+    script = folder / name
+    command = str(COMMAND.with_name(name))
+    text = _SCRIPT.format(python=sys.executable, address=running(modules).address, command=command)
     script.write_text(text)
     script.chmod(0o755)
+    return script
 
 
 def _is_alike(env: Mapping[str, str], base: Mapping[str, str]) -> bool:
@@ -173,24 +193,28 @@ class ForkedProcess:
 
 
 @functools.cache
-def running() -> "ForkServer":
-    """Return the fork server of this process; start it at the first call."""
-    return ForkServer()
+def running(modules: tuple[str, ...] = ()) -> "ForkServer":
+    """Return the fork server of this process that has imported these, too; start it at the first call."""
+    return ForkServer(modules)
 
 
 class ForkServer:
-    """The process that forks; it ends with this one."""
+    """The process that forks; it ends with this one.
 
-    def __init__(self) -> None:
+    Args:
+        modules: What it imports besides.
+    """
+
+    def __init__(self, modules: tuple[str, ...] = ()) -> None:
         self.env = dict(os.environ)
-        self.address = f"\0salver-tests-{os.getpid()}"
+        self.address = f"\0salver-tests-{os.getpid()}-{len(modules)}"
         self._lifeline, theirs = os.pipe()[::-1]
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(self.address)
             listener.listen(64)
             inherited = [listener.fileno(), theirs]
             self._process = subprocess.Popen(
-                [sys.executable, __file__, *map(str, inherited)],
+                [sys.executable, __file__, *map(str, inherited), *modules],
                 pass_fds=inherited,
                 env=self.env | forked_hosts.ONE_THREAD | _NO_THREAD,
                 stdin=subprocess.DEVNULL,
@@ -211,10 +235,10 @@ class ForkServer:
             return ForkedProcess(connection)
 
 
-def _main(listener: socket.socket, lifeline: int) -> None:
+def _main(listener: socket.socket, lifeline: int, modules: Sequence[str]) -> None:
     """Fork a process for each caller, tell how it has ended, and kill it if the caller goes away."""
     sys.path[0] = str(COMMAND.parent)  # as the command has it, not the folder of this file
-    _import()
+    _import(modules)
     gc.collect()
     gc.freeze()
     poll = select.poll()
@@ -244,7 +268,10 @@ def _main(listener: socket.socket, lifeline: int) -> None:
                 received, streams, _, _ = socket.recv_fds(caller, _MESSAGE_BYTES, 3)
                 command, env, cwd = marshal.loads(received)
                 if not (pid := os.fork()):
-                    for descriptor in (*callers, *processes, caller.fileno(), listener.fileno(), lifeline):
+                    # As sockets: one that is closed by its number is closed once more when the process ends.
+                    for each in (*(other for other, _, _ in callers.values()), caller, listener):
+                        each.close()
+                    for descriptor in (*callers, lifeline):
                         os.close(descriptor)
                     _become(command, env, cwd, streams)
                 for stream in streams:
@@ -257,8 +284,8 @@ def _main(listener: socket.socket, lifeline: int) -> None:
                 caller.send(b"%d" % pid)
 
 
-def _import() -> None:
-    """Import what a server with default options imports, and what commands and servers of registries do."""
+def _import(modules: Sequence[str]) -> None:
+    """Import what a server with default options imports, what those of registries do, and these."""
     from salver.configuration import ServeConfig
     from salver.feature import discover
 
@@ -270,12 +297,14 @@ def _import() -> None:
         table = ServeConfig().table(feature.name, feature.config) if feature.config else None
         if feature.build and feature.is_used(table):
             importlib.import_module(feature.build.partition(":")[0])
+    sys.modules[_WITHOUT] = None  # type: ignore[assignment]
+    for name in modules:
+        importlib.import_module(name)
+    del sys.modules[_WITHOUT]
 
 
 def _become(command: list[str], env: dict[str, str], cwd: str, streams: list[int]) -> None:
     """Run the command line in this process, and end."""
-    from salver.cli import main
-
     for target, stream in enumerate(streams):
         os.dup2(stream, target)
         os.close(stream)
@@ -283,6 +312,14 @@ def _become(command: list[str], env: dict[str, str], cwd: str, streams: list[int
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None
+    if Path(command[0]).name == SNIPPET:
+        sys.path[0] = ""
+        sys.argv[:] = ["-c"]
+        sys.modules["__main__"] = program = ModuleType("__main__")
+        exec(compile(command[1], "<string>", "exec"), vars(program))
+        sys.exit()
+    from salver.cli import main
+
     if not {"serve", "torchserve"}.isdisjoint(command):
         forked_hosts.begin_by_fork()
     sys.argv[:] = command
@@ -291,4 +328,4 @@ def _become(command: list[str], env: dict[str, str], cwd: str, streams: list[int
 
 
 if __name__ == "__main__":
-    _main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    _main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:])

@@ -27,9 +27,9 @@ from salver.testing import process
 
 #: Share of what is left that a worker gets at a time, for each worker.
 _PART = 8
-#: Files whose tests may take a minute each and share little with the next; a worker gets a few at a time.
-_APART = ("test_docs.py", "test_slices.py")
-_OF_THOSE = 4
+#: Files whose tests come first, since they take minutes together, and how many a worker gets at a time: pages
+#: share nothing with the next, and trees the imports of half of the frameworks.
+_APART = {"test_docs.py": 4, "test_slices.py": 100}
 _LONG, _FILES, _OTHERS = range(3)
 
 
@@ -54,6 +54,8 @@ class ForkedWorkers:
         if session.testsfailed or session.config.option.collectonly:
             return None  # pytest says so
         fork_server.running()  # one for all workers, as is their folder
+        if any(item.path.name == "test_docs.py" for item in session.items):
+            fork_server.running(fork_server.SKLEARN)
         self._config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         self._reporter.showfspath = False
         self._ranks = _ranks(session.items)
@@ -114,13 +116,13 @@ class ForkedWorkers:
         """Return the next tests: whole files, but no two with loops."""
         if session.shouldfail or session.shouldstop or not self._left:
             return []
-        rank = self._ranks[self._left[0]]
-        if rank == _LONG:
-            return self._take(lambda chosen: len(chosen) < _OF_THOSE)
+        rank, name = self._ranks[self._left[0]], session.items[self._left[0]].path.name
         count = -(-len(self._left) // (_PART * self._count))
 
         def goes_on(chosen: list[int]) -> bool:
             is_same = session.items[self._left[0]].path == session.items[chosen[-1]].path
+            if rank == _LONG:
+                return is_same and len(chosen) < _APART[name]
             return is_same or (rank == _OTHERS and len(chosen) < count)
 
         return self._take(goes_on)
