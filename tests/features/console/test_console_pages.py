@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from browsing import Open, hear
-from console_paths import EVERY, PAGES
+from console_paths import PAGES
 from console_world import CARD, OVER, RUNNING, prepare
 from playwright.sync_api import Page, Route, expect
 from programs import program
@@ -155,26 +155,6 @@ def test_the_sample_request_of_a_large_input_is_made_by_python(opened: Open, ser
     words = shlex.split(text[text.index("python3") : text.index(" | curl")])
     made = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
     assert made == {"it's": [[[0] * 30] * 3], "b": [False]}
-
-
-@EVERY
-def test_no_table_is_wider_than_the_page(opened: Open, path: str) -> None:
-    """On a phone its rows are cards."""
-    page = opened(path)
-    hear(page)
-    for details in page.locator("main details").all():
-        details.evaluate("each => { each.open = true }")
-    cells = page.locator("tbody td")
-    for width, display in ((1280, "table-cell"), (390, "grid")):
-        page.set_viewport_size({"width": width, "height": 900})
-        wide = page.evaluate(
-            "[...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth)"
-            ".map(each => each.getAttribute('aria-label'))"
-        )
-        assert not wide
-        if cells.count():
-            assert cells.first.evaluate("each => getComputedStyle(each).display") == display
-    assert {cell.evaluate("each => getComputedStyle(each).whiteSpace") for cell in cells.all()} <= {"normal"}
 
 
 def test_a_release_shows_copies_means_and_what_is_worse_when_it_is_less(opened: Open) -> None:
