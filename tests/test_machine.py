@@ -13,6 +13,13 @@ from waiting import PATIENCE_S
 from salver import machine
 
 
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that other tests load in this process get memory as before."""
+    monkeypatch.setattr(machine._Heap, "is_ours", False)
+    monkeypatch.setattr(machine._Heap, "keeps_freed", False)
+
+
 @pytest.mark.parametrize(("wish", "asked"), [(None, [(-8, 1)]), ("4", [])])
 def test_one_heap_unless_the_environment_says_otherwise(
     monkeypatch: pytest.MonkeyPatch, wish: str | None, asked: list[tuple[int, int]]
@@ -55,6 +62,28 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(
         monkeypatch.setenv(wish, "4")
     machine.keep_freed_memory()
     assert calls == asked
+
+
+def test_weights_are_mapped_while_any_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda key, value: calls.append((key, value)))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    for name in machine._SIZES:
+        monkeypatch.delenv(name, raising=False)
+    with machine.mapping_weights():
+        assert not calls, "a program that embeds the server has a heap of its own"
+    machine.keep_one_heap()
+    machine.keep_freed_memory()
+    calls.clear()
+    with machine.mapping_weights():
+        with machine.mapping_weights():
+            assert calls[-1] == (-3, 4 << 20)
+        assert calls[-1] == (-3, 4 << 20)
+    assert calls[-1] == (-3, 32 << 20)
+    calls.clear()
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4")
+    with machine.mapping_weights():
+        assert not calls
 
 
 def test_another_c_library_has_no_heaps_to_count(monkeypatch: pytest.MonkeyPatch) -> None:

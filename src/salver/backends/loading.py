@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from salver.backends.protocol import Backend
-from salver.machine import importing, usable_cores
+from salver.machine import importing, mapping_weights, usable_cores
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import LoadFailed, MissingExtra, SalverError
 from salver.words.messages import TensorSpec
@@ -165,9 +165,10 @@ def _missing(names: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def loading(manifest: Manifest) -> Iterator[None]:
-    """Translate all exceptions of a framework, which may be of any type for a broken file."""
+    """Have weights mapped, and translate all exceptions of a framework, of any type for a broken file."""
     try:
-        yield
+        with mapping_weights():
+            yield
     except SalverError:
         raise
     except MemoryError as error:
