@@ -1,6 +1,7 @@
 """The shell of the budget: one load for all callers, and every way in which it can end."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from simulated_device import SimulatedDevice
-from waiting import auntil
+from waiting import PATIENCE_S, auntil
 
 from salver.features.memory.devices import DevicePools
 from salver.features.memory.growth import Activations
@@ -70,6 +71,9 @@ class World:
         self.dead: set[int] = set()  # numbers of host processes that have been killed
         self.limits: dict[str, int] = {}  # rows of a run, by model
         self.kept: set[ModelId] = set()  # versions that answer although others are wanted
+        self.exact = 0  # measurements that read all memory
+        self.may_read = threading.Event()
+        self.may_read.set()
         self.residence = Residence(budget_mib * MIB, self, lambda: self.now, self, self.refresh)
 
     async def serve(self, *known: Manifest) -> None:
@@ -110,6 +114,8 @@ class World:
         return Loaded(self.up[id], numbers, self.limits)
 
     def read(self, *, is_exact: bool, trims: bool = False) -> Usage:
+        self.may_read.wait(PATIENCE_S)
+        self.exact += is_exact
         own = 50 * MIB + self.extra + sum(each.bytes for id, each in self.up.items() if id not in self.hosts)
         uses = {
             number: Use(size, size, size, size + self.peak)
@@ -125,7 +131,7 @@ class World:
         return {id.name: each.place for id, each in self.residence.residents.all.items()}
 
     async def are(self, **places: str) -> None:
-        await auntil(lambda: self.places() == places)
+        await auntil(lambda: self.places() == places, self.places)
 
     async def ask(self, name: str) -> None:
         self.now += 1.0  # so that what was loaded before has stayed for long enough
@@ -228,6 +234,37 @@ async def test_needs_are_learned_and_kept_for_the_next_time(make: Callable[[int]
     world.refresh()
     await world.serve(m("a", 10))
     assert world.residence.residents.all[ModelId("a", "1")].is_measured
+
+
+async def test_a_swap_of_known_versions_keeps_nobody_waiting_for_measurements(
+    make: Callable[[int], World],
+) -> None:
+    world = make(100)
+    await world.serve(m("a"), m("b"))
+    for _ in range(2):
+        world.extra = 0
+        await world.residence.tick()
+        await world.ask("a")
+        await world.ask("b")
+        world.extra, world.now = 60 * MIB, world.now + 1.0
+        await world.residence.tick()
+        await world.are(a="absent", b="absent")
+    world.extra = 35 * MIB
+    await world.residence.tick()
+    await world.ask("a")
+    await world.are(a="resident", b="absent")
+    world.residence.observe([ran("a", 1)])
+    exact = world.exact
+    gate = world.gate("b")
+    ask = asyncio.create_task(world.ask("b"))
+    await world.are(a="absent", b="loading")
+    world.may_read.clear()
+    gate.set()
+    await ask
+    assert world.places()["b"] == "loading", "it counts with its peak until it is measured"
+    world.may_read.set()
+    await world.are(a="absent", b="resident")
+    assert world.exact == exact
 
 
 async def test_what_was_learned_of_a_version_outlives_it_until_its_files_change(

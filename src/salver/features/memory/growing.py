@@ -29,6 +29,7 @@ class Growing:
     def __init__(self, residents: Residents, lifecycle: Lifecycle) -> None:
         self._residents, self._lifecycle = residents, lifecycle
         self._book = GrowthBook()
+        self._again = 0  # bytes since the last measurement by which versions have grown as they did before
         self.wish: GrowthDemand | None = None
 
     def __repr__(self) -> str:
@@ -40,10 +41,19 @@ class Growing:
         return self._book.has_news
 
     def ran(self, runs: Iterable[BatchRan]) -> bool:
-        """Note runs; return whether a larger one waits for a measurement of these."""
+        """Note runs; return whether one was as large as it may be, and larger ones are possible."""
+        is_larger = False
         for run in runs:
-            self._book.ran(ModelId(run.model, run.version), run.rows + run.padding)
-        return self.has_news and any(self._wants(each) for each in self._residents.present.values())
+            id, rows, known = ModelId(run.model, run.version), run.rows + run.padding, 0
+            resident = self._residents.present.get(id)
+            if resident is not None and not (resident.is_hosted and not resident.activations.points):
+                known = resident.activations.rows
+            is_larger |= self._book.ran(id, rows, known)
+            if resident is not None and rows <= known and not resident.is_hosted:
+                more = max(0, resident.activations.at(rows) - resident.grown)
+                resident.grown += more
+                self._again += more
+        return is_larger and any(self._wants(each) for each in self._residents.present.values())
 
     def forget(self, id: ModelId) -> None:
         """Forget the runs of a version that is unloaded."""
@@ -72,15 +82,10 @@ class Growing:
         """
         news = self._book.take(id for id, each in self._residents.present.items() if each.place == "resident")
         learned: list[Resident] = []
-        size = after.server.pss - before.server.pss
-        for id, rows in news.items():
-            resident = self._residents.present[id]
-            if rows > resident.activations.rows and not resident.is_hosted:
+        size, self._again = after.server.pss - before.server.pss - self._again, 0
+        for id in news:
+            if not (resident := self._residents.present[id]).is_hosted:
                 learned.append(resident)
-            elif not resident.is_hosted:
-                again = max(0, resident.activations.at(rows) - resident.grown)
-                resident.grown += again
-                size -= again
         for resident in learned:
             rows, known = news[resident.manifest.id], resident.activations
             beyond = known.at(rows) - known.bytes

@@ -67,7 +67,7 @@ class Activations(msgspec.Struct, frozen=True):
 
 
 class GrowthBook:
-    """Versions that have run more rows than ever, since the last measurement."""
+    """Most rows that versions have run, and those that have run more than ever since the last measurement."""
 
     def __init__(self) -> None:
         self._most: dict[ModelId, int] = {}
@@ -82,10 +82,18 @@ class GrowthBook:
         """Whether a version may have grown."""
         return bool(self._news)
 
-    def ran(self, id: ModelId, rows: int) -> None:
-        """Note a run."""
-        if rows > self._most.get(id, 0):
-            self._most[id] = self._news[id] = rows
+    def ran(self, id: ModelId, rows: int, known: int) -> bool:
+        """Note a run; return whether the version ran fewer rows before, since it was loaded.
+
+        Args:
+            known: Rows up to which its growth is known.
+        """
+        if rows <= self._most.get(id, 0):
+            return False
+        self._most[id] = rows
+        if rows > known:
+            self._news[id] = rows
+        return True
 
     def forget(self, id: ModelId) -> None:
         """Forget a version that is unloaded, or loaded anew."""

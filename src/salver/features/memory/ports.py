@@ -110,7 +110,7 @@ class Meter(Protocol):
         """Return what is used. Blocking.
 
         Args:
-            is_exact: False = an older figure will do if hardly anything has changed.
+            is_exact: False = what was read last will do, with the growth of resident sets since.
             trims: Give back what the server's process has freed first, which halts it for some milliseconds.
         """
         ...

@@ -1,8 +1,9 @@
 """Memory of this process and of those that it started. Blocking, a few microseconds to 30 ms a process.
 
 The proportional set size (PSS) counts a page that several processes share by its share, so that the sum over
-processes is what they use together. Reading it takes time in proportion to the memory; the resident set size,
-which is never less, does not (proc(5): ``statm``, ``smaps_rollup``, ``status``, ``clear_refs``).
+processes is what they use together. Reading it takes time in proportion to the memory; the resident set size
+does not, and changes by as much while what is shared stays the same (proc(5): ``statm``, ``smaps_rollup``,
+``status``, ``clear_refs``).
 """
 
 import contextlib
@@ -14,7 +15,6 @@ from typing import Final
 from salver.features.memory.ports import DeviceUse, Usage, Use
 from salver.machine import resident_bytes, trim_heap
 
-_CHANGE: Final = 0.01
 _FORGET_PEAK: Final = "5"  # for clear_refs
 
 
@@ -61,7 +61,7 @@ def _sizes(pid: int, file: str) -> dict[str, int]:
 
 
 class ProcessMeter:
-    """Memory of this process and its descendants, read anew only where it may have changed.
+    """Memory of this process and its descendants.
 
     Args:
         fork_servers: Returns the ids of children that stay when models go. Called in any thread.
@@ -85,7 +85,10 @@ class ProcessMeter:
         pids = [root, *(pid for each in trees.values() for pid in each)]
         # A process that begins or ends changes the shares of the others.
         is_known = not is_exact and self._uses.keys() == set(pids)
-        self._uses = {pid: self._again(pid) if is_known else use_of(pid) for pid in pids}
+        if is_known:
+            self._uses = {pid: _grown(use, resident_bytes(pid)) for pid, use in self._uses.items()}
+        else:
+            self._uses = {pid: use_of(pid) for pid in pids}
         staying = self._fork_servers()
         hosts = {
             child: Use(*map(sum, zip(*(self._uses[pid] for pid in each), strict=True)))
@@ -96,13 +99,13 @@ class ProcessMeter:
         shared -= sum(use.own for use in hosts.values())
         return Usage(self._uses[root], hosts, shared, self._devices())
 
-    def _again(self, pid: int) -> Use:
-        known = self._uses[pid]
-        if abs(resident_bytes(pid) - known.resident) <= _CHANGE * known.resident:
-            return known
-        return use_of(pid)
-
     def forget_peak(self) -> None:
         """See :class:`~salver.features.memory.ports.Meter`."""
         with contextlib.suppress(OSError):  # then it is that of the server's whole life
             Path("/proc/self/clear_refs").write_text(_FORGET_PEAK)
+
+
+def _grown(use: Use, resident: int) -> Use:
+    """Return the use of a process whose resident set has changed since it was read."""
+    more = resident - use.resident
+    return Use(max(0, use.pss + more), max(0, use.own + more), resident, max(use.peak, resident))

@@ -14,15 +14,9 @@ from typing import Final, NamedTuple
 from salver.features.memory import policy, pools
 from salver.features.memory.ahead import Ahead
 from salver.features.memory.devices import DevicePools
-from salver.features.memory.estimates import (
-    Framework,
-    Need,
-    estimate,
-    framework_of,
-    learned,
-    scaled,
-)
+from salver.features.memory.estimates import Need
 from salver.features.memory.growing import Growing
+from salver.features.memory.learning import Learning
 from salver.features.memory.ports import Lifecycle, Meter, Outlined, Usage, Use
 from salver.features.memory.shares import Tenant, below_ceiling, taken
 from salver.features.memory.snapshot import Admit, Demand, DevicePool, Evict, Refuse, Snapshot, Version
@@ -35,8 +29,8 @@ from salver.words.messages import ModelId
 from salver.words.sizes import told_bytes
 
 _LOG: Final = logging.getLogger("salver.memory")
-_MOST_LEARNED: Final = 1 << 16
 _MEASURED: Final = 2  # loads of a version: the first one also imports what stays
+_DRIFT: Final = 0.01  # of what is used, before it is read exactly again
 #: Why a version was unloaded, for people.
 REASONS: Final[Mapping[str, str]] = {
     "room": "because another needs its memory",
@@ -71,7 +65,7 @@ class Residence:
         refusals: Demands for which there was no room.
         evictions: Unloaded versions, by reason.
         ahead: Forecasts, and what loads by them have saved and cost.
-        used, base: Bytes that are used by everything, and by the server and frameworks without versions.
+        used: Bytes that are used by everything.
     """
 
     def __init__(
@@ -91,7 +85,7 @@ class Residence:
         self._meter = meter
         self._refresh = refresh
         self.residents = Residents()
-        self.refusals = self.base = self.used = 0
+        self.refusals = self.used = 0
         self.evictions: Counter[str] = Counter()
         self._chosen: Sequence[Manifest] = ()
         self._replaced: dict[str, set[ModelId]] = {}  # versions that answer until a newer one does, by model
@@ -99,12 +93,10 @@ class Residence:
         self.ahead = Ahead()
         self._looks_ahead = False
         self._usage = Usage(Use(), {}, 0)
-        self._imported = 0  # bytes of the server's own process without models
-        self._frameworks: set[Framework] = set()  # those that have been imported
+        self._exact = 0  # bytes that were used when they were read exactly
         self._waiting: dict[ModelId, _Wait] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._learned: dict[str, tuple[Need, float]] = {}  # by fingerprint: need, seconds of a load
-        self._last: dict[str, Resident] = {}  # by model: its version that was measured last
+        self._learning = Learning(self.residents)
         self._loading: set[Resident] = set()  # also those that are no longer wanted
         self._measuring = asyncio.Lock()
         self._moves = 0
@@ -117,6 +109,11 @@ class Residence:
         resident = sum(each.place == "resident" for each in self.residents.present.values())
         return f"<Residence {resident} of {len(self.residents.all)} versions, {told_bytes(self.budget)}>"
 
+    @property
+    def base(self) -> int:
+        """Bytes of the server and of frameworks, without versions."""
+        return self._learning.imported + self._usage.shared
+
     def now(self) -> float:
         """Return the time by the budget's clock."""
         return self._clock()
@@ -124,8 +121,7 @@ class Residence:
     async def begin(self) -> None:
         """Measure the server without models."""
         await self._look(is_exact=True, trims=True)
-        self._imported = self._usage.server.pss
-        self.base = self.used
+        self._learning.imported = self._usage.server.pss
 
     # -- what the lifecycle asks ---------------------------------------------------------------
 
@@ -166,7 +162,8 @@ class Residence:
         known = self.residents.all.get(manifest.id)
         resident = known
         if resident is None or resident.manifest.fingerprint != manifest.fingerprint:
-            resident = self._new(manifest)
+            resident = self._learning.record(manifest, self._clock())
+            resident.devices = self.pools.expected(manifest, self._learning.last(manifest))
             self.residents.add(resident)
         resident.manifest = manifest
         resident.stays = why
@@ -174,18 +171,6 @@ class Residence:
         has_to = resident.stays or (known is not resident and known is not None and known.is_up)
         if has_to and resident.place == "absent":
             self._begin(resident)
-
-    def _new(self, manifest: Manifest) -> Resident:
-        need, seconds = self._learned.get(manifest.fingerprint, (None, 1.0))
-        usual = estimate(manifest, framework_of(manifest) in self._frameworks)
-        if earlier := self._last.get(manifest.id.name):
-            usual = scaled(usual, earlier.need, manifest.bytes / max(1, earlier.manifest.bytes))
-        resident = Resident(manifest, need or usual, self._clock())
-        resident.devices = self.pools.expected(manifest, earlier)
-        if earlier:
-            resident.activations = earlier.activations
-        resident.is_measured, resident.reload_s = need is not None, seconds
-        return resident
 
     def outline(self, id: ModelId) -> Outline | None:
         """Return what was learned of a version when its files were loaded; None = they never were."""
@@ -236,7 +221,8 @@ class Residence:
 
     async def _look_at_growth(self) -> None:
         try:
-            await self._look(is_exact=True, trims=True)
+            if self._growing.has_news:
+                await self._look(is_exact=True, trims=True)
         finally:
             self._is_looking = False
         self._advance()
@@ -245,8 +231,9 @@ class Residence:
         """Measure, and do what is due because time has passed."""
         has_news = self._growing.has_news
         await self._look(is_exact=has_news, trims=has_news)
-        if self.used > self.budget - self.reserve:  # it may be what has been freed
-            await self._look(is_exact=True, trims=True)
+        is_over = self.used > self.budget - self.reserve  # it may be what has been freed
+        if is_over or abs(self.used - self._exact) > _DRIFT * self._exact:
+            await self._look(is_exact=True, trims=is_over)
         self._end_excess()
         self.ahead.turn(self._clock())
         self._looks_ahead = True
@@ -456,7 +443,7 @@ class Residence:
     # -- loads and unloads ---------------------------------------------------------------------
 
     async def _load(self, resident: Resident, move: int, *, measures: bool) -> None:
-        id = resident.manifest.id
+        id, is_known = resident.manifest.id, resident.is_measured and not measures
         if measures:
             await self._look(is_exact=True, trims=not resident.is_hosted)
             self.residents.move(resident, "loading")
@@ -464,7 +451,8 @@ class Residence:
         self._working += 1
         self._has_worked = True
         began, before = self._clock(), self._usage.server
-        self._meter.forget_peak()
+        if not is_known:
+            self._meter.forget_peak()
         is_alone = all(each is resident or each.is_settled for each in self.residents.present.values())
         failure = await self._lifecycle.outcome(id)
         resident.reload_s = max(0.001, self._clock() - began)
@@ -473,8 +461,10 @@ class Residence:
         if servable := self._lifecycle.servable(id):
             resident.is_hosted = bool(servable.processes)
         self._working -= 1
-        is_measured_now = measures or not resident.is_measured
-        await self._look(is_exact=True, trims=is_measured_now and not resident.is_hosted)
+        if is_known and not (failure or resident.ceiling):
+            self._answer(id, None)
+        is_hosted = resident.is_hosted
+        await self._look(is_exact=is_hosted or not is_known, trims=not is_hosted)
         self._loading.discard(resident)
         if self.residents.all.get(id) is not resident:
             self._advance()
@@ -489,54 +479,14 @@ class Residence:
             growth = None
             if (hosts := self._growing.hosts(id, self._usage)) is not None:
                 growth = Need(hosts.own, hosts.own + hosts.peak - hosts.resident)
-            elif is_alone and move == self._moves and is_measured_now:
+            elif is_alone and move == self._moves and not is_known:
                 server = self._usage.server
                 growth = Need(server.pss - before.pss, server.peak - before.resident)
             if servable is not None:
                 resident.outline = servable.outline
-            self._measured(resident, growth)
+            self._learning.loaded(resident, growth)
             self._loaded(resident)
         self._advance()
-
-    def _measured(self, resident: Resident, growth: Need | None) -> None:
-        """Learn what a version takes from the growth by its load; None = that is not its own, or known.
-
-        The first load of a framework also imports it. That memory stays when the version goes, so it counts
-        with the server; that of a fork server is measured.
-        """
-        usual = estimate(resident.manifest, has_framework=True)
-        if (framework := framework_of(resident.manifest)) not in self._frameworks:
-            self._frameworks.add(framework)
-            self._estimate_again(framework)
-            grew = growth or estimate(resident.manifest, has_framework=False)
-            if grew.resident > usual.resident and not resident.is_hosted:
-                self._imported += grew.resident - usual.resident
-                self.base += grew.resident - usual.resident
-                resident.need = usual
-                return
-        if growth is not None and growth.resident > 0:
-            resident.need = learned(*growth)
-            resident.is_measured = True
-        if resident.is_measured:
-            self._learn(resident)
-
-    def _estimate_again(self, framework: Framework) -> None:
-        """Estimate the versions that a framework was counted with, which is there now."""
-        for id, each in self.residents.all.items():
-            if each.place == "absent" and not each.is_measured and framework_of(each.manifest) == framework:
-                each.need = estimate(each.manifest, has_framework=True)
-                if id in self.residents.hoped:
-                    self.residents.hoped[id] = each.version(each.since)
-
-    def _learn(self, resident: Resident) -> None:
-        """Keep what was measured for the next time that these files are served."""
-        self._last[resident.manifest.id.name] = resident
-        known = self._learned
-        known[resident.manifest.fingerprint] = (resident.need, resident.reload_s)
-        if len(known) > _MOST_LEARNED:
-            del known[next(iter(known))]
-        if len(self._last) > _MOST_LEARNED:
-            del self._last[next(iter(self._last))]
 
     def _loaded(self, resident: Resident) -> None:
         """Note that a version answers, and tell those who wait for it."""
@@ -560,7 +510,7 @@ class Residence:
         await asyncio.sleep(0)  # the lifecycle begins
         await self._lifecycle.ended(resident.manifest.id)
         self._working -= 1
-        await self._look(is_exact=True)  # the lifecycle has trimmed
+        await self._look(is_exact=resident.is_hosted)  # the lifecycle has trimmed
         resident.grown = resident.leaked = 0
         resident.rows = resident.activations.rows
         self.residents.move(resident, "absent")
@@ -574,10 +524,11 @@ class Residence:
             before = self._usage
             self._usage = await asyncio.to_thread(self._meter.read, is_exact=is_exact, trims=trims)
             self.used = self._usage.total
-            self.base = self._imported + self._usage.shared
+            if is_exact:
+                self._exact = self.used
             self.pools.measure(self.residents.present.values(), self._lifecycle, self._usage)
             for resident in self._growing.learn(before, self._usage, is_calm=not self._has_worked):
-                self._last[resident.manifest.id.name] = resident
+                self._learning.measured(resident)
             self._has_worked = self._working > 0
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:

@@ -1,0 +1,24 @@
+"""The memory of processes, as Linux tells it."""
+
+import mmap
+from pathlib import Path
+
+import pytest
+
+from salver.features.memory import processes
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells it")
+MIB = 1 << 20
+
+
+def test_growth_is_told_without_reading_all_memory_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = processes.ProcessMeter()
+    before = meter.read(is_exact=True).server
+    with monkeypatch.context() as patch:
+        patch.delattr(processes, "use_of")
+        with mmap.mmap(-1, 64 * MIB) as piece:
+            piece.write(b"x" * len(piece))
+            grown = meter.read(is_exact=False).server
+    for now, then in zip(grown, before, strict=True):
+        assert now - then >= 60 * MIB or now == before.peak
+    assert meter.read(is_exact=True).server.pss < grown.pss - 60 * MIB
