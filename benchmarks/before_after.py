@@ -1,4 +1,4 @@
-"""Claim: a change makes requests to a tiny model no slower.
+"""Claim: a change makes requests to a tiny model, or another one, no slower.
 
     python benchmarks/before_after.py REVISION           # the working tree beside that commit
     python benchmarks/before_after.py REVISION --rounds 20 --seconds 3
@@ -69,10 +69,11 @@ def main() -> None:
         "--seconds", type=int, default=2, help="of load on each server, in each round and cell"
     )
     parser.add_argument("--connections", default="1,16,64")
+    parser.add_argument("--model", choices=sorted(models.MODELS), default="tiny")
     parser.add_argument("--after", type=Path, default=ROOT / "src", help="folder with the package")
     given = parser.parse_args()
     models.make()
-    model = models.MODELS["tiny"]
+    model = models.MODELS[given.model]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="salver-logs-")))
         before = stack.enter_context(checkout(given.revision))
