@@ -73,6 +73,10 @@ CASES: dict[str, tuple[Step | None, Step | None]] = {
         step(version("a", "absent", 19, is_estimated=True), version("b", "loading", 5), demanded="a"), None),
     "also by those others": (
         step(version("a", "absent", 5), version("b", "loading", 19, is_estimated=True), demanded="a"), None),
+    "a small file may need much memory: a sixteenth of the budget is kept free": (
+        step(version("a", "absent", 1, is_estimated=True), version("b", "loading", 75), demanded="a"), None),
+    "not for one that was measured": (
+        step(version("a", "absent", 1), version("b", "loading", 75), demanded="a"), admit("a")),
     "where there is much room, loads go side by side": (
         step(version("a", "absent", 5, is_estimated=True), version("b", "loading"), demanded="a"), admit("a"),
     ),

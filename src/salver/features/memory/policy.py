@@ -15,7 +15,7 @@ from salver.features.memory.snapshot import Admit, Evict, Snapshot, Step, Versio
 from salver.words.messages import ModelId
 
 #: Seconds for which a version that waits for much room lets others pass that need less.
-PATIENCE_S: Final = 1.0
+PATIENCE_S: Final = 0.25
 #: Price of a load, in parts of its time: it takes CPU and disk from requests, and memory for a moment.
 LOAD_PRICE: Final = 0.2
 

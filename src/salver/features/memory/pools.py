@@ -13,8 +13,10 @@ from salver.features.memory.shares import Tenant
 from salver.features.memory.snapshot import Evict, Refuse, Snapshot, Version
 from salver.words.messages import ModelId
 
-#: What is kept free for a version that was never measured, by its estimate, while others come and go.
+#: What is kept free for a version that was never measured, while others come and go: so many times its
+#: estimate, and such a part of the budget at least, as a small file may need much memory to run.
 DOUBT: Final = 4
+DOUBTED_PART: Final = 1 / 16
 
 
 def committed(snapshot: Snapshot) -> int:
@@ -72,7 +74,10 @@ class Pool:
 
     def has_room(self, version: Version) -> bool:
         """Return whether a version may be loaded, but for its tenant's ceiling."""
-        return _asks(version, is_alone=self._is_quiet) <= self.room
+        asked = version.peak
+        if version.is_estimated and not self._is_quiet:
+            asked = _doubted(version, self.snapshot)
+        return asked <= self.room
 
     def may_take(self, version: Version, size: int) -> bool:
         """Return whether the ceiling of a version's tenant allows it so many bytes more."""
@@ -210,17 +215,15 @@ def _refusal(
     return None
 
 
-def _asks(version: Version, *, is_alone: bool) -> int:
-    """Return the bytes that have to be free for a load to begin."""
-    if version.is_estimated and not is_alone:
-        return DOUBT * version.peak
-    return version.peak
+def _doubted(version: Version, snapshot: Snapshot) -> int:
+    """Return the bytes that have to be free to load a version of which nobody knows what it takes."""
+    return max(DOUBT * version.peak, int(snapshot.budget * DOUBTED_PART))
 
 
 def _doubt(snapshot: Snapshot) -> int:
     """Return the bytes that stay free beside loads of which nobody knows what they take."""
     loading = (each for each in snapshot.versions if each.place == "loading" and each.is_estimated)
-    return (DOUBT - 1) * sum(each.peak for each in loading)
+    return sum(_doubted(each, snapshot) - each.peak for each in loading)
 
 
 def _ripe(snapshot: Snapshot) -> list[Version]:
