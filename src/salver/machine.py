@@ -141,7 +141,7 @@ def _own_groups(controller: str, root: Path, own: str) -> Iterator[Path]:
 
 
 class _Heap:
-    """What was set for glibc's heap.
+    """Settings of glibc's heap, and who needs them.
 
     Attributes:
         is_ours: This process only serves, so that it may be set.

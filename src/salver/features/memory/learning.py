@@ -1,4 +1,4 @@
-"""What loads have taught: the need of each version, and the memory that its framework takes once for all."""
+"""Memory that versions have taken, and that their frameworks take once for all, learned from loads."""
 
 from typing import Final
 
