@@ -125,6 +125,22 @@ def test_constants_with_tensors_are_left_to_pytorch(tmp_path: Path, own_process:
     model.close()
 
 
+def test_compressed_weights_are_left_to_pytorch(tmp_path: Path) -> None:
+    path, other = traced(Layers(), tmp_path / "m.pt"), tmp_path / "other.pt"
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as copy:
+        for name in archive.namelist():
+            copy.writestr(name, archive.read(name))
+    assert torch_script.open_in_parts(torch, other) is None
+
+
+def test_another_pytorch_may_lack_what_is_used_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = traced(Layers(), tmp_path / "m.pt")
+    x, model = np.ones((1, 4), "f4"), load(path)
+    monkeypatch.delattr(torch._C, "_import_ir_module_from_package")
+    other = load(path)
+    assert other.run({"x": x})["output_0"].tolist() == model.run({"x": x})["output_0"].tolist()
+
+
 def test_what_is_cut_short_or_changed_is_refused(tmp_path: Path) -> None:
     whole = traced(Layers(), tmp_path / "m.pt").read_bytes()
     with zipfile.ZipFile(tmp_path / "m.pt") as archive:

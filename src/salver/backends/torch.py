@@ -298,7 +298,10 @@ def _declared(torch: Any, manifest: Manifest, program: Any, own: Sequence[str] =
 
 
 def _open_yielding(torch: Any, path: Path) -> Any:
-    program = open_in_parts(torch, path)
+    try:
+        program = open_in_parts(torch, path)
+    except (AttributeError, TypeError, RuntimeError):  # of PyTorch's own functions, which are not for others
+        program = None
     if program is None:
         return _open_script(torch, path, "cpu")
     return program.eval()

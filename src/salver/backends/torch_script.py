@@ -33,7 +33,8 @@ class _Yielding(io.BytesIO):
 def open_in_parts(torch: Any, path: Path) -> Any:
     """Return a program as ``torch.jit.load`` does; None = only that can.
 
-    Tensors that are constants have the names of weights, and PyTorch before 1.4 had another layout.
+    Tensors that are constants have the names of weights, PyTorch before 1.4 had another layout, and weights
+    that are compressed may be larger than they seem.
     What still holds the interpreter is PyTorch's last step, in which it looks for old forms of quantised
     convolutions in each module.
 
@@ -44,6 +45,9 @@ def open_in_parts(torch: Any, path: Path) -> Any:
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(code, "w") as copy:
         members = {member.filename.partition("/")[2]: member for member in archive.infolist()}
         if any(name.startswith("constants/") or name == "model.json" for name in members):
+            return None
+        records = [member for name, member in members.items() if name.startswith("data/")]
+        if any(member.compress_type != zipfile.ZIP_STORED for member in records):
             return None
         for name, member in members.items():
             if name.startswith("data/") and member.file_size:
