@@ -144,12 +144,11 @@ class _Heap:
     """Settings of glibc's heap, and who needs them.
 
     Attributes:
-        is_ours: This process only serves, so that it may be set.
-        keeps_freed: :func:`keep_freed_memory` was called.
+        keeps_freed: Large pieces are on the heap, unless a model loads.
         loads: Models that load now.
     """
 
-    is_ours = keeps_freed = False
+    keeps_freed = False
     loads = 0
     lock = threading.Lock()
 
@@ -161,7 +160,6 @@ def keep_one_heap() -> None:
     end of the first: up to 40 MB per heap remain after a model is unloaded. ``MALLOC_ARENA_MAX`` in the
     environment takes precedence.
     """
-    _Heap.is_ours = True
     if "MALLOC_ARENA_MAX" not in os.environ:
         _set_heap(_M_ARENA_MAX, 1)
 
@@ -198,14 +196,13 @@ def mapping_weights() -> Iterator[None]:
     """Have glibc map what is large, instead of taking it from the heap, while a model loads.
 
     It goes back to the system as soon as it is freed then. On the heap it leaves holes that the next load
-    does not fit into: ONNX Runtime's load of 21 MB takes 36 MB at most in place of 60.
+    does not fit into: ONNX Runtime's load of 21 MB takes 36 MB at most in place of 60. Without
+    :func:`keep_freed_memory`, glibc maps even smaller pieces by itself.
     """
-    if not (_Heap.is_ours and _SIZES.isdisjoint(os.environ)):
-        yield
-        return
     with _Heap.lock:
         _Heap.loads += 1
-        _set_heap(_M_MMAP_THRESHOLD, _LARGEST_OF_LOADS)
+        if _Heap.keeps_freed:
+            _set_heap(_M_MMAP_THRESHOLD, _LARGEST_OF_LOADS)
     try:
         yield
     finally:

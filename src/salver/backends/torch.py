@@ -122,7 +122,7 @@ class TorchBackend:
                 model = _compiled(torch, manifest)
             else:
                 open_program = open_script if sharing else partial(_open_script, device=device)
-                if not options.own_process:  # which others need meanwhile
+                if device == "cpu" and not options.own_process:  # which others need meanwhile
                     open_program = _open_yielding
                 model = _scripted(torch, manifest, open_program)
             model.mode = mode

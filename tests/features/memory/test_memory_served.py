@@ -28,7 +28,7 @@ COUNT = 8  # of 16 MiB: beside the server itself they never fit together
 CACHED = 2  # a model with a response cache
 NEVER = (COUNT + 2, COUNT + 3)  # nobody asks them for an answer
 MIB = 1 << 20
-BUDGET = 192 * MIB
+BUDGET = 176 * MIB
 
 
 def _write(root: Path, number: int, settings: str = "") -> None:
@@ -119,7 +119,10 @@ def test_metadata_of_an_absent_model_are_told_without_loading_it(server: ServerP
 
 def stays_absent(server: ServerProcess) -> bool:
     """Ask for metadata of a model that is not in memory; return whether nothing was loaded."""
-    absent = next(n for n, place in places(server).items() if place == "absent" and int(n[1:]) < COUNT)
+    known = [name for name, place in places(server).items() if place == "absent" and int(name[1:]) < COUNT]
+    if not known:  # one is on its way
+        return False
+    absent = known[0]
     loads = sum(row["loads"] for row in state(server)["models"])
     with triton_http.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
         assert client.is_model_ready(absent)
@@ -187,7 +190,7 @@ def test_the_command_and_the_metrics_tell_it(
     assert found["budget"] == BUDGET
     assert 4 * WIDE < found["cache"] < 8 * WIDE
     page = server.get("/metrics")[1].decode()
-    assert "salver_memory_budget_bytes 2.01326592e+08" in page
+    assert f"salver_memory_budget_bytes {BUDGET / 1e8:.8f}e+08" in page
     assert 'salver_memory_evictions_total{reason="room"}' in page
     assert 'salver_memory_ahead_on{source="gaps"} 1.0' in page
 

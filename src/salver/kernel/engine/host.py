@@ -22,7 +22,7 @@ from salver.kernel.engine.control import Load, LoadResult
 from salver.kernel.engine.host_channel import Channel
 from salver.kernel.engine.hosting import asks_of, load_failure, load_model, named, serve
 from salver.kernel.engine.shm import Arena
-from salver.machine import keep_freed_memory, keep_one_heap, trim_heap
+from salver.machine import keep_one_heap, trim_heap
 
 _PR_SET_PDEATHSIG = 1
 
@@ -77,7 +77,6 @@ def host_model(
         channel.send(load_failure(error, load))
         return 1
     trim_heap()  # of what the load has freed
-    keep_freed_memory()
     channel.send(loaded)
     serve(channel, model, load, requests, responses, around)
     model.close()
