@@ -71,7 +71,7 @@ def test_what_is_described_holds(operations: dict[str, APIOperation], label: str
     examples = itertools.count()
 
     @given(case=operations[label].as_strategy())
-    @settings(max_examples=size(10, 6), derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=size(15, 8), derandomize=True, suppress_health_check=list(HealthCheck))
     def holds(case: schemathesis.Case) -> None:
         if next(examples) % 2:  # of things that there are, as well as of any
             case.path_parameters |= {name: NAMES[name] for name in case.path_parameters if name in NAMES}

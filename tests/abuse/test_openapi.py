@@ -45,7 +45,7 @@ def test_the_served_description_holds(operations: dict[str, APIOperation], label
     """
 
     @given(case=operations[label].as_strategy())
-    @settings(max_examples=size(12, 6), derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=size(30, 10), derandomize=True, suppress_health_check=list(HealthCheck))
     def holds(case: schemathesis.Case) -> None:
         if model:
             case.path_parameters |= {"model": model} | ({"version": "1"} if "{version}" in label else {})

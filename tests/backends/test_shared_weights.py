@@ -118,9 +118,9 @@ def _exported(folder: Path, width: int) -> Path:
 
 
 @functools.cache
-def _tflite_files() -> dict[int, Path]:
+def _tflite_files() -> "tempfile.TemporaryDirectory[str]":
     """Write a network of each width, in one process: to import TensorFlow takes longest."""
-    folder = Path(tempfile.mkdtemp())
+    folder = tempfile.TemporaryDirectory()
     code = (
         "import numpy as np, tensorflow as tf\n"
         f"for width in {WIDTHS}:\n"
@@ -132,12 +132,12 @@ def _tflite_files() -> dict[int, Path]:
         "    c = tf.lite.TFLiteConverter.from_concrete_functions([net.get_concrete_function()])\n"
         "    open(f'{width}.tflite', 'wb').write(c.convert())"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
-    return {width: folder / f"{width}.tflite" for width in WIDTHS}
+    subprocess.run([sys.executable, "-c", code], cwd=folder.name, check=True, capture_output=True)
+    return folder
 
 
 def _tflite(folder: Path, width: int) -> Path:
-    return Path(shutil.copy(_tflite_files()[width], folder / "model.tflite"))
+    return Path(shutil.copy(Path(_tflite_files().name) / f"{width}.tflite", folder / "model.tflite"))
 
 
 def _neighbours(folder: Path, width: int) -> Path:

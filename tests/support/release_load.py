@@ -43,7 +43,7 @@ class Model:
         pixels = inputs["pixels"]
         time.sleep(self.fault.get("seconds", 0))
         for row in pixels:  # the same inputs, whoever sends them
-            if "fails" in self.fault and int(row.sum()) % 3 == 0:
+            if int(row.sum()) % 50 == 0 and "fails" in self.fault:
                 raise ValueError("this digit is too hard")
         w = self.weights
         hidden = np.maximum(pixels @ w["a"] + w["b"], 0)

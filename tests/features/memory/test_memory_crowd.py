@@ -59,7 +59,7 @@ def test_fifty_models_in_memory_for_ten(tmp_path: Path) -> None:
         server.wait_ready()
 
         def watch() -> None:
-            while not is_over.wait(0.1):
+            while not is_over.wait(0.05):
                 seen.append(pss(tree(server.pid)))
 
         def ask(turn: int) -> None:

@@ -137,7 +137,7 @@ def closed(planner, tables):
 
 
 @pytest.mark.soak
-@settings(max_examples=size(250, 40), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=size(1000, 60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(pipelines(), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_a_pipeline_gives_what_its_rows_give_one_by_one(text: str, rows: int, seed: int) -> None:
     if "[steps." not in text:

@@ -204,7 +204,7 @@ async def test_a_version_that_needs_more_of_the_processor_is_rolled_back_for_it(
 
 
 HICCUPS = {
-    "models": [f"m{number}" for number in range(size(4, 2))],
+    "models": [f"m{number}" for number in range(size(8, 2))],
     "every_s": size(30.0, 5.0),
     "for_s": 1.5,
     "kinds": ["half", "all", "stall"],
@@ -234,5 +234,5 @@ async def test_equal_versions_whose_processes_hiccup_are_not_rolled_back(world: 
 
         await auntil(over, world.server.output, 2 * PATIENCE_S)
         ended.append(await world.store.get(release))
-    assert len(ended) == size(4, 2)
+    assert len(ended) == size(8, 2)
     assert {each.reason for each in ended} == {"requested by ada: it was long enough"}

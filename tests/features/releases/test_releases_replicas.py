@@ -21,8 +21,6 @@ from salver.features.releases.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
 from salver.words.releases import ReleaseState
 
-PAUSE_S = 0.02  # a third of the answers fails: few are enough
-
 
 @pytest.fixture
 async def replicas(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Replicas]:
@@ -68,15 +66,12 @@ async def turn(replicas: Replicas, version: str) -> int:
     return asked
 
 
-@pytest.mark.parametrize("replicas", [{"fails": True}], indirect=True, ids=["a third of its inputs fails"])
+@pytest.mark.parametrize("replicas", [{"fails": True}], indirect=True, ids=["two percent of its inputs fail"])
 async def test_a_worse_version_is_rolled_back_on_both(replicas: Replicas) -> None:
     await begin(replicas)
     one, other = replicas.servers
     some = bodies(digits().pixels)
-    async with (
-        Callers(one, some, USERS, 2, PAUSE_S) as callers,
-        Callers(other, some, USERS, 2, PAUSE_S) as others,
-    ):
+    async with Callers(one, some, USERS, 2) as callers, Callers(other, some, USERS, 2) as others:
         release = await auntil(lambda: in_state(replicas, ReleaseState.ROLLED_BACK))
     assert "errors" in release.reason
     asked = await turn(replicas, "1")
