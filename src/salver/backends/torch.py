@@ -121,9 +121,12 @@ class TorchBackend:
             elif manifest.format == "torch-aoti":
                 model = _compiled(torch, manifest)
             else:
-                open_program = open_script if sharing else partial(_open_script, device=device)
                 if device == "cpu" and not options.own_process:  # which others need meanwhile
                     open_program = _open_yielding
+                elif sharing:
+                    open_program = open_script
+                else:
+                    open_program = partial(_open_script, device=device)
                 model = _scripted(torch, manifest, open_program)
             model.mode = mode
             if not sharing or (SHARE not in wish and not mapped_files(manifest.path)):

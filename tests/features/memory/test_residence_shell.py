@@ -455,6 +455,48 @@ async def test_growth_belongs_to_the_only_version_that_ran_more_rows(make: Calla
     assert Activations({8: 800}).at(4) == 800
 
 
+async def test_a_run_that_ends_as_its_version_goes_is_no_news(make: Callable[[int], World]) -> None:
+    world = make(80)
+    await world.serve(m("a"), m("b"))
+    await world.ask("a")
+    end = world.gate("end a")
+    ask = asyncio.create_task(world.ask("b"))
+    await world.are(a="leaving", b="absent")
+    world.residence.observe([ran("a", 8)])
+    end.set()
+    await ask
+    world.residence.observe([ran("a", 8)])
+    await world.residence.tick()
+    before = world.exact
+    await world.residence.tick()
+    assert world.exact == before
+
+
+async def test_who_waits_for_a_known_version_waits_for_its_new_files(make: Callable[[int], World]) -> None:
+    world = make(100)
+    await world.serve(m("a"))
+    for _ in range(2):
+        world.extra = 0
+        await world.residence.tick()
+        await world.ask("a")
+        world.extra, world.now = 60 * MIB, world.now + 1.0
+        await world.residence.tick()
+        await world.are(a="absent")
+    world.extra = 0
+    await world.residence.tick()
+    earlier = world.gate("a")
+    ask = asyncio.create_task(world.ask("a"))
+    await world.are(a="loading")
+    later = world.gate("a")
+    world.known[0] = m("a", fingerprint="new")
+    world.refresh()
+    earlier.set()
+    await auntil(lambda: len(world.residence.snapshot().versions) == 1)  # the earlier load is over
+    assert not ask.done()
+    later.set()
+    await ask
+
+
 async def climb(world: World, name: str, mib_a_row: float, runs: int) -> list[int]:
     """Do runs as large as a version may, each with its growth; return their rows."""
     found = []

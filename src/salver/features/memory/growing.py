@@ -44,12 +44,13 @@ class Growing:
         """Note runs; return whether one was as large as it may be, and larger ones are possible."""
         is_larger = False
         for run in runs:
-            id, rows, known = ModelId(run.model, run.version), run.rows + run.padding, 0
+            id, rows = ModelId(run.model, run.version), run.rows + run.padding
             resident = self._residents.present.get(id)
-            if resident is not None and not (resident.is_hosted and not resident.activations.points):
-                known = resident.activations.rows
+            if resident is None or not resident.is_up:
+                continue  # what it has grown by goes with it
+            known = resident.known_rows
             is_larger |= self._book.ran(id, rows, known)
-            if resident is not None and rows <= known and not resident.is_hosted:
+            if rows <= known and not resident.is_hosted:
                 more = max(0, resident.activations.at(rows) - resident.grown)
                 resident.grown += more
                 self._again += more

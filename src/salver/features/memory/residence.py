@@ -104,6 +104,7 @@ class Residence:
         self._growing = Growing(self.residents, lifecycle)
         self._working = 0  # loads and unloads under way
         self._has_worked = False  # since the last measurement
+        self._swaps = 0  # loads and unloads since all memory was read exactly
 
     def __repr__(self) -> str:
         resident = sum(each.place == "resident" for each in self.residents.present.values())
@@ -230,7 +231,7 @@ class Residence:
     async def tick(self) -> None:
         """Measure, and do what is due because time has passed."""
         has_news = self._growing.has_news
-        await self._look(is_exact=has_news, trims=has_news)
+        await self._look(is_exact=has_news or self._swaps > 0, trims=has_news)
         is_over = self.used > self.budget - self.reserve  # it may be what has been freed
         if is_over or abs(self.used - self._exact) > _DRIFT * self._exact:
             await self._look(is_exact=True, trims=is_over)
@@ -449,6 +450,7 @@ class Residence:
             self.residents.move(resident, "loading")
             self._refresh()
         self._working += 1
+        self._swaps += 1
         self._has_worked = True
         began, before = self._clock(), self._usage.server
         if not is_known:
@@ -456,17 +458,17 @@ class Residence:
         is_alone = all(each is resident or each.is_settled for each in self.residents.present.values())
         failure = await self._lifecycle.outcome(id)
         resident.reload_s = max(0.001, self._clock() - began)
-        if self.residents.all.get(id) is not resident:  # other files have come, or it is no longer wanted
+        if not self._is_wanted(resident):
             await self._lifecycle.ended(id)
         if servable := self._lifecycle.servable(id):
             resident.is_hosted = bool(servable.processes)
         self._working -= 1
-        if is_known and not (failure or resident.ceiling):
+        if is_known and self._is_wanted(resident) and not (failure or resident.ceiling):
             self._answer(id, None)
         is_hosted = resident.is_hosted
         await self._look(is_exact=is_hosted or not is_known, trims=not is_hosted)
         self._loading.discard(resident)
-        if self.residents.all.get(id) is not resident:
+        if not self._is_wanted(resident):
             self._advance()
             return
         # Also one that failed: the lifecycle tells why, and may try again.
@@ -488,6 +490,10 @@ class Residence:
             self._loaded(resident)
         self._advance()
 
+    def _is_wanted(self, resident: Resident) -> bool:
+        """Return whether no other files have come, and the version is still served."""
+        return self.residents.all.get(resident.manifest.id) is resident
+
     def _loaded(self, resident: Resident) -> None:
         """Note that a version answers, and tell those who wait for it."""
         manifest = resident.manifest
@@ -506,6 +512,7 @@ class Residence:
     async def _unload(self, resident: Resident) -> None:
         self._growing.forget(resident.manifest.id)
         self._working += 1
+        self._swaps += 1
         self._has_worked = True
         await asyncio.sleep(0)  # the lifecycle begins
         await self._lifecycle.ended(resident.manifest.id)
@@ -525,7 +532,7 @@ class Residence:
             self._usage = await asyncio.to_thread(self._meter.read, is_exact=is_exact, trims=trims)
             self.used = self._usage.total
             if is_exact:
-                self._exact = self.used
+                self._exact, self._swaps = self.used, 0
             self.pools.measure(self.residents.present.values(), self._lifecycle, self._usage)
             for resident in self._growing.learn(before, self._usage, is_calm=not self._has_worked):
                 self._learning.measured(resident)

@@ -70,6 +70,13 @@ class Resident:
         return with_margin(self.activations.at(rows))
 
     @property
+    def known_rows(self) -> int:
+        """Rows of the largest run whose growth is known; 0 = of none, as hosts are not warmed up."""
+        if self.is_hosted and not self.activations.points:
+            return 0
+        return self.activations.rows
+
+    @property
     def ceiling(self) -> int:
         """Bytes that it may take; 0 = the budget."""
         return int(self.manifest.config.memory.max_mb * (1 << 20))
