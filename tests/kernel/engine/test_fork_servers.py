@@ -18,7 +18,7 @@ import pytest
 from host_backends import CODES, WASTE, Good
 from host_processes import MANIFEST, at_once, nothing_left, recovery
 from msgspec.structs import replace
-from waiting import auntil, until
+from waiting import PATIENCE_S, auntil, until
 
 from salver.backends.litert import LiteRtBackend
 from salver.backends.protocol import LoadOptions
@@ -125,6 +125,15 @@ def start_thread():
 
 def fail():
     raise OSError("no such device")
+
+def killed():
+    fork = os.fork
+    def once():
+        pid = fork()
+        if not pid:
+            os.kill(os.getpid(), 9)
+        return pid
+    os.fork = once
 """
 
 
@@ -143,6 +152,38 @@ async def test_a_host_is_executed_where_none_can_be_forked(
         assert [why in record.message and "executed" in record.message for record in caplog.records] == [True]
         assert not servers.pids
         await runner.close()
+
+
+async def test_a_fork_that_is_killed_at_once_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fork_client, "FORK_S", PATIENCE_S)
+    (tmp_path / "bad_imports.py").write_text(BAD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with forking() as servers:
+        with caplog.at_level(logging.WARNING):
+            runner = await started(servers, names=("bad_imports:killed",))
+        assert await double(runner) == [3.0, 4.0] and servers.pids
+        assert ["before it had forked" in record.message for record in caplog.records] == [True]
+        await runner.close()
+
+
+async def test_a_fork_that_takes_longer_than_another_one_is_adopted_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with forking() as servers:
+        runners = [await started(servers)]
+        (slow,) = servers.pids
+        os.kill(slow, signal.SIGSTOP)
+        starting = asyncio.ensure_future(started(servers))
+        with caplog.at_level(logging.WARNING):
+            runners.append(await started(servers, threads=2))  # by another fork server
+            os.kill(slow, signal.SIGCONT)
+            runners.append(await starting)
+        assert [parent(pid) for each in runners for pid in each.pids] == [os.getpid()] * 3
+        assert not caplog.records
+        for runner in runners:
+            await runner.close()
 
 
 async def test_an_import_that_fails_is_left_to_the_hosts(

@@ -12,8 +12,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -51,6 +52,29 @@ class ForkedHost:
         """See :class:`~salver.kernel.engine.spawn.Process`."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+
+class _Adoptions:
+    """Forks that are under way, of all fork servers of this process."""
+
+    count = 0
+    lock = threading.Lock()
+
+
+@contextmanager
+def _adopting() -> Iterator[None]:
+    """Have orphans become children of this process: the fork, whose own parent ends at once."""
+    _adopt(1)
+    try:
+        yield
+    finally:
+        _adopt(-1)
+
+
+def _adopt(more: int) -> None:
+    with _Adoptions.lock:
+        _Adoptions.count += more
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(_Adoptions.count > 0))
 
 
 class _Imports(NamedTuple):
@@ -134,10 +158,7 @@ class ForkServer:
         self._is_ready = True
 
     async def _order(self, fds: Sequence[int]) -> int:
-        libc = ctypes.CDLL(None)
-        # Orphans become children of this process for a moment: the fork, whose own parent ends at once.
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        try:
+        with _adopting():
             self._reply = self._loop.create_future()
             if self.dead.done():
                 raise _ForkRefused(f"it has ended ({self.dead.result()})")
@@ -145,9 +166,10 @@ class ForkServer:
                 socket.send_fds(self._sock, [b"fork"], fds)
             except OSError as error:
                 raise _ForkRefused(str(error)) from error
-            return int(await self._answer(FORK_S))
-        finally:
-            libc.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+            pid = int(await self._answer(FORK_S))
+        if not pid:
+            raise _ForkRefused("a process between them has ended before it had forked")
+        return pid
 
     async def _answer(self, seconds: float) -> bytes:
         try:

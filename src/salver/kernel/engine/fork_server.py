@@ -71,8 +71,11 @@ def main(arguments: Sequence[str]) -> int:
         message, fds, _, _ = socket.recv_fds(sock, MOST_BYTES, MOST_FDS)
         if not message:
             return 0
-        if _fork(parent):
-            _host([str(parent), *map(str, _adopted(sock, parent, fds))])
+        pid = _fork(parent)
+        if pid is None:
+            sock.close()
+            _host([str(parent), *map(str, _settled(fds))])
+        sock.send(b"%d" % pid)
         for fd in fds:
             os.close(fd)
 
@@ -108,27 +111,32 @@ def _import(preload: Preload) -> None:
     load_names("salver.kernel.engine")
 
 
-def _fork(parent: int) -> bool:
-    """Fork a host process; return True in it."""
+def _fork(parent: int) -> int | None:
+    """Fork a host process; return its id, 0 = the process between them was killed. In it, return None."""
+    told, tells = os.pipe()
     child = os.fork()
     if child:
-        os.waitpid(child, 0)
-        return False
-    if os.fork():
+        os.close(tells)
+        pid = int(os.read(told, 20) or 0)
+        os.close(told)
+        os.waitpid(child, 0)  # from now on the host is a child of the server
+        return pid
+    if pid := os.fork():
+        os.write(tells, b"%d" % pid)
         os._exit(0)
+    os.close(told)
+    os.close(tells)
     until = time.monotonic() + _ADOPTION_S
     while os.getppid() != parent:
         if time.monotonic() > until:  # the server is gone
             os._exit(1)
         time.sleep(0.0002)
     os.setsid()  # a group of its own, which is killed as a whole
-    return True
+    return None
 
 
-def _adopted(sock: socket.socket, parent: int, fds: list[int]) -> list[int]:
-    """Tell the server this host's process id; return its descriptors, its output being connected."""
-    sock.send(b"%d" % os.getpid())
-    sock.close()
+def _settled(fds: list[int]) -> list[int]:
+    """Connect this host's output, which is the first descriptor, and return the others."""
     output, *others = fds
     for standard in (1, 2):
         os.dup2(output, standard)
