@@ -105,7 +105,8 @@ class Sampler:
     """Memory of a process and all that it started.
 
     To read a process takes up to 10 ms. So one whose resident set is as it was is read anew only each half
-    second, or when a process comes or goes, which changes the others' shares.
+    second, or when a process comes or goes, which changes the others' shares. If one does so meanwhile, all
+    are read again: what it shared would count once with it, and again with those that it left.
     """
 
     def __init__(self, root: int) -> None:
@@ -114,6 +115,13 @@ class Sampler:
 
     def read(self) -> int:
         """Return the sum of the proportional sets, in bytes."""
+        while True:
+            total, pids = self._read()
+            if tree(self.root) == pids:
+                return total
+
+    def _read(self) -> tuple[int, list[int]]:
+        """Return the sum, and whose it is."""
         now = {pid: resident_bytes(pid) for pid in tree(self.root)}
         if now.keys() != self._known.keys() or not self._left:
             self._known, self._left = {}, 10
@@ -121,7 +129,7 @@ class Sampler:
         for pid, resident in now.items():
             if self._known.get(pid, (-1,))[0] != resident:
                 self._known[pid] = resident, use_of(pid).pss
-        return sum(size for _, size in self._known.values())
+        return sum(size for _, size in self._known.values()), list(now)
 
 
 class Crowd:
