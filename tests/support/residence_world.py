@@ -135,3 +135,14 @@ class World:
 
 def ran(name: str, rows: int) -> BatchRan:
     return BatchRan(name, "1", rows, 1, 0.01, 0.0, 0.0, "full")
+
+
+async def leaving() -> tuple[World, asyncio.Event, asyncio.Task[None]]:
+    """Return a world in which ``a`` leaves for ``b``: its event ends that, its task asks for ``b``."""
+    world = World(80)
+    await world.serve(m("a"), m("b"))
+    await world.ask("a")
+    end = world.gate("end a")
+    ask = asyncio.create_task(world.ask("b"))
+    await world.are(a="leaving", b="absent")
+    return world, end, ask

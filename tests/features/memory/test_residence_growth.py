@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from residence_world import MIB, World, m, ran
+from residence_world import MIB, World, leaving, m, ran
 from simulated_device import SimulatedDevice
 from waiting import auntil
 
@@ -40,12 +40,7 @@ async def test_growth_belongs_to_the_only_version_that_ran_more_rows() -> None:
 
 
 async def test_a_run_that_ends_as_its_version_goes_is_no_news() -> None:
-    world = World(80)
-    await world.serve(m("a"), m("b"))
-    await world.ask("a")
-    end = world.gate("end a")
-    ask = asyncio.create_task(world.ask("b"))
-    await world.are(a="leaving", b="absent")
+    world, end, ask = await leaving()
     world.residence.observe([ran("a", 8)])
     end.set()
     await ask

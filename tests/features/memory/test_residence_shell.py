@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from residence_world import MIB, World, m, ran
+from residence_world import MIB, World, leaving, m, ran
 from waiting import auntil
 
 from salver.kernel.serving.ports import Observer
@@ -38,12 +38,7 @@ async def test_a_thousand_callers_load_it_once() -> None:
 
 
 async def test_another_makes_room_and_is_drained_first() -> None:
-    world = World(80)
-    await world.serve(m("a"), m("b"))
-    await world.ask("a")
-    end = world.gate("end a")
-    ask = asyncio.create_task(world.ask("b"))
-    await world.are(a="leaving", b="absent")
+    world, end, ask = await leaving()
     end.set()
     await ask
     assert world.places() == {"a": "absent", "b": "resident"}

@@ -104,7 +104,7 @@ class Residence:
         self._growing = Growing(self.residents, lifecycle)
         self._working = 0  # loads and unloads under way
         self._has_worked = False  # since the last measurement
-        self._swaps = 0  # loads and unloads since all memory was read exactly
+        self._has_swapped = False  # since all memory was read exactly
 
     def __repr__(self) -> str:
         resident = sum(each.place == "resident" for each in self.residents.present.values())
@@ -231,7 +231,7 @@ class Residence:
     async def tick(self) -> None:
         """Measure, and do what is due because time has passed."""
         has_news = self._growing.has_news
-        await self._look(is_exact=has_news or self._swaps > 0, trims=has_news)
+        await self._look(is_exact=has_news or self._has_swapped, trims=has_news)
         is_over = self.used > self.budget - self.reserve  # it may be what has been freed
         if is_over or abs(self.used - self._exact) > _DRIFT * self._exact:
             await self._look(is_exact=True, trims=is_over)
@@ -450,7 +450,6 @@ class Residence:
             self.residents.move(resident, "loading")
             self._refresh()
         self._working += 1
-        self._swaps += 1
         self._has_worked = True
         began, before = self._clock(), self._usage.server
         if not is_known:
@@ -463,6 +462,7 @@ class Residence:
         if servable := self._lifecycle.servable(id):
             resident.is_hosted = bool(servable.processes)
         self._working -= 1
+        self._has_swapped = True
         if is_known and self._is_wanted(resident) and not (failure or resident.ceiling):
             self._answer(id, None)
         is_hosted = resident.is_hosted
@@ -512,11 +512,11 @@ class Residence:
     async def _unload(self, resident: Resident) -> None:
         self._growing.forget(resident.manifest.id)
         self._working += 1
-        self._swaps += 1
         self._has_worked = True
         await asyncio.sleep(0)  # the lifecycle begins
         await self._lifecycle.ended(resident.manifest.id)
         self._working -= 1
+        self._has_swapped = True
         await self._look(is_exact=resident.is_hosted)  # the lifecycle has trimmed
         resident.grown = resident.leaked = 0
         resident.rows = resident.activations.rows
@@ -532,7 +532,7 @@ class Residence:
             self._usage = await asyncio.to_thread(self._meter.read, is_exact=is_exact, trims=trims)
             self.used = self._usage.total
             if is_exact:
-                self._exact, self._swaps = self.used, 0
+                self._exact, self._has_swapped = self.used, False
             self.pools.measure(self.residents.present.values(), self._lifecycle, self._usage)
             for resident in self._growing.learn(before, self._usage, is_calm=not self._has_worked):
                 self._learning.measured(resident)
