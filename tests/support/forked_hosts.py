@@ -43,7 +43,6 @@ _MOST_OPEN = 1 << 16
 #: Signals to all processes of a terminal; one more is SIGINT.
 _OF_TERMINALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None).prctl
 
 
@@ -86,14 +85,12 @@ class HostForks:
         passed = [int(fd) for fd in more["pass_fds"]]
         order = marshal.dumps((list(command[3:]), dict(env), str(Path.cwd()), passed))
         streams = array.array("i", [more["stdout"], *passed])
-        with self._lock:
-            # A host is forked by a process that ends at once: as an orphan it becomes a child of this one.
-            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-            try:
-                self._sock.sendmsg([order], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
-                return HostFork(int(self._sock.recv(16)))
-            finally:
-                _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+        from salver.kernel.engine.fork_client import adopting
+
+        # A host is forked by a process that ends at once: as an orphan it becomes a child of this one.
+        with self._lock, adopting():
+            self._sock.sendmsg([order], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+            return HostFork(int(self._sock.recv(16)))
 
 
 #: Those of this process; None = hosts are started as commands.

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Connection, select, update
 from waiting import auntil
 
@@ -103,6 +104,13 @@ async def test_the_latest_use_stays(ledger: Ledger) -> None:
         await known.use({"k1": at, "gone": at})
         assert (await known.find("k1")).last_use == kept
     await known.use({})
+
+
+async def test_keys_that_were_made_in_one_second_are_listed_by_name(ledger: Ledger) -> None:
+    known = opened(ledger)
+    for id, name in (("k1", "shop"), ("k2", "ada")):
+        await known.add(replace(ADA, id=id, name=name, hash=hash_of(name)), ANN)
+    assert [each.record.name for each in await known.read()] == ["ada", "shop"]
 
 
 async def test_a_server_follows_the_ledger(ledger: Ledger) -> None:

@@ -1,6 +1,8 @@
 """The memory of processes, as Linux tells it."""
 
 import mmap
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,20 @@ def test_growth_is_told_without_reading_all_memory_again(monkeypatch: pytest.Mon
     assert min(grown.pss - before.pss, grown.own - before.own, grown.resident - before.resident) >= 60 * MIB
     assert grown.peak == max(before.peak, grown.resident)
     assert meter.read(is_exact=True).server.pss < grown.pss - 60 * MIB
+
+
+def test_all_is_read_again_if_a_process_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen = processes.use_of, list[int]()
+    with subprocess.Popen(["sleep", "60"]) as child:
+
+        def use_of(pid: int) -> processes.Use:
+            seen.append(pid)
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            return read(pid)
+
+        monkeypatch.setattr(processes, "use_of", use_of)
+        usage = processes.ProcessMeter().read(is_exact=True)
+    assert seen.count(child.pid) == 1 and seen.count(os.getpid()) == 2
+    assert child.pid not in usage.hosts

@@ -1,6 +1,7 @@
 """Hosts that are forked: alike executed ones, and independent of the process that forked them."""
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from salver.words.messages import ModelId
 NUMPY = ("numpy",)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def forking() -> AsyncIterator[ForkServers]:
     """Fork servers, and nothing of them left at the end."""
     async with nothing_left():
@@ -184,6 +184,19 @@ async def test_a_fork_that_takes_longer_than_another_one_is_adopted_too(
         assert not caplog.records
         for runner in runners:
             await runner.close()
+
+
+@pytest.mark.usefixtures("executed_hosts")
+async def test_a_fork_that_is_no_child_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fork_client, "adopting", contextlib.nullcontext)
+    async with forking() as servers:
+        with caplog.at_level(logging.WARNING):
+            runner = await started(servers)
+        assert await double(runner) == [3.0, 4.0]
+        assert ["keeps orphans" in record.message for record in caplog.records] == [True]
+        await runner.close()
 
 
 async def test_an_import_that_fails_is_left_to_the_hosts(

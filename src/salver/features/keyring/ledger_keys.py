@@ -196,7 +196,8 @@ def _find(connection: Connection, key: str) -> Stored:
 
 def _stored(connection: Connection, query: Any) -> list[Stored]:
     found = [_of(row) for row in connection.execute(query).mappings()]
-    return sorted(found, key=lambda each: (str(each.record.created), each.record.id))
+    # Times have no parts of seconds.
+    return sorted(found, key=lambda each: (str(each.record.created), each.record.name, each.record.id))
 
 
 def _of(row: RowMapping) -> Stored:

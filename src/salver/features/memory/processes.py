@@ -9,6 +9,7 @@ does not, and changes by as much while what is shared stays the same (proc(5): `
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from salver.features.memory.ports import DeviceUse, Usage, Use
 from salver.machine import resident_bytes, trim_heap
 
 _FORGET_PEAK: Final = "5"  # for clear_refs
+_TRIES: Final = 3  # to read all processes while none begins or ends
 
 
 def tree(root: int) -> list[int]:
@@ -24,6 +26,10 @@ def tree(root: int) -> list[int]:
     for pid in found:  # the list grows while it is read
         found.extend(_children(pid))
     return found
+
+
+def _trees(root: int) -> dict[int, list[int]]:
+    return {child: tree(child) for child in _children(root)}
 
 
 def _children(pid: int) -> Iterator[int]:
@@ -81,14 +87,7 @@ class ProcessMeter:
         if trims:
             trim_heap()  # what a load has freed is not in use
         root = os.getpid()
-        trees = {child: tree(child) for child in _children(root)}
-        pids = [root, *(pid for each in trees.values() for pid in each)]
-        # A process that begins or ends changes the shares of the others.
-        is_known = not is_exact and self._uses.keys() == set(pids)
-        if is_known:
-            self._uses = {pid: _grown(use, resident_bytes(pid)) for pid, use in self._uses.items()}
-        else:
-            self._uses = {pid: use_of(pid) for pid in pids}
+        trees = self._read_uses(root, is_exact)
         staying = self._fork_servers()
         hosts = {
             child: Use(*map(sum, zip(*(self._uses[pid] for pid in each), strict=True)))
@@ -98,6 +97,22 @@ class ProcessMeter:
         shared = sum(use.pss for use in self._uses.values()) - self._uses[root].pss
         shared -= sum(use.own for use in hosts.values())
         return Usage(self._uses[root], hosts, shared, self._devices())
+
+    def _read_uses(self, root: int, is_exact: bool) -> Mapping[int, Collection[int]]:
+        """Read the uses, and return the processes of each child."""
+        # A process that begins or ends changes the shares of the others.
+        trees = _trees(root)
+        pids = [root, *chain(*trees.values())]
+        if not is_exact and self._uses.keys() == set(pids):
+            self._uses = {pid: _grown(use, resident_bytes(pid)) for pid, use in self._uses.items()}
+            return trees
+        for _ in range(_TRIES):
+            self._uses = {pid: use_of(pid) for pid in pids}
+            before, trees = trees, _trees(root)
+            if trees == before:
+                break
+            pids = [root, *chain(*trees.values())]
+        return before
 
     def forget_peak(self) -> None:
         """See :class:`~salver.features.memory.ports.Meter`."""

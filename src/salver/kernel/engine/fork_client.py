@@ -62,7 +62,7 @@ class _Adoptions:
 
 
 @contextmanager
-def _adopting() -> Iterator[None]:
+def adopting() -> Iterator[None]:
     """Have orphans become children of this process: the fork, whose own parent ends at once."""
     _adopt(1)
     try:
@@ -75,6 +75,14 @@ def _adopt(more: int) -> None:
     with _Adoptions.lock:
         _Adoptions.count += more
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(_Adoptions.count > 0))
+
+
+def _is_child(pid: int) -> bool:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
 
 
 class _Imports(NamedTuple):
@@ -158,7 +166,7 @@ class ForkServer:
         self._is_ready = True
 
     async def _order(self, fds: Sequence[int]) -> int:
-        with _adopting():
+        with adopting():
             self._reply = self._loop.create_future()
             if self.dead.done():
                 raise _ForkRefused(f"it has ended ({self.dead.result()})")
@@ -169,6 +177,9 @@ class ForkServer:
             pid = int(await self._answer(FORK_S))
         if not pid:
             raise _ForkRefused("a process between them has ended before it had forked")
+        if not _is_child(pid):
+            os.kill(pid, signal.SIGKILL)
+            raise _ForkRefused("something in this process keeps orphans from becoming its children")
         return pid
 
     async def _answer(self, seconds: float) -> bytes:
