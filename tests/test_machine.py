@@ -80,7 +80,6 @@ def test_weights_are_mapped_while_any_model_loads(monkeypatch: pytest.MonkeyPatc
     assert calls[-1] == (-3, 32 << 20)
 
 
-
 def test_another_c_library_has_no_heaps_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())

@@ -17,6 +17,8 @@ from salver.words.messages import ModelId
 #: estimate, and such a part of the budget at least, as a small file may need much memory to run.
 DOUBT: Final = 4
 DOUBTED_PART: Final = 1 / 16
+#: Most that others make room for before it is loaded for somebody who waits, beyond its estimate.
+MOST_DOUBT: Final = 256 << 20
 
 
 def committed(snapshot: Snapshot) -> int:
@@ -72,20 +74,26 @@ class Pool:
         beyond = shares.may_go(self.ripe, self.used, self.snapshot.tenants, None) or self.ripe
         return Evict(beyond[0].id, "over")
 
-    def has_room(self, version: Version) -> bool:
-        """Return whether a version may be loaded, but for its tenant's ceiling."""
+    def has_room(self, version: Version, *, is_demanded: bool = False) -> bool:
+        """Return whether a version may be loaded, but for its tenant's ceiling.
+
+        Args:
+            is_demanded: Somebody waits for it.
+        """
         asked = version.peak
         if version.is_estimated and not self._is_quiet:
             asked = _doubted(version, self.snapshot)
+        elif version.is_estimated and is_demanded and self.going(version):
+            asked = max(asked, min(MOST_DOUBT, int(self.snapshot.budget * DOUBTED_PART)))
         return asked <= self.room
 
     def may_take(self, version: Version, size: int) -> bool:
         """Return whether the ceiling of a version's tenant allows it so many bytes more."""
         return shares.may_take(version, size, self.used, self.snapshot.tenants)
 
-    def admits(self, version: Version) -> bool:
-        """Return whether a version may be loaded now."""
-        return self.has_room(version) and self.may_take(version, version.peak)
+    def admits(self, version: Version, *, is_demanded: bool = False) -> bool:
+        """Return whether a version may be loaded now; argument as of :meth:`has_room`."""
+        return self.has_room(version, is_demanded=is_demanded) and self.may_take(version, version.peak)
 
     def admits_least(self, version: Version) -> bool:
         """Return whether a version may be loaded for small runs."""
