@@ -76,15 +76,17 @@ CASES: dict[str, tuple[Step | None, Step | None]] = {
     "a small file may need much memory: a sixteenth of the budget is kept free": (
         step(version("a", "absent", 1, is_estimated=True), version("b", "loading", 75), demanded="a"), None),
     "others make room for it": (
-        step(version("a", "absent", 1, is_estimated=True), version("b", need=75), demanded="a"),
+        step(version("a", "absent", 1, is_guess=True), version("b", need=75), demanded="a"),
         evict("b", "room"),
     ),
     "not for one that nobody waits for": (
-        step(version("a", "absent", 1, is_estimated=True), version("b", need=75), hoped="a"), admit("a")),
+        step(version("a", "absent", 1, is_guess=True), version("b", need=75), hoped="a"), admit("a")),
     "and where none can, its estimate will do": (
-        step(version("a", "absent", 1, is_estimated=True), version("b", need=75, is_held=True), demanded="a"),
+        step(version("a", "absent", 1, is_guess=True), version("b", need=75, is_held=True), demanded="a"),
         admit("a"),
     ),
+    "what an earlier version took is believed": (
+        step(version("a", "absent", 1, is_estimated=True), version("b", need=75), demanded="a"), admit("a")),
     "not for one that was measured": (
         step(version("a", "absent", 1), version("b", "loading", 75), demanded="a"), admit("a")),
     "where there is much room, loads go side by side": (

@@ -154,7 +154,8 @@ async def test_a_new_version_is_expected_to_take_what_the_earlier_one_took() -> 
     await load(world, "a", 100)
     world.known[0] = m("a", 20, fingerprint="new")
     world.refresh()
-    assert world.residence.residents.all[ModelId("a", "1")].need.resident // MIB == 226
+    new = world.residence.residents.all[ModelId("a", "1")]
+    assert (new.need.resident // MIB, new.is_measured, new.version(0.0).is_guess) == (226, False, False)
 
 
 async def test_a_load_that_is_no_longer_wanted_counts_until_it_is_over() -> None:

@@ -88,6 +88,7 @@ async def test_needs_are_learned_and_kept_for_the_next_time() -> None:
     await world.serve(m("a", 10))
     resident = world.residence.residents.all[ModelId("a", "1")]
     assert (resident.need.resident // MIB, resident.is_measured) == (14, False)
+    assert resident.version(0.0).is_guess
     await world.ask("a")
     assert (resident.need.resident // MIB, resident.is_measured) == (10, True)
     world.known = []

@@ -42,6 +42,7 @@ class Learning:
         resident = Resident(manifest, need or usual, now)
         if earlier:
             resident.activations = earlier.activations
+            resident.is_scaled = True
         resident.is_measured, resident.reload_s = need is not None, seconds
         return resident
 

@@ -83,7 +83,7 @@ class Pool:
         asked = version.peak
         if version.is_estimated and not self._is_quiet:
             asked = _doubted(version, self.snapshot)
-        elif version.is_estimated and is_demanded and self.going(version):
+        elif version.is_guess and is_demanded and self.going(version):
             asked = max(asked, min(MOST_DOUBT, int(self.snapshot.budget * DOUBTED_PART)))
         return asked <= self.room
 
@@ -190,6 +190,7 @@ def _part(version: Version, name: str) -> Version:
         least=part.need,
         due=part.due,
         is_estimated=part.is_estimated,
+        is_guess=part.is_estimated,
         share=part.share,
     )
 

@@ -48,6 +48,7 @@ class Version(msgspec.Struct, frozen=True):
         due: Part of ``need`` by which it has not grown yet.
         restarts: A host process of it has died, and is loaded again whatever is decided here.
         is_estimated: ``need`` and ``peak`` are estimates, which a load that has nothing beside it corrects.
+        is_guess: They follow from its format and size alone: no earlier version of the model was measured.
         is_pinned: It never makes room.
         is_held: Requests use it, or another resident version needs it.
         since: When it came into memory.
@@ -74,6 +75,7 @@ class Version(msgspec.Struct, frozen=True):
     is_held: bool = False
     restarts: bool = False
     is_estimated: bool = False
+    is_guess: bool = False
     since: float = 0.0
     last: float = 0.0
     rate: float = 0.0

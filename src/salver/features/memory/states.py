@@ -23,6 +23,7 @@ class Resident:
         place: Where it is.
         need: Bytes that it takes once it is loaded, before it has grown.
         is_measured: ``need`` was measured, not estimated.
+        is_scaled: ``need`` was estimated by what an earlier version of the model takes.
         loads, evictions: How often it came and went.
         why: Why it went last (``residence.REASONS``); empty = it never did.
         stays: Why it never makes room; empty = it may.
@@ -43,7 +44,7 @@ class Resident:
         self.manifest = manifest
         self.place: Place = "absent"
         self.need = need
-        self.is_measured = False
+        self.is_measured = self.is_scaled = False
         self.loads = self.evictions = 0
         self.why = ""
         self.stays = ""
@@ -135,6 +136,7 @@ class Resident:
             is_held=is_held,
             restarts=restarts,
             is_estimated=not (self.is_measured or self.is_hosted),
+            is_guess=not (self.is_measured or self.is_hosted or self.is_scaled),
             since=self.since,
             last=self.last,
             rate=self.expected(now),
