@@ -177,7 +177,8 @@ def test_a_sample_that_cannot_be_run_fails_the_load(name: str, triton: TritonPro
     [([16], ""), ([4], "unexpected shape for input 'x' for model 'mlp'. Expected [-1,16]")],
 )
 def test_salvers_own_samples(shape: list[int], error: str, tmp_path: Path) -> None:
-    write_mlp(tmp_path / "models" / "mlp", 1)
+    for name in ("mlp", "other"):  # a server ends if none of its models has loaded
+        write_mlp(tmp_path / "models" / name, 1)
     given = f'{{ datatype = "FP32", shape = {shape} }}'
     sample = f'[[warmup.samples]]\nname = "own"\nrows = 3\ninputs.x = {given}\n'
     (tmp_path / "models" / "mlp" / "salver.toml").write_text(sample)

@@ -23,7 +23,8 @@ def test_growth_is_told_without_reading_all_memory_again(monkeypatch: pytest.Mon
             grown = meter.read(is_exact=False).server
     assert min(grown.pss - before.pss, grown.own - before.own, grown.resident - before.resident) >= 60 * MIB
     assert grown.peak == max(before.peak, grown.resident)
-    assert meter.read(is_exact=True).server.pss < grown.pss - 60 * MIB
+    # Less than it was, for other processes may come and go that share pages with this one.
+    assert meter.read(is_exact=True).server.pss < grown.pss - 32 * MIB
 
 
 def test_all_is_read_again_if_a_process_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

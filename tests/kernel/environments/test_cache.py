@@ -1,16 +1,18 @@
 """The folder of environments: made once, whole or not at all, and bounded."""
 
+import fcntl
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
-from waiting import until
+from waiting import PATIENCE_S, until
 
 from salver.kernel.environments.cache import EnvironmentCache
 from salver.kernel.environments.installing import run
@@ -45,6 +47,36 @@ def test_an_environment_is_made_once_for_all_who_want_it(tmp_path: Path) -> None
     assert log.read_text() == "made\n"
     (entry,) = EnvironmentCache(tmp_path / "cache").entries()
     assert (entry.origin, entry.python, entry.bytes, entry.is_used) == ("o", "3.13", 10, True)
+
+
+class Pausing(threading.Event):
+    """Nobody cancels; who looks for that, because another holds the lock, waits until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_reached, self.may_go_on = threading.Event(), threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.is_reached.set()
+        self.may_go_on.wait(PATIENCE_S)
+        return False
+
+
+def test_who_wants_to_make_it_takes_what_another_has_made_and_holds(tmp_path: Path) -> None:
+    made = EnvironmentCache(tmp_path / "other").hold("a", "o", "3.13", filling(), GO)
+    cache, log, pausing = tmp_path / "cache", tmp_path / "log", Pausing()
+    cache.mkdir()
+    with ThreadPoolExecutor(1) as pool, (cache / "a.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        holding = pool.submit(EnvironmentCache(cache).hold, "a", "o", "3.13", filling(10, log), pausing)
+        assert pausing.is_reached.wait(PATIENCE_S)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        shutil.copytree(made.folder, cache / "a")
+        fcntl.flock(other, fcntl.LOCK_SH)
+        pausing.may_go_on.set()
+        wait([holding], PATIENCE_S)
+        is_held = holding.done()
+    assert is_held and holding.result().folder == cache / "a" and not log.exists()
 
 
 def _die(folder: Path) -> None:

@@ -94,8 +94,10 @@ class EnvironmentCache:
             try:
                 _lock(fd, fcntl.LOCK_SH, stop)
                 while not _is_whole(folder):
-                    _lock(fd, fcntl.LOCK_EX, stop)
-                    if not _is_whole(folder):  # else another process was faster
+                    if not _takes(fd, fcntl.LOCK_EX):
+                        fcntl.flock(fd, fcntl.LOCK_UN)  # for whoever wants to make it, too
+                        _wait(stop)
+                    elif not _is_whole(folder):  # else another process was faster
                         _fill(folder, fd, origin, python, make)
                     _lock(fd, fcntl.LOCK_SH, stop)
                 os.utime(folder / _RECORD)
@@ -161,14 +163,21 @@ class EnvironmentCache:
 
 
 def _lock(fd: int, kind: int, stop: threading.Event) -> None:
-    while True:
-        try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if stop.wait(_LOOK_S):
-                raise LoadFailed("it was cancelled") from None
-        else:
-            return
+    while not _takes(fd, kind):
+        _wait(stop)
+
+
+def _takes(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(stop: threading.Event) -> None:
+    if stop.wait(_LOOK_S):
+        raise LoadFailed("it was cancelled")
 
 
 def _is_whole(folder: Path) -> bool:
