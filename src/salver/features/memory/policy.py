@@ -34,11 +34,11 @@ def next_step(snapshot: Snapshot) -> Step | None:
                 return step
     by_id = {version.id: version for version in snapshot.versions}
     waiting = [by_id[id] for id, _ in snapshot.demanded]
-    served, is_demanded = len(waiting), bool(waiting)
+    served = len(waiting)
     for number, version in enumerate(waiting or snapshot.hoped):
-        if all(pool.admits(part, is_demanded=is_demanded) for pool, part in pools.of(version)):
+        if all(pool.admits(part) for pool, part in pools.of(version)):
             return Admit(version.id)
-        has_room = all(pool.has_room(part, is_demanded=is_demanded) for pool, part in pools.of(version))
+        has_room = all(pool.has_room(part) for pool, part in pools.of(version))
         if waiting and not has_room and now - snapshot.demanded[number].since > PATIENCE_S:
             served = number + 1  # those that wait behind it get no room before it has some
             break
@@ -49,8 +49,7 @@ def next_step(snapshot: Snapshot) -> Step | None:
     if not pools.is_quiet:
         return None
     for version in waiting[:served]:
-        short = [(pool, part) for pool, part in pools.of(version) if not pool.admits(part, is_demanded=True)]
-        going = [pool.going(part) for pool, part in short]
+        going = [pool.going(part) for pool, part in pools.of(version) if not pool.admits(part)]
         if all(going):  # room in one pool is of no use without room in the others
             return Evict(going[0][0].id, "room")
         if all(pool.admits_least(part) for pool, part in pools.of(version)):

@@ -74,26 +74,25 @@ class Pool:
         beyond = shares.may_go(self.ripe, self.used, self.snapshot.tenants, None) or self.ripe
         return Evict(beyond[0].id, "over")
 
-    def has_room(self, version: Version, *, is_demanded: bool = False) -> bool:
-        """Return whether a version may be loaded, but for its tenant's ceiling.
-
-        Args:
-            is_demanded: Somebody waits for it.
-        """
+    def has_room(self, version: Version) -> bool:
+        """Return whether a version may be loaded, but for its tenant's ceiling."""
         asked = version.peak
         if version.is_estimated and not self._is_quiet:
             asked = _doubted(version, self.snapshot)
-        elif version.is_guess and is_demanded and self.going(version):
+        elif version.is_guess and self._is_demanded(version) and self.going(version):
             asked = max(asked, min(MOST_DOUBT, int(self.snapshot.budget * DOUBTED_PART)))
         return asked <= self.room
+
+    def _is_demanded(self, version: Version) -> bool:
+        return any(demand.id == version.id for demand in self.snapshot.demanded)
 
     def may_take(self, version: Version, size: int) -> bool:
         """Return whether the ceiling of a version's tenant allows it so many bytes more."""
         return shares.may_take(version, size, self.used, self.snapshot.tenants)
 
-    def admits(self, version: Version, *, is_demanded: bool = False) -> bool:
-        """Return whether a version may be loaded now; argument as of :meth:`has_room`."""
-        return self.has_room(version, is_demanded=is_demanded) and self.may_take(version, version.peak)
+    def admits(self, version: Version) -> bool:
+        """Return whether a version may be loaded now."""
+        return self.has_room(version) and self.may_take(version, version.peak)
 
     def admits_least(self, version: Version) -> bool:
         """Return whether a version may be loaded for small runs."""
@@ -173,6 +172,7 @@ def _view(snapshot: Snapshot, name: str) -> Snapshot:
         0,
         pool.used,
         versions,
+        snapshot.demanded,
         tenants=pool.tenants,
         largest=pool.largest,
         pool=name,

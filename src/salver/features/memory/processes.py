@@ -102,16 +102,15 @@ class ProcessMeter:
         """Read the uses, and return the processes of each child."""
         # A process that begins or ends changes the shares of the others.
         trees = _trees(root)
-        pids = [root, *chain(*trees.values())]
-        if not is_exact and self._uses.keys() == set(pids):
+        if not is_exact and self._uses.keys() == {root, *chain(*trees.values())}:
             self._uses = {pid: _grown(use, resident_bytes(pid)) for pid, use in self._uses.items()}
             return trees
         for _ in range(_TRIES):
-            self._uses = {pid: use_of(pid) for pid in pids}
-            before, trees = trees, _trees(root)
+            before = trees
+            self._uses = {pid: use_of(pid) for pid in (root, *chain(*before.values()))}
+            trees = _trees(root)
             if trees == before:
                 break
-            pids = [root, *chain(*trees.values())]
         return before
 
     def forget_peak(self) -> None:

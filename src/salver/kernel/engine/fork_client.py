@@ -178,7 +178,7 @@ class ForkServer:
         if not pid:
             raise _ForkRefused("a process between them has ended before it had forked")
         if not _is_child(pid):
-            os.kill(pid, signal.SIGKILL)
+            ForkedHost(pid, self._leave).kill()
             raise _ForkRefused("something in this process keeps orphans from becoming its children")
         return pid
 

@@ -92,14 +92,14 @@ class EnvironmentCache:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = self._open(digest)
             try:
-                _lock(fd, fcntl.LOCK_SH, stop)
+                _share(fd, stop)
                 while not _is_whole(folder):
                     if not _takes(fd, fcntl.LOCK_EX):
                         fcntl.flock(fd, fcntl.LOCK_UN)  # for whoever wants to make it, too
                         _wait(stop)
                     elif not _is_whole(folder):  # else another process was faster
                         _fill(folder, fd, origin, python, make)
-                    _lock(fd, fcntl.LOCK_SH, stop)
+                    _share(fd, stop)
                 os.utime(folder / _RECORD)
             except BaseException:
                 os.close(fd)
@@ -154,16 +154,13 @@ class EnvironmentCache:
         """Lock an environment if nobody holds it; yield whether nobody does."""
         fd = self._open(digest)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield True
-        except BlockingIOError:
-            yield False
+            yield _takes(fd, fcntl.LOCK_EX)
         finally:
             os.close(fd)
 
 
-def _lock(fd: int, kind: int, stop: threading.Event) -> None:
-    while not _takes(fd, kind):
+def _share(fd: int, stop: threading.Event) -> None:
+    while not _takes(fd, fcntl.LOCK_SH):
         _wait(stop)
 
 
