@@ -131,6 +131,12 @@ CASES: dict[str, tuple[Snapshot, Step | None]] = {
     "an estimate is doubted beside others": (
         snapshot(version("a", "absent", gpu0=DevicePart(12, is_estimated=True)),
                  version("b", "loading", gpu0=5), demanded="a"), None),
+    "a first load asks for more than its estimate": (
+        snapshot(version("a", "absent", gpu0=DevicePart(1, is_estimated=True), is_guess=True),
+                 version("b", gpu0=48), demanded="a"), Evict(id_of("b"), "room")),
+    "unless an earlier version was measured": (
+        snapshot(version("a", "absent", gpu0=DevicePart(1, is_estimated=True)),
+                 version("b", gpu0=48), demanded="a"), Admit(id_of("a"))),
 }  # fmt: skip
 
 

@@ -190,7 +190,7 @@ def _part(version: Version, name: str) -> Version:
         least=part.need,
         due=part.due,
         is_estimated=part.is_estimated,
-        is_guess=part.is_estimated,
+        is_guess=part.is_estimated and version.is_guess,
         share=part.share,
     )
 
