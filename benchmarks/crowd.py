@@ -113,15 +113,14 @@ class Sampler:
         self.root, self._left = root, 0
         self._known: dict[int, tuple[int, int]] = {}
 
-    def read(self) -> int:
-        """Return the sum of the proportional sets, in bytes."""
+    def read(self) -> dict[int, int]:
+        """Return the proportional set of each process, in bytes."""
         while True:
-            total, pids = self._read()
-            if tree(self.root) == pids:
-                return total
+            found = self._read()
+            if tree(self.root) == list(found):
+                return found
 
-    def _read(self) -> tuple[int, list[int]]:
-        """Return the sum, and whose it is."""
+    def _read(self) -> dict[int, int]:
         now = {pid: resident_bytes(pid) for pid in tree(self.root)}
         if now.keys() != self._known.keys() or not self._left:
             self._known, self._left = {}, 10
@@ -129,7 +128,7 @@ class Sampler:
         for pid, resident in now.items():
             if self._known.get(pid, (-1,))[0] != resident:
                 self._known[pid] = resident, use_of(pid).pss
-        return sum(size for _, size in self._known.values()), list(now)
+        return {pid: self._known[pid][1] for pid in now}
 
 
 class Crowd:
@@ -140,9 +139,11 @@ class Crowd:
         self.draw = random.Random(7)
         self.looks: list[Look] = []
         self.sizes: list[int] = []
+        self.peak: dict[str, Any] = {}  # processes and models when most memory was taken
         self.events: Counter[str] = Counter()
         self._bodies: dict[str, tuple[bytes, int | None]] = {}
         self._expected: dict[str, list[Any]] = {}
+        self._told: dict[str, Any] = {}
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -151,7 +152,10 @@ class Crowd:
 
         def measure() -> None:
             while not is_over.wait(0.05):
-                self.sizes.append(sampler.read())
+                found = sampler.read()
+                self.sizes.append(sum(found.values()))
+                if self.sizes[-1] == max(self.sizes):
+                    self.peak = {"at": time.monotonic(), "processes": found, "memory": self._told}
 
         def look() -> None:
             while not is_over.wait(0.1):
@@ -167,8 +171,8 @@ class Crowd:
             each.result()
 
     def memory(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.server.get("/api/v1/memory")[1])
-        return found
+        self._told = json.loads(self.server.get("/api/v1/memory")[1])
+        return self._told
 
     def look(self) -> Look:
         rows = self.memory()["models"]
@@ -333,6 +337,7 @@ def run(
             if here:
                 quiet = crowd.send(here, given.rate, min(QUIET_S, seconds / 4))
         row = {"policy": policy, "first": first, "most": max(crowd.sizes), "oom": kills() - killed}
+        row["peak"] = crowd.peak
         return {**row, "events": crowd.events, **told(crowd.memory()), **judged(crowd.looks, calls, quiet)}
 
 

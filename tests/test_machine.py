@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ from salver import machine
 def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models that other tests load in this process get memory as before."""
     monkeypatch.setattr(machine._Heap, "keeps_freed", False)
+    monkeypatch.setattr(machine._Heap, "largest", machine._LARGEST)
 
 
 @pytest.mark.parametrize(("wish", "asked"), [(None, [(-8, 1)]), ("4", [])])
@@ -61,6 +63,28 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(
         monkeypatch.setenv(wish, "4")
     machine.keep_freed_memory()
     assert calls == asked
+
+
+HEAP = """
+import os, sys
+from salver import machine
+machine.keep_one_heap()
+if len(sys.argv) > 1:
+    machine.bound_freed_memory(int(sys.argv[1]))
+machine.keep_freed_memory()
+before = machine.resident_bytes(os.getpid())
+pieces = [b"1" * (5 << 20) for _ in range(10)]
+del pieces
+print((machine.resident_bytes(os.getpid()) - before) >> 20)
+"""
+
+
+@pytest.mark.parametrize(("bound", "least", "most"), [([], 45, 55), ([str(16 << 20)], 0, 16)])
+def test_as_much_freed_memory_is_kept_as_the_budget_allows(bound: list[str], least: int, most: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in machine._SIZES}
+    command = [sys.executable, "-c", HEAP, *bound]
+    told = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=PATIENCE_S)
+    assert least <= int(told.stdout) <= most
 
 
 def test_weights_are_mapped_while_any_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ _GROUPS = Path("/sys/fs/cgroup")
 _GPU = re.compile(r"nvidia\d+")
 #: Variable that lists the GPUs that CUDA shows, by number or name.
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-#: Bytes of a piece on the heap, for runs and while a model loads: larger ones are mapped.
+#: Bytes of a piece on the heap, for runs (at most) and while a model loads: larger ones are mapped.
 _LARGEST, _LARGEST_OF_LOADS = 32 << 20, 4 << 20
 #: Growth that is not worth a collection: bytes, or a part of what is used if that is more. To look at all
 #: objects takes long: what was imported, and what lived when a framework was.
@@ -145,10 +145,12 @@ class _Heap:
 
     Attributes:
         keeps_freed: Large pieces are on the heap, unless a model loads.
+        largest: Bytes of a piece on the heap for runs; twice as many may stay when they are free.
         loads: Models that load now.
     """
 
     keeps_freed = False
+    largest = _LARGEST
     loads = 0
     lock = threading.Lock()
 
@@ -187,8 +189,13 @@ def keep_freed_memory() -> None:
         with _Heap.lock:
             _Heap.keeps_freed = True
             if not _Heap.loads:
-                _set_heap(_M_MMAP_THRESHOLD, _LARGEST)
-            _set_heap(_M_TRIM_THRESHOLD, 2 * _LARGEST)
+                _set_heap(_M_MMAP_THRESHOLD, _Heap.largest)
+            _set_heap(_M_TRIM_THRESHOLD, 2 * _Heap.largest)
+
+
+def bound_freed_memory(most: int) -> None:
+    """Have :func:`keep_freed_memory` keep at most so many bytes, from its next call on."""
+    _Heap.largest = min(_LARGEST, most // 2)
 
 
 @contextlib.contextmanager
@@ -202,14 +209,14 @@ def mapping_weights() -> Iterator[None]:
     with _Heap.lock:
         _Heap.loads += 1
         if _Heap.keeps_freed:
-            _set_heap(_M_MMAP_THRESHOLD, _LARGEST_OF_LOADS)
+            _set_heap(_M_MMAP_THRESHOLD, min(_LARGEST_OF_LOADS, _Heap.largest))
     try:
         yield
     finally:
         with _Heap.lock:
             _Heap.loads -= 1
             if _Heap.keeps_freed and not _Heap.loads:
-                _set_heap(_M_MMAP_THRESHOLD, _LARGEST)
+                _set_heap(_M_MMAP_THRESHOLD, _Heap.largest)
 
 
 def _set_heap(option: int, value: int) -> None:

@@ -17,7 +17,7 @@ from salver.features.memory.residence import Residence
 from salver.features.memory.shares import Tenant
 from salver.kernel.serving.loading import Additions
 from salver.kernel.serving.servable import Servable
-from salver.machine import memory_bytes
+from salver.machine import bound_freed_memory, memory_bytes
 from salver.parts import Kernel, Parts, Tick
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, Unsupported
@@ -26,6 +26,7 @@ from salver.words.sizes import told_bytes
 _TICK_S: Final = 1.0
 _SHARE: Final = 0.9  # of the machine: the rest is for files and others
 _RESERVE, _LEAST_RESERVE = 1 / 32, 16 << 20
+_FREED: Final = 1 / 4  # of the reserve: the rest is for what runs take meanwhile
 _MIB: Final = 1 << 20
 
 
@@ -65,6 +66,7 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
     meter = ProcessMeter(lambda: () if forks is None else forks.pids, read)
     residence = Residence(budget, kernel.models, kernel.clock, meter, kernel.plane.refresh)
     residence.reserve = max(_LEAST_RESERVE, int(budget * _RESERVE))
+    bound_freed_memory(int(residence.reserve * _FREED))
     tenants = kernel.config.table("tenants", TenantsConfig)
     residence.tenants = tenants_of(tenants, budget - residence.reserve)
     if budgets:
