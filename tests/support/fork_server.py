@@ -126,7 +126,7 @@ def start(
     cwd: Path | None = None,
 ) -> RunningProcess:
     """Start a command as ``subprocess.Popen`` does, from the fork server where it may."""
-    server = running()
+    server = running(())
     if command[0] != str(COMMAND) or not _is_alike(env, server.env):
         return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd)
     return server.start(command, stdout, stderr, env, cwd or Path.cwd())
@@ -193,7 +193,7 @@ class ForkedProcess:
 
 
 @functools.cache
-def running(modules: tuple[str, ...] = ()) -> "ForkServer":
+def running(modules: tuple[str, ...]) -> "ForkServer":
     """Return the fork server of this process that has imported these, too; start it at the first call."""
     return ForkServer(modules)
 

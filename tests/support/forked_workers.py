@@ -53,7 +53,7 @@ class ForkedWorkers:
         """Hand out tests until none is left; report what workers report."""
         if session.testsfailed or session.config.option.collectonly:
             return None  # pytest says so
-        fork_server.running()  # one for all workers, as is their folder
+        fork_server.running(())  # one for all workers, as is their folder
         if any(item.path.name == "test_docs.py" for item in session.items):
             fork_server.running(fork_server.SKLEARN)
         self._config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
