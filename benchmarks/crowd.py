@@ -101,6 +101,15 @@ class Look(NamedTuple):
     is_loading: bool
 
 
+class Peak(NamedTuple):
+    """When most memory was taken: bytes in all and by process, and what the server told of it last."""
+
+    at: float = 0.0
+    bytes: int = 0
+    processes: Mapping[int, int] = {}
+    memory: Mapping[str, Any] = {}
+
+
 class Sampler:
     """Memory of a process and all that it started.
 
@@ -138,12 +147,11 @@ class Crowd:
         self.server, self.root, self.names = server, root, names
         self.draw = random.Random(7)
         self.looks: list[Look] = []
-        self.sizes: list[int] = []
-        self.peak: dict[str, Any] = {}  # processes and models when most memory was taken
+        self.peak = Peak()
         self.events: Counter[str] = Counter()
         self._bodies: dict[str, tuple[bytes, int | None]] = {}
         self._expected: dict[str, list[Any]] = {}
-        self._told: dict[str, Any] = {}
+        self._latest: dict[str, Any] = {}  # what the server told of its memory
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -153,9 +161,8 @@ class Crowd:
         def measure() -> None:
             while not is_over.wait(0.05):
                 found = sampler.read()
-                self.sizes.append(sum(found.values()))
-                if self.sizes[-1] == max(self.sizes):
-                    self.peak = {"at": time.monotonic(), "processes": found, "memory": self._told}
+                if (total := sum(found.values())) > self.peak.bytes:
+                    self.peak = Peak(time.monotonic(), total, found, self._latest)
 
         def look() -> None:
             while not is_over.wait(0.1):
@@ -171,8 +178,8 @@ class Crowd:
             each.result()
 
     def memory(self) -> dict[str, Any]:
-        self._told = json.loads(self.server.get("/api/v1/memory")[1])
-        return self._told
+        self._latest = json.loads(self.server.get("/api/v1/memory")[1])
+        return self._latest
 
     def look(self) -> Look:
         rows = self.memory()["models"]
@@ -320,8 +327,7 @@ def run(
                 if name != "torn":
                     crowd.meet(name)
             crowd.know_torn()
-            first = max(crowd.sizes)
-            crowd.sizes.clear()
+            first, crowd.peak = crowd.peak.bytes, Peak()
             weights = dict(zip(names, np.arange(1, len(names) + 1) ** -ZIPF, strict=True))
             is_over = threading.Event()
             disturber = threading.Thread(target=crowd.disturb, args=(is_over, max(0.5, seconds / 200)))
@@ -336,8 +342,7 @@ def run(
             quiet = []
             if here:
                 quiet = crowd.send(here, given.rate, min(QUIET_S, seconds / 4))
-        row = {"policy": policy, "first": first, "most": max(crowd.sizes), "oom": kills() - killed}
-        row["peak"] = crowd.peak
+        row = {"policy": policy, "first": first, "peak": crowd.peak._asdict(), "oom": kills() - killed}
         return {**row, "events": crowd.events, **told(crowd.memory()), **judged(crowd.looks, calls, quiet)}
 
 
@@ -403,7 +408,7 @@ def text(result: Mapping[str, Any]) -> str:
         "MiB of all of them, frameworks included": lambda row: f"{row['all'] / MIB:.0f}",
         "MiB of frameworks and the server": lambda row: f"{row['base'] / MIB:.0f}",
         "largest MiB while each was loaded first": lambda row: f"{row['first'] / MIB:.0f}",
-        f"largest MiB from then on, of {budget}": lambda row: f"{row['most'] / MIB:.0f}",
+        f"largest MiB from then on, of {budget}": lambda row: f"{row['peak']['bytes'] / MIB:.0f}",
         "processes that the kernel killed": lambda row: str(row["oom"]),
         "updates, killed hosts, callers that gave up": lambda row: ", ".join(
             str(row["events"].get(name, 0)) for name in ("update", "kill", "give_up")
@@ -442,7 +447,7 @@ def reasons(counts: Mapping[str, int]) -> str:
 
 def verdicts(result: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
     row, budget = result["rows"][0], result["settings"]["memory"]
-    wrong, most = sum(row["wrong"].values()), row["most"] / MIB
+    wrong, most = sum(row["wrong"].values()), row["peak"]["bytes"] / MIB
     slow, part = row["slowness"], result["settings"]["closed"]
     found = [
         ("memory after the first loads", f"≤ {budget} MiB", f"{most:.0f} MiB", most <= budget),

@@ -194,7 +194,7 @@ def keep_freed_memory() -> None:
 
 
 def bound_freed_memory(most: int) -> None:
-    """Have :func:`keep_freed_memory` keep at most so many bytes, from its next call on."""
+    """Have the next :func:`keep_freed_memory` keep at most so many bytes at the end of the heap."""
     _Heap.largest = min(_LARGEST, most // 2)
 
 
