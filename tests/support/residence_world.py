@@ -57,7 +57,7 @@ class World:
         self.loads: list[str] = []
         self.failures: dict[str, str] = {}
         self.gates: dict[str, asyncio.Event] = {}
-        self.extra = self.shared = self.peak = 0
+        self.extra = self.shared = self.peak = self.surge = 0
         self.hosts: dict[ModelId, int] = {}  # bytes of versions in host processes
         self.dead: set[int] = set()  # numbers of host processes that have been killed
         self.limits: dict[str, int] = {}  # rows of a run, by model
@@ -113,7 +113,7 @@ class World:
             for number, (id, size) in enumerate(self.hosts.items())
             if number not in self.dead and id in self.up
         }
-        return Usage(Use(own, own, own, own), uses, self.shared)
+        return Usage(Use(own, own, own, own + self.surge), uses, self.shared)
 
     def forget_peak(self) -> None:
         pass

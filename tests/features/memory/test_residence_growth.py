@@ -10,7 +10,8 @@ from waiting import auntil
 from salver.features.memory.devices import DevicePools
 from salver.features.memory.growth import Activations
 from salver.features.memory.pools import committed
-from salver.features.memory.ports import Usage
+from salver.features.memory.ports import Usage, Use
+from salver.features.memory.reserve import Reserve
 from salver.words.artifacts import Instances, Manifest, Memory, ModelConfig
 from salver.words.errors import NotReady
 from salver.words.events import Served
@@ -49,6 +50,58 @@ async def test_a_run_that_ends_as_its_version_goes_is_no_news() -> None:
     before = world.exact
     await world.residence.tick()
     assert world.exact == before
+
+
+async def test_the_reserve_follows_what_runs_take_for_a_moment() -> None:
+    world = World(400)
+    world.residence.reserve = Reserve(10 * MIB, 300 * MIB)
+    await world.serve(m("a", 52), m("b", 52))
+    await world.ask("a")
+    gate = world.gate("b")
+    asked = asyncio.create_task(world.ask("b"))
+    await world.are(a="resident", b="loading")
+    world.surge = 200 * MIB
+    await world.residence.tick()  # that may be the load
+    assert world.residence.reserve.bytes == 10 * MIB
+    world.surge = 0
+    gate.set()
+    await asked
+    await world.residence.tick()
+    await world.are(a="resident", b="resident")
+    world.surge = 166 * MIB
+    world.now += 1.0
+    await world.residence.tick()
+    assert world.residence.reserve.bytes == 249 * MIB
+    await world.residence.tick()
+    await auntil(lambda: "absent" in world.places().values())  # 154 MiB are used, 151 are left
+
+
+@pytest.mark.parametrize(
+    ("again", "is_trimmed", "surge"),
+    [
+        (0, False, 40),  # beyond what was known before: what stays until a trim is used by then
+        (15, False, 25),  # but for what a version has grown by as it did before
+        (0, True, 20),  # after a trim, what stays is growth
+        (15, True, 20),
+    ],
+)
+def test_a_surge_is_what_exceeds_what_was_known(again: int, is_trimmed: bool, surge: int) -> None:
+    growing = World(200).residence._growing
+    growing._again = again
+    before, after = Use(100, 100, 100, 105), Use(120, 120, 120, 140)
+    assert growing.surge(before, after, is_trimmed=is_trimmed) == surge
+    assert growing.surge(before, before._replace(peak=90), is_trimmed=is_trimmed) == 0
+
+
+def test_a_surge_that_does_not_come_again_fades() -> None:
+    reserve = Reserve(10, 1000)
+    reserve.note(100)
+    for _ in range(69):
+        reserve.note(0)
+    assert 70 < reserve.bytes < 80
+    for _ in range(300):
+        reserve.note(0)
+    assert reserve.bytes == 10
 
 
 async def climb(world: World, name: str, mib_a_row: float, runs: int) -> list[int]:

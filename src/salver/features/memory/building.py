@@ -13,6 +13,7 @@ from salver.features.memory.nvidia import NvidiaDevices
 from salver.features.memory.operations import operations
 from salver.features.memory.ports import DeviceUse
 from salver.features.memory.processes import ProcessMeter
+from salver.features.memory.reserve import Reserve
 from salver.features.memory.residence import Residence
 from salver.features.memory.shares import Tenant
 from salver.kernel.serving.loading import Additions
@@ -25,7 +26,7 @@ from salver.words.sizes import told_bytes
 
 _TICK_S: Final = 1.0
 _SHARE: Final = 0.9  # of the machine: the rest is for files and others
-_RESERVE, _LEAST_RESERVE = 1 / 32, 16 << 20
+_RESERVE, _MOST_RESERVE, _LEAST_RESERVE = 1 / 32, 1 / 8, 16 << 20
 _FREED: Final = 1 / 4  # of the reserve: the rest is for what runs take meanwhile
 _MIB: Final = 1 << 20
 
@@ -65,10 +66,11 @@ async def build(kernel: Kernel, config: MemoryConfig) -> Parts:
         budgets = device_budgets(devices, await asyncio.to_thread(read))
     meter = ProcessMeter(lambda: () if forks is None else forks.pids, read)
     residence = Residence(budget, kernel.models, kernel.clock, meter, kernel.plane.refresh)
-    residence.reserve = max(_LEAST_RESERVE, int(budget * _RESERVE))
-    bound_freed_memory(int(residence.reserve * _FREED))
+    reserve = max(_LEAST_RESERVE, int(budget * _RESERVE))
+    residence.reserve = Reserve(reserve, int(budget * _MOST_RESERVE))
+    bound_freed_memory(int(reserve * _FREED))
     tenants = kernel.config.table("tenants", TenantsConfig)
-    residence.tenants = tenants_of(tenants, budget - residence.reserve)
+    residence.tenants = tenants_of(tenants, budget - reserve)
     if budgets:
         residence.pools = DevicePools(budgets, tenants_of(tenants, min(budgets.values()), on_devices=True))
     return Parts(

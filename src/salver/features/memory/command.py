@@ -80,7 +80,7 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
         cache = f" ({told_bytes(found['cache'])} of it by the response cache)"
     line(
         f"{told_bytes(found['used'])} of {told_bytes(found['budget'])} are used, "
-        f"{told_bytes(found['base'])} without models, "
+        f"{told_bytes(found['reserve'])} are kept free, {told_bytes(found['base'])} without models, "
         f"{told_bytes(found['rest'])} by no model in particular{cache}; "
         f"{found['refusals']} refusals"
     )

@@ -25,6 +25,11 @@ class MemoryFigures:
             "Memory that the server and its processes use (proportional set size).",
             value=residence.used,
         )
+        yield GaugeMetricFamily(
+            "salver_memory_reserve_bytes",
+            "Memory that no version is given: for requests, and what runs take for a moment.",
+            value=residence.reserve.bytes,
+        )
         yield CounterMetricFamily(
             "salver_memory_refusals", "Demands for a model without room for it.", value=residence.refusals
         )

@@ -72,6 +72,17 @@ class Growing:
 
     # -- what they have grown by -----------------------------------------------------------------
 
+    def surge(self, before: Use, after: Use, *, is_trimmed: bool) -> int:
+        """Return by how many bytes the server exceeded for a moment what was known of it before or is now.
+
+        Args:
+            is_trimmed: What runs have freed was given back before the second measurement.
+        """
+        known = before.resident + self._again
+        if is_trimmed:
+            known = after.resident
+        return max(0, after.peak - known)
+
     def learn(self, before: Usage, after: Usage, *, is_calm: bool) -> list[Resident]:
         """Put growth down to versions: of a host to its own, of the server to those with runs of a new size.
 

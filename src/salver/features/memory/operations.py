@@ -122,6 +122,7 @@ class MemoryState(msgspec.Struct, frozen=True):
         rest: Bytes in use that belong to no model: allocators' reserves, caches, requests, frameworks.
         cache: Of these, what the response cache says that it takes.
         pools: The host's memory and that of devices, and what would still fit.
+        reserve: Bytes of the budget that no model is given: for requests, and what runs take for a moment.
     """
 
     budget: int
@@ -134,6 +135,7 @@ class MemoryState(msgspec.Struct, frozen=True):
     ahead: list[AheadRow] = []
     cache: int = 0
     pools: list[PoolRow] = []
+    reserve: int = 0
 
 
 def operations(residence: Residence, cache: Callable[[], CacheUse | None]) -> list[Operation]:
@@ -148,7 +150,7 @@ def operations(residence: Residence, cache: Callable[[], CacheUse | None]) -> li
         found = MemoryState(
             residence.budget, residence.used, residence.base, residence.refusals, rows,
             _tenants(residence), rest, _ahead(residence), _cached(cache()),
-            _pools(residence),
+            _pools(residence), residence.reserve.bytes,
         )  # fmt: skip
         return Answer(found)
 

@@ -18,6 +18,7 @@ from salver.features.memory.estimates import Need
 from salver.features.memory.growing import Growing
 from salver.features.memory.learning import Learning
 from salver.features.memory.ports import Lifecycle, Meter, Outlined, Usage, Use
+from salver.features.memory.reserve import Reserve
 from salver.features.memory.shares import Tenant, below_ceiling, taken
 from salver.features.memory.snapshot import Admit, Demand, DevicePool, Evict, Refuse, Snapshot, Version
 from salver.features.memory.states import Resident, Residents, members, stays
@@ -52,14 +53,14 @@ class Residence:
     """Versions in memory, within a budget (:class:`salver.kernel.lifecycle.ports.Residence`).
 
     Args:
-        budget: Bytes for the server and all its processes; ``reserve`` of them are left to requests.
+        budget: Bytes for the server and all its processes.
         clock: Monotonic seconds.
         meter: Measures memory, in a thread.
         refresh: Has the lifecycle ask again.
 
     Attributes:
         residents: Every wanted version.
-        reserve: Bytes of the budget for what is not measured: requests, and short peaks.
+        reserve: Part of the budget for what is not measured.
         tenants: Shares and ceilings of tenants.
         pools: Memory of devices.
         refusals: Demands for which there was no room.
@@ -77,7 +78,7 @@ class Residence:
         refresh: Callable[[], None],
     ) -> None:
         self.budget = budget
-        self.reserve = 0
+        self.reserve = Reserve()
         self.tenants: Mapping[str, Tenant] = {}
         self.pools = DevicePools()
         self._lifecycle = lifecycle
@@ -232,7 +233,7 @@ class Residence:
         """Measure, and do what is due because time has passed."""
         has_news = self._growing.has_news
         await self._look(is_exact=has_news or self._has_swapped, trims=has_news)
-        is_over = self.used > self.budget - self.reserve  # it may be what has been freed
+        is_over = self.used > self.budget - self.reserve.bytes  # it may be what has been freed
         if is_over or abs(self.used - self._exact) > _DRIFT * self._exact:
             await self._look(is_exact=True, trims=is_over)
         self._end_excess()
@@ -275,7 +276,7 @@ class Residence:
         ]
         versions += [found.all[id].version(now) for id in waiting]
         demands = [Demand(id, self._waiting[id].since) for id in waiting]
-        budget, hoped = self.budget - self.reserve, found.hoped.values()
+        budget, hoped = self.budget - self.reserve.bytes, found.hoped.values()
         likely: Sequence[Version] = ()
         if self._looks_ahead and not waiting:
             likely = self._likely(now, is_on=True)
@@ -534,9 +535,14 @@ class Residence:
             if is_exact:
                 self._exact, self._has_swapped = self.used, False
             self.pools.measure(self.residents.present.values(), self._lifecycle, self._usage)
-            for resident in self._growing.learn(before, self._usage, is_calm=not self._has_worked):
+            is_calm = not self._has_worked
+            if is_calm:
+                self.reserve.note(self._growing.surge(before.server, self._usage.server, is_trimmed=trims))
+            for resident in self._growing.learn(before, self._usage, is_calm=is_calm):
                 self._learning.measured(resident)
             self._has_worked = self._working > 0
+            if not self._has_worked:
+                self._meter.forget_peak()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
