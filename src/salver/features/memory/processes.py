@@ -104,7 +104,8 @@ class ProcessMeter:
         trees = _trees(root)
         if not is_exact and self._uses.keys() == {root, *chain(*trees.values())}:
             self._uses = {pid: _grown(use, resident_bytes(pid)) for pid, use in self._uses.items()}
-            self._uses[root] = self._uses[root]._replace(peak=_sizes(root, "status")["VmHWM"])
+            peak = _sizes(root, "status").get("VmHWM", 0)  # also between two measurements
+            self._uses[root] = self._uses[root]._replace(peak=peak)
             return trees
         for _ in range(_TRIES):
             before = trees
