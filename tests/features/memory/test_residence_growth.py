@@ -59,7 +59,7 @@ async def test_the_reserve_follows_what_runs_take_for_a_moment() -> None:
     await world.ask("a")
     gate = world.gate("b")
     asked = asyncio.create_task(world.ask("b"))
-    await world.are(a="resident", b="loading")
+    await auntil(lambda: "b" in world.loads)
     world.surge = 200 * MIB
     await world.residence.tick()  # that may be the load
     assert world.residence.reserve.bytes == 10 * MIB
