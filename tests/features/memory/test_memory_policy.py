@@ -238,6 +238,7 @@ class Interleavings(RuleBasedStateMachine):
         self.now = 0.0
         self.versions: dict[ModelId, Version] = {}
         self.true: dict[ModelId, int] = {}  # bytes that a version really takes
+        self.loaded: dict[ModelId, int] = {}  # those that it took when it was loaded
         self.room: dict[ModelId, int] = {}  # by which it may grow
         self.demanded: list[ModelId] = []
         self.refused = 0
@@ -304,6 +305,7 @@ class Interleavings(RuleBasedStateMachine):
         id = data.draw(st.sampled_from(loading))
         self.move(id, "resident" if outcome == "loaded" else "absent")
         if outcome == "loaded":  # what is measured, and what it may grow by
+            self.loaded[id] = self.true[id]
             need, due = self.true[id] + self.room[id], self.room[id]
             self.versions[id] = replace(self.versions[id], need=need, due=due, is_estimated=False)
 
@@ -353,9 +355,9 @@ class Interleavings(RuleBasedStateMachine):
         leaving = [id for id, each in self.versions.items() if each.place == "leaving"]
         id = data.draw(st.sampled_from(leaving))
         self.move(id, "absent")
-        leaked = self.leaked.pop(id, 0)  # is given back, too
-        self.true[id] -= leaked
-        self.versions[id] = replace(self.versions[id], need=self.versions[id].need - leaked)
+        self.leaked.pop(id, None)
+        self.true[id] = self.loaded.pop(id)  # what it has grown by and leaked is given back, too
+        self.versions[id] = replace(self.versions[id], need=self.true[id] + self.room[id])
 
     @rule(data=st.data(), held=st.booleans())
     @precondition(lambda self: any(each.place == "resident" for each in self.versions.values()))
