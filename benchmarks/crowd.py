@@ -162,7 +162,8 @@ class Crowd:
             while not is_over.wait(0.05):
                 found = sampler.read()
                 if (total := sum(found.values())) > self.peak.bytes:
-                    self.peak = Peak(time.monotonic(), total, found, self._latest)
+                    memory = {key: told for key, told in self._latest.items() if not isinstance(told, list)}
+                    self.peak = Peak(time.monotonic(), total, found, memory)
 
         def look() -> None:
             while not is_over.wait(0.1):
