@@ -102,7 +102,7 @@ class Look(NamedTuple):
 
 
 class Peak(NamedTuple):
-    """When most memory was taken: bytes in all and by process, and what the server told of it last."""
+    """When most memory was taken: bytes in all and by process, and the figures that the server told last."""
 
     at: float = 0.0
     bytes: int = 0
