@@ -114,7 +114,7 @@ class Server:
         else:
             await self._open(apps)
             await self._load()
-        self._is_up = True
+        self._is_up = self.readiness.is_up = True
 
     def _assemble(self) -> None:
         self._made = made = Assembly(self.config, self._backends, self._streaming, self._parting)

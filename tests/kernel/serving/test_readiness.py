@@ -52,7 +52,7 @@ class World:
 
 def readiness(world: World, rule: Rule = "serving", *, has_settled: bool = True) -> Readiness:
     found = Readiness(rule, cast(Any, world), world)
-    found.has_settled = has_settled
+    found.is_up, found.has_settled = True, has_settled
     return found
 
 
@@ -63,6 +63,18 @@ async def test_it_is_ready_when_each_model_has_a_version_that_answers() -> None:
     world.load("a")
     assert not await found.is_ready(), "b is loading for the first time"
     world.load("b")
+    assert await found.is_ready()
+
+
+@pytest.mark.parametrize("rule", ["serving", "whole", "settled"])
+async def test_it_is_not_ready_before_all_parts_have_started(rule: Rule) -> None:
+    world = World("a")
+    world.load("a")
+    world.is_whole = True
+    found = readiness(world, rule)
+    found.is_up = False
+    assert not await found.is_ready(), "a release may not have said yet which version requests get"
+    found.is_up = True
     assert await found.is_ready()
 
 

@@ -52,6 +52,7 @@ class Readiness:
 
     Attributes:
         has_settled: The first loads have ended, successfully or not.
+        is_up: All parts have started, and have chosen which versions requests get.
         is_ending: The server accepts no new work and is not ready, whatever the rule.
     """
 
@@ -61,6 +62,7 @@ class Readiness:
         self._places = places
         self._counting: frozenset[str] | None = None  # None = all, because it has not been ready yet
         self.has_settled = False
+        self.is_up = False
         self.is_ending = False
 
     def __repr__(self) -> str:
@@ -68,7 +70,7 @@ class Readiness:
 
     async def is_ready(self) -> bool:
         """Return whether the server should get requests now."""
-        if self.is_ending:
+        if self.is_ending or not self.is_up:
             return False
         if self._rule == "serving":
             return await self._is_serving()
