@@ -47,8 +47,8 @@ def read_signature(model: Path) -> NamedSignature | None:
         LoadFailed: the metadata cannot be parsed.
     """
     try:
-        # Not searched for, and not by LiteRT's own schema module: a look at each byte of the file, or an import
-        # of a tenth of a second, is longer than all the rest.
+        # Not searched for, and not by LiteRT's own schema module: a look at each byte of the file, or an
+        # import of a tenth of a second, is longer than all the rest.
         with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             content = _metadata(mapped)
         if content is None:
