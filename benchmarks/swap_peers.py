@@ -259,7 +259,7 @@ def compare(asked: Sequence[str], slots: int, peers: Sequence[str], rounds: int)
         + "---:|" * 6
     )
     most = {name: max(run.memory for run in runs) for name, runs in found.items() if runs}
-    name = max(most, key=most.__getitem__)
+    name = max(most, key=most.__getitem__, default="salver")
     if name != "salver":
         ours = f"salver, in the memory of {name}"
         subjects[ours] = _ours(base + int(most[name] * (1 << 20)))
