@@ -7,6 +7,11 @@ from types import ModuleType
 
 import pytest
 
+from salver.features.memory.estimates import Need
+from salver.features.memory.states import Resident
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.messages import ModelId
+
 
 @pytest.fixture
 def swaps(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -43,3 +48,12 @@ def test_much_of_the_gap_between_lru_and_belady_is_closed(swaps: ModuleType, slo
     trace = sessions(3, 4000)
     floor, best = swaps.lru(trace, slots), swaps.belady(trace, slots)
     assert swaps.closed(swaps.served(trace, slots), floor, best) > 0.3
+
+
+def test_who_is_asked_steadily_is_expected_at_that_rate() -> None:
+    manifest = Manifest(ModelId("a", "1"), Path("a"), "onnx", "onnx", ModelConfig())
+    resident = Resident(manifest, Need(1, 1), 0.0)
+    for number in range(10_000):  # ten weeks: the longest half-life is one
+        resident.asked(1, number * 600.0)
+    mean = sum(resident.expected(9_999 * 600.0 + late + 0.5) for late in range(600)) / 600
+    assert mean == pytest.approx(1 / 600, rel=0.02)
