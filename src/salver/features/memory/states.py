@@ -1,8 +1,7 @@
 """Record of each version for the memory budget: its place, its need, and its requests."""
 
 import math
-from collections.abc import Iterable, Mapping
-from operator import mul
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from salver.features.memory.estimates import Need, with_margin
@@ -14,7 +13,8 @@ from salver.words.messages import ModelId
 
 _HALF_LIVES_S: Final = (60.0, 600.0, 6e3, 6e4, 6e5)  # a minute to a week: recency and frequency in one sum
 #: Long ones weigh somewhat more: a request counts by its age to the power of -0.95.
-_WEIGHTS: Final = tuple(half**0.05 / sum(each**0.05 for each in _HALF_LIVES_S) for half in _HALF_LIVES_S)
+_WEIGHTS: Final[Sequence[float]] = [half**0.05 for half in _HALF_LIVES_S]
+_WHOLE: Final = sum(_WEIGHTS)
 _SHOWN: Final = 1  # ten minutes
 _LEAST_STAY_S: Final = 0.1  # so that those who waited for it are served first
 
@@ -116,7 +116,8 @@ class Resident:
 
         It closes more of the gap to Belady on a trace than any one of them (``benchmarks/model_swaps.py``).
         """
-        return sum(map(mul, _WEIGHTS, self._faded(now)))
+        rates = zip(_WEIGHTS, self._faded(now), strict=True)
+        return sum(weight * rate for weight, rate in rates) / _WHOLE
 
     def version(
         self, now: float, chance: float = 0.0, *, is_held: bool = False, restarts: bool = False
